@@ -1,0 +1,89 @@
+"""What the host asks of a plugin's `sample` and `batches` hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.errors import DataError, UnknownNameError, ZooError, did_you_mean
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """`n` samples from `seed` (None: a fresh draw), with the plugin's own `options`.
+
+    >>> SampleRequest(n=4, seed=0, options={"steps": 20}).take(steps=50, eta=0.0)
+    {'steps': 20, 'eta': 0.0}
+    """
+
+    n: int = 1
+    seed: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _is_int(self.n) or self.n < 1:
+            raise ZooError(f"expected a whole number of samples, at least 1, got {self.n!r}")
+        if self.seed is not None and not _is_int(self.seed):
+            raise ZooError(f"expected a whole number as seed, or None, got {self.seed!r}")
+
+    def take(self, **defaults: Any) -> dict[str, Any]:
+        """The value of every option named in `defaults`, in that order: the caller's, or else the default.
+
+        Where the default is a bool, int or float, the caller's value must be one too (an int passes for a float).
+
+        Raises:
+            UnknownNameError: the caller gave an option that `defaults` does not name.
+            ZooError: a value is of another type than its default.
+        """
+        for name in self.options:
+            if name not in defaults:
+                raise self.unknown_option(name, defaults)
+        return {name: _like(name, self.options.get(name, default), default) for name, default in defaults.items()}
+
+    def unknown_option(self, name: str, known: Iterable[str]) -> UnknownNameError:
+        """The error to raise for an option that the plugin does not have; `known` are those that it has."""
+        known = sorted(known)
+        listed = f"the options are {', '.join(known)}" if known else "this model takes no options"
+        return UnknownNameError(f"no sampling option {name!r}: {listed}.{did_you_mean(name, known)}")
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """Batches of `batch_size` items; `split` "train": endless, shuffled by `seed`; else one pass in fixed order."""
+
+    batch_size: int
+    split: str = "train"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_int(self.batch_size) or self.batch_size < 1:
+            raise DataError(f"expected a whole batch size, at least 1, got {self.batch_size!r}")
+        if not isinstance(self.split, str):
+            raise DataError(f'expected a split\'s name such as "train" or "test", got {self.split!r}')
+        if not _is_int(self.seed):
+            raise DataError(f"expected a whole number as seed, got {self.seed!r}")
+
+    @property
+    def training(self) -> bool:
+        """Whether the batches are to be endless and shuffled."""
+        return self.split == "train"
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _like(name: str, value: Any, default: Any) -> Any:
+    """`value`, if it is of the kind of a bool, int or float `default`."""
+    if value is default or not isinstance(default, bool | int | float):
+        return value
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, int):
+        fits = _is_int(value)
+    else:
+        fits = _is_int(value) or isinstance(value, float)
+    if not fits:
+        raise ZooError(f"option {name!r} takes {type(default).__name__} (default {default!r}), got {value!r}")
+    return float(value) if type(default) is float else value
