@@ -1,0 +1,49 @@
+# `make demo`, `make test`, `make lint`: each sets up .venv by itself, with nothing but python3 and pip.
+PYTHON ?= python3
+PIP_FLAGS ?=
+WORKERS ?= 2
+PYTEST_FLAGS ?=
+BIN := .venv/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    load ddpm in 4 bit, tune it with LoRA, show before and after (make demo NAME=gpt for text)"
+	@echo "make test    run every test"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  rewrite the files as ruff formats them"
+	@echo "make clean   remove .venv and every cache"
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/zoo demo $(NAME)
+
+# One thread per test process: two threads on two busy cores are many times slower than one.
+test: export OMP_NUM_THREADS = 1
+test: .venv/installed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 --durations-min 2 $(PYTEST_FLAGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build *.egg-info zoo-demo runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
