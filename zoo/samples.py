@@ -134,8 +134,8 @@ class Pixels:
         from rich.style import Style
 
         image = _at_most(self.image, options.max_width)
-        pixels, (width, height) = image.load(), image.size
-        assert pixels is not None
+        pixels: Any = image.load()
+        width, height = image.size
         for top in range(0, height, 2):
             for x in range(width):
                 upper, lower = pixels[x, top], pixels[x, min(top + 1, height - 1)]
@@ -271,8 +271,8 @@ def _cut(line: str, width: int, font: Any) -> str:
 
 
 def _paper(mode: str) -> int | tuple[int, ...]:
-    return {"L": 255, "RGB": (255, 255, 255)}.get(mode, (255, 255, 255, 255))
+    return 255 if mode == "L" else (255,) * len(mode)
 
 
 def _ink(mode: str) -> int | tuple[int, ...]:
-    return {"L": 40, "RGB": (40, 40, 40)}.get(mode, (40, 40, 40, 255))
+    return 40 if mode == "L" else (*(40, 40, 40), *(255,) * (len(mode) - 3))

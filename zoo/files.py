@@ -1,0 +1,203 @@
+"""Files and folders that appear whole or not at all.
+
+Everything is written under a hidden name beside its place and then renamed, so a full disk, an interrupt or a crash
+leaves what was there before. Whatever the system refuses becomes one OutputError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
+
+from zoo.errors import OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Where = str | os.PathLike[str]
+STAGED = ".zoo-"  # what a name begins with while its content is not complete
+
+
+def write_bytes(path: Where, data: bytes) -> None:
+    """Write `data` to `path`, making the folders above it.
+
+    Raises:
+        OutputError: the system refuses, e.g. no space left; `path` is as it was.
+    """
+    with _beside(path) as staged, staged.open("wb") as file:
+        file.write(data)
+        file.flush()
+        _sync(file)
+
+
+def write_text(path: Where, text: str) -> None:
+    """Write `text` as UTF-8 with the line ends it has; lone surrogates are written as escapes."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Where, value: Any) -> None:
+    """Write `value` as indented JSON with a final line end. NaN and infinities, which are no JSON, are a ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def save_tensors(path: Where, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors. Views and tensors that share memory are written as tensors of their own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with _beside(path) as staged:
+        if staged.exists():  # safetensors renames too
+            raise OutputError(f"cannot write {path}: expected a file's name, and it is a device")
+        staged.touch()
+        mode = staged.stat().st_mode  # safetensors makes files that only their owner may read
+        try:
+            save_file(_separate(tensors), staged, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # it wraps what the system said
+            raise OutputError(f"cannot write {path}: {_one_line(error)}") from error
+        staged.chmod(mode)
+        with staged.open("rb+") as file:
+            _sync(file)
+
+
+@contextmanager
+def staged_folder(path: Where) -> Iterator[Path]:
+    """A new empty folder to write into; when the block ends well, its files take their places in `path`.
+
+    Files of the same names are replaced, and others in `path` stay. Where `path` is new or empty it appears at once;
+    otherwise every file is replaced by one rename, in order of name. When the block raises, nothing has changed.
+    """
+    with _staged(path) as (staged, target):
+        yield staged
+        if target.is_dir() and any(target.iterdir()):
+            _move_into(staged, target)
+        else:
+            staged.replace(target)
+
+
+@contextmanager
+def replace_folder(path: Where) -> Iterator[Path]:
+    """A new empty folder to write into; when the block ends well, it takes the place of `path` *and all in it*.
+
+    When the block raises, nothing has changed.
+    """
+    with _staged(path) as (staged, target):
+        yield staged
+        old = _hidden(target)
+        replaced = target.is_dir()
+        if replaced:
+            target.rename(old)
+        try:
+            staged.rename(target)
+        except BaseException:
+            if replaced:
+                old.rename(target)
+            raise
+        if replaced:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def digest(path: Where) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    import hashlib
+
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _beside(path: Where) -> Iterator[Path]:
+    """A name beside `path` to write to, which is renamed to `path` when the block ends well and removed otherwise."""
+    with _explained(path):
+        target = _target(path)
+        if target.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder, and a file's name was expected")
+        if target.exists() and not target.is_file():
+            yield target  # /dev/null, a pipe: a rename would destroy it
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = _hidden(target)
+        try:
+            yield staged
+            if target.exists():
+                shutil.copymode(target, staged)
+            staged.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                staged.unlink()
+            raise
+
+
+@contextmanager
+def _staged(path: Where) -> Iterator[tuple[Path, Path]]:
+    """A new empty folder beside `path`, and where it is to go; what is left of it at the end is removed."""
+    with _explained(path):
+        target = _target(path)
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"cannot write the folder {path}: a file of that name exists")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = _hidden(target)
+        staged.mkdir()
+        try:
+            yield staged, target
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+@contextmanager
+def _explained(path: Where) -> Iterator[None]:
+    """OSErrors of the block as one OutputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {_one_line(error.strerror or error)}") from error
+
+
+def _target(path: Where) -> Path:
+    """Where `path` really is: a link stays a link, and what it leads to is written."""
+    if "\0" in os.fspath(path):
+        raise OutputError(f"cannot write {os.fspath(path)!r}: a name cannot hold a null character")
+    return Path(os.path.realpath(path))
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f"{STAGED}{uuid4().hex[:12]}")
+
+
+def _move_into(source: Path, target: Path) -> None:
+    for item in sorted(source.iterdir()):
+        place = target / item.name
+        if item.is_dir() and place.is_dir():
+            _move_into(item, place)
+        else:
+            item.replace(place)
+
+
+def _sync(file: IO[bytes]) -> None:
+    """Wait until the content is on the disk, so that a crash after the rename finds it there."""
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # devices refuse
+        os.fsync(file.fileno())
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors no two of which share memory, as safetensors wants them."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach()
+        storage = tensor.untyped_storage().data_ptr()
+        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        # No memory at all (an empty tensor) has no address that could be shared.
+        result[name] = tensor if whole and (storage not in seen or not storage) else tensor.contiguous().clone()
+        seen.add(storage)
+    return result
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
