@@ -1,0 +1,115 @@
+"""Putting stores and stand-ins into a module, finding them, and taking them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import WeightError
+from zoo.weights.packed import Packed
+from zoo.weights.standin import Weight
+from zoo.weights.store import Store
+
+SUFFIX = "_store"
+
+
+class Site(NamedTuple):
+    """A place where a layer looks a parameter up."""
+
+    path: str  # of the layer in the module, "" for the module itself
+    layer: nn.Module
+    attribute: str
+
+    @property
+    def name(self) -> str:
+        """The parameter's name, as ``module.named_parameters()`` would give it."""
+        return f"{self.path}.{self.attribute}" if self.path else self.attribute
+
+
+def child_name(attribute: str) -> str:
+    """The name under which a layer keeps the store of its parameter ``attribute``."""
+    return attribute + SUFFIX
+
+
+def library_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """``named_modules()`` without the stores: the modules that the library itself made."""
+    seen: set[int] = set()
+
+    def walk(path: str, layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if id(layer) in seen or isinstance(layer, Store):
+            return
+        seen.add(id(layer))
+        yield path, layer
+        for name, child in layer._modules.items():
+            if child is not None:
+                yield from walk(f"{path}.{name}" if path else name, child)
+
+    yield from walk("", module)
+
+
+def parameter_sites(module: nn.Module) -> Iterator[tuple[Site, nn.Parameter | Store]]:
+    """Every place of every parameter, managed (its store) or not, tied ones once per place, in module order."""
+    for path, layer in library_modules(module):
+        for attribute, parameter in layer._parameters.items():
+            if parameter is not None:
+                yield Site(path, layer, attribute), parameter
+        for name, child in layer._modules.items():
+            if isinstance(child, Store) and name.endswith(SUFFIX):
+                yield Site(path, layer, name.removesuffix(SUFFIX)), child
+
+
+def grouped_sites(module: nn.Module) -> list[tuple[nn.Parameter | Store, list[Site]]]:
+    """Each parameter or store once, with all the places that share it."""
+    groups: dict[int, tuple[nn.Parameter | Store, list[Site]]] = {}
+    for site, held in parameter_sites(module):
+        groups.setdefault(id(held), (held, []))[1].append(site)
+    return list(groups.values())
+
+
+def stores(module: nn.Module) -> dict[str, Store]:
+    """The managed weights: the name of the first place → store."""
+    return {sites[0].name: held for held, sites in grouped_sites(module) if isinstance(held, Store)}
+
+
+def manage(sites: list[Site], base: nn.Parameter | Packed) -> Store:
+    """Give all ``sites`` (the places of one tied parameter) one store, and the stand-in that speaks for it."""
+    if isinstance(base, nn.Parameter):
+        base.requires_grad_(False)
+    store = Store(base)
+    weight = Weight(store)
+    for site in sites:
+        layer, attribute = site.layer, site.attribute
+        if child_name(attribute) in layer._modules or hasattr(layer, child_name(attribute)):
+            raise WeightError(f"{site.name}: the layer already has something called {child_name(attribute)!r}")
+        layer._parameters.pop(attribute, None)
+        layer.add_module(child_name(attribute), store)
+        store.train(layer.training)
+        # Through setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) take note.
+        setattr(layer, attribute, weight)
+    return store
+
+
+def unmanage(sites: list[Site], parameter: nn.Parameter) -> None:
+    """Put a plain parameter back where a store was."""
+    for site in sites:
+        layer, attribute = site.layer, site.attribute
+        layer.__dict__.pop(attribute, None)
+        layer._modules.pop(child_name(attribute), None)
+        setattr(layer, attribute, parameter)
+
+
+def set_parameter(sites: list[Site], tensor: Tensor, requires_grad: bool = True) -> nn.Parameter:
+    """Make ``tensor`` the parameter of all ``sites``, shared."""
+    parameter = nn.Parameter(tensor, requires_grad=requires_grad and tensor.is_floating_point())
+    for site in sites:
+        site.layer._parameters.pop(site.attribute, None)
+        setattr(site.layer, site.attribute, parameter)
+    return parameter
+
+
+def matrix_like(shape: torch.Size) -> bool:
+    """Whether a weight has two or more dimensions, and so is one that is adapted and quantized."""
+    return len(shape) >= 2 and shape.numel() > 0

@@ -1,0 +1,100 @@
+"""What every operation on a managed weight needs: the weight as raw material, its types, and folding.
+
+Notation, here and in the other files of this folder:
+    W      the weight as a matrix (rows, columns): rows is its first dimension, columns all the others
+    left   (rows, rank)       right  (rank, columns)       ΔW = scale · left @ right
+    x, y   a layer's input and output              g  the gradient of y
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active as transforms_active
+
+from zoo.weights.packed import Codec
+from zoo.weights.store import Store
+from zoo.weights.update import Factors
+
+
+class Base(NamedTuple):
+    """A base weight that an autograd function can carry: tensors to save, and how to make them dense again."""
+
+    codec: Codec | None
+    shape: torch.Size
+    tensors: tuple[Tensor, ...]
+
+
+def base_of(store: Store) -> Base:
+    """The store's base as it is now. Its tensors are looked up at every use and never kept."""
+    dense = store.plain()
+    if dense is not None:
+        return Base(None, store.shape, (dense,))
+    packed = store._modules["packed"]
+    return Base(packed.codec, store.shape, packed.tensors())  # type: ignore[union-attr, arg-type, operator]
+
+
+def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> Tensor:
+    """The dense base in ``dtype``; a fresh tensor if there is a codec."""
+    if codec is None:
+        weight = tensors[0]
+        return weight if weight.dtype == dtype else weight.to(dtype)
+    return codec.unpack(tensors, shape, dtype)
+
+
+def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], factors: Factors) -> Tensor:
+    """W + scale · left @ right, dense, in the factors' type: no extra pass over the activations."""
+    left, right, scale = factors
+    weight = dense_of(codec, shape, left.dtype, tensors).view(left.shape[0], -1)
+    if codec is None or torch.is_grad_enabled():
+        folded = torch.addmm(weight, left, right, alpha=scale)
+    else:
+        folded = weight.addmm_(left, right, alpha=scale)
+    return folded.view(shape)
+
+
+def join(factors: list[Factors], dtype: torch.dtype) -> Factors | None:
+    """Several low-rank updates as one, in ``dtype``; None for none."""
+    if not factors:
+        return None
+    if len(factors) == 1:
+        left, right, scale = factors[0]
+        if left.dtype is not dtype:
+            left, right = left.to(dtype), right.to(dtype)
+        return Factors(left, right, scale)
+    left = torch.cat([one.left.to(dtype) * one.scale for one in factors], dim=1)
+    right = torch.cat([one.right.to(dtype) for one in factors])
+    return Factors(left, right, 1.0)
+
+
+def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype | None:
+    """The type that an active autocast gives to this operation, or None where none is active for it."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.is_floating_point() and torch.float64 not in (x.dtype, dtype):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def needs_graph(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None) -> bool:
+    """Whether a backward pass could ask for any gradient of this operation."""
+    if not torch.is_grad_enabled():
+        return False
+    return (
+        x.requires_grad
+        or (factors is not None and (factors.left.requires_grad or factors.right.requires_grad))
+        or (bias is not None and bias.requires_grad)
+        or base.tensors[0].requires_grad
+    )
+
+
+def prefer_folding(positions: int, rows: int, columns: int, dtype: torch.dtype) -> bool:
+    """Whether ΔW should be added to the weight rather than run beside it.
+
+    Folding costs one pass over the weight, running beside it one over the activations. Only in float32 and float64:
+    in 16 bits the sum W + ΔW would lose a small ΔW to rounding. The threshold was measured with benchmarks/step.py.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    return positions * (rows + columns) >= rows * columns

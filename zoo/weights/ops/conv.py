@@ -1,0 +1,284 @@
+"""Convolutions, plain and transposed, with a managed weight: one autograd function that saves nothing dense.
+
+Shapes: x (n, in, *spatial); W (out, in / groups, *kernel), for transposed convolutions (in, out / groups, *kernel).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.weights.ops.base import (
+    Base,
+    base_of,
+    compute_dtype,
+    dense_of,
+    fold,
+    join,
+    needs_graph,
+    prefer_folding,
+    transforms_active,
+)
+from zoo.weights.packed import Codec
+from zoo.weights.store import Store
+from zoo.weights.update import Factors
+
+
+class Geometry(NamedTuple):
+    """The arguments of ``aten::convolution`` after the tensors."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    return torch.ops.aten.convolution.default(x, weight, bias, *geometry)
+
+
+def _gradients(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]) -> tuple[Tensor | None, ...]:
+    return torch.ops.aten.convolution_backward.default(g, x, weight, None, *geometry, mask)
+
+
+def _pointwise(geometry: Geometry) -> Geometry:
+    n = len(geometry.stride)
+    return Geometry((1,) * n, (0,) * n, (1,) * n, False, (0,) * n, geometry.groups)
+
+
+def _pair(factors: Factors, shape: torch.Size, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """The two kernels, spatial and pointwise, whose composition is the convolution with left @ right.
+
+    Spatial: (groups·rank, in / groups, *kernel), transposed (groups·rank, out / groups, *kernel); pointwise: between
+    the group's channels and its rank. Each group runs the same ``right`` and its own rows of ``left``.
+    """
+    left, right, _ = factors
+    rank, groups = right.shape[0], geometry.groups
+    ones = (1,) * (len(shape) - 2)
+    spatial = right.reshape(rank, *shape[1:])
+    if groups > 1:
+        spatial = spatial.repeat(groups, *(1 for _ in shape[1:]))
+    if not geometry.transposed:
+        return spatial, left.reshape(shape[0], rank, *ones)
+    by_group = left.reshape(groups, shape[0] // groups, rank).transpose(1, 2)
+    return spatial, by_group.reshape(groups * rank, shape[0] // groups, *ones)
+
+
+def _beside(x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """The update's own output, scale included: two convolutions through ``rank`` channels, ΔW never formed."""
+    spatial, pointwise = _pair(factors, shape, geometry)
+    if geometry.transposed:
+        y = _convolve(_convolve(x, pointwise, None, _pointwise(geometry)), spatial, None, geometry)
+    else:
+        y = _convolve(_convolve(x, spatial, None, geometry), pointwise, None, _pointwise(geometry))
+    return y * factors.scale
+
+
+def _positions(x: Tensor, y_shape: torch.Size | None = None) -> int:
+    shape = x.shape if y_shape is None else y_shape
+    return shape[0] * math.prod(shape[2:])
+
+
+def _fits_folding(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> bool:
+    return prefer_folding(_positions(x), shape[0], math.prod(shape[1:]), dtype)
+
+
+def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, geometry: Geometry) -> Tensor:
+    if factors is not None and _fits_folding(x, base.shape, x.dtype):
+        return _convolve(x, fold(base.codec, base.shape, base.tensors, factors), bias, geometry)
+    y = _convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors), bias, geometry)
+    return y if factors is None else y + _beside(x, factors, base.shape, geometry)
+
+
+class _Convolution(torch.autograd.Function):
+    """Saves x, the factors and the base as it is stored; the dense weight is made again in backward."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        x: Tensor,
+        bias: Tensor | None,
+        left: Tensor | None,
+        right: Tensor | None,
+        scale: float,
+        geometry: Geometry,
+        codec: Codec | None,
+        shape: torch.Size,
+        *tensors: Tensor,
+    ) -> Tensor:
+        factors = None if left is None or right is None else Factors(left, right, scale)
+        return _forward(x, bias, Base(codec, shape, tensors), factors, geometry)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        x, bias, left, right, scale, geometry, codec, shape, *tensors = inputs
+        # aten's backward wants the input's shape even where only grad_x is asked for; x itself is alive anyway then.
+        ctx.save_for_backward(x, left, right, *tensors)
+        ctx.scale, ctx.geometry, ctx.codec, ctx.shape = scale, geometry, codec, shape
+        ctx.bias_dtype = None if bias is None else bias.dtype
+
+    @staticmethod
+    def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
+        x, left, right, *tensors = ctx.saved_tensors
+        geometry, codec, shape = ctx.geometry, ctx.codec, ctx.shape
+        need_x, need_bias, need_left, need_right = ctx.needs_input_grad[:4]
+        need_base = ctx.needs_input_grad[8]
+        factors = None if left is None else Factors(left, right, ctx.scale)
+        grad_x = grad_bias = grad_left = grad_right = grad_base = grad_weight = None
+        if need_left or need_right:
+            # Through rank·groups channels, unless that is no narrower than the weight itself (depthwise layers).
+            outputs = shape[1] * geometry.groups if geometry.transposed else shape[0]
+            if right.shape[0] * geometry.groups >= outputs or need_base:
+                grad_weight = _grad_weight(g, x, shape, geometry)
+                matrix = grad_weight.reshape(shape[0], -1)
+                grad_left = ctx.scale * (matrix @ right.t()) if need_left else None
+                grad_right = ctx.scale * (left.t() @ matrix) if need_right else None
+            else:
+                grad_left, grad_right = _grad_factors(g, x, factors, shape, geometry)
+        if need_base:
+            grad_base = grad_weight if grad_weight is not None else _grad_weight(g, x, shape, geometry)
+            grad_base = grad_base.to(tensors[0].dtype)
+        if need_x:
+            folded = factors is not None and _fits_folding(x, shape, g.dtype)
+            if folded:
+                weight = fold(codec, shape, tuple(tensors), factors)
+            else:
+                weight = dense_of(codec, shape, g.dtype, tuple(tensors))
+            grad_x = _gradients(g, x, weight, geometry, [True, False, False])[0]
+            if factors is not None and not folded:
+                grad_x = grad_x + _grad_x_beside(g, x, factors, shape, geometry)
+        if need_bias:
+            grad_bias = g.sum([0, *range(2, g.dim())]).to(ctx.bias_dtype)
+        return (grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *[None] * (len(tensors) - 1))
+
+
+def _grad_weight(g: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """The dense weight's gradient."""
+    # convolution_backward reads only the shape of this weight here; an expanded scalar takes no memory.
+    weight = g.new_zeros(()).expand(shape)
+    return _gradients(g, x, weight, geometry, [False, True, False])[1]  # type: ignore[return-value]
+
+
+def _grad_factors(
+    g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
+    """Gradients of left and right, through ``rank`` channels."""
+    left, right, scale = factors
+    rank, groups = right.shape[0], geometry.groups
+    spatial, pointwise = _pair(factors, shape, geometry)
+    point = _pointwise(geometry)
+    if geometry.transposed:
+        hidden = _convolve(x, pointwise, None, point)
+        grad_hidden, grad_spatial, _ = _gradients(g, hidden, spatial, geometry, [True, True, False])
+        grad_point = _gradients(grad_hidden, x, pointwise, point, [False, True, False])[1]  # type: ignore[arg-type]
+        by_group = grad_point.reshape(groups, rank, shape[0] // groups).transpose(1, 2)  # type: ignore[union-attr]
+        grad_left = by_group.reshape(shape[0], rank)
+    else:
+        hidden = _convolve(x, spatial, None, geometry)
+        grad_hidden, grad_point, _ = _gradients(g, hidden, pointwise, point, [True, True, False])
+        grad_spatial = _gradients(grad_hidden, x, spatial, geometry, [False, True, False])[1]  # type: ignore[arg-type]
+        grad_left = grad_point.reshape(shape[0], rank)  # type: ignore[union-attr]
+    grad_right = grad_spatial.reshape(groups, rank, -1).sum(0)  # type: ignore[union-attr]
+    return scale * grad_left, scale * grad_right
+
+
+def _grad_x_beside(g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """What the update adds to the gradient of x where it was not folded into the weight."""
+    spatial, pointwise = _pair(factors, shape, geometry)
+    point = _pointwise(geometry)
+    if geometry.transposed:
+        hidden = _convolve(x, pointwise, None, point)
+        grad_hidden = _gradients(g, hidden, spatial, geometry, [True, False, False])[0]
+        grad = _gradients(grad_hidden, x, pointwise, point, [True, False, False])[0]  # type: ignore[arg-type]
+    else:
+        hidden = _convolve(x, spatial, None, geometry)
+        grad_hidden = _gradients(g, hidden, pointwise, point, [True, False, False])[0]
+        grad = _gradients(grad_hidden, x, spatial, geometry, [True, False, False])[0]  # type: ignore[arg-type]
+    return factors.scale * grad  # type: ignore[operator]
+
+
+def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
+    """A convolution with a managed weight; None where only the library's own path (or its own error) will do."""
+    n = len(geometry.stride)
+    if x.dim() == n + 1:
+        y = convolution(store, x.unsqueeze(0), bias, geometry)
+        return y if y is None else y.squeeze(0)
+    if x.dim() != n + 2 or len(store.shape) != n + 2:
+        return None
+    cast = compute_dtype(x, store.dtype)
+    if cast is not None:
+        x = x.to(cast)
+        bias = bias if bias is None else bias.to(cast)
+    dtype = store.dtype if cast is None else cast
+    if x.dtype is not dtype:
+        return None
+    updates = store.in_use()
+    found = store.factors()
+    if found is None or transforms_active():
+        return _convolve(x, store.dense(dtype), bias, geometry)
+    base = base_of(store)
+    if store.training and any(update.dropout for update in updates):
+        y = _apply(x, bias, base, None, geometry)
+        for update, factors in zip(updates, found, strict=True):
+            typed = Factors(factors.left.to(dtype), factors.right.to(dtype), factors.scale)
+            y = y + _beside(F.dropout(x, update.dropout), typed, store.shape, geometry)
+        return y
+    return _apply(x, bias, base, join(found, dtype), geometry)
+
+
+def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, geometry: Geometry) -> Tensor:
+    if not needs_graph(x, bias, base, factors) or (factors is None and base.codec is None):
+        return _forward(x, bias, base, factors, geometry)
+    left, right, scale = factors or (None, None, 1.0)
+    return _Convolution.apply(x, bias, left, right, scale, geometry, base.codec, base.shape, *base.tensors)
+
+
+def _spread(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * n
+    value = tuple(value)
+    return value * n if len(value) == 1 else value
+
+
+def conv(n: int):  # type: ignore[no-untyped-def]
+    """The replacement of ``torch.nn.functional.conv{n}d``, taking a store where that takes the weight."""
+
+    def convnd(  # type: ignore[no-untyped-def]
+        store: Store, input: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
+    ) -> Tensor | None:
+        dilation = _spread(dilation, n)
+        if isinstance(padding, str):
+            if padding == "valid":
+                padding = 0
+            elif padding == "same":
+                # As torch does it: the odd one of an uneven padding goes to the end.
+                total = [d * (k - 1) for d, k in zip(dilation, store.shape[2:], strict=False)]
+                if any(size % 2 for size in total):
+                    ends = [side for size in reversed(total) for side in (0, size % 2)]
+                    input = F.pad(input, ends)
+                padding = tuple(size // 2 for size in total)
+            else:
+                return None
+        geometry = Geometry(_spread(stride, n), _spread(padding, n), dilation, False, (0,) * n, groups)
+        return convolution(store, input, bias, geometry)
+
+    return convnd
+
+
+def conv_transpose(n: int):  # type: ignore[no-untyped-def]
+    """The replacement of ``torch.nn.functional.conv_transpose{n}d``, taking a store where that takes the weight."""
+
+    def conv_transposend(  # type: ignore[no-untyped-def]
+        store: Store, input: Tensor, bias=None, stride=1, padding=0, output_padding=0, groups: int = 1, dilation=1
+    ) -> Tensor | None:
+        sizes = (_spread(value, n) for value in (stride, padding, dilation))
+        stride, padding, dilation = sizes
+        geometry = Geometry(stride, padding, dilation, True, _spread(output_padding, n), groups)
+        return convolution(store, input, bias, geometry)
+
+    return conv_transposend

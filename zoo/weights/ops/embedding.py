@@ -1,0 +1,65 @@
+"""Looking rows of a managed weight up: only the rows that are asked for are unpacked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.errors import WeightError
+from zoo.weights.ops.base import join, transforms_active
+from zoo.weights.packed import Packed
+from zoo.weights.store import Store
+
+
+def embedding(
+    store: Store,
+    index: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """``torch.nn.functional.embedding`` over a managed weight. index: (...) → (..., features).
+
+    Raises ``WeightError`` for ``max_norm``, which would rewrite the weight in place.
+    """
+    if max_norm is not None:
+        raise WeightError(
+            "an embedding with max_norm rewrites its weight at every use, which a quantized or adapted weight cannot "
+            "follow: set max_norm=None, or leave the weight out with targets= and keep="
+        )
+    updates = store.in_use()
+    found = store.factors()
+    dense = store.plain()
+    if found is None or len(store.shape) != 2 or transforms_active() or any(update.dropout for update in updates):
+        return F.embedding(index, store.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)
+    if dense is not None:
+        y = F.embedding(index, dense, padding_idx, None, norm_type, scale_grad_by_freq, sparse)
+    else:
+        y = _rows(store, index)
+    factors = join(found, store.dtype)
+    if factors is None:
+        return y
+    hidden = F.embedding(index, factors.left, padding_idx, None, norm_type, scale_grad_by_freq)  # (..., rank)
+    flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale)
+    return flat.view(y.shape)
+
+
+def _rows(store: Store, index: Tensor) -> Tensor:
+    """The packed base's rows at ``index``: (...) → (..., features)."""
+    packed = store.packed
+    assert isinstance(packed, Packed)
+    width = packed.shape[1]
+    rows = getattr(packed.codec, "rows", None)
+    if rows is not None and index.numel() < packed.shape[0]:
+        bounds = packed.shape[0]
+        if index.device.type == "cpu" and index.numel() and not torch.compiler.is_compiling():
+            low, high = int(index.min()), int(index.max())
+            if low < 0 or high >= bounds:
+                raise IndexError(f"index out of range: expected 0 … {bounds - 1}, got {low if low < 0 else high}")
+        found = rows(packed.tensors(), index.reshape(-1), width, packed.dtype)
+        if found is not None:
+            return found.view(*index.shape, width)
+    return F.embedding(index, packed())

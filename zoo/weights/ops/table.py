@@ -1,0 +1,105 @@
+"""Which operation on a managed weight has a path of its own; every other one gets the dense weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from zoo.weights.ops import conv, embedding, linear
+from zoo.weights.ops.base import transforms_active
+
+# A path gets the call's own positional and keyword arguments, with the stand-ins still among them, and returns None
+# where the general path has to serve.
+Path = Callable[..., Tensor | None]
+
+
+def _store(value: Any) -> Any:
+    return getattr(value, "_zoo_store", None)
+
+
+def _with_store(op: Callable[..., Tensor | None], names: tuple[str, ...]) -> Path:
+    """A path for ``op(input, weight, …)``: the second argument must be the managed weight, and the only one."""
+
+    def path(*args: Any, **kwargs: Any) -> Tensor | None:
+        if len(args) < 2:
+            named = dict(zip(names, args, strict=False)) | kwargs
+            if "input" not in named or "weight" not in named:
+                return None
+            args, kwargs = (named.pop("input"), named.pop("weight")), named
+        store = _store(args[1])
+        if store is None or _store(args[0]) is not None:
+            return None
+        if any(_store(value) is not None for value in (*args[2:], *kwargs.values())):
+            return None
+        return op(store, args[0], *args[2:], **kwargs)
+
+    return path
+
+
+def _matmul(first: Any, second: Any, **kwargs: Any) -> Tensor | None:
+    left, right = _store(first), _store(second)
+    if kwargs or (left is not None and right is not None):
+        return None
+    return linear.matmul(right, first) if right is not None else linear.matmul_left(left, second)
+
+
+def _rmatmul(second: Any, first: Any) -> Tensor | None:
+    return _matmul(first, second)
+
+
+def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1, **kwargs: Any) -> Tensor | None:
+    store = _store(weight)
+    if kwargs or store is None or _store(bias) is not None or _store(x) is not None:
+        return None
+    return linear.addmm(store, bias, x, beta=beta, alpha=alpha)
+
+
+def recomputed(func: Callable[..., Any]) -> Path:
+    """A path for any function of several weights: run on the dense weights, which are made again in backward."""
+
+    def path(*args: Any, **kwargs: Any) -> Any:
+        from zoo.weights.standin import to_dense
+
+        if not torch.is_grad_enabled() or transforms_active():
+            return None
+
+        def run(*inner: Any) -> Any:
+            dense_args, dense_kwargs = to_dense((inner, kwargs))
+            return func(*dense_args, **dense_kwargs)
+
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
+
+    return path
+
+
+PATHS: dict[Any, Path] = {
+    F.linear: _with_store(linear.linear, ("input", "weight", "bias")),
+    F.embedding: _with_store(embedding.embedding, ("input", "weight")),
+    torch.addmm: _addmm,
+    Tensor.addmm: _addmm,
+    torch.matmul: _matmul,
+    torch.mm: _matmul,
+    Tensor.matmul: _matmul,
+    Tensor.mm: _matmul,
+    Tensor.__matmul__: _matmul,
+    Tensor.__rmatmul__: _rmatmul,
+    torch.bmm: recomputed(torch.bmm),
+    Tensor.bmm: recomputed(torch.bmm),
+    torch.einsum: recomputed(torch.einsum),
+    torch.tensordot: recomputed(torch.tensordot),
+    F.bilinear: recomputed(F.bilinear),
+}
+for _n, _plain, _transposed in (
+    (1, F.conv1d, F.conv_transpose1d),
+    (2, F.conv2d, F.conv_transpose2d),
+    (3, F.conv3d, F.conv_transpose3d),
+):
+    PATHS[_plain] = _with_store(conv.conv(_n), ("input", "weight", "bias"))
+    PATHS[_transposed] = _with_store(conv.conv_transpose(_n), ("input", "weight", "bias"))
+    PATHS[getattr(torch, f"conv{_n}d")] = PATHS[_plain]
+    PATHS[getattr(torch, f"conv_transpose{_n}d")] = PATHS[_transposed]

@@ -1,0 +1,217 @@
+"""The lazy stand-in: what ``layer.weight`` gives where the weight is managed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from zoo.errors import WeightError
+from zoo.weights.ops.table import PATHS
+from zoo.weights.store import Store
+
+WRITES = (
+    "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
+    "adapter, or call model.merge() and model.unload() first and write to the plain parameter"
+)
+
+
+class Weight:
+    """Stands for a managed weight wherever a layer looks its parameter up.
+
+    It has the weight's shape, dtype and device, and behaves as the tensor it stands for: products, convolutions and
+    look-ups take a low-rank path of their own; every other function, method, operator or index gets the dense
+    weight, base and active updates, differentiable in all that trains. Writing to it is a ``WeightError``.
+
+    It holds the store, never its tensors: ``.to()``, deepcopy, ``functional_call`` and FSDP2 may replace those.
+    """
+
+    def __init__(self, store: Store, detached: bool = False) -> None:
+        self._zoo_store = store
+        self._zoo_detached = detached
+
+    def dense(self) -> Tensor:
+        """The weight as a plain tensor: base and active updates."""
+        weight = self._zoo_store.dense()
+        return weight.detach() if self._zoo_detached else weight
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        path = PATHS.get(func)
+        if path is not None:
+            result = path(*args, **kwargs) if kwargs else path(*args)
+            if result is not None:
+                return result
+        refuse_writes(func, args, kwargs)
+        args, kwargs = to_dense((args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._zoo_store.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._zoo_store.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._zoo_store.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self._zoo_store.shape)
+
+    @property
+    def data(self) -> Weight:
+        """The same weight, cut from the graph; writing through it is refused, not lost."""
+        return Weight(self._zoo_store, detached=True)
+
+    @property
+    def requires_grad(self) -> bool:
+        return not self._zoo_detached and any(parameter.requires_grad for parameter in self._zoo_store.parameters())
+
+    @property
+    def grad(self) -> None:
+        return None
+
+    @property
+    def is_meta(self) -> bool:
+        return self._zoo_store.device.type == "meta"
+
+    @property
+    def is_cuda(self) -> bool:
+        return self._zoo_store.device.type == "cuda"
+
+    @property
+    def is_leaf(self) -> bool:
+        return False
+
+    @property
+    def T(self) -> Tensor:
+        return self.dense().T
+
+    def dim(self) -> int:
+        return len(self._zoo_store.shape)
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        return self._zoo_store.shape if dim is None else self._zoo_store.shape[dim]
+
+    def numel(self) -> int:
+        return self._zoo_store.shape.numel()
+
+    def nelement(self) -> int:
+        return self._zoo_store.shape.numel()
+
+    def element_size(self) -> int:
+        return self._zoo_store.dtype.itemsize
+
+    def is_floating_point(self) -> bool:
+        return self._zoo_store.dtype.is_floating_point
+
+    def is_complex(self) -> bool:
+        return self._zoo_store.dtype.is_complex
+
+    def requires_grad_(self, requires_grad: bool = True) -> Weight:
+        """Freezing is what a managed base always is; asking a managed weight to train is an error."""
+        if requires_grad:
+            raise WeightError(
+                "a managed weight's base does not train: its adapters do. For full fine-tuning load the model "
+                "without bits= and lora="
+            )
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for what is not defined above: the dense tensor's methods and attributes.
+        if name.startswith("_") or not hasattr(Tensor, name):
+            raise AttributeError(f"a managed weight has no attribute {name!r}")
+        attribute = getattr(Tensor, name)
+        if name.endswith("_") and callable(attribute):
+            raise WeightError(WRITES.format(name=f"Tensor.{name}"))
+        return getattr(self.dense(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_zoo_store", "_zoo_detached"):
+            object.__setattr__(self, name, value)
+        elif name == "requires_grad":
+            self.requires_grad_(value)
+        elif name != "grad" and not name.startswith("_") and hasattr(Tensor, name):
+            raise WeightError(WRITES.format(name=f"setting .{name}"))
+        elif name == "grad" and value is not None:
+            raise WeightError(WRITES.format(name="setting .grad"))
+        else:
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return self._zoo_store.shape[0]
+
+    def __iter__(self) -> Any:
+        return iter(self.dense())
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.dense()[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise WeightError(WRITES.format(name="item assignment"))
+
+    def __bool__(self) -> bool:
+        return bool(self.dense())
+
+    def __matmul__(self, other: Any) -> Any:
+        return torch.matmul(self, other)  # type: ignore[call-overload]
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return torch.matmul(other, self)  # type: ignore[call-overload]
+
+    def __repr__(self) -> str:
+        return f"Weight({tuple(self.shape)}, {self.dtype}, {self._zoo_store})"
+
+
+def to_dense(tree: Any) -> Any:
+    """Every stand-in in a nest of arguments as its dense tensor."""
+    return tree_map(lambda value: value.dense() if isinstance(value, Weight) else value, tree)
+
+
+def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Raise ``WeightError`` for a function that would write to a stand-in: the write would be lost."""
+    name = getattr(func, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    if in_place and args and isinstance(args[0], Weight):
+        raise WeightError(WRITES.format(name=name))
+    if in_place and not args and isinstance((kwargs or {}).get("tensor"), Weight):
+        raise WeightError(WRITES.format(name=name))
+    if kwargs and isinstance(kwargs.get("out"), Weight):
+        raise WeightError(WRITES.format(name=f"{name}(out=)"))
+
+
+def _binary(op: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
+    def method(self: Weight, other: Any) -> Any:
+        other = other.dense() if isinstance(other, Weight) else other
+        return op(other, self.dense()) if reflected else op(self.dense(), other)
+
+    return method
+
+
+def _unary(op: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self: op(self.dense())
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def method(self: Weight, other: Any) -> Any:
+        raise WeightError(WRITES.format(name=f"the operator {name}="))
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    setattr(Weight, f"__{_name}__", _binary(getattr(operator, f"__{_name}__"), False))
+    setattr(Weight, f"__r{_name}__", _binary(getattr(operator, f"__{_name}__"), True))
+    setattr(Weight, f"__i{_name}__", _refuse(_name))
+for _name in ("lt", "le", "gt", "ge"):
+    setattr(Weight, f"__{_name}__", _binary(getattr(operator, f"__{_name}__"), False))
+for _name in ("neg", "pos", "abs", "invert"):
+    setattr(Weight, f"__{_name}__", _unary(getattr(operator, f"__{_name}__")))
