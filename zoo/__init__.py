@@ -30,7 +30,7 @@ _HOME = {
     "Samples": "zoo.samples",
     "SampleRequest": "zoo.requests",
     "BatchRequest": "zoo.requests",
-    "TuneResult": "zoo.tuning.loop",
+    "TuneResult": "zoo.tuning.result",
     "hookimpl": "zoo.hookspecs",
     "hookspec": "zoo.hookspecs",
     "ZooError": "zoo.errors",
@@ -48,7 +48,7 @@ _HOME = {
 }
 _MODULES = ("testing",)
 
-__all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604 - the table is the list
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
@@ -92,5 +92,5 @@ if TYPE_CHECKING:
     from zoo.requests import BatchRequest as BatchRequest
     from zoo.requests import SampleRequest as SampleRequest
     from zoo.samples import Samples as Samples
-    from zoo.tuning.loop import TuneResult as TuneResult
+    from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.scheme import Quantization as Quantization

@@ -1,0 +1,74 @@
+"""The command ``zoo``. stdout is data, stderr is progress and errors; no traceback unless ``ZOO_STRICT=1``.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Nothing here imports torch: a verb's own modules are
+imported when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from zoo import __version__
+from zoo.cli import facts, verbs
+from zoo.cli.output import Group, one_line
+from zoo.errors import ZooError
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    examples="""
+    zoo list
+    zoo info ddpm-cifar10 --bits 4
+    zoo sample ddpm -n 16 --out letters.png
+    zoo tune ddpm --data letters:serif --bits 4 --lora 8 --steps 200
+    zoo demo
+    """,
+)
+@click.version_option(__version__, "--version", prog_name="zoo")
+def command_line() -> None:
+    """Load any model in 4 bit with LoRA, sample it, tune it, save it."""
+
+
+for command in (*facts.COMMANDS, *verbs.COMMANDS):
+    command_line.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    try:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        return _exit_code(command_line.main(words, prog_name="zoo", standalone_mode=False, obj=tuple(words)))
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError):
+            error.show()
+        else:
+            click.echo(f"error: {error.format_message()}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except ZooError as error:
+        return _failed(error, one_line(error))
+    except OSError as error:
+        return _failed(error, one_line(error))
+    except Exception as error:
+        kind = type(error).__name__
+        return _failed(error, f"{kind}: {one_line(error)} (not a mistake of yours: ZOO_STRICT=1 shows where)")
+
+
+def _failed(error: Exception, message: str) -> int:
+    if os.environ.get("ZOO_STRICT", "") not in ("", "0"):
+        sys.stdout.flush()
+        raise error
+    click.echo(f"error: {message}", err=True)
+    return 1
+
+
+def _exit_code(result: object) -> int:
+    """click returns a command's own result, or the code that it exited with."""
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,165 @@
+"""The verbs that print facts and load no model: list, info, plugins."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.cli.output import Command, json_option, note, print_facts, print_json, print_table, size
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.footprint import Footprint
+    from zoo.registry import Entry
+
+_NON_COMMERCIAL = ("non-commercial", "noncommercial", "-nc")
+
+
+@click.command(
+    "list",
+    cls=Command,
+    examples="""
+    zoo list
+    zoo list --plugin ddpm
+    zoo list --json | jq '.[].name'
+    """,
+)
+@click.option("--plugin", metavar="NAME", help="Only the models of this architecture.")
+@json_option
+def list_models(plugin: str | None, as_json: bool) -> None:
+    """The models that the registries name."""
+    from zoo import discovery, registry
+    from zoo.errors import UnknownNameError, did_you_mean
+
+    found = registry.entries()
+    if plugin is not None:
+        known = sorted({str(entry.plugin) for entry in found} | set(discovery.claims()))
+        if plugin not in known:
+            raise UnknownNameError(f"no plugin {plugin!r}; there are {', '.join(known)}.{did_you_mean(plugin, known)}")
+        found = tuple(entry for entry in found if entry.plugin == plugin)
+    for problem in registry.problems():
+        note(f"warning: left out: {problem}")
+    if as_json:
+        print_json([_facts(entry) for entry in found])
+        return
+    rows = [(entry.name, str(entry.plugin), entry.weights or "none", _license(entry), entry.summary) for entry in found]
+    print_table(("name", "plugin", "weights", "license", "summary"), rows)
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    zoo info ddpm
+    zoo info ddpm-cifar10 --footprint
+    zoo info gpt2 --bits 4 --lora 8 --json
+    """,
+)
+@click.argument("name")
+@click.option("--footprint", is_flag=True, help="Parameters and bytes, from the structure alone (imports torch).")
+@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), help="Footprint in this precision.")
+@click.option("--lora", type=int, metavar="RANK", help="Footprint with LoRA of this rank.")
+@json_option
+def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json: bool) -> None:
+    """What NAME stands for, and what it costs to hold."""
+    from zoo import host, registry
+
+    entry = registry.resolve(name, download=False)
+    facts = _facts(entry)
+    try:
+        described = host.describe(entry)
+    except ZooError as error:  # what the registry says is still worth printing
+        note(f"warning: {error}")
+        described = {}
+    measured = _footprint(name, bits, lora) if footprint or bits or lora else None
+    if as_json:
+        more: dict[str, Any] = {"config": entry.config, "facts": described}
+        if measured is not None:
+            more["footprint"] = asdict(measured)
+        print_json({**facts, **more})
+        return
+    targets = entry.targets or "the plugin's"
+    shown = {
+        "name": entry.name,
+        "summary": entry.summary,
+        "plugin": str(entry.plugin),
+        "weights": (entry.weights or "none") + (f" @ {entry.revision}" if entry.revision else ""),
+        "license": _license(entry),
+        "lora targets": targets if isinstance(targets, str) else ", ".join(targets),
+        "kept in full precision": ", ".join(entry.keep),
+        **described,
+        **(_footprint_facts(measured) if measured is not None else {}),
+    }
+    print_facts({label: text for label, text in shown.items() if text})
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    zoo plugins
+    zoo plugins --check
+    ZOO_PLUGINS=ddpm zoo plugins --check --json
+    """,
+)
+@click.option("--check", is_flag=True, help="Import each one; exit with 1 if any is broken.")
+@json_option
+def plugins(check: bool, as_json: bool) -> int:
+    """The installed plugins and their health."""
+    from zoo import health
+
+    rows, faults = health.plugins(check), health.faults()
+    if as_json:
+        print_json({"plugins": [asdict(row) for row in rows], "faults": faults})
+    elif check:
+        print_table(
+            ("name", "distribution", "version", "kind", "state", "hooks"),
+            [(r.name, r.distribution, r.version, r.kind, r.state, ", ".join(r.hooks)) for r in rows],
+        )
+    else:
+        columns = ("name", "distribution", "version", "entry point", "state")
+        print_table(columns, [(r.name, r.distribution, r.version, r.entry_point, r.state) for r in rows])
+    broken = [f"{row.name} is broken: {row.reason}" for row in rows if row.state == "broken"]
+    for fault in (*broken, *faults):
+        note(f"error: {fault}")
+    return 1 if check and (broken or faults) else 0
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "plugin": entry.plugin,
+        "summary": entry.summary,
+        "weights": entry.weights,
+        "revision": entry.revision,
+        "license": entry.license,
+        "targets": entry.targets,
+        "keep": entry.keep,
+        "source": entry.source,
+    }
+
+
+def _license(entry: Entry) -> str:
+    text = entry.license or "unknown"
+    restricted = any(mark in text.lower() for mark in _NON_COMMERCIAL)
+    return f"{text} (not for commercial use)" if restricted else text
+
+
+def _footprint(name: str, bits: str | None, lora: int | None) -> Footprint:
+    import zoo
+
+    return zoo.load(name, bits=int(bits) if bits else None, lora=lora, device="meta").footprint()
+
+
+def _footprint_facts(footprint: Footprint) -> dict[str, str]:
+    share = footprint.bytes / footprint.bytes_16bit if footprint.bytes_16bit else 0.0
+    return {
+        "parameters": f"{footprint.parameters:,}",
+        "trainable": f"{footprint.trainable:,}",
+        "size": f"{size(footprint.bytes)} ({share:.1%} of 16 bit)",
+        "quantized": f"{footprint.quantized_share:.2%} of the parameters",
+        "adapted": f"{footprint.adapted_share:.2%} of the parameters",
+    }
+
+
+COMMANDS = (list_models, info, plugins)

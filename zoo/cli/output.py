@@ -1,0 +1,110 @@
+"""How the command line prints: examples under every help, tables, JSON, one-line errors."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+
+class Command(click.Command):
+    """A command whose help ends with ``examples``, and whose unknown names come with a suggestion."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(self.examples, formatter)
+
+
+class Group(click.Group):
+    """A group whose help ends with ``examples``, and which suggests the nearest command."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(self.examples, formatter)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from zoo.errors import did_you_mean
+
+        name = args[0] if args else ""
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            known = self.list_commands(ctx)
+            ctx.fail(f"No such command {name!r}.{did_you_mean(name, known)} The commands are {', '.join(known)}.")
+        return super().resolve_command(ctx, args)
+
+
+def write_examples(examples: str, formatter: click.HelpFormatter) -> None:
+    with formatter.section("Examples"):
+        for line in inspect.cleandoc(examples).splitlines():
+            formatter.write(f"  {line}\n")
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as JSON on stdout; dataclasses' dicts, paths, tuples and numbers of numpy are welcome."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return list(value)
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows under a header: rich's table on a terminal, else columns padded with spaces."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """``label  text``, one per line, the texts aligned."""
+    width = max(map(len, facts), default=0)
+    for label, text in facts.items():
+        click.echo(f"{label.ljust(width)}  {text}".rstrip())
+
+
+def note(message: str) -> None:
+    """A hint or a progress line, on stderr."""
+    click.echo(message, err=True)
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def size(count: float) -> str:
+    """A number of bytes as people read it: 1.4 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,159 @@
+"""Which plugins are installed: read from the metadata of distributions, without importing any of them.
+
+A distribution offers a plugin by an entry point in the group ``zoo``. The entry point's name is the name of the
+architecture, quantizer (``zoo.Quantization(scheme=...)``) or adapter kind that it brings::
+
+    [project.entry-points.zoo]
+    ddpm = "zoo_ddpm"
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from zoo.errors import PluginError, UnknownNameError, did_you_mean
+
+GROUP = "zoo"
+# Schemes and adapter kinds of zoo itself: a plugin of such a name would change what everybody's "nf4" means.
+RESERVED = frozenset({"nf4", "fp4", "int8", "dynamic8", "bf16", "fp16", "fp32", "lora"})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One distribution's claim to be the plugin ``name``; ``value`` is the entry point's ``module[:attribute]``."""
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    @property
+    def package(self) -> str:
+        """The top-level package that the entry point points into."""
+        return self.value.partition(":")[0].partition("[")[0].split(".")[0].strip()
+
+    def entry_point(self) -> EntryPoint:
+        return EntryPoint(self.name, self.value, GROUP)
+
+
+def claims() -> dict[str, tuple[Claim, ...]]:
+    """Plugin name → who claims it, sorted by name. ``ZOO_PLUGINS=a,b`` leaves only these."""
+    allowed = restriction()
+    return {name: found for name, found in _all_claims().items() if allowed is None or name in allowed}
+
+
+def claim(name: str) -> Claim:
+    """The one claim to ``name``.
+
+    Raises:
+        UnknownNameError: no installed distribution offers it, or ``ZOO_PLUGINS`` leaves it out.
+        PluginError: two distributions claim it, or the name is one of zoo's own.
+    """
+    found = claims().get(name)
+    if found is None:
+        if name in _all_claims():
+            only = os.environ.get("ZOO_PLUGINS")
+            raise UnknownNameError(f"plugin {name!r} is installed, but ZOO_PLUGINS={only} leaves it out: add it there")
+        known = list(claims())
+        raise UnknownNameError(
+            f"no plugin {name!r} is installed; there {'are' if len(known) != 1 else 'is'} "
+            f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
+        )
+    reason = conflict(found)
+    if reason:
+        raise PluginError(reason)
+    return found[0]
+
+
+def conflict(found: tuple[Claim, ...]) -> str | None:
+    """Why the claims to one name cannot be honoured, or None."""
+    name = found[0].name
+    if name in RESERVED:
+        return (
+            f"plugin name {name!r}, claimed by {found[0].distribution}, is one of zoo's own: the plugin needs another"
+        )
+    if len(found) == 1:
+        return None
+    by = " and ".join(f"{one.distribution} {one.version} ({one.value})" for one in found)
+    together = len({one.value for one in found}) == 1
+    hint = (
+        "a bundle and a stand-alone copy of one plugin: uninstall the stand-alone one, then reinstall the bundle, "
+        "because they share files"
+        if together
+        else f"uninstall one of them: pip uninstall {found[-1].distribution}"
+    )
+    return f"plugin {name!r} is claimed by {by}; {hint}"
+
+
+def package_folder(name: str) -> Path | None:
+    """The folder of a top-level package, found without importing it; None if there is none."""
+    try:
+        spec = find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError, AttributeError):
+        spec = PathFinder.find_spec(name)
+    locations = spec.submodule_search_locations if spec else None
+    return next((Path(location) for location in locations or ()), None)
+
+
+def restriction() -> tuple[str, ...] | None:
+    """The names in ``ZOO_PLUGINS``, or None where it is not set or empty."""
+    names = tuple(name.strip() for name in os.environ.get("ZOO_PLUGINS", "").split(",") if name.strip())
+    return names or None
+
+
+def unreadable() -> tuple[str, ...]:
+    """Distributions whose entry points could not be read, each with the reason."""
+    _all_claims()
+    return _scan()[1]
+
+
+def forget() -> None:
+    """Read the metadata again at the next call, after something was installed or ``sys.path`` changed."""
+    _scan.cache_clear()
+
+
+def _all_claims() -> dict[str, tuple[Claim, ...]]:
+    return _scan()[0]
+
+
+@cache
+def _scan() -> tuple[dict[str, tuple[Claim, ...]], tuple[str, ...]]:
+    found: dict[str, dict[tuple[str, str], Claim]] = {}
+    problems: list[str] = []
+    for point in _points(problems):
+        made = Claim(point.name, point.value, *_identity(point.dist))
+        found.setdefault(point.name, {}).setdefault((made.distribution, made.value), made)
+    ordered = {name: tuple(found[name].values()) for name in sorted(found)}
+    return ordered, tuple(problems)
+
+
+def _points(problems: list[str]) -> Iterator[EntryPoint]:
+    try:
+        yield from entry_points(group=GROUP)
+    except Exception:  # one distribution with a damaged entry_points.txt fails the whole scan: take them one by one
+        seen: set[str] = set()
+        for distribution in distributions():
+            name, version = _identity(distribution)
+            try:
+                points = [point for point in distribution.entry_points if point.group == GROUP]
+            except Exception as error:
+                problems.append(f"{name} {version}: entry_points.txt cannot be read ({error})")
+                continue
+            if name.lower() not in seen:
+                yield from points
+            seen.add(name.lower())
+
+
+def _identity(distribution: Distribution | None) -> tuple[str, str]:
+    try:
+        assert distribution is not None
+        return str(distribution.metadata["Name"] or "?"), str(distribution.metadata["Version"] or "?")
+    except Exception:
+        return "?", "?"

@@ -1,0 +1,353 @@
+"""Loading plugins, each in isolation, and asking them: one typed function per hook.
+
+``hook.x(...)`` is called nowhere else. An architecture's hooks are asked of the plugin that the entry names and then,
+where it passes, of zoo's own implementation; nobody else is asked. What a plugin raises or returns against its
+contract becomes a ``PluginError`` that names plugin and hook, unless ``ZOO_STRICT=1`` asks for the bare exception.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from inspect import isroutine
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from zoo import discovery, hookspecs
+from zoo.errors import PluginError, ZooError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo.adapters.config import LoRA
+    from zoo.model import Model
+    from zoo.registry import Entry
+    from zoo.requests import BatchRequest, SampleRequest
+    from zoo.samples import Samples
+    from zoo.weights.packed import Packed
+    from zoo.weights.scheme import Quantization
+    from zoo.weights.update import Update
+
+HOOKS = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
+_OWN = "zoo's own"  # the name under which zoo.defaults answers
+
+
+class _State:
+    """Everything that loading changes; ``reset`` makes a new one."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.plugins: dict[str, object] = {}
+        self.failures: dict[str, PluginError] = {}
+        self.callers: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+_state = _State()
+
+
+def reset() -> None:
+    """Forget every loaded plugin and every failure, and read the installed metadata again."""
+    global _state
+    _state = _State()
+    discovery.forget()
+
+
+def strict() -> bool:
+    """Whether ``ZOO_STRICT`` asks for bare exceptions instead of errors in one line."""
+    return os.environ.get("ZOO_STRICT", "") not in ("", "0")
+
+
+# Loading
+
+
+def load(name: str) -> object:
+    """The plugin ``name``, imported and registered at the first call.
+
+    Raises:
+        UnknownNameError: no installed distribution offers it.
+        PluginError: it is claimed twice, cannot be imported, or breaks the contract; the same error at every call.
+    """
+    if name in _state.plugins:
+        return _state.plugins[name]
+    if name in _state.failures:
+        raise _state.failures[name]
+    claim = discovery.claim(name)
+    try:
+        plugin = claim.entry_point().load()
+        register(plugin, name)
+    except (Exception, SystemExit) as error:
+        if strict():
+            raise
+        failure = PluginError(f"plugin {name!r} ({claim.distribution} {claim.version}) cannot be used: {_told(error)}")
+        failure.__cause__ = error
+        _state.failures[name] = failure
+        raise failure from error
+    return plugin
+
+
+def register(plugin: object, name: str) -> None:
+    """Add a plugin object of this process (a module, or an instance with hook methods) under ``name``.
+
+    One whose implementations are all wrappers observes every plugin's hooks. Raises PluginError if it implements no
+    hook, or one that does not exist or takes arguments that its hook has not; it is not registered then.
+    """
+    manager = _state.manager
+    if name in _state.plugins:
+        raise PluginError(f"a plugin {name!r} is registered already: expected a new name")
+    if manager.is_registered(plugin):  # one module under two names, say for two variants of an architecture
+        _state.plugins[name] = plugin
+        return
+    _state.callers.clear()
+    try:
+        manager.register(plugin, name)
+        unknown = [hook for hook in _implemented(plugin) if hook not in HOOKS]
+        if unknown:
+            raise PluginError(
+                f"there is no hook {unknown[0]!r}.{did_you_mean(unknown[0], HOOKS)} The hooks are {', '.join(HOOKS)}"
+            )
+        manager.check_pending()
+        if not _implemented(plugin):
+            raise PluginError(_no_hooks(plugin))
+    except BaseException as error:
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        if isinstance(error, pluggy.PluginValidationError):
+            raise PluginError(" ".join(str(error).split())) from error
+        raise
+    _state.plugins[name] = plugin
+
+
+def implemented(name: str) -> tuple[str, ...]:
+    """The hooks that a plugin implements, in the contract's order; loads it."""
+    own = _implemented(load(name))
+    return tuple(hook for hook in HOOKS if hook in own)
+
+
+def _implemented(plugin: object) -> set[str]:
+    return {caller.name for caller in _state.manager.get_hookcallers(plugin) or ()}
+
+
+def _no_hooks(plugin: object) -> str:
+    bare = [hook for hook in HOOKS if isroutine(getattr(plugin, hook, None))]
+    if bare:
+        return f"it implements no hook: its {', '.join(bare)} lacks the decorator @zoo.hookimpl"
+    return f"it implements no hook: expected functions decorated with @zoo.hookimpl among {', '.join(HOOKS)}"
+
+
+# Asking
+
+
+def recognise(config: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the installed plugins that recognise a configuration; plugins that do not load are passed over."""
+    found = []
+    for name in discovery.claims():
+        try:
+            load(name)
+        except ZooError:
+            continue
+        if _ask("recognises", name, config=config):
+            found.append(name)
+    return tuple(found)
+
+
+def construct(entry: Entry) -> nn.Module:
+    """The module of an entry, without weights. The caller sets up the meta context (parameters only)."""
+    from torch import nn
+
+    module = _required("construct", entry, entry=entry)
+    return _checked(module, isinstance(module, nn.Module), entry, "construct", "a torch.nn.Module")
+
+
+def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(parameter name, tensor) of the entry's weights, one at a time: the plugin's, else the entry's safetensors."""
+    pairs, plugin = _first("checkpoint", (entry.plugin, _OWN), entry=entry, module=module)
+    if pairs is None:
+        raise PluginError(f"no checkpoint for {entry.name!r}: neither its plugin nor zoo found weights to read")
+    if isinstance(pairs, dict):
+        pairs = pairs.items()
+    _checked(pairs, isinstance(pairs, Iterable), entry, "checkpoint", "an iterator of (name, tensor)")
+    return _each_pair(pairs, plugin)
+
+
+def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Packed | Tensor | None:
+    """How one weight is stored: the architecture's word, else the scheme's plugin's, else zoo's; None: nobody's."""
+    from torch import Tensor
+
+    from zoo.weights.packed import Packed
+
+    asked = (entry.plugin, _named(scheme.scheme), _OWN)
+    stored, plugin = _first("quantize", asked, entry=entry, name=name, weight=weight, scheme=scheme)
+    return _checked(
+        stored, stored is None or isinstance(stored, Packed | Tensor), plugin, "quantize", "Packed or a Tensor"
+    )
+
+
+def inject_adapter(entry: Entry, name: str, weight: Tensor, config: LoRA) -> Update | None:
+    """One weight's update: the architecture's word, else the adapter kind's plugin's, else zoo's; None: nobody's."""
+    from zoo.weights.update import Update
+
+    asked = (entry.plugin, _named(getattr(config, "kind", None)), _OWN)
+    update, plugin = _first("inject_adapter", asked, entry=entry, name=name, weight=weight, config=config)
+    return _checked(update, update is None or isinstance(update, Update), plugin, "inject_adapter", "an Update")
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """``request.n`` samples of the model."""
+    from zoo.samples import Samples
+
+    samples = _required("sample", model.entry, model=model, request=request)
+    return _checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
+
+
+def loss(model: Model, batch: Any) -> Tensor:
+    """The loss of one batch: a scalar tensor."""
+    from torch import Tensor
+
+    value = _required("loss", model.entry, model=model, batch=batch)
+    if isinstance(value, Tensor) and value.dim() != 0:
+        raise _broke(model.entry, "loss", "a scalar tensor", f"a tensor of shape {tuple(value.shape)}")
+    return _checked(value, isinstance(value, Tensor), model.entry, "loss", "a scalar tensor")
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[Any]:
+    """Batches of the user's data, as the plugin's own ``loss`` takes them."""
+    made = _required("batches", model.entry, model=model, data=data, request=request)
+    _checked(made, isinstance(made, Iterable), model.entry, "batches", "an iterable of batches")
+    return _guarded(made, str(model.entry.plugin), "batches")
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """Named figures on held-out data; the first is the main one."""
+    figures = _required("evaluate", model.entry, model=model, data=data)
+    right = (
+        isinstance(figures, dict)
+        and figures
+        and all(isinstance(name, str) and isinstance(value, Real) for name, value in figures.items())
+    )
+    return {name: float(v) for name, v in _checked(figures, right, model.entry, "evaluate", "a dict of floats").items()}
+
+
+def describe(entry: Entry) -> dict[str, str]:
+    """Facts about an entry, label → text; none where the plugin tells none."""
+    facts, _ = _first("describe", (entry.plugin,), entry=entry)
+    right = facts is None or isinstance(facts, dict)
+    return {
+        str(label): str(text) for label, text in (_checked(facts, right, entry, "describe", "a dict") or {}).items()
+    }
+
+
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
+    """Whether the plugin wrote the model into ``folder`` in its library's format; False leaves it to the caller."""
+    written, _ = _first("save", (model.entry.plugin,), model=model, folder=folder, state_dict=state_dict)
+    return bool(_checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
+
+
+def _required(hook: str, entry: Entry, **arguments: Any) -> Any:
+    result, plugin = _first(hook, (entry.plugin,), **arguments)
+    if result is None:
+        if not plugin:
+            raise PluginError(f"{entry.name!r} has no plugin, and {hook!r} needs one: call the module itself")
+        has = hook in implemented(plugin)
+        said = "returned None from its hook" if has else "does not implement the hook"
+        raise PluginError(f"plugin {plugin!r} {said} {hook!r}, which an architecture needs for this")
+    return result
+
+
+def _first(hook: str, plugins: Iterable[str | None], **arguments: Any) -> tuple[Any, str]:
+    """The first answer that is not None, and who gave it; else None and the last who was asked."""
+    asked = ""
+    for name in plugins:
+        if not name:
+            continue
+        asked = name
+        answer = _ask(hook, name, **arguments)
+        if answer is not None:
+            return answer, name
+    return None, asked
+
+
+def _ask(hook: str, plugin: str, **arguments: Any) -> Any:
+    caller = _state.callers.get((hook, plugin)) or _caller(hook, plugin)
+    try:
+        return caller(**arguments)
+    except Exception as error:
+        if isinstance(error, ZooError) or plugin == _OWN or strict():
+            raise
+        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {_told(error)}") from error
+
+
+def _caller(hook: str, plugin: str) -> Callable[..., Any]:
+    """A call of ``hook`` that reaches this plugin and the observers alone, kept until a plugin is registered."""
+    manager = _state.manager
+    if plugin == _OWN and _OWN not in _state.plugins:
+        register(import_module("zoo.defaults"), _OWN)
+    asked = load(plugin)
+    others = [other for other in manager.get_plugins() if other is not asked and not _observes(other)]
+    _state.callers[hook, plugin] = caller = manager.subset_hook_caller(hook, others)
+    return caller
+
+
+def _observes(plugin: object) -> bool:
+    manager = _state.manager
+    own = [
+        implementation
+        for caller in manager.get_hookcallers(plugin) or ()
+        for implementation in caller.get_hookimpls()
+        if implementation.plugin is plugin
+    ]
+    return bool(own) and all(implementation.wrapper or implementation.hookwrapper for implementation in own)
+
+
+def _named(name: str | None) -> str | None:
+    """``name`` if an installed plugin is called so: a scheme or an adapter kind that is not zoo's own."""
+    known = name and name not in discovery.RESERVED and (name in discovery.claims() or name in _state.plugins)
+    return name if known else None
+
+
+# Checking what comes back
+
+
+def _checked(value: Any, right: bool, who: Entry | str, hook: str, expected: str) -> Any:
+    if not right:
+        raise _broke(who, hook, expected, f"{type(value).__module__}.{type(value).__qualname__}")
+    return value
+
+
+def _broke(who: Entry | str, hook: str, expected: str, got: str) -> PluginError:
+    plugin = who if isinstance(who, str) else who.plugin
+    return PluginError(f"plugin {plugin!r} broke the contract of its hook {hook!r}: expected {expected}, got {got}")
+
+
+def _guarded(items: Iterable[Any], plugin: str, hook: str) -> Iterator[Any]:
+    """The items, with what a plugin's generator raises between them reported as its failure."""
+    try:
+        yield from items
+    except Exception as error:
+        if isinstance(error, ZooError) or plugin == _OWN or strict():
+            raise
+        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {_told(error)}") from error
+
+
+def _each_pair(pairs: Iterable[Any], plugin: str) -> Iterator[tuple[str, Tensor]]:
+    from torch import Tensor
+
+    for pair in _guarded(pairs, plugin, "checkpoint"):
+        if not (
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], Tensor)
+        ):
+            raise _broke(plugin, "checkpoint", "pairs (parameter name, tensor)", f"{type(pair).__qualname__}")
+        yield pair
+
+
+def _told(error: BaseException, limit: int = 400) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ZooError):
+        return text
+    text = text if len(text) <= limit else text[:limit] + " …"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
