@@ -1,0 +1,88 @@
+"""What an entry's configuration files say. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zoo import CheckpointError
+
+# Keys of a configuration that are this plugin's. diffusers passes over a file's keys that begin with "_".
+SCHEDULER = "scheduler"
+CLASS_NAMES = "_class_names"
+
+
+def unet_folder(entry) -> Path | None:
+    """Where the U-Net's files lie: the entry's folder, or `unet/` in a pipeline's."""
+    if entry.folder is None:
+        return None
+    inner = Path(entry.folder) / "unet"
+    return inner if (inner / "config.json").is_file() else Path(entry.folder)
+
+
+def unet_config(entry) -> dict[str, Any]:
+    """`UNet2DModel`'s configuration: from the files where they are there, else as the registry has it.
+
+    Raises `CheckpointError` where there is none, or where it is another class's.
+    """
+    folder = unet_folder(entry)
+    config = _read(folder / "config.json") if folder else None
+    if config is None:
+        config = dict(entry.config)
+    config = {key: value for key, value in config.items() if key != SCHEDULER}
+    if not config:
+        raise CheckpointError(f"{entry.name} needs UNet2DModel's config.json; {folder or 'the registry'} has none.")
+    found = config.get("_class_name", "UNet2DModel")
+    if found != "UNet2DModel":
+        raise CheckpointError(f"{entry.name} needs the configuration of a UNet2DModel; found that of a {found}.")
+    return config
+
+
+def scheduler_config(entry) -> dict[str, Any]:
+    """The noise schedule's configuration: from the files, else the registry's, else empty (the paper's schedule)."""
+    if entry.folder is not None:
+        for folder in (Path(entry.folder), Path(entry.folder) / "scheduler"):
+            config = _read(folder / "scheduler_config.json")
+            if config is not None:
+                return config
+    return dict(entry.config.get(SCHEDULER, {}))
+
+
+def class_names(entry) -> list[str]:
+    """What the classes are called, in order; empty if the configuration does not say."""
+    names = unet_config(entry).get(CLASS_NAMES) or []
+    return [str(name) for name in names]
+
+
+def describe(entry) -> dict[str, str]:
+    """Facts for `zoo info` and the model card."""
+    try:
+        config, schedule = unet_config(entry), scheduler_config(entry)
+    except CheckpointError:
+        return {}
+    size = config.get("sample_size")
+    facts = {
+        "module": "diffusers.UNet2DModel",
+        "image": f"{config.get('in_channels', 3)} × {size} × {size}" if isinstance(size, int) else str(size),
+        "channels": ", ".join(map(str, config.get("block_out_channels", ()))),
+        "noise schedule": f"{schedule.get('beta_schedule', 'linear')}, "
+        f"{schedule.get('num_train_timesteps', 1000)} steps, predicts {schedule.get('prediction_type', 'epsilon')}",
+    }
+    classes = config.get("num_class_embeds")
+    if classes:
+        names = class_names(entry)
+        facts["classes"] = f"{classes}: {' '.join(names)}" if names else str(classes)
+    return facts
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} must hold a JSON object; it holds a {type(config).__name__}.")
+    return config

@@ -1,0 +1,89 @@
+"""Loss, batches and the held-out figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo.data.images import image_data
+from zoo.data.stream import stream
+
+from .model import as_noise, check_labels, predict, scheduler, target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EVALUATED = 520  # images at most
+_CHUNK = 52
+
+
+def batches(model, data: Any, request) -> Iterator[dict[str, Tensor]]:
+    """Batches of `images` and `noise` `[n, c, h, w]`, `times` `[n]` and, for a conditional U-Net, `labels` `[n]`.
+
+    Images lie in [-1, 1]; data None are capitals, "letters:sans". Noise and timesteps are drawn here, from the
+    request's seed: a batch has one loss, on every device.
+    """
+    images, labels = _read(model, data, request.split)
+    schedule = scheduler(model.entry)
+    generator = torch.Generator().manual_seed(request.seed)
+    return (
+        {**batch, **_draw(batch["images"], schedule.config.num_train_timesteps, generator)}
+        for batch in stream({"images": images, "labels": labels}, request)
+    )
+
+
+def loss(model, batch: dict[str, Tensor]) -> Tensor:
+    """Mean squared error of the prediction at the batch's timesteps (arXiv 2006.11239, equation 14): a scalar.
+
+    A batch of a user's own may lack `noise` and `times`; they are then drawn from torch's global generator.
+    """
+    schedule = scheduler(model.entry)
+    images = batch["images"]
+    if "noise" not in batch:
+        batch = {**batch, **_draw(images, schedule.config.num_train_timesteps, None)}
+    times, noise = batch["times"].to(images.device), batch["noise"].to(images.device)
+    output = predict(model, schedule.add_noise(images, noise, times), times, batch.get("labels"))
+    wanted = target(schedule, images, noise, times).to(output.device)
+    # A learned variance has channels of its own, which this loss leaves alone.
+    return torch.nn.functional.mse_loss(output[:, : images.shape[1]], wanted.float())
+
+
+def evaluate(model, data: Any) -> dict[str, float]:
+    """`noise_mse`: mean squared error of the noise over held-out images, the same noise and timesteps every time.
+
+    At most 520 images; their timesteps lie on an even grid over the schedule.
+    """
+    images, labels = _read(model, data, "test")
+    schedule = scheduler(model.entry)
+    count = min(len(images), _EVALUATED)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(images[:count].shape, generator=generator)
+    steps = schedule.config.num_train_timesteps
+    times = ((torch.arange(count) + 0.5) * steps / count).long()[torch.randperm(count, generator=generator)]
+    total = 0.0
+    for start in range(0, count, _CHUNK):
+        part = slice(start, min(start + _CHUNK, count))
+        noisy = schedule.add_noise(images[part], noise[part], times[part])
+        output = predict(model, noisy, times[part], None if labels is None else labels[part]).cpu()
+        guess = as_noise(schedule, output[:, : images.shape[1]], noisy, times[part])
+        total += (guess - noise[part]).square().sum().item()
+    return {"noise_mse": total / noise[:count].numel()}
+
+
+def _read(model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
+    config = model.module.config
+    size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
+    images, labels = image_data(data, size=size, channels=config.in_channels, split=split, own="letters:sans")
+    return images, check_labels(model, labels)
+
+
+def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+    count = len(images)
+    # One timestep from each of `count` equal slices: as uniform as independent draws, with a steadier loss.
+    share = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    return {
+        "noise": torch.randn(images.shape, generator=generator),
+        "times": (share * steps).long().clamp(max=steps - 1),
+    }
