@@ -102,6 +102,11 @@ def package_folder(name: str) -> Path | None:
     return next((Path(location) for location in locations or ()), None)
 
 
+def strict() -> bool:
+    """Whether ``ZOO_STRICT`` asks for bare exceptions instead of errors in one line."""
+    return os.environ.get("ZOO_STRICT", "") not in ("", "0")
+
+
 def restriction() -> tuple[str, ...] | None:
     """The names in ``ZOO_PLUGINS``, or None where it is not set or empty."""
     names = tuple(name.strip() for name in os.environ.get("ZOO_PLUGINS", "").split(",") if name.strip())
@@ -130,7 +135,10 @@ def _scan() -> tuple[dict[str, tuple[Claim, ...]], tuple[str, ...]]:
     for point in _points(problems):
         made = Claim(point.name, point.value, *_identity(point.dist))
         found.setdefault(point.name, {}).setdefault((made.distribution, made.value), made)
-    ordered = {name: tuple(found[name].values()) for name in sorted(found)}
+    ordered = {
+        name: tuple(sorted(found[name].values(), key=lambda one: (one.distribution, one.value)))
+        for name in sorted(found)
+    }
     return ordered, tuple(problems)
 
 

@@ -1,24 +1,21 @@
-"""Loading plugins, each in isolation, and asking them: one typed function per hook.
+"""Asking plugins: one typed function per hook; ``hook.x(...)`` is called nowhere else.
 
-``hook.x(...)`` is called nowhere else. An architecture's hooks are asked of the plugin that the entry names and then,
-where it passes, of zoo's own implementation; nobody else is asked. What a plugin raises or returns against its
-contract becomes a ``PluginError`` that names plugin and hook, unless ``ZOO_STRICT=1`` asks for the bare exception.
+An architecture's hooks are asked of the plugin that the entry names and then, where it passes, of zoo's own
+implementation; nobody else is asked. What a plugin raises or returns against its contract becomes a ``PluginError``
+that names plugin and hook, unless ``ZOO_STRICT=1`` asks for the bare exception.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
-from inspect import isroutine
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
-from zoo import discovery, hookspecs
-from zoo.errors import PluginError, ZooError, did_you_mean
+from zoo import discovery
+from zoo.discovery import strict
+from zoo.errors import PluginError, ZooError
+from zoo.registration import HOOKS, OWN, caller, implemented, installed, load, register, reset, told
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,114 +29,25 @@ if TYPE_CHECKING:
     from zoo.weights.scheme import Quantization
     from zoo.weights.update import Update
 
-HOOKS = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
-_OWN = "zoo's own"  # the name under which zoo.defaults answers
-
-
-class _State:
-    """Everything that loading changes; ``reset`` makes a new one."""
-
-    def __init__(self) -> None:
-        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self.manager.add_hookspecs(hookspecs)
-        self.plugins: dict[str, object] = {}
-        self.failures: dict[str, PluginError] = {}
-        self.callers: dict[tuple[str, str], Callable[..., Any]] = {}
-
-
-_state = _State()
-
-
-def reset() -> None:
-    """Forget every loaded plugin and every failure, and read the installed metadata again."""
-    global _state
-    _state = _State()
-    discovery.forget()
-
-
-def strict() -> bool:
-    """Whether ``ZOO_STRICT`` asks for bare exceptions instead of errors in one line."""
-    return os.environ.get("ZOO_STRICT", "") not in ("", "0")
-
-
-# Loading
-
-
-def load(name: str) -> object:
-    """The plugin ``name``, imported and registered at the first call.
-
-    Raises:
-        UnknownNameError: no installed distribution offers it.
-        PluginError: it is claimed twice, cannot be imported, or breaks the contract; the same error at every call.
-    """
-    if name in _state.plugins:
-        return _state.plugins[name]
-    if name in _state.failures:
-        raise _state.failures[name]
-    claim = discovery.claim(name)
-    try:
-        plugin = claim.entry_point().load()
-        register(plugin, name)
-    except (Exception, SystemExit) as error:
-        if strict():
-            raise
-        failure = PluginError(f"plugin {name!r} ({claim.distribution} {claim.version}) cannot be used: {_told(error)}")
-        failure.__cause__ = error
-        _state.failures[name] = failure
-        raise failure from error
-    return plugin
-
-
-def register(plugin: object, name: str) -> None:
-    """Add a plugin object of this process (a module, or an instance with hook methods) under ``name``.
-
-    One whose implementations are all wrappers observes every plugin's hooks. Raises PluginError if it implements no
-    hook, or one that does not exist or takes arguments that its hook has not; it is not registered then.
-    """
-    manager = _state.manager
-    if name in _state.plugins:
-        raise PluginError(f"a plugin {name!r} is registered already: expected a new name")
-    if manager.is_registered(plugin):  # one module under two names, say for two variants of an architecture
-        _state.plugins[name] = plugin
-        return
-    _state.callers.clear()
-    try:
-        manager.register(plugin, name)
-        unknown = [hook for hook in _implemented(plugin) if hook not in HOOKS]
-        if unknown:
-            raise PluginError(
-                f"there is no hook {unknown[0]!r}.{did_you_mean(unknown[0], HOOKS)} The hooks are {', '.join(HOOKS)}"
-            )
-        manager.check_pending()
-        if not _implemented(plugin):
-            raise PluginError(_no_hooks(plugin))
-    except BaseException as error:
-        if manager.has_plugin(name):
-            manager.unregister(name=name)
-        if isinstance(error, pluggy.PluginValidationError):
-            raise PluginError(" ".join(str(error).split())) from error
-        raise
-    _state.plugins[name] = plugin
-
-
-def implemented(name: str) -> tuple[str, ...]:
-    """The hooks that a plugin implements, in the contract's order; loads it."""
-    own = _implemented(load(name))
-    return tuple(hook for hook in HOOKS if hook in own)
-
-
-def _implemented(plugin: object) -> set[str]:
-    return {caller.name for caller in _state.manager.get_hookcallers(plugin) or ()}
-
-
-def _no_hooks(plugin: object) -> str:
-    bare = [hook for hook in HOOKS if isroutine(getattr(plugin, hook, None))]
-    if bare:
-        return f"it implements no hook: its {', '.join(bare)} lacks the decorator @zoo.hookimpl"
-    return f"it implements no hook: expected functions decorated with @zoo.hookimpl among {', '.join(HOOKS)}"
-
-
-# Asking
+__all__ = [
+    "HOOKS",
+    "batches",
+    "checkpoint",
+    "construct",
+    "describe",
+    "evaluate",
+    "implemented",
+    "inject_adapter",
+    "load",
+    "loss",
+    "quantize",
+    "recognise",
+    "register",
+    "reset",
+    "sample",
+    "save",
+    "strict",
+]
 
 
 def recognise(config: dict[str, Any]) -> tuple[str, ...]:
@@ -165,7 +73,7 @@ def construct(entry: Entry) -> nn.Module:
 
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(parameter name, tensor) of the entry's weights, one at a time: the plugin's, else the entry's safetensors."""
-    pairs, plugin = _first("checkpoint", (entry.plugin, _OWN), entry=entry, module=module)
+    pairs, plugin = _first("checkpoint", (entry.plugin, OWN), entry=entry, module=module)
     if pairs is None:
         raise PluginError(f"no checkpoint for {entry.name!r}: neither its plugin nor zoo found weights to read")
     if isinstance(pairs, dict):
@@ -180,7 +88,7 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> P
 
     from zoo.weights.packed import Packed
 
-    asked = (entry.plugin, _named(scheme.scheme), _OWN)
+    asked = (entry.plugin, installed(scheme.scheme), OWN)
     stored, plugin = _first("quantize", asked, entry=entry, name=name, weight=weight, scheme=scheme)
     return _checked(
         stored, stored is None or isinstance(stored, Packed | Tensor), plugin, "quantize", "Packed or a Tensor"
@@ -191,7 +99,7 @@ def inject_adapter(entry: Entry, name: str, weight: Tensor, config: LoRA) -> Upd
     """One weight's update: the architecture's word, else the adapter kind's plugin's, else zoo's; None: nobody's."""
     from zoo.weights.update import Update
 
-    asked = (entry.plugin, _named(getattr(config, "kind", None)), _OWN)
+    asked = (entry.plugin, installed(getattr(config, "kind", None)), OWN)
     update, plugin = _first("inject_adapter", asked, entry=entry, name=name, weight=weight, config=config)
     return _checked(update, update is None or isinstance(update, Update), plugin, "inject_adapter", "an Update")
 
@@ -247,7 +155,7 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     return bool(_checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
 
 
-def _required(hook: str, entry: Entry, **arguments: Any) -> Any:
+def _required(hook: str, entry: Entry, /, **arguments: Any) -> Any:
     result, plugin = _first(hook, (entry.plugin,), **arguments)
     if result is None:
         if not plugin:
@@ -258,7 +166,7 @@ def _required(hook: str, entry: Entry, **arguments: Any) -> Any:
     return result
 
 
-def _first(hook: str, plugins: Iterable[str | None], **arguments: Any) -> tuple[Any, str]:
+def _first(hook: str, plugins: Iterable[str | None], /, **arguments: Any) -> tuple[Any, str]:
     """The first answer that is not None, and who gave it; else None and the last who was asked."""
     asked = ""
     for name in plugins:
@@ -271,42 +179,14 @@ def _first(hook: str, plugins: Iterable[str | None], **arguments: Any) -> tuple[
     return None, asked
 
 
-def _ask(hook: str, plugin: str, **arguments: Any) -> Any:
-    caller = _state.callers.get((hook, plugin)) or _caller(hook, plugin)
+def _ask(hook: str, plugin: str, /, **arguments: Any) -> Any:
+    call = caller(hook, plugin)
     try:
-        return caller(**arguments)
+        return call(**arguments)
     except Exception as error:
-        if isinstance(error, ZooError) or plugin == _OWN or strict():
+        if isinstance(error, ZooError) or plugin == OWN or strict():
             raise
-        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {_told(error)}") from error
-
-
-def _caller(hook: str, plugin: str) -> Callable[..., Any]:
-    """A call of ``hook`` that reaches this plugin and the observers alone, kept until a plugin is registered."""
-    manager = _state.manager
-    if plugin == _OWN and _OWN not in _state.plugins:
-        register(import_module("zoo.defaults"), _OWN)
-    asked = load(plugin)
-    others = [other for other in manager.get_plugins() if other is not asked and not _observes(other)]
-    _state.callers[hook, plugin] = caller = manager.subset_hook_caller(hook, others)
-    return caller
-
-
-def _observes(plugin: object) -> bool:
-    manager = _state.manager
-    own = [
-        implementation
-        for caller in manager.get_hookcallers(plugin) or ()
-        for implementation in caller.get_hookimpls()
-        if implementation.plugin is plugin
-    ]
-    return bool(own) and all(implementation.wrapper or implementation.hookwrapper for implementation in own)
-
-
-def _named(name: str | None) -> str | None:
-    """``name`` if an installed plugin is called so: a scheme or an adapter kind that is not zoo's own."""
-    known = name and name not in discovery.RESERVED and (name in discovery.claims() or name in _state.plugins)
-    return name if known else None
+        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {told(error)}") from error
 
 
 # Checking what comes back
@@ -328,9 +208,9 @@ def _guarded(items: Iterable[Any], plugin: str, hook: str) -> Iterator[Any]:
     try:
         yield from items
     except Exception as error:
-        if isinstance(error, ZooError) or plugin == _OWN or strict():
+        if isinstance(error, ZooError) or plugin == OWN or strict():
             raise
-        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {_told(error)}") from error
+        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {told(error)}") from error
 
 
 def _each_pair(pairs: Iterable[Any], plugin: str) -> Iterator[tuple[str, Tensor]]:
@@ -342,12 +222,3 @@ def _each_pair(pairs: Iterable[Any], plugin: str) -> Iterator[tuple[str, Tensor]
         ):
             raise _broke(plugin, "checkpoint", "pairs (parameter name, tensor)", f"{type(pair).__qualname__}")
         yield pair
-
-
-def _told(error: BaseException, limit: int = 400) -> str:
-    """An exception in one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, ZooError):
-        return text
-    text = text if len(text) <= limit else text[:limit] + " …"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -131,7 +131,7 @@ def resolve(name: str, weights: str | None = None, revision: str | None = None, 
         HubError: the Hub refused or could not be reached.
     """
     name = str(name)
-    if not _is_path(name):
+    if is_name(name):
         entry = find(name)
         if weights is None and revision is None:
             return _located(entry, download)
@@ -239,8 +239,9 @@ def _config(folder: Path | None) -> dict[str, Any] | None:
     return config
 
 
-def _is_path(name: str) -> bool:
-    return "/" in name or "\\" in name or name in (".", "..") or name.startswith("~")
+def is_name(name: str) -> bool:
+    """Whether ``zoo.load`` looks ``name`` up in the registry, and does not take it for a folder or Hub repository."""
+    return not ("/" in name or "\\" in name or name in (".", "..") or name.startswith("~"))
 
 
 def _is_hub(weights: str | None) -> bool:
@@ -258,8 +259,6 @@ def _catalogue() -> tuple[dict[str, Entry], tuple[str, ...]]:
 def _load(
     claims: tuple[tuple[str, tuple[discovery.Claim, ...]], ...], own: tuple[Path, ...]
 ) -> tuple[dict[str, Entry], tuple[str, ...]]:
-    from zoo.host import strict
-
     found: dict[str, tuple[Entry, Path]] = {}
     faults: list[str] = []
     for path in own:
@@ -269,7 +268,7 @@ def _load(
         try:
             read_entries = read(path)
         except RegistryError as error:
-            if strict():
+            if discovery.strict():
                 raise
             faults.append(str(error))
             continue

@@ -65,10 +65,12 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
     """What NAME stands for, and what it costs to hold."""
     from zoo import host, registry
 
-    entry = registry.resolve(name, download=False)
+    entry = registry.find(name) if registry.is_name(name) else registry.resolve(name)
+    if entry.config or entry.weights == registry.EMBEDDED:
+        entry = registry.resolve(name, download=False)
     facts = _facts(entry)
     try:
-        described = host.describe(entry)
+        described = host.describe(entry) if entry.config else {}
     except ZooError as error:  # what the registry says is still worth printing
         note(f"warning: {error}")
         described = {}

@@ -199,7 +199,7 @@ def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = No
     """``zoo.load`` with the command line's words: ``bits`` and a rank are digits."""
     from zoo import registry
 
-    if not ("/" in name or name.startswith(("~", "."))):
+    if registry.is_name(name):
         registry.find(name)  # an unknown name should not wait for torch
     import zoo
 
