@@ -1,0 +1,69 @@
+"""Two processes, launched as torchrun does it, against one process that accumulates."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.tuning.loop import tune
+
+RUN = """
+import importlib.util, json, os, sys, torch
+torch.set_num_threads(1)
+from zoo.errors import TuningError
+from zoo.tuning.loop import tune
+spec = importlib.util.spec_from_file_location("fakes", sys.argv[1])
+fakes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fakes)
+rank = int(os.environ["RANK"])
+model = fakes.Fake(seed=rank, noise=0.0)  # other weights in each process, as new factors may be
+model.module[0].bias.data.zero_()  # it does not train, as a base does not
+result = tune(model, steps=6, batch_size=8, lr=1e-2, out=sys.argv[2], quiet=True)
+whole = {"losses": result.losses, "batch_size": result.batch_size}
+again = tune(fakes.Fake(seed=5, noise=0.0), steps=6, batch_size=8, lr=1e-2, out=sys.argv[2], resume=True, quiet=True)
+assert again.losses == result.losses and again.resumed_from == 6
+whole["values"] = {name: tensor.tolist() for name, tensor in model.values().items()}
+with open(os.path.join(sys.argv[2], f"rank{rank}.json"), "w") as file:
+    json.dump(whole, file)
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo here")
+def test_two_processes_are_one_with_twice_the_batches(fake, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "error", "-c", RUN, str(Path(__file__).with_name("conftest.py")), str(tmp_path)]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {**os.environ, **common, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1].decode() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    one = fake(noise=0.0)
+    one.module[0].bias.data.zero_()
+    expected = tune(one, steps=6, batch_size=8, lr=1e-2, accumulate=2, quiet=True)
+    assert first["losses"] == second["losses"]
+    assert first["batch_size"] == expected.batch_size == 16
+    torch.testing.assert_close(tuple(first["losses"]), expected.losses, rtol=1e-5, atol=1e-7)
+    for name, tensor in one.values().items():
+        assert first["values"][name] == second["values"][name], name
+        torch.testing.assert_close(torch.tensor(first["values"][name]), tensor, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,1 @@
+"""Tuning: the loop, its checkpoints and what it shows while it runs."""

@@ -1,0 +1,65 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A finished run.
+
+    `losses` has one value per step, those before a resume included; `seconds` is the time of all of them.
+    `checkpoint` is the last checkpoint's folder in `out`, or None. `resumed_from` is the step that this call began at.
+    """
+
+    losses: tuple[float, ...]
+    steps: int
+    seconds: float
+    batch_size: int
+    lr: float
+    seed: int
+    trainable: int
+    out: Path | None = None
+    checkpoint: Path | None = None
+    resumed_from: int = 0
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of the last tenth of the steps (single ones jump)."""
+        last = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(last) / len(last)
+
+    def summary(self) -> str:
+        """One line: steps, time, speed, and the loss at the start and the end."""
+        first = self.losses[: max(1, len(self.losses) // 10)]
+        speed = self.steps / max(self.seconds, 1e-9)
+        return (
+            f"{self.steps} steps of {self.batch_size} in {self.seconds:.1f} s ({speed:.3g} a second): "
+            f"loss {sum(first) / len(first):.4g} → {self.loss:.4g}, {self.trainable:,} parameters trained"
+        )
+
+    def curve(self, width: int = 60) -> str:
+        """The losses as a line of blocks, each the mean of its share of the steps."""
+        width = min(width, len(self.losses))
+        ends = [round(i * len(self.losses) / width) for i in range(width + 1)]
+        means = [sum(self.losses[a:b]) / (b - a) for a, b in pairwise(ends)]
+        low, high = min(means), max(means)
+        scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+        return "".join(_BLOCKS[round((value - low) * scale)] for value in means)
+
+    def __rich__(self) -> RenderableType:
+        from rich.text import Text
+
+        lines = [self.summary(), self.curve()]
+        if self.checkpoint is not None:
+            lines.append(f"checkpoint: {self.checkpoint}")
+        return Text("\n".join(lines))
