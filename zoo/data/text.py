@@ -2,7 +2,7 @@
 
 Three texts are on every machine that runs Python, and none of them is imported or executed to be read:
 
-- ``text:english``: the language reference in ``pydoc_data.topics`` and the docstrings of the standard library, prose only;
+- ``text:english``: prose of the language reference in ``pydoc_data.topics`` and of the standard library's docstrings;
 - ``text:python``: the source code of the standard library;
 - ``text:licences``: the licence of Python and the licence files of the installed distributions.
 
@@ -30,7 +30,17 @@ LONGEST = 4000  # characters; a longer paragraph is cut, so that a file without 
 SHORTEST_TEXT = 200  # characters that a user's text needs at least
 
 # Not in every distribution of Python (Debian ships some apart), or not written for a reader.
-_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "idlelib", "lib2to3", "ensurepip", "distutils"}
+_SKIPPED = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "distutils",
+}
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?)]*$")
 
@@ -58,14 +68,14 @@ def text_data(data: object = None, *, split: str = "train", own: str = "text:eng
     size = sum(map(len, paragraphs))
     if size < SHORTEST_TEXT:
         raise DataError(
-            f"{label}: expected at least {SHORTEST_TEXT} characters of text, found {size}; give a longer text, or one of "
-            f"{', '.join(_NAMED)}"
+            f"{label}: expected at least {SHORTEST_TEXT} characters of text, found {size}; give a longer text, or one "
+            f"of {', '.join(_NAMED)}"
         )
     return _part(paragraphs, split)
 
 
 def package_prose(folder: Path, *, split: str = "train") -> list[str]:
-    """The English of a Python package's docstrings, read from its source files: one line per paragraph, split as above."""
+    """The English of a package's docstrings, read from its source files: one line per paragraph, split as above."""
     return _part(tuple(_unique(_prose_lines(_docstrings(_python_files(folder))))), split)
 
 
@@ -97,7 +107,9 @@ def _licences() -> tuple[str, ...]:
                 files.add(Path(str(distribution.locate_file(file))))
     # By name and content, not by path: the order must not depend on where the environment lies.
     texts = sorted({(path.parent.name, path.name, text) for path in files if (text := _read_source(path))})
-    return tuple(_unique(line for *_, text in texts for line in map(_reflow, _BLANK_LINES.split(text)) if len(line) > 40))
+    return tuple(
+        _unique(line for *_, text in texts for line in map(_reflow, _BLANK_LINES.split(text)) if len(line) > 40)
+    )
 
 
 _NAMED: dict[str, Callable[[], tuple[str, ...]]] = {
@@ -167,7 +179,9 @@ def _given(data: object) -> tuple[Iterable[str], str]:
         if path.is_dir():
             files = sorted(path.rglob("*.txt"))
             if not files:
-                raise DataError(f"{path}: expected a folder with .txt files, found none; name a file instead, or add some")
+                raise DataError(
+                    f"{path}: expected a folder with .txt files, found none; name a file instead, or add some"
+                )
             return [_read_text(file) for file in files], str(path)
         if path.is_file():
             return [_read_text(path)], str(path)
@@ -180,7 +194,9 @@ def _given(data: object) -> tuple[Iterable[str], str]:
         wrong = next((item for item in items if not isinstance(item, str)), None)
         if wrong is None:
             return items, f"the {len(items)} texts given"
-        raise DataError(f"expected a list or Dataset of str, found an item of type {type(wrong).__name__}; map it to its text first")
+        raise DataError(
+            f"expected a list or Dataset of str, found an item of type {type(wrong).__name__}; map it to its text first"
+        )
     raise DataError(
         f"expected a text file, a folder of .txt files, a list or Dataset of str, or one of {', '.join(_NAMED)}; "
         f"got {type(data).__name__}"
@@ -195,14 +211,16 @@ def _read_text(path: Path) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8 text, found bytes that are not ({error.reason} at {error.start}); convert it first") from None
+        raise DataError(
+            f"{path}: expected UTF-8 text, found bytes that are not ({error.reason} at {error.start}); convert it first"
+        ) from None
     if "\0" in text:
         raise DataError(f"{path}: expected a text file, found a binary one (it holds zero bytes)")
     return text.replace("\r\n", "\n")
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Blocks between blank lines, without trailing space; a block over LONGEST characters is cut at a line or a space."""
+    """Blocks between blank lines, without trailing space; one over LONGEST characters is cut at a line or a space."""
     for block in re.split(r"\n[ \t]*\n(?:[ \t]*\n)*", text):
         rest = block.rstrip().strip("\n")
         while len(rest) > LONGEST:

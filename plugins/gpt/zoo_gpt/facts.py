@@ -1,0 +1,39 @@
+"""What a causal language model's configuration says, without importing transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo import Entry
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+# label -> the names that the architectures give it
+_FACTS = {
+    "architecture": ("model_type",),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "width": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "context": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+    "vocabulary": ("vocab_size",),
+}
+
+
+def configuration(entry: Entry) -> dict[str, Any]:
+    """The entry's config.json: inline in the registry, in its folder, or beside this file; {} if it is nowhere."""
+    if entry.config:
+        return dict(entry.config)
+    folder = entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
+    file = folder / "config.json" if folder else None
+    return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+
+
+def facts(entry: Entry) -> dict[str, str]:
+    """Label → text, e.g. {"architecture": "gpt2", "layers": "12", …, "context": "1024 tokens"}."""
+    config = configuration(entry)
+    found = {label: next((config[name] for name in names if config.get(name)), None) for label, names in _FACTS.items()}
+    units = {"context": " tokens", "vocabulary": " tokens"}
+    return {label: f"{value}{units.get(label, '')}" for label, value in found.items() if value is not None}

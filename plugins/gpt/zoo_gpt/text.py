@@ -1,0 +1,290 @@
+"""Text in, text out: the tokenizer, windows of tokens, the loss, generation and held-out figures."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zoo import CheckpointError, DataError, Samples, ZooError
+from zoo.data.stream import stream
+from zoo.data.text import text_data
+
+from .facts import EMBEDDED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from zoo import BatchRequest, Model, SampleRequest
+
+# Notation of the shapes: b windows or prompts in a batch, t tokens, v tokens in the vocabulary.
+WINDOW = 512  # tokens in a training or evaluation window, if the model's context is not shorter
+HELD_OUT = 2**16  # bytes of held-out text that `perplexity` reads at most
+IGNORED = -100  # label of a token that is padding
+DEFAULTS = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}
+NEW_TOKENS = 100
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model's weights.
+
+    Raises zoo.CheckpointError if there is none or it cannot be read.
+    """
+    entry = model.entry
+    folder = entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
+    if folder is None:
+        raise CheckpointError(
+            f"{entry.name}: expected a folder with a tokenizer.json, and the model was built without files"
+        )
+    return _read_tokenizer(str(folder))
+
+
+@lru_cache(maxsize=8)
+def _read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    files = {path.name for path in Path(folder).iterdir()} if Path(folder).is_dir() else set()
+    if not files & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"}:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer.json beside the weights, found {', '.join(sorted(files)) or 'no files'}; "
+            "add the model's tokenizer files"
+        )
+    try:
+        if files.isdisjoint({"config.json", "tokenizer_config.json"}):
+            return PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the readers raise whatever their parsers do
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}") from error
+
+
+def context_of(model: Model) -> int:
+    """The longest sequence that the model takes, in tokens (2**31 for a model without a limit)."""
+    config = model.module.config
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), 2**31)
+
+
+def window_batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
+    """{"input_ids": int64 [b, t], "labels": int64 [b, t]} windows of `data`, paragraphs one after another.
+
+    `data` is what zoo.data.text.text_data takes, or token ids: a Tensor [n, t] or {"input_ids": Tensor [n, t]}.
+    A window begins with the last token of the one before it, so every token is predicted once. Labels are the inputs,
+    with IGNORED where the last window is filled up.
+    """
+    ids = data.get("input_ids") if isinstance(data, dict) else data
+    if isinstance(ids, Tensor):
+        return stream(_given_windows(model, ids), request)
+    tokenizer = tokenizer_of(model)
+    ids = _encode(model, tokenizer, "\n\n".join(text_data(data, split=request.split)))
+    return stream(_windows(ids, min(WINDOW, context_of(model)), _filler(tokenizer)), request)
+
+
+def _given_windows(model: Model, ids: Tensor) -> dict[str, Tensor]:
+    if ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] < 2 or not len(ids):
+        raise DataError(
+            f"expected token ids as an integer Tensor [n, t] with t > 1, got {ids.dtype} {tuple(ids.shape)}"
+        )
+    if ids.shape[1] > context_of(model):
+        raise DataError(
+            f"expected windows of at most {context_of(model)} tokens, the model's context, got {ids.shape[1]}"
+        )
+    _check_vocabulary(model, int(ids.max()))
+    return {"input_ids": ids.long(), "labels": ids.long()}
+
+
+def _windows(ids: list[int], size: int, filler: int) -> dict[str, Tensor]:
+    """Token ids as windows of `size` that overlap by one token."""
+    if len(ids) < 2:
+        raise DataError("expected a text of at least two tokens, found fewer; give a longer text")
+    size = min(size, len(ids))
+    starts = range(0, len(ids) - 1, size - 1)
+    inputs = torch.full((len(starts), size), filler)
+    labels = torch.full((len(starts), size), IGNORED)
+    for row, start in enumerate(starts):
+        window = torch.tensor(ids[start : start + size])
+        inputs[row, : len(window)] = labels[row, : len(window)] = window
+    return {"input_ids": inputs, "labels": labels}
+
+
+def _encode(model: Model, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # verbose=False: a text is longer than the context before it is cut into windows.
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    _check_vocabulary(model, max(ids, default=0))
+    return ids
+
+
+def _check_vocabulary(model: Model, highest: int) -> None:
+    size = model.module.config.vocab_size
+    if highest >= size:
+        raise CheckpointError(
+            f"{model.entry.name}: the model has {size} tokens and the text has token {highest}; "
+            "the tokenizer belongs to another model"
+        )
+
+
+def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
+    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+
+
+def cross_entropy(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross entropy, in nats, of every token but the first of each window given those before it.
+
+    batch: "input_ids" int64 [b, t], and "labels" int64 [b, t] if not the same; what is labelled IGNORED does not count.
+    """
+    total, count = _summed_cross_entropy(model, batch)
+    return total / count
+
+
+def _summed_cross_entropy(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    inputs = batch["input_ids"]
+    targets = batch.get("labels", inputs)[:, 1:]
+    # Filling stands at a window's end, where no token that counts can attend to it: no mask is needed.
+    logits = model.module(input_ids=inputs, use_cache=False).logits[:, :-1]  # b t-1 v
+    total = functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total, (targets != IGNORED).sum()
+
+
+def perplexity(model: Model, data: Any) -> dict[str, float]:
+    """{"perplexity", "loss", "bits_per_byte"} of held-out text, at most HELD_OUT bytes from its beginning.
+
+    loss: nats per token. bits_per_byte: of the text's UTF-8, comparable between tokenizers. Every token is predicted
+    once, from those before it in its window; the first from the beginning-of-text token, where the tokenizer has one.
+    """
+    if isinstance(data, Tensor | dict):
+        ids = data["input_ids"] if isinstance(data, dict) else data
+        tensors, size = _given_windows(model, ids), None
+    else:
+        tokenizer = tokenizer_of(model)
+        text = "\n\n".join(_beginning(text_data(data, split="test")))
+        ids = _encode(model, tokenizer, text)
+        size = len(text.encode())
+        if tokenizer.bos_token_id is not None:
+            ids = [tokenizer.bos_token_id, *ids]
+        elif ids:
+            size -= len(tokenizer.decode(ids[:1]).encode())
+        tensors = _windows(ids, min(WINDOW, context_of(model)), _filler(tokenizer))
+    total, count = 0.0, 0
+    for start in range(0, len(tensors["input_ids"]), 8):
+        batch = {name: tensor[start : start + 8].to(model.device) for name, tensor in tensors.items()}
+        part, tokens = _summed_cross_entropy(model, batch)
+        total, count = total + float(part), count + int(tokens)
+    loss = total / count
+    figures = {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
+    return figures if not size else {**figures, "bits_per_byte": total / math.log(2) / size}
+
+
+def _beginning(paragraphs: list[str]) -> Iterable[str]:
+    """As many paragraphs as HELD_OUT bytes hold, and at least one."""
+    size = 0
+    for paragraph in paragraphs:
+        size += len(paragraph.encode()) + 2
+        if size > HELD_OUT and size > len(paragraph.encode()) + 2:
+            return
+        yield paragraph
+
+
+def generate(model: Model, request: SampleRequest) -> Samples:
+    """Texts: `request.n` for every prompt, or from nothing if there are no prompts.
+
+    Options: prompts (a string or a list of them), max_new_tokens, and those of transformers' generate: do_sample,
+    temperature, top_k (0: off), top_p, num_beams, repetition_penalty, no_repeat_ngram_size. What is not given is the
+    checkpoint's generation_config.json, then DEFAULTS. Equal seeds give equal texts; the global random state is left
+    as it was.
+
+    Raises zoo.ZooError for an empty prompt, a value out of range, or more tokens than the model's context holds.
+    """
+    own = model.module.generation_config
+    defaults = {name: type(value)(getattr(own, name, None) or value) for name, value in DEFAULTS.items()}
+    options = request.take(
+        prompts=None, max_new_tokens=None, **defaults, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0
+    )
+    _check_options(options)
+    tokenizer = tokenizer_of(model)
+    prompts = [options["prompts"]] if isinstance(options["prompts"], str) else options["prompts"]
+    starts = [
+        _start(model, tokenizer, prompt, options["max_new_tokens"])
+        for prompt in ([None] if prompts is None else prompts)
+    ]
+    seed = secrets.randbits(63) if request.seed is None else request.seed
+    texts = []
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if model.device.type == "cuda" else ()):
+        torch.manual_seed(seed)
+        for ids in starts:
+            limit = min(options["max_new_tokens"] or NEW_TOKENS, context_of(model) - len(ids))
+            inputs = torch.tensor([ids] * request.n, device=model.device)  # b t
+            output = model.module.generate(
+                inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=limit, **_generation(options, tokenizer)
+            )
+            texts += tokenizer.batch_decode(output, skip_special_tokens=True)
+    several = prompts is not None and len(prompts) > 1
+    return Samples(texts, "text", [prompt for prompt in prompts for _ in range(request.n)] if several else None)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    prompts = options["prompts"]
+    given = [prompts] if isinstance(prompts, str) else prompts
+    if given is not None:
+        if not isinstance(given, list | tuple) or not given or not all(isinstance(prompt, str) for prompt in given):
+            raise ZooError(f"prompts: expected a string or a list of strings, got {prompts!r}")
+        if not all(prompt.strip() for prompt in given):
+            raise ZooError("prompts: expected text, got an empty prompt; leave prompts out to start from nothing")
+    limit = options["max_new_tokens"]
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+        raise ZooError(f"max_new_tokens: expected a whole number, got {limit!r}")
+    ranges = {
+        "max_new_tokens": ("at least 1", limit is None or limit >= 1),
+        "temperature": ("above 0 (do_sample=False picks the likeliest token)", options["temperature"] > 0),
+        "top_k": ("at least 0 (0: off)", options["top_k"] >= 0),
+        "top_p": ("above 0 and at most 1", 0 < options["top_p"] <= 1),
+        "num_beams": ("at least 1", options["num_beams"] >= 1),
+        "repetition_penalty": ("above 0", options["repetition_penalty"] > 0),
+        "no_repeat_ngram_size": ("at least 0 (0: off)", options["no_repeat_ngram_size"] >= 0),
+    }
+    for name, (expected, holds) in ranges.items():
+        if not holds:
+            raise ZooError(f"{name}: expected a value {expected}, got {options[name]!r}")
+
+
+def _start(model: Model, tokenizer: PreTrainedTokenizerBase, prompt: str | None, limit: int | None) -> list[int]:
+    """The token ids that generation continues; for no prompt, the beginning-of-text token."""
+    if prompt is None:
+        if tokenizer.bos_token_id is None:
+            raise ZooError(
+                f"{model.entry.name}: its tokenizer has no beginning-of-text token to start from; give prompts="
+            )
+        ids = [tokenizer.bos_token_id]
+    else:
+        ids = tokenizer(prompt, verbose=False)["input_ids"]
+    _check_vocabulary(model, max(ids))
+    context = context_of(model)
+    if len(ids) + (limit or 1) > context:
+        raise ZooError(
+            f"the prompt has {len(ids)} tokens and {limit or 1} more are wanted: expected at most {context} together, "
+            "the model's context; shorten the prompt or lower max_new_tokens"
+        )
+    return ids
+
+
+def _generation(options: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Arguments of transformers' generate; sampling's settings are unset where nothing is sampled, as it demands."""
+    sampled = options["do_sample"]
+    return {
+        "do_sample": sampled,
+        "temperature": options["temperature"] if sampled else None,
+        "top_k": options["top_k"] if sampled else None,
+        "top_p": options["top_p"] if sampled else None,
+        "num_beams": options["num_beams"],
+        "repetition_penalty": options["repetition_penalty"],
+        "no_repeat_ngram_size": options["no_repeat_ngram_size"],
+        "pad_token_id": _filler(tokenizer),
+        "use_cache": True,
+    }
