@@ -46,7 +46,7 @@ _HOME = {
     "TuningError": "zoo.errors",
     "OutputError": "zoo.errors",
 }
-_MODULES = ("testing",)
+_MODULES = ("checkpoint", "data")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 

@@ -156,11 +156,10 @@ class StoredFloat:
         return tensors[0].view(-1, width)[index].to(dtype)
 
 
-def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None) -> Packed | Tensor:
+def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None) -> Packed:
     """Quantize one weight with a scheme of zoo's own, on the device where it lies.
 
     weight: any shape, floating point, finite. dtype: the type that comes out again (default: the weight's).
-    Returns a ``Packed``; for a stored float that equals ``dtype``, simply the tensor in it.
     Raises ``QuantizationError`` for a weight with NaN or Inf, an integer weight, and a scheme that is not zoo's.
     """
     if not scheme.builtin:
@@ -171,10 +170,7 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     weight = weight.detach()
     name = str(scheme.scheme)
     if name in FLOATS:
-        stored = FLOATS[name]
-        if stored == dtype:
-            return weight.to(dtype)
-        return Packed(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": weight.to(stored)})
+        return Packed(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": weight.to(FLOATS[name])})
     if weight.device.type != "meta" and not bool(torch.isfinite(weight).all()):
         raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
     if name == "int8":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from zoo.errors import WeightError
 from zoo.weights.packed import Packed
 from zoo.weights.standin import Weight
 from zoo.weights.store import Store
+from zoo.weights.update import Layout
 
 SUFFIX = "_store"
 
@@ -74,11 +75,11 @@ def stores(module: nn.Module) -> dict[str, Store]:
     return {sites[0].name: held for held, sites in grouped_sites(module) if isinstance(held, Store)}
 
 
-def manage(sites: list[Site], base: nn.Parameter | Packed) -> Store:
+def manage(sites: list[Site], base: nn.Parameter | Packed, layout: Layout = Layout()) -> Store:  # noqa: B008
     """Give all ``sites`` (the places of one tied parameter) one store, and the stand-in that speaks for it."""
     if isinstance(base, nn.Parameter):
         base.requires_grad_(False)
-    store = Store(base)
+    store = Store(base, layout)
     weight = Weight(store)
     for site in sites:
         layer, attribute = site.layer, site.attribute
@@ -113,3 +114,15 @@ def set_parameter(sites: list[Site], tensor: Tensor, requires_grad: bool = True)
 def matrix_like(shape: torch.Size) -> bool:
     """Whether a weight has two or more dimensions, and so is one that is adapted and quantized."""
     return len(shape) >= 2 and shape.numel() > 0
+
+
+def find_parameter(module: nn.Module, name: str) -> Any:
+    """``module.get_parameter(name)`` for a module with managed weights: those are given as their stand-in.
+
+    Libraries that look parameters up by name (transformers' ``tie_weights``) find what ``layer.weight`` would give.
+    """
+    path, _, attribute = name.rpartition(".")
+    layer = module.get_submodule(path)
+    if isinstance(layer._modules.get(child_name(attribute)), Store):
+        return getattr(layer, attribute)
+    return type(module).get_parameter(module, name)

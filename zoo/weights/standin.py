@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from zoo.errors import WeightError
 from zoo.weights.ops.table import PATHS
 from zoo.weights.store import Store
+from zoo.weights.update import Layout
 
 WRITES = (
     "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
@@ -61,6 +62,11 @@ class Weight:
     @property
     def device(self) -> torch.device:
         return self._zoo_store.device
+
+    @property
+    def layout(self) -> Layout:
+        """How low-rank updates see the weight as a matrix."""
+        return self._zoo_store.layout
 
     @property
     def ndim(self) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from zoo.errors import AdapterError
 from zoo.weights.packed import Packed
-from zoo.weights.update import Factors, Update
+from zoo.weights.update import Factors, Layout, Update
 
 
 class Store(nn.Module):
@@ -18,13 +18,14 @@ class Store(nn.Module):
     one ``Update`` per adapter, ``active`` the names of those that apply now, in order.
     """
 
-    def __init__(self, base: nn.Parameter | Packed) -> None:
+    def __init__(self, base: nn.Parameter | Packed, layout: Layout = Layout()) -> None:  # noqa: B008 - immutable
         super().__init__()
         dense = base if isinstance(base, nn.Parameter) else None
         self.register_parameter("base", dense)
         self.packed = base if isinstance(base, Packed) else None
         self.register_parameter("merged", None)
         self.shape = torch.Size(base.shape)
+        self.layout = layout
         self.merged_names: tuple[str, ...] = ()
         self.updates = nn.ModuleDict()
         self.active: tuple[str, ...] = ()

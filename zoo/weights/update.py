@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.errors import AdapterError
-
 
 class Factors(NamedTuple):
     """A low-rank update of a weight seen as a matrix (rows, columns): ΔW = scale · left @ right.
@@ -21,6 +19,19 @@ class Factors(NamedTuple):
     left: Tensor
     right: Tensor
     scale: float
+
+
+class Layout(NamedTuple):
+    """How a weight is seen as a matrix by low-rank updates.
+
+    split: how many leading dimensions make the rows. transposed: the rows are the layer's inputs (embeddings,
+    transposed convolutions, transformers' ``Conv1D``), not its outputs. zero_first: a new update starts with A at
+    zero instead of B (embeddings, as in PEFT).
+    """
+
+    split: int = 1
+    transposed: bool = False
+    zero_first: bool = False
 
 
 class Update(nn.Module):
@@ -43,12 +54,10 @@ class Update(nn.Module):
 
 
 class LowRank(Update):
-    """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape.
+    """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape, seen as a matrix as ``layout`` says.
 
-    The weight is seen as a matrix whose rows are its first ``split`` dimensions. ``transposed`` says that the rows
-    are the layer's inputs (embeddings, transposed convolutions, transformers' ``Conv1D``). A is (rank, inputs),
-    B is (outputs, rank). ``initial`` chooses which of them starts at zero, so that a new adapter changes nothing:
-    B, except for embeddings, where PEFT starts with A at zero.
+    A is (rank, inputs), B is (outputs, rank). One of the two starts at zero, so that a new adapter changes nothing;
+    the other is drawn as PEFT draws it: A uniformly (Kaiming, a = √5), B from a normal distribution.
     """
 
     kind = "lora"
@@ -59,23 +68,21 @@ class LowRank(Update):
         rank: int,
         scale: float,
         *,
-        split: int = 1,
-        transposed: bool = False,
-        zero_first: bool = False,
+        layout: Layout = Layout(),  # noqa: B008 - immutable
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        rows, columns = math.prod(shape[:split]), math.prod(shape[split:])
-        inputs, outputs = (rows, columns) if transposed else (columns, rows)
+        rows, columns = math.prod(shape[: layout.split]), math.prod(shape[layout.split :])
+        inputs, outputs = (rows, columns) if layout.transposed else (columns, rows)
         self.shape, self.rank, self.scale = torch.Size(shape), rank, scale
-        self.split, self.transposed, self.dropout = split, transposed, dropout
+        self.split, self.transposed, self.dropout = layout.split, layout.transposed, dropout
         self.A = nn.Parameter(torch.empty(rank, inputs, dtype=dtype, device=device))
         self.B = nn.Parameter(torch.empty(outputs, rank, dtype=dtype, device=device))
         if self.A.device.type == "meta":
             return
-        if zero_first:
+        if layout.zero_first:
             nn.init.zeros_(self.A)
             nn.init.normal_(self.B)
         else:
@@ -107,10 +114,3 @@ class LowRank(Update):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, rank={self.rank}, scale={self.scale:g}"
-
-
-def check_rank(rank: object) -> int:
-    """``rank`` as a whole number of at least 1; AdapterError otherwise."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
-    return rank

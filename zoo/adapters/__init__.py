@@ -1,0 +1,1 @@
+"""Adapters: their configuration, which weights they reach, attaching them, and the file format."""

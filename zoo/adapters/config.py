@@ -1,0 +1,96 @@
+"""``zoo.LoRA``: what a user says about an adapter."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from zoo.errors import AdapterError
+
+Targets = tuple[str, ...] | str | None
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A low-rank adapter (arXiv 2106.09685) over any weights.
+
+    rank: of the update B·A. alpha: the update is scaled by alpha / rank, with ``rslora`` by alpha / √rank
+        (arXiv 2312.03732).
+    targets: which weights: a list of suffixes of parameter paths without the trailing ``.weight``
+        (``["attn.qkv", "fc1"]``), one regular expression over whole paths, ``"all"`` for every weight of two or more
+        dimensions, or None for the model's own default.
+    dropout: share of the update's inputs dropped in training.
+    rank_pattern, alpha_pattern: other ranks and alphas for the paths that a regular expression matches (at the end
+        of the path, as PEFT does).
+
+    Raises ``AdapterError`` for a rank below 1 and other impossible values.
+    """
+
+    rank: int = 8
+    alpha: float = 16
+    targets: Targets | list[str] = None
+    dropout: float = 0.0
+    rslora: bool = False
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    kind: Literal["lora"] = "lora"
+
+    def __post_init__(self) -> None:
+        for rank in (self.rank, *self.rank_pattern.values()):
+            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+                raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
+        for alpha in (self.alpha, *self.alpha_pattern.values()):
+            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+                raise AdapterError(f"alpha: expected a number, got {alpha!r}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise AdapterError(f"dropout: expected a share from 0 up to but not including 1, got {self.dropout!r}")
+        targets: Any = self.targets
+        if isinstance(targets, list | tuple | set):
+            targets = tuple(targets)
+            if not targets or not all(isinstance(target, str) and target for target in targets):
+                raise AdapterError(f"targets: expected parameter-path suffixes, got {self.targets!r}")
+            object.__setattr__(self, "targets", targets)
+        elif isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise AdapterError(f"targets: {targets!r} is not a regular expression: {error}") from error
+        elif targets is not None:
+            raise AdapterError(f"targets: expected a list of suffixes, a regular expression or 'all', got {targets!r}")
+
+    def rank_of(self, path: str) -> int:
+        """The rank for the parameter path (without ``.weight``)."""
+        return _pattern(self.rank_pattern, path, self.rank)
+
+    def scale_of(self, path: str) -> float:
+        """The factor before B·A for the parameter path."""
+        rank, alpha = self.rank_of(path), _pattern(self.alpha_pattern, path, self.alpha)
+        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+
+def _pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
+            return value
+    return default
+
+
+def as_lora(value: int | LoRA) -> LoRA:
+    """The configuration that ``lora=8`` or ``lora=zoo.LoRA(...)`` stands for; a bare rank gets alpha = 2 · rank."""
+    if isinstance(value, LoRA):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise AdapterError(f"lora: expected a rank, a zoo.LoRA, a saved adapter's folder, or a dict of them, got {value!r}")
+    return LoRA(rank=value, alpha=2 * value)
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
+
+def check_name(name: str) -> str:
+    """An adapter's name: letters, digits, ``_`` and ``-``; AdapterError otherwise."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise AdapterError(f"adapter name {name!r}: expected letters, digits, '_' and '-', starting with none of '-'")
+    return name

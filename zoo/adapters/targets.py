@@ -1,0 +1,89 @@
+"""Which weights an adapter reaches, and how each of them is seen as a matrix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from zoo.adapters.config import Targets
+from zoo.errors import AdapterError, did_you_mean
+from zoo.weights.manage import Site, grouped_sites, matrix_like
+from zoo.weights.store import Store
+from zoo.weights.update import Layout
+
+Group = tuple[nn.Parameter | Store, list[Site]]
+
+
+def path_of(site: Site) -> str:
+    """The parameter path that ``targets`` and ``keep`` speak of: the name without a trailing ``.weight``."""
+    return site.path if site.attribute == "weight" and site.path else site.name
+
+
+def matches(path: str, targets: Targets) -> bool:
+    """Whether a parameter path is targeted: by a suffix, a regular expression over all of it, or ``"all"``."""
+    if targets is None:
+        return False
+    if isinstance(targets, str):
+        return targets == "all" or re.fullmatch(targets, path) is not None
+    return any(path == target or path.endswith("." + target) for target in targets)
+
+
+def adaptable(held: nn.Parameter | Store) -> bool:
+    """Whether a weight can take a low-rank update: floating point, of two or more dimensions."""
+    return matrix_like(held.shape) and held.dtype.is_floating_point
+
+
+def targeted(module: nn.Module, targets: Targets) -> list[Group]:
+    """The weights (each with all the places that share it) that ``targets`` names.
+
+    Raises ``AdapterError`` when it names none, or when one of several suffixes names none.
+    """
+    groups = grouped_sites(module)
+    able = [group for group in groups if adaptable(group[0])]
+    found = [group for group in able if any(matches(path_of(site), targets) for site in group[1])]
+    if isinstance(targets, tuple):
+        unused = [target for target in targets if not any(matches(path_of(s), (target,)) for _, sites in able for s in sites)]
+        if unused:
+            raise _unmatched(unused[0], groups, able)
+    if not found:
+        raise _unmatched(str(targets), groups, able)
+    return found
+
+
+def _unmatched(target: str, groups: list[Group], able: list[Group]) -> AdapterError:
+    flat = {path_of(site) for _, sites in groups for site in sites} - {path_of(site) for _, sites in able for site in sites}
+    if any(matches(path, (target,)) for path in flat):
+        return AdapterError(f"target {target!r} names only weights of one dimension; LoRA needs two or more")
+    known = {path_of(site).rsplit(".", n)[-1] if n else path_of(site) for _, sites in able for site in sites for n in (0, 1)}
+    known |= {".".join(path_of(site).split(".")[-2:]) for _, sites in able for site in sites}
+    endings = sorted({path_of(site).split(".")[-1] for _, sites in able for site in sites})
+    shown = ", ".join(endings[:12]) + (", …" if len(endings) > 12 else "")
+    return AdapterError(f"target {target!r} matches no weight.{did_you_mean(target, known)} Weights end in: {shown}")
+
+
+def layout_of(sites: Sequence[Site], shape: torch.Size) -> Layout:
+    """How low-rank updates see a weight: as PEFT's files lay its factors out, where PEFT knows the layer.
+
+    For a raw parameter, leading dimensions of size 1 join the rows. This chooses only the factors' orientation; what
+    is computed with the weight never depends on the layer's class.
+    """
+    for site in sites:
+        if site.attribute != "weight":
+            continue
+        layer = site.layer
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            return Layout(transposed=True, zero_first=True)
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd) or is_hf_conv1d(layer):
+            return Layout(transposed=True)
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+            return Layout()
+    leading = next((n for n, size in enumerate(shape) if size != 1), 0)
+    return Layout(split=min(leading + 1, len(shape) - 1))
+
+
+def is_hf_conv1d(layer: nn.Module) -> bool:
+    """Whether a layer is transformers' ``Conv1D``, whose weight is (in, out)."""
+    return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"

@@ -1,0 +1,52 @@
+"""zoo's own answers to the hooks, asked last: the mechanism that serves every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from zoo.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.adapters.config import LoRA
+    from zoo.registry import Entry
+    from zoo.weights.packed import Packed
+    from zoo.weights.scheme import Quantization
+    from zoo.weights.standin import Weight
+    from zoo.weights.update import Update
+
+
+@hookimpl
+def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+    """The files in the entry's folder, under the names they have there."""
+    from zoo.checkpoint import tensors
+
+    return tensors(entry)
+
+
+@hookimpl
+def quantize(weight: Tensor, scheme: Quantization) -> Packed | None:
+    """nf4, fp4, int8, dynamic8 and stored floats for any weight; None for another's scheme."""
+    from zoo.weights.codecs import pack
+
+    return pack(weight, scheme) if scheme.builtin else None
+
+
+@hookimpl
+def inject_adapter(name: str, weight: Weight, config: LoRA) -> Update | None:
+    """LoRA on any weight; None for another kind."""
+    from zoo.weights.update import LowRank
+
+    if config.kind != "lora":
+        return None
+    path = name.removesuffix(".weight")
+    return LowRank(
+        weight.shape,
+        config.rank_of(path),
+        config.scale_of(path),
+        layout=weight.layout,
+        dropout=config.dropout,
+        device=weight.device,
+    )

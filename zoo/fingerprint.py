@@ -1,0 +1,34 @@
+"""Telling one base from another: a short hash of a model's weights as its checkpoint holds them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+SAMPLES = 64  # values looked at per weight, spread evenly over it
+
+
+class Fingerprint:
+    """Gathers weights in any order; the same weights give the same ``hexdigest`` whatever they are stored in later.
+
+    A weight counts with its name, shape and up to 64 of its values, as float32, so that it costs nothing beside
+    reading the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take one weight in, before it is quantized."""
+        flat = tensor.detach().reshape(-1)
+        if flat.numel() > SAMPLES:
+            flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLES, dtype=torch.float64).long().to(flat.device)]
+        values = flat.to("cpu", torch.float32).numpy().tobytes()
+        self._lines[name] = f"{name} {tuple(tensor.shape)} {hashlib.sha256(values).hexdigest()}"
+
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits."""
+        text = "\n".join(self._lines[name] for name in sorted(self._lines))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]

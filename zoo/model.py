@@ -1,0 +1,317 @@
+"""``zoo.Model``: a module of any architecture with the verbs that all of them share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo import footprint as measure
+from zoo import host
+from zoo.adapters import inject, saved
+from zoo.adapters.config import LoRA, as_lora, check_name
+from zoo.errors import AdapterError, OutputError, TuningError, UnknownNameError, did_you_mean
+from zoo.registry import Entry
+from zoo.requests import BatchRequest, SampleRequest
+from zoo.weights.manage import grouped_sites, stores
+from zoo.weights.scheme import Quantization
+from zoo.weights.store import Store
+from zoo.weights.update import Update
+
+if TYPE_CHECKING:
+    from zoo.samples import Samples
+    from zoo.tuning.loop import TuneResult
+
+
+class Plan(NamedTuple):
+    """An adapter that is ready to be attached: nothing of it can fail any more."""
+
+    name: str
+    config: LoRA
+    updates: dict[str, Update]
+
+
+class Model:
+    """A module, the entry it came from, and what can be done with both. Made by ``zoo.load`` and ``zoo.wrap``.
+
+    module: the library's own ``nn.Module``; use it as ever. entry: what the name stood for. device, dtype: where the
+    module lies and the type it computes in. scheme: how its weights are stored, None for as the checkpoint had them.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        entry: Entry,
+        device: torch.device,
+        dtype: torch.dtype,
+        scheme: Quantization | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.module = module
+        self.entry = entry
+        self.device = device
+        self.dtype = dtype
+        self.scheme = scheme
+        self.fingerprint = fingerprint
+        self._adapters: dict[str, LoRA] = {}
+        self._active: tuple[str, ...] = ()
+        self._merged: tuple[str, ...] = ()
+        self._trained: dict[str, bool] = {}  # what trained before the first adapter froze the base
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own forward."""
+        return self.module(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        bits = f", bits={self.scheme.bits}" if self.scheme else ""
+        active = f", active={', '.join(self._active)}" if self._active else ""
+        return f"zoo.Model({self.entry.name!r}, {type(self.module).__name__}, {self.device}, {self.dtype}{bits}{active})"
+
+    def train(self, mode: bool = True) -> Model:
+        """Training mode, as of ``nn.Module.train``."""
+        self.module.train(mode)
+        return self
+
+    def eval(self) -> Model:
+        """Evaluation mode; how a model comes from ``zoo.load``."""
+        return self.train(False)
+
+    # What it is
+
+    def footprint(self) -> measure.Footprint:
+        """Parameters, stored bytes, and the shares that are quantized and adapted."""
+        return measure.footprint(self.module)
+
+    def weights(self) -> Iterator[measure.WeightInfo]:
+        """What every weight is now: (name, shape, dtype, bits, adapters), tied ones once."""
+        return measure.weights(self.module)
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights as the module uses them now, dense, active and merged adapters included.
+
+        Under the library's own names (tied weights under each of theirs, as one tensor), with persistent buffers;
+        what the library's own module of this configuration loads.
+        """
+        dense: dict[str, Tensor] = {}
+        for held, sites in grouped_sites(self.module):
+            with _evaluating(self.module):
+                weight = held.dense() if isinstance(held, Store) else held
+            for site in sites:
+                dense[site.name] = weight.detach()
+        raw = self.module.state_dict()
+        buffers = {name for name, _ in self.module.named_buffers()}
+        return dense | {name: tensor for name, tensor in raw.items() if name in buffers}
+
+    # What the plugin can do
+
+    def sample(self, n: int = 1, *, seed: int | None = None, **options: Any) -> Samples:
+        """``n`` samples; equal seeds give equal samples. The options are the architecture's own."""
+        request = SampleRequest(n, seed, options)
+        with torch.no_grad(), _evaluating(self.module):
+            return host.sample(self, request)
+
+    def loss(self, batch: Any) -> Tensor:
+        """The training loss of one batch of ``batches``: a scalar with a graph."""
+        return host.loss(self, batch)
+
+    def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
+        """Batches for ``loss``. data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
+
+        split "train": endless, shuffled by ``seed``; any other: one pass in fixed order.
+        """
+        return host.batches(self, data, BatchRequest(batch_size, split, seed))
+
+    def evaluate(self, data: Any = None) -> dict[str, float]:
+        """Figures on held-out data, the main one first; the same at every call."""
+        with torch.no_grad(), _evaluating(self.module):
+            return host.evaluate(self, data)
+
+    def tune(self, data: Any = None, *, steps: int, **options: Any) -> TuneResult:
+        """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
+
+        Options are those of ``zoo.tuning.loop.tune``: batch_size, lr, out, resume, seed, ….
+        """
+        from zoo.tuning.loop import tune
+
+        return tune(self, data, steps=steps, **options)
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of all that trains now. Raises ``TuningError`` where nothing can."""
+        found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+        if not found:
+            raise TuningError(
+                "nothing can train: "
+                + ("activate an adapter first, model.activate(...)" if self._adapters else "add one with lora= or add_adapter")
+            )
+        return iter(found)
+
+    # Adapters
+
+    @property
+    def adapters(self) -> Mapping[str, LoRA]:
+        """Every adapter's configuration by name, active or not."""
+        return MappingProxyType(self._adapters)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The names of the adapters that apply now, in order; merged ones are part of the base and not named."""
+        return self._active
+
+    def plan(self, name: str, lora: Any, *, seed: int | None = None) -> Plan:
+        """Everything of an adapter that can fail, without changing the model; for ``attach``."""
+        check_name(name)
+        if name in self._adapters:
+            raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
+        if isinstance(lora, str | os.PathLike):
+            config, updates = saved.restore(self, Path(saved.locate(lora)))
+            return Plan(name, config, updates)
+        config = as_lora(lora)
+        if config.targets is None:
+            config = config.__class__(**{**config.__dict__, "targets": self.entry.targets or "all"})
+        with _seeded(seed, self.device):
+            return Plan(name, config, inject.make_updates(self.module, self.entry, config))
+
+    def attach(self, plan: Plan) -> None:
+        """Add a planned adapter and let it apply."""
+        if not self._adapters:
+            self._trained = {name: p.requires_grad for name, p in self.module.named_parameters()}
+            for parameter in self.module.parameters():
+                parameter.requires_grad_(False)
+        inject.attach(self.module, plan.name, plan.updates)
+        self._adapters[plan.name] = plan.config
+        self.activate(*self._active, plan.name)
+
+    def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
+        """Add an adapter, which applies at once beside those that are active: a new one changes nothing yet.
+
+        lora: a rank, a ``zoo.LoRA``, or where a saved adapter lies. Raises ``AdapterError``; the model is then as it
+        was.
+        """
+        self.attach(self.plan(name, lora, seed=seed))
+
+    def activate(self, *names: str) -> None:
+        """Let exactly these adapters apply (and train), in this order."""
+        for name in names:
+            self._known(name)
+            if name in self._merged:
+                raise AdapterError(f"adapter {name!r} is merged into the base: model.unmerge() takes it out again")
+        names = tuple(dict.fromkeys(names))
+        inject.activate(self.module, names)
+        self._active = names
+
+    def deactivate(self) -> None:
+        """Let no adapter apply: the base as it was, exactly."""
+        self.activate()
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter away. After the last one the base trains again as it did before the first."""
+        self._known(name)
+        if name in self._merged:
+            raise AdapterError(f"adapter {name!r} is merged into the base: model.unmerge() first, or model.unload()")
+        inject.detach(self.module, name)
+        del self._adapters[name]
+        self._active = tuple(other for other in self._active if other != name)
+        if not self._adapters:
+            for other, parameter in self.module.named_parameters():
+                parameter.requires_grad_(self._trained.get(other, False))
+
+    def merge(self, *names: str) -> None:
+        """Fold adapters (default: the active ones) into the weights, exactly.
+
+        A quantized weight that takes one becomes full precision; its quantized base is kept beside it, so that
+        ``unmerge`` comes back to the identical bits.
+        """
+        names = names or self._active
+        if not names:
+            raise AdapterError("no adapter is active: name the adapters to merge")
+        for name in names:
+            self._known(name)
+            if name in self._merged:
+                raise AdapterError(f"adapter {name!r} is merged already")
+        rest = tuple(name for name in self._active if name not in names)
+        for store in stores(self.module).values():
+            store.merge(names)
+        self._merged = (*self._merged, *names)
+        self.activate(*rest)
+
+    def unmerge(self) -> None:
+        """Take every merged adapter out again, bit for bit; they are active afterwards, as before."""
+        if not self._merged:
+            raise AdapterError("no adapter is merged")
+        for store in stores(self.module).values():
+            store.unmerge()
+        names, self._merged = self._merged, ()
+        self.activate(*names, *(name for name in self._active if name not in names))
+
+    def unload(self) -> nn.Module:
+        """Plain parameters everywhere, and the module itself: merged adapters stay, unmerged ones are dropped.
+
+        Quantized weights become full precision.
+        """
+        inject.unload(self.module)
+        self._adapters, self._active, self._merged, self.scheme = {}, (), (), None
+        return self.module
+
+    def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+        """Write one adapter (default: the only one) in PEFT's format; returns the folder.
+
+        Raises ``OutputError`` where the folder cannot be written; what was there is then as it was.
+        """
+        if name is None:
+            if len(self._adapters) != 1:
+                raise AdapterError(f"which adapter? There are {', '.join(self._adapters) or 'none'}; give name=")
+            name = next(iter(self._adapters))
+        self._known(name)
+        return saved.save(self, Path(folder), name)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model in its library's native format, full precision, active and merged adapters included.
+
+        Raises ``OutputError`` where the folder cannot be written; what was there is then as it was.
+        """
+        from zoo import files
+
+        if self.device.type == "meta":
+            raise OutputError("a model on 'meta' has no weights to save: load it on a device")
+        with files.replace_folder(Path(folder)) as staged:
+            state = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
+            if self.entry.plugin is None or not host.save(self, staged, state):
+                if self.entry.config:
+                    files.write_json(staged / "config.json", self.entry.config)
+                files.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
+        return Path(folder)
+
+    def _known(self, name: str) -> None:
+        if name not in self._adapters:
+            listed = ", ".join(self._adapters) or "none"
+            raise UnknownNameError(f"no adapter {name!r}; there are {listed}.{did_you_mean(name, self._adapters)}")
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every submodule's own mode again afterwards."""
+    before = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, training in before:
+            layer.training = training
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """The random state of ``seed`` inside (None: the global one), and the global one as it was afterwards."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
