@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,10 +83,9 @@ def _from_folder(root: Path, size: int, channels: int, split: str) -> tuple[Tens
     divided = all(own_folder.values())
     folder = (own_folder[split] or root) if divided else root
     classes = sorted(child.name for child in folder.iterdir() if child.is_dir() and _files(child))
-    if classes:
-        found = [(path, label) for label, name in enumerate(classes) for path in _files(folder / name)]
-    else:
-        found = [(path, None) for path in _files(folder)]
+    found: list[tuple[Path, int]] = [
+        (path, label) for label, name in enumerate(classes or [""]) for path in _files(folder / name)
+    ]
     if not found:
         raise DataError(
             f"{folder} holds no images ({', '.join(SUFFIXES)}), neither itself nor in one subfolder per class."
@@ -146,7 +145,7 @@ def _images_and_labels(data: Any) -> tuple[Any, Any]:
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], torch.Tensor | np.ndarray | list):
         return data
     if isinstance(data, Dataset) or (isinstance(data, Sequence) and not isinstance(data, str | bytes)):
-        if not hasattr(data, "__len__"):
+        if not isinstance(data, Sized):
             raise DataError(f"A dataset needs a length and indices; {type(data).__name__} has none. Make it a list.")
         pairs = [_item(data[i]) for i in range(len(data))]
         labelled = [label for _, label in pairs if label is not None]

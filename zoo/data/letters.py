@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from zoo.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
     from torch import Tensor
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -68,7 +71,9 @@ def render(style: str, count: int, *, seed: int, size: int = 32, split: str = "t
     return torch.from_numpy(images / 255.0), torch.from_numpy(labels)
 
 
-def _draw(glyph: Image, size: int, tall: float, wide: float, right: float, down: float, turn: float):
+def _draw(
+    glyph: Image, size: int, tall: float, wide: float, right: float, down: float, turn: float
+) -> NDArray[np.float32]:
     """One rendering `[size, size]` in 0..255 of a master glyph; the five numbers in [0, 1) say how it is placed."""
     import math
 
@@ -106,7 +111,7 @@ def _master(face: str, letter: str) -> Image:
 
 
 @lru_cache(maxsize=64)
-def _font(face: str):
+def _font(face: str) -> FreeTypeFont:
     """A face at the master size. Basic layout: the optional shaping engine would make results depend on the machine."""
     from pathlib import Path
 
