@@ -105,17 +105,17 @@ def find(name: str) -> Entry:
     blamed = [fault for fault in faults if f"[{name}]" in fault]
     if blamed:
         raise RegistryError(blamed[0])
+    left_out = f" (a registry is left out: {faults[0]})" if faults else ""
     if name in discovery.claims():
         names = [entry.name for entry in found.values() if entry.plugin == name]
-        use = f"load one of {', '.join(names)}, " if names else "give a "
+        use = f"load one of {', '.join(names)}, " if names else "give "
         raise UnknownNameError(
             f"{name!r} is a plugin without a registry entry of its own name: {use}"
-            "a Hub repository (owner/name) or a local folder"
+            f"a Hub repository (owner/name) or a local folder{left_out}"
         )
     raise UnknownNameError(
         f"no model {name!r} in the registry.{did_you_mean(name, found)} `zoo list` shows all; "
-        "a Hub repository is written owner/name, a local folder ./folder"
-        + (f" (a registry is left out: {faults[0]})" if faults else "")
+        f"a Hub repository is written owner/name, a local folder ./folder{left_out}"
     )
 
 
