@@ -121,6 +121,25 @@ def test_an_interrupt_within_a_step_saves_the_step_before_it(fake, tmp_path):
     assert len(whole.seen) == 20
 
 
+def test_running_means_are_part_of_the_run(fake, tmp_path):
+    def made():
+        model = fake()
+        model.module.append(torch.nn.BatchNorm1d(2))
+        return model
+
+    expected = run(whole := made())
+    model = made()
+    before = model.module[4].running_mean.clone()
+    model.module[4].register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT) if model.calls == 9 else None)
+    with pytest.raises(KeyboardInterrupt):  # after the means have moved on, before the step is done
+        run(model, out=tmp_path)
+    assert not torch.equal(before, model.module[4].running_mean)
+    assert names(tmp_path) == ["checkpoint-8", "tuning.json"]
+    resumed = run(again := made(), out=tmp_path, resume=True)
+    assert resumed.losses == expected.losses
+    assert same(again.values(), whole.values())
+
+
 def test_a_real_ctrl_c_never_falls_into_the_step_itself(fake, tmp_path):
     """The signal arrives within the optimizer's step: the step is finished and saved."""
     expected = run(fake())

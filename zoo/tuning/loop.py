@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import Parameter
 
-from zoo.errors import DataError, TuningError
-from zoo.files import write_json
+from zoo.errors import TuningError
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning.checkpoint import Checkpoint
-from zoo.tuning.interrupts import uninterrupted
-from zoo.tuning.processes import accelerator, average_gradients, gathered, mean, same_everywhere
+from zoo.tuning.processes import accelerator, gathered
 from zoo.tuning.progress import note, progress
-from zoo.tuning.randomness import Apart, RandomState, preserved, random_state, seed_everything, set_random_state
+from zoo.tuning.randomness import preserved
 from zoo.tuning.result import TuneResult as TuneResult
+from zoo.tuning.run import Run, Tunable
 from zoo.tuning.settings import BATCH_SIZE, LR, Settings, described, warmup_steps
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-class Tunable(Protocol):
-    """What the loop needs of a model; `zoo.Model` is one."""
-
-    module: nn.Module
-
-    @property
-    def device(self) -> torch.device: ...
-    def loss(self, batch: Any) -> Tensor: ...
-    def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]: ...
-    def trainable_parameters(self) -> Iterable[tuple[str, Parameter]]: ...
-    def train(self) -> Any: ...
 
 
 def tune(
@@ -112,7 +93,7 @@ def tune(
     with preserved(device), _training(model), accelerator(device, precision, accumulate) as made:
         last = _last(made, folder, resume, quiet)
         facts = {**settings.facts(), "precision": made.mixed_precision, "processes": made.num_processes}
-        run = _Run(model, made, named, settings, facts, folder, device)
+        run = Run(model, made, named, settings, facts, folder, device)
         run.begin(data, last[0] if last else None, last[1] if last else None)
         try:
             with progress(
@@ -134,191 +115,6 @@ def tune(
         return run.result()
 
 
-@dataclass
-class _Run:
-    """A run in progress. `step`, `losses` and `random` always belong to the same moment between two steps."""
-
-    model: Tunable
-    made: Accelerator
-    named: list[tuple[str, Parameter]]
-    settings: Settings
-    facts: dict[str, Any]
-    out: Path | None
-    device: torch.device
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    random: RandomState = field(init=False)
-    batches: Iterator[Any] = field(init=False)
-    optimizer: torch.optim.AdamW = field(init=False)
-    written: Path | None = None
-    resumed_from: int = 0
-    earlier: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
-
-    def begin(self, data: Any, folder: Path | None, last: Checkpoint | None) -> None:
-        """Seed, make the optimizer and the batches, and take up `last` if there is one."""
-        settings, model = self.settings, self.model
-        parameters = [parameter for _, parameter in self.named]
-        seed_everything(settings.seed + self.made.process_index)
-        same_everywhere(self.made, parameters)
-        self.optimizer = _adamw(parameters, settings, self.device)
-        self.stepper = self.made.prepare_optimizer(self.optimizer, device_placement=False)
-        self.optimizer.zero_grad(set_to_none=True)
-        if folder is not None and last is not None:
-            self._restore(folder, last)
-        elif self.out is not None and self.made.is_main_process:
-            write_json(self.out / "tuning.json", self.facts)  # what cannot be written shows now, not an hour later
-        self.batches = Apart(
-            lambda: model.batches(data, batch_size=settings.batch_size, split="train", seed=settings.seed),
-            settings.seed,
-        )
-        for _ in range(self.step * settings.accumulate * self.made.num_processes):
-            self._next()
-        if last is not None:
-            set_random_state(last.random[self.made.process_index], self.device)
-        self.random = random_state(self.device)
-
-    def advance(self) -> float:
-        """One step; gives its loss, the mean over the batches and the processes."""
-        made, settings = self.made, self.settings
-        parameters = [parameter for _, parameter in self.named]
-        total = torch.zeros((), device=self.device)
-        for _ in range(settings.accumulate):
-            batch = self._batch()
-            with made.autocast():
-                loss = self.model.loss(batch)
-            _check_loss(loss)
-            total += loss.detach().to(self.device, torch.float32) / settings.accumulate
-            made.backward(loss)
-        average_gradients(made, parameters)
-        made.unscale_gradients()
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        value, length = mean(made, torch.stack([total, norm.to(self.device, torch.float32)]))
-        # A scaler tries factors that are too large and leaves out the step itself.
-        if not math.isfinite(value) or (not math.isfinite(length) and made.scaler is None):
-            raise self._not_finite(value, length)
-        if settings.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, settings.grad_clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_at(self.step)
-        with uninterrupted():
-            self.stepper.step()
-            self.step += 1
-            self.losses.append(value)
-            self.random = random_state(self.device)
-        self.optimizer.zero_grad(set_to_none=True)
-        return value
-
-    def save(self) -> None:
-        """Write a checkpoint of the moment between two steps, if there is a folder for it."""
-        if self.out is None:
-            return
-        states = gathered(self.made, self.random)
-        if not self.made.is_main_process:
-            return
-        with uninterrupted():
-            self.written = checkpoints.save(
-                self.out,
-                Checkpoint(
-                    step=self.step,
-                    seconds=self.seconds,
-                    losses=self.losses,
-                    settings=self.facts,
-                    model=_state(self.model, self.named),
-                    optimizer=self._moments(),
-                    random=states,
-                    scaler=None if self.made.scaler is None else self.made.scaler.state_dict(),
-                ),
-            )
-
-    def interrupted(self) -> str:
-        """Save what there is after Ctrl-C; gives the line that says how to go on."""
-        if self.out is None:
-            return f"stopped after step {self.step} of {self.settings.steps}; with out=FOLDER it could be resumed"
-        # The processes may be a step apart, and saving would wait for all of them.
-        if self.made.num_processes == 1:
-            self.save()
-        if self.written is None:
-            return f"stopped after step {self.step} of {self.settings.steps}; there is no checkpoint in {self.out} yet"
-        return (
-            f"stopped after step {self.step} of {self.settings.steps}, saved in {self.written}: "
-            f"give the same settings with out={str(self.out)!r} and resume=True (--resume) to go on"
-        )
-
-    def result(self) -> TuneResult:
-        return TuneResult(
-            losses=tuple(self.losses),
-            steps=self.step,
-            seconds=self.seconds,
-            batch_size=self.settings.batch_size * self.settings.accumulate * self.made.num_processes,
-            lr=self.settings.lr,
-            seed=self.settings.seed,
-            trainable=sum(parameter.numel() for _, parameter in self.named),
-            out=self.out,
-            checkpoint=self.written,
-            resumed_from=self.resumed_from,
-        )
-
-    @property
-    def seconds(self) -> float:
-        return self.earlier + time.perf_counter() - self.started
-
-    def _restore(self, folder: Path, last: Checkpoint) -> None:
-        """Check all of `last` against this run, and only then take it up."""
-        checkpoints.check_settings(folder, last.settings, self.facts)
-        checkpoints.check_tensors(folder, last.model, _state(self.model, self.named))
-        _load_state(self.model, self.named, last.model)
-        for name, parameter in self.named:
-            kinds = {
-                key.rsplit("/", 1)[1]: tensor for key, tensor in last.optimizer.items() if key.rsplit("/", 1)[0] == name
-            }
-            if kinds:  # a parameter that no loss has used yet has none
-                self.optimizer.state[parameter] = {kind: tensor.to(self.device) for kind, tensor in kinds.items()}
-        if self.made.scaler is not None and last.scaler is not None:
-            self.made.scaler.load_state_dict(dict(last.scaler))
-        self.step = self.resumed_from = last.step
-        self.losses = list(last.losses)
-        self.earlier = last.seconds
-        self.written = folder
-
-    def _moments(self) -> dict[str, Tensor]:
-        state = self.optimizer.state
-        return {
-            f"{name}/{kind}": tensor
-            for name, parameter in self.named
-            if parameter in state
-            for kind, tensor in state[parameter].items()
-        }
-
-    def _batch(self) -> Any:
-        """This process's next batch, on the device: of every `processes` batches each takes one."""
-        from accelerate.utils import send_to_device
-
-        drawn = [self._next() for _ in range(self.made.num_processes)]
-        return send_to_device(drawn[self.made.process_index], self.device)
-
-    def _next(self) -> Any:
-        try:
-            return next(self.batches)
-        except StopIteration:
-            raise DataError(
-                f"the batches ended before step {self.step + 1} of {self.settings.steps}: expected an endless stream "
-                'for split="train"; is there any data in it?'
-            ) from None
-
-    def _not_finite(self, loss: float, norm: float) -> TuningError:
-        settings = self.settings
-        found = f"the loss is {loss}"
-        if math.isfinite(loss):
-            bad = [n for n, p in self.named if p.grad is not None and not bool(p.grad.isfinite().all())]
-            found = f"the gradient's norm is {norm}{f', first in {bad[0]}' if bad else ''}"
-        kept = f"; the checkpoint {self.written} stays" if self.written else ""
-        return TuningError(
-            f"{found} at step {self.step + 1} of {settings.steps}; the weights are those before it{kept}. "
-            f"Give a lower lr (it is {settings.lr:g}) or a longer warmup, or look for such values in the data"
-        )
-
-
 def _last(made: Accelerator, out: Path | None, resume: bool, quiet: bool) -> tuple[Path, Checkpoint] | None:
     """The checkpoint to go on from, if any: the one that the first process sees."""
     if out is None:
@@ -331,41 +127,6 @@ def _last(made: Accelerator, out: Path | None, resume: bool, quiet: bool) -> tup
     if resume and not found:
         note(f"no checkpoint in {out} yet: starting at step 1", quiet=quiet or not made.is_main_process)
     return (found[-1], checkpoints.load(found[-1])) if found else None
-
-
-def _adamw(parameters: list[Parameter], settings: Settings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = device.type in {"cpu", "cuda"}
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused or None)
-
-
-def _check_loss(loss: Any) -> None:
-    if not isinstance(loss, Tensor) or loss.ndim:
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise TuningError(f"expected the plugin's loss as a tensor of no dimensions, got {got}")
-    if not loss.requires_grad:
-        raise TuningError("the loss does not depend on what trains: is the adapter active, or a no_grad around?")
-
-
-def _state(model: Any, named: list[tuple[str, Parameter]]) -> dict[str, Tensor]:
-    """What training changes, by name."""
-    if hasattr(model, "training_state"):
-        return dict(model.training_state())
-    return {name: parameter.detach() for name, parameter in named}
-
-
-def _load_state(model: Any, named: list[tuple[str, Parameter]], state: Any) -> None:
-    if hasattr(model, "load_training_state"):
-        model.load_training_state(dict(state))
-        return
-    with torch.no_grad():
-        for name, parameter in named:
-            parameter.copy_(state[name])
 
 
 @contextmanager
