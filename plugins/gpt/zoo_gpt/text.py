@@ -61,7 +61,8 @@ def _read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
             return PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their parsers do
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}") from error
+        told = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {told}") from error
 
 
 def context_of(model: Model) -> int:
