@@ -1,0 +1,64 @@
+"""Every code block and command in the documentation runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zoo.cli import main
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "plugins").glob("*/README.md")), ROOT / "benchmarks" / "README.md"]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MAKE = re.compile(r"^([a-z]+):", re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def python_blocks() -> list[object]:
+    return [
+        pytest.param(text, id=f"{page.parent.name}-{number}")
+        for page in PAGES
+        if page.is_file()
+        for number, text in enumerate(blocks(page, "python"))
+    ]
+
+
+def commands() -> list[object]:
+    found = {}
+    for page in PAGES:
+        if page.is_file():
+            for text in blocks(page, "sh"):
+                for line in text.replace("\\\n", " ").splitlines():
+                    if line := line.split("  #")[0].strip():
+                        found.setdefault(line, page.parent.name)
+    return [pytest.param(line, id=f"{where}: {line}") for line, where in found.items()]
+
+
+@pytest.mark.parametrize("code", python_blocks())
+def test_python_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zoo` commands are run; of the others it is checked that what they name exists, for they take minutes."""
+    program, *arguments = shlex.split(line)
+    if program == "zoo":
+        monkeypatch.chdir(tmp_path)
+        assert main(arguments) == 0
+    elif program == "make":
+        targets = MAKE.findall((ROOT / "Makefile").read_text(encoding="utf-8"))
+        assert arguments[0] in targets
+    elif program in ("python", "python3"):
+        script = ROOT / arguments[0]
+        assert script.is_file()
+        compile(script.read_text(encoding="utf-8"), str(script), "exec")
+    else:
+        assert line == "pip install .", f"the documentation has a command that no test runs: {line}"
+        assert (ROOT / "pyproject.toml").is_file()
