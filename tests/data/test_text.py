@@ -96,9 +96,12 @@ def test_a_dataset_and_windows_line_ends(tmp_path: Path) -> None:
             return 30
 
         def __getitem__(self, index: int) -> str:
+            if index >= 30:
+                raise IndexError
             return f"text number {index} of thirty, which says little but says it at some length"
 
     assert sum(map(len, both(Texts()))) == 30
+    assert both([{"text": text, "label": 0} for text in Texts()]) == both(Texts())
     (tmp_path / "dos.txt").write_bytes("\ufeff".encode() + b"\r\n\r\n".join(words(30).encode() for _ in range(10)))
     assert sum(map(len, both(tmp_path / "dos.txt"))) == 10
 

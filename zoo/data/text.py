@@ -27,6 +27,7 @@ from zoo.errors import DataError, did_you_mean
 SPLITS = ("train", "test")
 TEST_SHARE = 0.05
 LONGEST = 4000  # characters; a longer paragraph is cut, so that a file without blank lines still has two splits
+LONGEST_PATH = 1000  # characters; a longer string is text, not a file's name
 SHORTEST_TEXT = 200  # characters that a user's text needs at least
 
 # Not in every distribution of Python (Debian ships some apart), or not written for a reader.
@@ -49,8 +50,9 @@ def text_data(data: object = None, *, split: str = "train", own: str = "text:eng
     """The paragraphs of `data` that belong to `split` ("train" or "test"), in the order of the text.
 
     `data` is None (then `own`), a name ("text:english", "text:python", "text:licences"), a text file, a folder whose
-    .txt files are read recursively, one string of text with line breaks, or a list or torch Dataset of str. Paragraphs
-    are separated by blank lines; equal paragraphs count once, before the split, so none is in both splits.
+    .txt files are read recursively, one string of text with line breaks, or a list or torch Dataset of str or of
+    {"text": str}. Paragraphs are separated by blank lines; equal paragraphs count once, before the split, so none is in
+    both splits.
 
     Raises zoo.DataError if there is no such name or file, if a file is not UTF-8 text, or if the text is too short to
     be split in two.
@@ -170,7 +172,7 @@ def _prose(paragraph: str) -> str:
 
 def _given(data: object) -> tuple[Iterable[str], str]:
     """The texts that a user gave, and what to call them in an error."""
-    if isinstance(data, str) and "\n" in data:
+    if isinstance(data, str) and ("\n" in data or len(data) > LONGEST_PATH):
         return [data], "the text given"
     if isinstance(data, str) and data.startswith("text:"):
         raise DataError(f"{data!r}: expected one of {', '.join(_NAMED)}.{did_you_mean(data, _NAMED)}")
@@ -191,6 +193,7 @@ def _given(data: object) -> tuple[Iterable[str], str]:
         )
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, dict | bytes):
         items = [data[index] for index in range(len(data))]
+        items = [item["text"] if isinstance(item, dict) and "text" in item else item for item in items]
         wrong = next((item for item in items if not isinstance(item, str)), None)
         if wrong is None:
             return items, f"the {len(items)} texts given"

@@ -51,6 +51,9 @@ def test_prompts_begin_their_texts(model: zoo.Model) -> None:
 def test_greedy_and_beams(model: zoo.Model) -> None:
     greedy = {"prompts": "Return a", "do_sample": False, "max_new_tokens": 10}
     assert model.sample(seed=0, **greedy).data == model.sample(seed=1, **greedy).data
+    assert model.sample(seed=0, prompt="Return a", do_sample=False, max_new_tokens=10).data[0] in model.sample(
+        seed=0, **greedy
+    )
     assert model.sample(seed=0, num_beams=3, **greedy).data[0].startswith("Return a")
 
 
@@ -67,7 +70,9 @@ def test_greedy_and_beams(model: zoo.Model) -> None:
         ({"temperature": 0.0}, "do_sample=False"),
         ({"top_p": 1.5}, "at most 1"),
         ({"top_k": -1}, "at least 0"),
-        ({"prompt": "singular"}, "Did you mean 'prompts'"),
+        ({"prompt": "one", "prompts": ["two"]}, "got both"),
+        ({"prompt": 7}, "list of strings"),
+        ({"promtps": "misspelt"}, "Did you mean 'prompts'"),
     ],
 )
 def test_options_that_cannot_be(model: zoo.Model, options: dict, message: str) -> None:

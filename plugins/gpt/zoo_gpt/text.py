@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Notation of the shapes: b windows or prompts in a batch, t tokens, v tokens in the vocabulary.
 WINDOW = 512  # tokens in a training or evaluation window, if the model's context is not shorter
 HELD_OUT = 2**16  # bytes of held-out text that `perplexity` reads at most
+LOGITS = 2**27  # how many of them `perplexity` computes at once, at most, if one window has no more
 IGNORED = -100  # label of a token that is padding
 DEFAULTS = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}
 NEW_TOKENS = 100
@@ -174,8 +175,10 @@ def perplexity(model: Model, data: Any) -> dict[str, float]:
             size -= len(tokenizer.decode(ids[:1]).encode())
         tensors = _windows(ids, min(WINDOW, context_of(model)), _filler(tokenizer))
     total, count = 0.0, 0
-    for start in range(0, len(tensors["input_ids"]), 8):
-        batch = {name: tensor[start : start + 8].to(model.device) for name, tensor in tensors.items()}
+    windows, length = tensors["input_ids"].shape
+    rows = min(8, max(1, LOGITS // (length * model.module.config.vocab_size)))
+    for start in range(0, windows, rows):
+        batch = {name: tensor[start : start + rows].to(model.device) for name, tensor in tensors.items()}
         part, tokens = _summed_cross_entropy(model, batch)
         total, count = total + float(part), count + int(tokens)
     loss = total / count
@@ -196,7 +199,7 @@ def _beginning(paragraphs: list[str]) -> Iterable[str]:
 def generate(model: Model, request: SampleRequest) -> Samples:
     """Texts: `request.n` for every prompt, or from nothing if there are no prompts.
 
-    Options: prompts (a string or a list of them), max_new_tokens, and those of transformers' generate: do_sample,
+    Options: prompts or prompt (a string, or a list), max_new_tokens, and those of transformers' generate: do_sample,
     temperature, top_k (0: off), top_p, num_beams, repetition_penalty, no_repeat_ngram_size. What is not given is the
     checkpoint's generation_config.json, then DEFAULTS. Equal seeds give equal texts; the global random state is left
     as it was.
@@ -206,16 +209,22 @@ def generate(model: Model, request: SampleRequest) -> Samples:
     own = model.module.generation_config
     defaults = {name: type(value)(getattr(own, name, None) or value) for name, value in DEFAULTS.items()}
     options = request.take(
-        prompts=None, max_new_tokens=None, **defaults, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0
+        prompt=None,
+        prompts=None,
+        max_new_tokens=None,
+        **defaults,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
     )
-    _check_options(options)
+    prompts = _prompts(options)
+    _check_ranges(options)
     tokenizer = tokenizer_of(model)
-    prompts = [options["prompts"]] if isinstance(options["prompts"], str) else options["prompts"]
     starts = [
         _start(model, tokenizer, prompt, options["max_new_tokens"])
         for prompt in ([None] if prompts is None else prompts)
     ]
-    seed = secrets.randbits(63) if request.seed is None else request.seed
+    seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
     texts = []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if model.device.type == "cuda" else ()):
         torch.manual_seed(seed)
@@ -230,14 +239,22 @@ def generate(model: Model, request: SampleRequest) -> Samples:
     return Samples(texts, "text", [prompt for prompt in prompts for _ in range(request.n)] if several else None)
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    prompts = options["prompts"]
-    given = [prompts] if isinstance(prompts, str) else prompts
-    if given is not None:
-        if not isinstance(given, list | tuple) or not given or not all(isinstance(prompt, str) for prompt in given):
-            raise ZooError(f"prompts: expected a string or a list of strings, got {prompts!r}")
-        if not all(prompt.strip() for prompt in given):
-            raise ZooError("prompts: expected text, got an empty prompt; leave prompts out to start from nothing")
+def _prompts(options: dict[str, Any]) -> list[str] | None:
+    one, several = options["prompt"], options["prompts"]
+    if one is not None and several is not None:
+        raise ZooError("expected prompt or prompts, got both: give one of them, a string or a list of strings")
+    given = several if one is None else one
+    if given is None:
+        return None
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, list | tuple) or not found or not all(isinstance(prompt, str) for prompt in found):
+        raise ZooError(f"prompts: expected a string or a list of strings, got {given!r}")
+    if not all(prompt.strip() for prompt in found):
+        raise ZooError("prompts: expected text, got an empty prompt; leave prompts out to start from nothing")
+    return list(found)
+
+
+def _check_ranges(options: dict[str, Any]) -> None:
     limit = options["max_new_tokens"]
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
         raise ZooError(f"max_new_tokens: expected a whole number, got {limit!r}")
