@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,8 @@ from zoo.weights.packed import Packed
 from zoo.weights.scheme import Quantization, unknown_scheme
 
 SCALE_BLOCK = 256  # blocks of scales that share a second scale; bitsandbytes fixes it
-CHUNK = 1 << 18  # values quantized at once: bounds the temporaries, and they stay in the cache
+CHUNK = 1 << 18  # values quantized to 8 bit at once: bounds the temporaries
+PIECE = 1 << 16  # values quantized to 4 bit at once: a multiple of every block size, and stays in the cache
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -170,12 +173,13 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     weight = weight.detach()
     name = str(scheme.scheme)
     if name in FLOATS:
-        return Packed(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": weight.to(FLOATS[name])})
-    if weight.device.type != "meta" and not bool(torch.isfinite(weight).all()):
-        raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
+        # A copy even where the type is the same: the weight may be a view of a mapped file.
+        values = weight.to(FLOATS[name], copy=True)
+        return Packed(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": values})
     if name == "int8":
         return _pack_int8(weight, dtype)
     if name == "dynamic8":
+        _require_finite(weight)
         code = dynamic_map(weight.device)
         source = weight.contiguous() if weight.dtype in KERNEL_TYPES else weight.float().contiguous()
         values, scales = kernels().quantize_blockwise.default(source, code, scheme.block_size)
@@ -183,11 +187,26 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     return _pack_four_bit(weight, dtype, scheme)
 
 
+def _require_finite(values: Tensor) -> None:
+    """Raise ``QuantizationError`` for NaN and Inf. No temporary: both show in the extremes."""
+    if values.device.type == "meta" or not values.numel():
+        return
+    if not bool(torch.isfinite(values.amax()) & torch.isfinite(values.amin())):
+        raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
+
+
 def _pack_int8(weight: Tensor, dtype: torch.dtype) -> Packed:
     leading = next((size for size in weight.shape if size != 1), 1)
-    matrix = weight.reshape(leading, -1).float()
-    scales = matrix.abs().amax(dim=1)
-    values = torch.round(matrix * (127.0 / scales.clamp(min=1e-38)).unsqueeze(1)).to(torch.int8)
+    matrix = weight.reshape(leading, -1)
+    values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(leading, dtype=torch.float32, device=weight.device)
+    step = max(1, CHUNK // max(1, matrix.shape[1])) if weight.device.type == "cpu" else max(1, leading)
+    for start in range(0, leading, step):
+        part = matrix[start : start + step].float()
+        largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])
+        scaled = part * (127.0 / largest.clamp(min=1e-38)).unsqueeze(1)
+        values[start : start + step] = scaled.round_()
+    _require_finite(scales)
     return Packed(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
 
 
@@ -195,13 +214,12 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
     ops = kernels()
     name, block = str(scheme.scheme), scheme.block_size
     flat = weight.reshape(-1)
-    if flat.dtype not in KERNEL_TYPES:
-        flat = flat.float()
-    if flat.device.type == "cpu" and flat.numel() > CHUNK:
-        parts = [ops.quantize_4bit.default(part, block, name, torch.uint8) for part in flat.split(CHUNK)]
-        packed = torch.cat([part[0] for part in parts])
-        scales = torch.cat([part[1] for part in parts])
+    if flat.device.type == "cpu" and _thresholds(name) is not None:
+        packed, scales = _quantize_four_bit(flat, block, name)
     else:
+        _require_finite(flat)
+        if flat.dtype not in KERNEL_TYPES:
+            flat = flat.float()
         packed, scales = ops.quantize_4bit.default(flat.contiguous(), block, name, torch.uint8)
     codec = FourBit(name, block, scheme.double)
     if not scheme.double:
@@ -211,3 +229,70 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
     scales8, scales2 = ops.quantize_blockwise.default(scales - offset, code, SCALE_BLOCK)
     tensors = {"packed": packed, "scales": scales8, "scales2": scales2, "offset": offset.view(1)}
     return Packed(codec, weight.shape, dtype, tensors)
+
+
+def _quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Tensor]:
+    """bitsandbytes' ``quantize_4bit`` of a flat tensor on the CPU, bit for bit, about 20 times as fast.
+
+    A value's code is the number of thresholds below it. Counting them one threshold after the other, on pieces that
+    stay in the cache, beats a search per value; and numpy's comparisons, unlike torch's, write bytes at full speed.
+    """
+    import numpy as np
+
+    thresholds, pairs = _thresholds(name)  # type: ignore[misc]
+    n, whole = flat.numel(), flat.numel() // block * block
+    packed = torch.empty((n + 1) // 2, 1, dtype=torch.uint8)
+    scales = torch.empty(-(-n // block), dtype=torch.float32)
+    size = min(whole, PIECE)
+    scaled, above = torch.empty(size), np.empty(size, dtype=np.bool_)
+    counts = np.empty(size, dtype=np.uint8)
+    for start in range(0, whole, PIECE):
+        stop = min(start + PIECE, whole)
+        part = flat[start:stop].float().view(-1, block)
+        largest = torch.amax(part.abs(), dim=1, out=scales[start // block : stop // block])
+        _require_finite(largest)
+        target = scaled[: stop - start].view(-1, block)
+        torch.mul(part, (1.0 / largest.clamp(min=1e-38)).unsqueeze(1), out=target)
+        values, here, count = target.view(-1).numpy(), above[: stop - start], counts[: stop - start]
+        count[:] = 0
+        for threshold in thresholds:
+            np.greater(values, threshold, out=here)
+            np.add(count, here.view(np.uint8), out=count)
+        # Two codes to a byte, the first in the upper half.
+        two = count.view("<u2")
+        joined = ((two << 4) | (two >> 8)).astype(np.uint8)
+        packed[start // 2 : stop // 2, 0] = torch.from_numpy(joined if pairs is None else pairs.take(joined))
+    if whole < n:  # the last block, which is not full, is scaled in a way of its own
+        rest = flat[whole:].float()
+        _require_finite(rest)
+        packed[whole // 2 :], scales[whole // block :] = kernels().quantize_4bit.default(rest, block, name, torch.uint8)
+    return packed, scales
+
+
+@functools.cache
+def _thresholds(name: str) -> tuple[Any, Any] | None:
+    """Of a 4-bit type: the 15 thresholds between its values in ascending order, and what a byte of two ranks becomes.
+
+    The second is None where the ranks are the codes (nf4). The whole is None if bitsandbytes, asked about the values
+    on and just beside every threshold, places any of them elsewhere.
+    """
+    import numpy as np
+
+    ops = kernels()
+    from bitsandbytes.functional import get_4bit_type
+
+    code = get_4bit_type(name, device="cpu")
+    order = torch.argsort(code)
+    middle = (code[order[:-1]] + code[order[1:]]) / 2
+    far = torch.full_like(middle, 2.0)
+    probe = torch.cat([torch.ones(1), middle, torch.nextafter(middle, far), torch.nextafter(middle, -far)])
+    probe = torch.nn.functional.pad(probe, (0, 64 - probe.numel()))
+    expected, _ = ops.quantize_4bit.default(probe, 64, name, torch.uint8)
+    ranks = (probe[:, None] > middle).sum(1)
+    codes = order[ranks].to(torch.uint8)
+    if not torch.equal(codes[::2] << 4 | codes[1::2], expected.view(-1)):
+        return None
+    identity = bool((order == torch.arange(16)).all())
+    both = np.arange(256)
+    table = order.numpy().astype(np.uint8)
+    return list(middle.numpy()), None if identity else table[both >> 4] << 4 | table[both & 15]
