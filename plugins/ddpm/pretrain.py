@@ -35,7 +35,6 @@ CONFIG = {
     "attention_head_dim": 32,
 }
 SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_small"}
-PEAK_LR = 1.5e-3
 WARMUP_STEPS = 100
 AVERAGE = 0.999
 
@@ -81,10 +80,12 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
     model = UNet2DModel(**CONFIG).to(device)
+    if args.start:
+        model.load_state_dict(UNet2DModel.from_pretrained(args.start).state_dict())
     average = UNet2DModel(**CONFIG).to(device).requires_grad_(False).eval()
     average.load_state_dict(model.state_dict())
     scheduler = DDPMScheduler(**SCHEDULER)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=1e-3, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-3, betas=(0.9, 0.99))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"seed {args.seed}, {parameters:,} parameters, batch {args.batch}, on {device}", flush=True)
 
@@ -95,7 +96,7 @@ def train(args: argparse.Namespace) -> None:
         progress = step / args.steps if args.steps else elapsed / (60 * args.minutes)
         if progress >= 1:
             break
-        rate = PEAK_LR * min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = args.lr * min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
 
@@ -140,8 +141,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=38, help="time to train (default 38)")
     parser.add_argument("--steps", type=int, help="train this many steps instead, however long they take")
+    parser.add_argument("--start", type=Path, help="go on from a model that this wrote, with a new optimizer")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="the highest learning rate (default 1.5e-3)")
     parser.add_argument("--save-every", type=float, default=4, help="minutes between checkpoints (default 4)")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32, help="images in a step (default 32)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

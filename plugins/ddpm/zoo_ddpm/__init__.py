@@ -1,68 +1,79 @@
 """Denoising diffusion models of images: diffusers' `UNet2DModel` with the scheduler that its checkpoint names."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from zoo import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo import BatchRequest, Entry, Model, SampleRequest, Samples
 
 
 @hookimpl
-def recognises(config):
+def recognises(config: dict[str, Any]) -> bool:
     if config.get("_class_name") == "UNet2DModel":
         return True
     # A pipeline's model_index.json. Latent pipelines hold further parts (a VAE, a text encoder) and are not ours.
     parts = {name for name in config if not name.startswith("_")}
-    return parts == {"unet", "scheduler"} and list(config["unet"]) == ["diffusers", "UNet2DModel"]
+    return parts == {"unet", "scheduler"} and config["unet"] == ["diffusers", "UNet2DModel"]
 
 
 @hookimpl
-def construct(entry):
+def construct(entry: Entry) -> nn.Module:
     from .model import build
 
     return build(entry)
 
 
 @hookimpl
-def checkpoint(entry):
+def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     from .model import tensors
 
     return tensors(entry)
 
 
 @hookimpl
-def sample(model, request):
+def sample(model: Model, request: SampleRequest) -> Samples:
     from .sampling import sample
 
     return sample(model, request)
 
 
 @hookimpl
-def loss(model, batch):
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     from .training import loss
 
     return loss(model, batch)
 
 
 @hookimpl
-def batches(model, data, request):
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     from .training import batches
 
     return batches(model, data, request)
 
 
 @hookimpl
-def evaluate(model, data):
+def evaluate(model: Model, data: Any) -> dict[str, float]:
     from .training import evaluate
 
     return evaluate(model, data)
 
 
 @hookimpl
-def describe(entry):
+def describe(entry: Entry) -> dict[str, str]:
     from .files import describe
 
     return describe(entry)
 
 
 @hookimpl
-def save(model, folder, state_dict):
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     from .model import save
 
     return save(model, folder, state_dict)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
+
+if TYPE_CHECKING:
+    from zoo import Entry
 
 # Keys of a configuration that are this plugin's. diffusers passes over a file's keys that begin with "_".
 SCHEDULER = "scheduler"
 CLASS_NAMES = "_class_names"
 
 
-def unet_folder(entry) -> Path | None:
+def unet_folder(entry: Entry) -> Path | None:
     """Where the U-Net's files lie: the entry's folder, or `unet/` in a pipeline's."""
     if entry.folder is None:
         return None
@@ -21,7 +24,7 @@ def unet_folder(entry) -> Path | None:
     return inner if (inner / "config.json").is_file() else Path(entry.folder)
 
 
-def unet_config(entry) -> dict[str, Any]:
+def unet_config(entry: Entry) -> dict[str, Any]:
     """`UNet2DModel`'s configuration: from the files where they are there, else as the registry has it.
 
     Raises `CheckpointError` where there is none, or where it is another class's.
@@ -39,7 +42,7 @@ def unet_config(entry) -> dict[str, Any]:
     return config
 
 
-def scheduler_config(entry) -> dict[str, Any]:
+def scheduler_config(entry: Entry) -> dict[str, Any]:
     """The noise schedule's configuration: from the files, else the registry's, else empty (the paper's schedule)."""
     if entry.folder is not None:
         for folder in (Path(entry.folder), Path(entry.folder) / "scheduler"):
@@ -49,13 +52,13 @@ def scheduler_config(entry) -> dict[str, Any]:
     return dict(entry.config.get(SCHEDULER, {}))
 
 
-def class_names(entry) -> list[str]:
+def class_names(entry: Entry) -> list[str]:
     """What the classes are called, in order; empty if the configuration does not say."""
     names = unet_config(entry).get(CLASS_NAMES) or []
     return [str(name) for name in names]
 
 
-def describe(entry) -> dict[str, str]:
+def describe(entry: Entry) -> dict[str, str]:
     """Facts for `zoo info` and the model card."""
     try:
         config, schedule = unet_config(entry), scheduler_config(entry)

@@ -22,12 +22,14 @@ from . import files
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo import Entry, Model
+
 # Files written before diffusers 0.15 call the attention's projections by other names.
 _OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 _NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def build(entry) -> UNet2DModel:
+def build(entry: Entry) -> UNet2DModel:
     """The module that the entry's configuration describes, in evaluation mode."""
     config = {key: value for key, value in files.unet_config(entry).items() if key != files.CLASS_NAMES}
     try:
@@ -36,7 +38,7 @@ def build(entry) -> UNet2DModel:
         raise CheckpointError(f"The configuration of {entry.name} does not make a UNet2DModel: {error}") from error
 
 
-def tensors(entry) -> Iterator[tuple[str, Tensor]]:
+def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names."""
     from zoo import checkpoint
 
@@ -50,17 +52,17 @@ def current_name(name: str) -> str:
     return f"{old[1]}.{_NEW_NAME[old[2]]}.{old[3]}" if old else name
 
 
-def scheduler(entry) -> DDPMScheduler:
+def scheduler(entry: Entry) -> DDPMScheduler:
     """The checkpoint's noise schedule (its file may be another scheduler's: they share these settings)."""
     return DDPMScheduler.from_config(files.scheduler_config(entry))
 
 
-def classes(model) -> int:
+def classes(model: Model) -> int:
     """How many classes the U-Net is conditioned on; 0 if none."""
     return model.module.config.num_class_embeds or 0
 
 
-def check_labels(model, labels: Tensor | None) -> Tensor | None:
+def check_labels(model: Model, labels: Tensor | None) -> Tensor | None:
     """The labels to train with: None for an unconditional U-Net. Raises `DataError` where they do not fit."""
     count = classes(model)
     if not count:
@@ -76,7 +78,7 @@ def check_labels(model, labels: Tensor | None) -> Tensor | None:
     return labels
 
 
-def predict(model, noisy: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
+def predict(model: Model, noisy: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
     """What the U-Net says about x_t `[n, c, h, w]` at `times` `[n]`: float32 `[n, c or 2c, h, w]`."""
     options = {} if labels is None else {"class_labels": labels.to(model.device)}
     output = model.module(noisy.to(model.device, model.dtype), times.to(model.device), **options).sample
@@ -106,7 +108,7 @@ def as_noise(schedule: DDPMScheduler, output: Tensor, noisy: Tensor, times: Tens
     return kept.sqrt() * output + (1 - kept).sqrt() * noisy
 
 
-def save(model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """Write config.json, scheduler_config.json and the weights as diffusers' `save_pretrained` lays them out."""
     from safetensors.torch import save_file
 

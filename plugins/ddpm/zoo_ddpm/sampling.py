@@ -16,10 +16,12 @@ from .model import classes, predict
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo import Model, SampleRequest
+
 _CHUNK = 64  # images in one call of the U-Net
 
 
-def sample(model, request) -> Samples:
+def sample(model: Model, request: SampleRequest) -> Samples:
     """Images `[n, c, h, w]` in [0, 1] with, for a conditional U-Net, the classes as captions.
 
     Options: `sampler` "ddim" (default) or "ddpm"; `steps` (default 50 for ddim, the schedule's own number for ddpm);
@@ -52,7 +54,9 @@ def sample(model, request) -> Samples:
     return Samples((images / 2 + 0.5).clamp(0, 1), "image", _captions(model, labels))
 
 
-def _schedule(model, sampler: str, steps: Any, eta: float) -> tuple[DDPMScheduler | DDIMScheduler, dict[str, float]]:
+def _schedule(
+    model: Model, sampler: str, steps: Any, eta: float
+) -> tuple[DDPMScheduler | DDIMScheduler, dict[str, float]]:
     """The scheduler with its timesteps set, and what its `step` takes besides."""
     config = files.scheduler_config(model.entry)
     if sampler not in ("ddim", "ddpm"):
@@ -71,7 +75,7 @@ def _schedule(model, sampler: str, steps: Any, eta: float) -> tuple[DDPMSchedule
     return schedule, {"eta": eta} if sampler == "ddim" else {}
 
 
-def _labels(model, wanted: Any, n: int) -> Tensor | None:
+def _labels(model: Model, wanted: Any, n: int) -> Tensor | None:
     """One class per image `[n]`, or None for an unconditional U-Net."""
     count = classes(model)
     if not count:
@@ -91,7 +95,7 @@ def _labels(model, wanted: Any, n: int) -> Tensor | None:
     return torch.tensor([chosen[i % len(chosen)] for i in range(n)])
 
 
-def _named(model, wanted: str, count: int) -> list[int]:
+def _named(model: Model, wanted: str, count: int) -> list[int]:
     """Classes written as text: "HELLO" by one-letter names, else numbers with commas."""
     names = files.class_names(model.entry)
     if wanted and all(letter in names for letter in wanted):
@@ -103,7 +107,7 @@ def _named(model, wanted: str, count: int) -> list[int]:
     raise ZooError(f"labels are {known}numbers from 0 to {count - 1}, with commas between them; got {wanted!r}.")
 
 
-def _captions(model, labels: Tensor | None) -> list[str] | None:
+def _captions(model: Model, labels: Tensor | None) -> list[str] | None:
     if labels is None:
         return None
     names = files.class_names(model.entry)

@@ -15,11 +15,13 @@ from .model import as_noise, check_labels, predict, scheduler, target
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo import BatchRequest, Model
+
 _EVALUATED = 520  # images at most
 _CHUNK = 52
 
 
-def batches(model, data: Any, request) -> Iterator[dict[str, Tensor]]:
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
     """Batches of `images` and `noise` `[n, c, h, w]`, `times` `[n]` and, for a conditional U-Net, `labels` `[n]`.
 
     Images lie in [-1, 1]; data None are capitals, "letters:sans". Noise and timesteps are drawn here, from the
@@ -34,7 +36,7 @@ def batches(model, data: Any, request) -> Iterator[dict[str, Tensor]]:
     )
 
 
-def loss(model, batch: dict[str, Tensor]) -> Tensor:
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     """Mean squared error of the prediction at the batch's timesteps (arXiv 2006.11239, equation 14): a scalar.
 
     A batch of a user's own may lack `noise` and `times`; they are then drawn from torch's global generator.
@@ -50,7 +52,7 @@ def loss(model, batch: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.mse_loss(output[:, : images.shape[1]], wanted.float())
 
 
-def evaluate(model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> dict[str, float]:
     """`noise_mse`: mean squared error of the noise over held-out images, the same noise and timesteps every time.
 
     At most 520 images; their timesteps lie on an even grid over the schedule.
@@ -72,7 +74,7 @@ def evaluate(model, data: Any) -> dict[str, float]:
     return {"noise_mse": total / noise[:count].numel()}
 
 
-def _read(model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
+def _read(model: Model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
     config = model.module.config
     size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
     images, labels = image_data(data, size=size, channels=config.in_channels, split=split, own="letters:sans")
