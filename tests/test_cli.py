@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import textwrap
@@ -70,15 +71,18 @@ def test_facts_import_neither_torch_nor_a_model_library(words):
 
 @pytest.mark.parametrize("words", [["--help"], ["list"]], ids=" ".join)
 def test_facts_come_at_once(words):
-    def seconds(*command: str) -> float:
-        started = time.perf_counter()
+    def seconds(*command: str) -> tuple[float, float]:
+        """(wall, processor) seconds of a child process."""
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(command, capture_output=True, check=True)
-        return time.perf_counter() - started
+        wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    bare = median(seconds(sys.executable, "-I", "-c", "pass") for _ in range(5))
-    if bare > 0.05:
-        pytest.skip(f"the machine is busy: an empty Python takes {bare:.2f} s")
-    assert median(seconds(sys.executable, "-m", "zoo", *words) for _ in range(5)) < 0.3
+    runs = [seconds(sys.executable, "-m", "zoo", *words) for _ in range(5)]
+    assert median(processor for _, processor in runs) < 0.3
+    empty = min(seconds(sys.executable, "-I", "-c", "pass")[0] for _ in range(5))
+    if empty < 0.03:  # else the machine is busy, and the wall clock shows others' work
+        assert min(wall for wall, _ in runs) < 0.3
 
 
 def commands() -> list[list[str]]:
@@ -142,6 +146,16 @@ def test_info_marks_a_licence_that_forbids_commercial_use(site, capsys):
     site.install("dist-faces", {"faces": "pkg_faces"}, {"pkg_faces/__init__.py": "", "pkg_faces/registry.toml": text})
     assert main(["info", "faces"]) == 0
     assert "CC-BY-NC-4.0 (not for commercial use)" in capsys.readouterr().out
+
+
+def test_info_says_which_commit_counts(site, capsys):
+    entry = '[{0}]\nplugin = "faces"\nsummary = "x"\nlicense = "MIT"\nweights = "o/r"\n'
+    text = entry.format("loose") + entry.format("pinned") + 'revision = "abc"\n'
+    site.install("dist-faces", {"faces": "pkg_faces"}, {"pkg_faces/__init__.py": "", "pkg_faces/registry.toml": text})
+    assert main(["info", "pinned"]) == 0
+    assert re.search(r"^weights +o/r @ abc$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["info", "loose"]) == 0
+    assert re.search(r"^weights +o/r @ the newest commit \(not pinned\)$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_info_json_holds_configuration_and_footprint(capsys):

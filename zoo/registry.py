@@ -8,7 +8,7 @@ importing the package. One table per name::
     summary = "GPT-2, 124M parameters"
     license = "MIT"
     weights = "openai-community/gpt2"           # a Hub repository, or "embedded": the folder in the plugin's package
-    revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+    revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"   # the commit; without it, the newest one counts
     targets = ["c_attn"]                        # what LoRA adapts by default: suffixes of parameter paths, or "all"
     keep = ["wpe"]                              # what stays in full precision: suffixes
     [gpt2.config]                               # the configuration, so that the module can be built offline
@@ -337,8 +337,7 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
         raise RegistryError(f'{where} weights: expected "{EMBEDDED}" or a Hub repository owner/name, got {weights!r}')
     if isinstance(targets, str) and targets != "all":
         raise RegistryError(f'{where} targets: expected a list of strings, or "all", got {targets!r}')
-    if _is_hub(weights) != ("revision" in table):
-        need = "needed for a Hub repository: the commit's sha" if _is_hub(weights) else "only a Hub repository has one"
-        raise RegistryError(f"{where} revision: {need}")
+    if "revision" in table and not _is_hub(weights):
+        raise RegistryError(f"{where} revision: only weights in a Hub repository have one")
     lists = {key: tuple(table[key]) for key in ("targets", "keep") if isinstance(table.get(key), list)}
     return Entry(name=name, **{**table, **lists})

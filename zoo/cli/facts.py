@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.output import Command, json_option, note, print_facts, print_json, print_table, size
+from zoo.cli.output import Command, json_option, note, print_facts, print_json, print_table, quiet_libraries, size
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from zoo.footprint import Footprint
     from zoo.registry import Entry
 
+EMBEDDED = "embedded"
 _NON_COMMERCIAL = ("non-commercial", "noncommercial", "-nc")
 
 
@@ -66,7 +67,7 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
     from zoo import host, registry
 
     entry = registry.find(name) if registry.is_name(name) else registry.resolve(name)
-    if entry.config or entry.weights == registry.EMBEDDED:
+    if entry.config or entry.weights == EMBEDDED:
         entry = registry.resolve(name, download=False)
     facts = _facts(entry)
     try:
@@ -86,7 +87,7 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
         "name": entry.name,
         "summary": entry.summary,
         "plugin": str(entry.plugin),
-        "weights": (entry.weights or "none") + (f" @ {entry.revision}" if entry.revision else ""),
+        "weights": _weights(entry),
         "license": _license(entry),
         "lora targets": targets if isinstance(targets, str) else ", ".join(targets),
         "kept in full precision": ", ".join(entry.keep),
@@ -141,6 +142,12 @@ def _facts(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _weights(entry: Entry) -> str:
+    if entry.weights is None or entry.weights == EMBEDDED or entry.source == "folder":
+        return entry.weights or "none"
+    return f"{entry.weights} @ {entry.revision or 'the newest commit (not pinned)'}"
+
+
 def _license(entry: Entry) -> str:
     text = entry.license or "unknown"
     restricted = any(mark in text.lower() for mark in _NON_COMMERCIAL)
@@ -148,6 +155,7 @@ def _license(entry: Entry) -> str:
 
 
 def _footprint(name: str, bits: str | None, lora: int | None) -> Footprint:
+    quiet_libraries()
     import zoo
 
     return zoo.load(name, bits=int(bits) if bits else None, lora=lora, device="meta").footprint()
