@@ -217,13 +217,27 @@ def test_staged_files_replace_their_namesakes_and_spare_the_rest(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
-def test_a_replaced_folder_holds_only_the_new(tmp_path):
+def test_a_folder_is_replaced_by_one_with_the_same_files(tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
+    (out / "empty").mkdir(parents=True)
+    (out / "x").write_text("old")
     with files.replace_folder(out) as staged:
-        (staged / "new").write_text("new")
-    assert names(out) == ["new"]
+        (staged / "x").write_text("new")
+        (staged / "y").write_text("new")
+    assert names(out) == ["x", "y"]
+    assert (out / "x").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    for name in ("x", "mine", "sub/mine"):
+        (out / name).write_text("old")
+    with pytest.raises(OutputError, match=r"it holds mine and 1 more, which would be lost"):  # noqa: SIM117
+        with files.replace_folder(out) as staged:
+            (staged / "x").write_text("new")
+    assert {path.read_text() for path in (out / "x", out / "mine", out / "sub" / "mine")} == {"old"}
     assert names(tmp_path) == ["out"]
 
 
@@ -238,7 +252,7 @@ def test_a_replacement_that_cannot_be_placed_puts_the_old_folder_back(tmp_path, 
         return no_space() if len(calls) == 2 else rename(source, target)
 
     with pytest.raises(OutputError, match="No space"), files.replace_folder(out) as staged:  # noqa: PT012
-        (staged / "new").write_text("new")
+        (staged / "old").write_text("new")
         monkeypatch.setattr(os, "rename", second_fails)
     assert names(out) == ["old"]
     assert names(tmp_path) == ["out"]

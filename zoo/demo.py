@@ -87,7 +87,7 @@ def run(
     with _part(console, f"before: figures and samples on {plan.data}"):
         before = model.evaluate(plan.data), _sampled(model, plan, seed)
     result = model.tune(plan.data, steps=steps, batch_size=plan.batch_size, lr=plan.lr, seed=seed)
-    console.print(Text(f"tuned: {result.summary()}\n       {result.curve()}"))
+    console.print(Text(f"tuned: {result.summary()}\n       {result.curve()}"), soft_wrap=True)
     with _part(console, "after: the same again"):
         after = model.evaluate(plan.data), _sampled(model, plan, seed)
 

@@ -83,12 +83,22 @@ def staged_folder(path: Where) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(path: Where) -> Iterator[Path]:
-    """A new empty folder to write into; when the block ends well, it takes the place of `path` *and all in it*.
+    """A new empty folder to write into; when the block ends well, it takes the place of `path` at once.
 
     When the block raises, nothing has changed.
+
+    Raises:
+        OutputError: `path` holds files that the new folder does not, and which would be lost.
     """
     with _staged(path) as (staged, target):
         yield staged
+        lost = sorted(_files_of(target) - _files_of(staged)) if target.is_dir() else []
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise OutputError(
+                f"cannot write the folder {path}: it holds {lost[0]}{more}, which would be lost. "
+                "Give a new folder, or remove that one first"
+            )
         old = _hidden(target)
         replaced = target.is_dir()
         if replaced:
@@ -168,6 +178,10 @@ def _target(path: Where) -> Path:
 
 def _hidden(target: Path) -> Path:
     return target.with_name(f"{STAGED}{uuid4().hex[:12]}")
+
+
+def _files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
 
 
 def _move_into(source: Path, target: Path) -> None:

@@ -190,7 +190,9 @@ def test_nothing_to_resume_starts_afresh_and_says_so(fake, tmp_path, capfd):
 
 def test_an_earlier_runs_folder_is_not_written_over(fake, tmp_path):
     run(fake(), out=tmp_path, steps=2)
-    with pytest.raises(TuningError, match=r"checkpoint-2 is of an earlier run: go on with resume=True"):
+    with pytest.raises(
+        TuningError, match=r"checkpoint-2 is of an earlier run: go on with it \(resume=True, --resume\)"
+    ):
         run(fake(), out=tmp_path)
 
 

@@ -123,7 +123,9 @@ def _last(made: Accelerator, out: Path | None, resume: bool, quiet: bool) -> tup
         return None
     found = gathered(made, checkpoints.found(out))[0]
     if not resume and found:
-        raise TuningError(f"{found[-1]} is of an earlier run: go on with resume=True, give another out, or delete it")
+        raise TuningError(
+            f"{found[-1]} is of an earlier run: go on with it (resume=True, --resume), give another out, or delete it"
+        )
     if resume and not found:
         note(f"no checkpoint in {out} yet: starting at step 1", quiet=quiet or not made.is_main_process)
     return (found[-1], checkpoints.load(found[-1])) if found else None
