@@ -168,10 +168,10 @@ class Weight:
         return bool(self.dense())
 
     def __matmul__(self, other: Any) -> Any:
-        return torch.matmul(self, other)  # type: ignore[call-overload]
+        return torch.matmul(self, other)  # type: ignore[arg-type]
 
     def __rmatmul__(self, other: Any) -> Any:
-        return torch.matmul(other, self)  # type: ignore[call-overload]
+        return torch.matmul(other, self)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"Weight({tuple(self.shape)}, {self.dtype}, {self._zoo_store})"

@@ -22,23 +22,32 @@ def _store(value: Any) -> Any:
     return getattr(value, "_zoo_store", None)
 
 
-def _with_store(op: Callable[..., Tensor | None], names: tuple[str, ...]) -> Path:
+def _by_name(path: Path, *names: str) -> Path:
+    """``path`` with its leading arguments ``names`` given by position or by keyword, as torch allows."""
+
+    def named(*args: Any, **kwargs: Any) -> Tensor | None:
+        if len(args) < len(names):
+            missing = names[len(args) :]
+            if any(name not in kwargs for name in missing):
+                return None
+            args = (*args, *[kwargs.pop(name) for name in missing])
+        return path(*args, **kwargs)
+
+    return named
+
+
+def _with_store(op: Callable[..., Tensor | None]) -> Path:
     """A path for ``op(input, weight, …)``: the second argument must be the managed weight, and the only one."""
 
-    def path(*args: Any, **kwargs: Any) -> Tensor | None:
-        if len(args) < 2:
-            named = dict(zip(names, args, strict=False)) | kwargs
-            if "input" not in named or "weight" not in named:
-                return None
-            args, kwargs = (named.pop("input"), named.pop("weight")), named
-        store = _store(args[1])
-        if store is None or _store(args[0]) is not None:
+    def path(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Tensor | None:
+        store = _store(weight)
+        if store is None or _store(input) is not None:
             return None
-        if any(_store(value) is not None for value in (*args[2:], *kwargs.values())):
+        if any(_store(value) is not None for value in (*args, *kwargs.values())):
             return None
-        return op(store, args[0], *args[2:], **kwargs)
+        return op(store, input, *args, **kwargs)
 
-    return path
+    return _by_name(path, "input", "weight")
 
 
 def _matmul(first: Any, second: Any, **kwargs: Any) -> Tensor | None:
@@ -78,14 +87,14 @@ def recomputed(func: Callable[..., Any]) -> Path:
 
 
 PATHS: dict[Any, Path] = {
-    F.linear: _with_store(linear.linear, ("input", "weight", "bias")),
-    F.embedding: _with_store(embedding.embedding, ("input", "weight")),
-    torch.addmm: _addmm,
-    Tensor.addmm: _addmm,
-    torch.matmul: _matmul,
-    torch.mm: _matmul,
-    Tensor.matmul: _matmul,
-    Tensor.mm: _matmul,
+    F.linear: _with_store(linear.linear),
+    F.embedding: _with_store(embedding.embedding),
+    torch.addmm: _by_name(_addmm, "input", "mat1", "mat2"),
+    Tensor.addmm: _by_name(_addmm, "self", "mat1", "mat2"),
+    torch.matmul: _by_name(_matmul, "input", "other"),
+    torch.mm: _by_name(_matmul, "input", "mat2"),
+    Tensor.matmul: _by_name(_matmul, "self", "other"),
+    Tensor.mm: _by_name(_matmul, "self", "mat2"),
     Tensor.__matmul__: _matmul,
     Tensor.__rmatmul__: _rmatmul,
     torch.bmm: recomputed(torch.bmm),
@@ -99,7 +108,7 @@ for _n, _plain, _transposed in (
     (2, F.conv2d, F.conv_transpose2d),
     (3, F.conv3d, F.conv_transpose3d),
 ):
-    PATHS[_plain] = _with_store(conv.conv(_n), ("input", "weight", "bias"))
-    PATHS[_transposed] = _with_store(conv.conv_transpose(_n), ("input", "weight", "bias"))
+    PATHS[_plain] = _with_store(conv.conv(_n))
+    PATHS[_transposed] = _with_store(conv.conv_transpose(_n))
     PATHS[getattr(torch, f"conv{_n}d")] = PATHS[_plain]
     PATHS[getattr(torch, f"conv_transpose{_n}d")] = PATHS[_transposed]
