@@ -33,7 +33,9 @@ def embedding(
     updates = store.in_use()
     found = store.factors()
     dense = store.plain()
-    if found is None or len(store.shape) != 2 or transforms_active() or any(update.dropout for update in updates):
+    general = found is None or len(store.shape) != 2 or transforms_active() or any(update.dropout for update in updates)
+    if general or scale_grad_by_freq:
+        # scale_grad_by_freq divides the weight's gradient by row, which only the dense weight's gradient can show.
         return F.embedding(index, store.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)
     if dense is not None:
         y = F.embedding(index, dense, padding_idx, None, norm_type, scale_grad_by_freq, sparse)
@@ -42,8 +44,13 @@ def embedding(
     factors = join(found, store.dtype)
     if factors is None:
         return y
-    hidden = F.embedding(index, factors.left, padding_idx, None, norm_type, scale_grad_by_freq)  # (..., rank)
-    flat = torch.addmm(y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale)
+    hidden = F.embedding(index, factors.left)  # (..., rank)
+    flat = torch.addmm(
+        y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale
+    )
+    if padding_idx is not None:
+        # The padding row takes no gradient, neither in its own factor nor in the one that all rows share.
+        flat = torch.where((index == padding_idx).reshape(-1, 1), flat.detach(), flat)
     return flat.view(y.shape)
 
 
