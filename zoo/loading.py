@@ -19,9 +19,10 @@ from zoo.fingerprint import Fingerprint
 from zoo.model import Model, Plan
 from zoo.registry import Entry
 from zoo.weights.codecs import StoredFloat
-from zoo.weights.manage import find_parameter, grouped_sites, library_modules, manage, matrix_like, set_parameter
+from zoo.weights.manage import find_parameter, grouped_sites, library_modules, manage, matrix_like, set_parameter, stores
 from zoo.weights.packed import Packed
 from zoo.weights.scheme import Quantization, as_quantization, unknown_scheme
+from zoo.weights.store import Store
 
 Lora = int | str | os.PathLike[str] | LoRA | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -78,9 +79,9 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
     scheme = as_quantization(bits)
     entry = Entry(name=type(module).__name__, plugin=None, source="module")
-    groups = [group for group in grouped_sites(module) if isinstance(group[0], nn.Parameter)]
-    if scheme is not None and len(groups) < len(grouped_sites(module)):
-        raise QuantizationError("the module is managed already: wrap it once, with bits= and lora= together")
+    groups = grouped_sites(module)
+    if any(isinstance(held, Store) for held, _ in groups):
+        raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
     fingerprint = Fingerprint()
     stored: list[tuple[Group, Packed]] = []
     for held, sites in groups:
@@ -105,9 +106,8 @@ def _named(lora: Lora) -> dict[str, Any]:
 
 
 def _ready(model: Model, plans: list[Plan]) -> Model:
-    if model.scheme is not None and model.scheme.bits < 16:
-        for parameter in model.module.parameters():
-            parameter.requires_grad_(False)
+    if stores(model.module):  # what is packed cannot train, and training the rest alone is nobody's wish
+        model.freeze(quantized=True)
     model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
     for plan in plans:
         model.attach(plan)
@@ -200,7 +200,7 @@ def stream(
     groups = {site.name: group for group in grouped_sites(module) for site in group[1]}
     buffers = {
         f"{path}.{name}" if path else name: (layer, name)
-        for path, layer in library_modules(module)
+        for path, layer in library_modules(module, remove_duplicate=False)
         for name, buffer in layer._buffers.items()
         if buffer is not None and name not in layer._non_persistent_buffers_set
     }
@@ -212,7 +212,7 @@ def stream(
             layer, attribute = buffers[name]
             _check_shape(entry, name, layer._buffers[attribute].shape, tensor.shape)  # type: ignore[union-attr]
             layer._buffers[attribute] = tensor.to(device, copy=True)
-            missing.discard(name)
+            missing -= {other for other, where in buffers.items() if where == buffers[name]}
         elif name in groups:
             group = groups[name]
             first = group[1][0].name

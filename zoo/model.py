@@ -62,7 +62,9 @@ class Model:
         self._adapters: dict[str, LoRA] = {}
         self._active: tuple[str, ...] = ()
         self._merged: tuple[str, ...] = ()
-        self._trained: dict[str, bool] = {}  # what trained before the first adapter froze the base
+        self._before_merge: tuple[str, ...] = ()  # what was active then
+        self._trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+        self._quantized = False  # the base never trains then
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward."""
@@ -106,7 +108,7 @@ class Model:
             for site in sites:
                 dense[site.name] = weight.detach()
         raw = self.module.state_dict()
-        buffers = {name for name, _ in self.module.named_buffers()}
+        buffers = {name for name, _ in self.module.named_buffers(remove_duplicate=False)}
         return dense | {name: tensor for name, tensor in raw.items() if name in buffers}
 
     # What the plugin can do
@@ -178,12 +180,22 @@ class Model:
         with _seeded(seed, self.device):
             return Plan(name, config, inject.make_updates(self.module, self.entry, config))
 
+    def freeze(self, quantized: bool = False) -> None:
+        """Let nothing of the base train, and remember what did. quantized: until ``unload``, not the last adapter's end."""
+        if not self._quantized and not quantized:
+            self._trained |= {name: parameter.requires_grad for name, parameter in self.module.named_parameters()}
+        self._quantized |= quantized
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+
+    def _thaw(self) -> None:
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(self._trained.get(name, True) and parameter.is_floating_point())
+
     def attach(self, plan: Plan) -> None:
         """Add a planned adapter and let it apply."""
         if not self._adapters:
-            self._trained = {name: p.requires_grad for name, p in self.module.named_parameters()}
-            for parameter in self.module.parameters():
-                parameter.requires_grad_(False)
+            self.freeze()
         inject.attach(self.module, plan.name, plan.updates)
         self._adapters[plan.name] = plan.config
         self.activate(*self._active, plan.name)
@@ -218,9 +230,8 @@ class Model:
         inject.detach(self.module, name)
         del self._adapters[name]
         self._active = tuple(other for other in self._active if other != name)
-        if not self._adapters:
-            for other, parameter in self.module.named_parameters():
-                parameter.requires_grad_(self._trained.get(other, False))
+        if not self._adapters and not self._quantized:
+            self._thaw()
 
     def merge(self, *names: str) -> None:
         """Fold adapters (default: the active ones) into the weights, exactly.
@@ -228,13 +239,15 @@ class Model:
         A quantized weight that takes one becomes full precision; its quantized base is kept beside it, so that
         ``unmerge`` comes back to the identical bits.
         """
-        names = names or self._active
+        names = tuple(dict.fromkeys(names or self._active))
         if not names:
             raise AdapterError("no adapter is active: name the adapters to merge")
         for name in names:
             self._known(name)
             if name in self._merged:
                 raise AdapterError(f"adapter {name!r} is merged already")
+        if not self._merged:
+            self._before_merge = self._active
         rest = tuple(name for name in self._active if name not in names)
         for store in stores(self.module).values():
             store.merge(names)
@@ -242,13 +255,14 @@ class Model:
         self.activate(*rest)
 
     def unmerge(self) -> None:
-        """Take every merged adapter out again, bit for bit; they are active afterwards, as before."""
+        """Take every merged adapter out again, bit for bit; those that were active before are active again."""
         if not self._merged:
             raise AdapterError("no adapter is merged")
         for store in stores(self.module).values():
             store.unmerge()
-        names, self._merged = self._merged, ()
-        self.activate(*names, *(name for name in self._active if name not in names))
+        back = {*self._merged, *self._active}
+        self._merged = ()
+        self.activate(*(name for name in self._before_merge if name in back), *self._active)
 
     def unload(self) -> nn.Module:
         """Plain parameters everywhere, and the module itself: merged adapters stay, unmerged ones are dropped.
@@ -257,6 +271,9 @@ class Model:
         """
         inject.unload(self.module)
         self._adapters, self._active, self._merged, self.scheme = {}, (), (), None
+        self._quantized = False
+        self._thaw()
+        self.module.__dict__.pop("get_parameter", None)
         return self.module
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
@@ -274,18 +291,21 @@ class Model:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.
 
-        Raises ``OutputError`` where the folder cannot be written; what was there is then as it was.
+        Other files in the folder stay. Raises ``OutputError`` where the folder cannot be written, or holds weights that
+        would be taken for the model's; what was there is then as it was.
         """
         from zoo import files
+        from zoo.checkpoint import check_alone
 
         if self.device.type == "meta":
             raise OutputError("a model on 'meta' has no weights to save: load it on a device")
-        with files.replace_folder(Path(folder)) as staged:
+        with files.staged_folder(Path(folder)) as staged:
             state = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
             if self.entry.plugin is None or not host.save(self, staged, state):
                 if self.entry.config:
                     files.write_json(staged / "config.json", self.entry.config)
                 files.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
+            check_alone(Path(folder), staged)
         return Path(folder)
 
     def _known(self, name: str) -> None:

@@ -15,6 +15,7 @@ from zoo.weights.store import Store
 from zoo.weights.update import Layout
 
 SUFFIX = "_store"
+ORDER = "_zoo_parameter_order"
 
 
 class Site(NamedTuple):
@@ -35,8 +36,11 @@ def child_name(attribute: str) -> str:
     return attribute + SUFFIX
 
 
-def library_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """``named_modules()`` without the stores: the modules that the library itself made."""
+def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    """``named_modules()`` without the stores: the modules that the library itself made.
+
+    remove_duplicate: a module registered under several names is given once, under the first; else under each.
+    """
     seen: set[int] = set()
 
     def walk(path: str, layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -47,19 +51,31 @@ def library_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         for name, child in layer._modules.items():
             if child is not None:
                 yield from walk(f"{path}.{name}" if path else name, child)
+        if not remove_duplicate:
+            seen.discard(id(layer))  # only a module inside itself is passed over
 
     yield from walk("", module)
 
 
 def parameter_sites(module: nn.Module) -> Iterator[tuple[Site, nn.Parameter | Store]]:
-    """Every place of every parameter, managed (its store) or not, tied ones once per place, in module order."""
-    for path, layer in library_modules(module):
+    """Every place of every parameter, managed (its store) or not, tied ones once per place, in module order.
+
+    A layer under several names is a place under each of them, as in ``state_dict()``. Raises ``WeightError`` where
+    a managed weight has been replaced behind its store's back.
+    """
+    for path, layer in library_modules(module, remove_duplicate=False):
         for attribute, parameter in layer._parameters.items():
             if parameter is not None:
                 yield Site(path, layer, attribute), parameter
         for name, child in layer._modules.items():
-            if isinstance(child, Store) and name.endswith(SUFFIX):
-                yield Site(path, layer, name.removesuffix(SUFFIX)), child
+            if isinstance(child, Store):
+                site = Site(path, layer, name.removesuffix(SUFFIX))
+                if getattr(layer.__dict__.get(site.attribute), "_zoo_store", None) is not child:
+                    raise WeightError(
+                        f"{site.name} was replaced after it had been quantized or adapted, so its store and adapters "
+                        "no longer reach the layer: change weights before zoo.wrap, or after model.unload()"
+                    )
+                yield site, child
 
 
 def grouped_sites(module: nn.Module) -> list[tuple[nn.Parameter | Store, list[Site]]]:
@@ -83,8 +99,11 @@ def manage(sites: list[Site], base: nn.Parameter | Packed, layout: Layout = Layo
     weight = Weight(store)
     for site in sites:
         layer, attribute = site.layer, site.attribute
-        if child_name(attribute) in layer._modules or hasattr(layer, child_name(attribute)):
+        if layer._modules.get(child_name(attribute)) is store:  # the same layer under another name
+            continue
+        if hasattr(layer, child_name(attribute)):
             raise WeightError(f"{site.name}: the layer already has something called {child_name(attribute)!r}")
+        layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
         layer._parameters.pop(attribute, None)
         layer.add_module(child_name(attribute), store)
         store.train(layer.training)
@@ -100,6 +119,17 @@ def unmanage(sites: list[Site], parameter: nn.Parameter) -> None:
         layer.__dict__.pop(attribute, None)
         layer._modules.pop(child_name(attribute), None)
         setattr(layer, attribute, parameter)
+        _restore_order(layer)
+
+
+def _restore_order(layer: nn.Module) -> None:
+    """Give a layer's parameters the order they had: optimizers and their saved states go by it."""
+    order = layer.__dict__.get(ORDER, ())
+    names = list(layer._parameters)
+    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
+        layer._parameters[name] = layer._parameters.pop(name)
+    if not any(isinstance(child, Store) for child in layer._modules.values()):
+        layer.__dict__.pop(ORDER, None)
 
 
 def set_parameter(sites: list[Site], tensor: Tensor, requires_grad: bool = True) -> nn.Parameter:

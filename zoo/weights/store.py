@@ -116,7 +116,7 @@ class Store(nn.Module):
     def unmerge(self) -> tuple[str, ...]:
         """Back to the base as it was, bit for bit; returns the names that had been merged."""
         names, self.merged_names = self.merged_names, ()
-        self.merged = None
+        self._parameters["merged"] = None
         return names
 
     def extra_repr(self) -> str:
