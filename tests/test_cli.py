@@ -325,7 +325,7 @@ def test_ctrl_c_says_how_to_resume(fake, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.strip() == (
-        "error: interrupted: to go on from the last checkpoint, type zoo tune ddpm --out 'my run' --steps 5 --resume"
+        "interrupted: to go on from the last checkpoint, type zoo tune ddpm --out 'my run' --steps 5 --resume"
     )
 
 

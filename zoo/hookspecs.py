@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zoo.samples import Samples
     from zoo.weights.packed import Packed
     from zoo.weights.scheme import Quantization
+    from zoo.weights.standin import Weight
     from zoo.weights.update import Update
 
 PROJECT = "zoo"
@@ -76,7 +77,7 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]] 
     and buffer names, or None to let zoo read the safetensors in ``entry.folder``. Called once per load; each tensor
     is quantized and dropped before the next is asked for, so yield them lazily::
 
-        for name, tensor in zoo.checkpoint.tensors(entry):
+        for name, tensor in zoo.checkpoint.tensors(entry):  # zoo's own reading
             yield OLD_NAMES.get(name, name), tensor
     """
 
@@ -95,14 +96,15 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> P
 
 
 @hookspec(firstresult=True)
-def inject_adapter(entry: Entry, name: str, weight: Tensor, config: LoRA) -> Update | None:
+def inject_adapter(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | None:
     """What one adapter does to one weight.
 
-    Gets the entry, the parameter's name, a tensor of its logical shape, dtype and device, and the adapter's
+    Gets the entry, the parameter's name, the weight as its layer sees it (shape, dtype, device and ``layout``: which
+    dimensions are the layer's outputs and inputs; any torch function takes it as a tensor), and the adapter's
     configuration. Returns an ``Update`` (a module whose parameters train), or None to pass. Called per targeted
     weight when an adapter is added: the architecture first, then the plugin named like ``config.kind``, then zoo::
 
-        return ScaledUpdate(weight.shape, config.rank) if name.endswith(".modulated") else None
+        return Scaled(weight.shape, config.rank) if name.endswith(".modulated") else None
     """
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.samples import Samples
     from zoo.weights.packed import Packed
     from zoo.weights.scheme import Quantization
+    from zoo.weights.standin import Weight
     from zoo.weights.update import Update
 
 __all__ = [
@@ -95,7 +96,7 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> P
     )
 
 
-def inject_adapter(entry: Entry, name: str, weight: Tensor, config: LoRA) -> Update | None:
+def inject_adapter(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | None:
     """One weight's update: the architecture's word, else the adapter kind's plugin's, else zoo's; None: nobody's."""
     from zoo.weights.update import Update
 
@@ -134,7 +135,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     figures = _required("evaluate", model.entry, model=model, data=data)
     right = (
         isinstance(figures, dict)
-        and figures
+        and bool(figures)
         and all(isinstance(name, str) and isinstance(value, Real) for name, value in figures.items())
     )
     return {name: float(v) for name, v in _checked(figures, right, model.entry, "evaluate", "a dict of floats").items()}

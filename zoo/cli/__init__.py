@@ -44,17 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if arguments is None else arguments)
         return _exit_code(command_line.main(words, prog_name="zoo", standalone_mode=False, obj=tuple(words)))
     except click.ClickException as error:
-        if isinstance(error, click.UsageError):
-            error.show()
-        else:
-            click.echo(f"error: {error.format_message()}", err=True)
+        error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
-    except ZooError as error:
-        return _failed(error, one_line(error))
-    except OSError as error:
+    except (ZooError, OSError) as error:
         return _failed(error, one_line(error))
     except Exception as error:
         kind = type(error).__name__

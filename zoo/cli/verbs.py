@@ -32,6 +32,9 @@ class Interrupted(click.ClickException):
 
     exit_code = 130
 
+    def show(self, file: Any = None) -> None:
+        note(self.format_message())
+
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_MODEL_OPTIONS):
