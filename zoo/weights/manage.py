@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ def parameter_sites(module: nn.Module) -> Iterator[tuple[Site, nn.Parameter | St
                         f"{site.name} was replaced after it had been quantized or adapted, so its store and adapters "
                         "no longer reach the layer: change weights before zoo.wrap, or after model.unload()"
                     )
-                yield site, child
+                yield site, child  # type: ignore[misc]
 
 
 def grouped_sites(module: nn.Module) -> list[tuple[nn.Parameter | Store, list[Site]]]:
@@ -103,12 +104,8 @@ def manage(sites: list[Site], base: nn.Parameter | Packed, layout: Layout = Layo
             continue
         if hasattr(layer, child_name(attribute)):
             raise WeightError(f"{site.name}: the layer already has something called {child_name(attribute)!r}")
-        layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
-        layer._parameters.pop(attribute, None)
-        layer.add_module(child_name(attribute), store)
+        _put(site, store, weight)
         store.train(layer.training)
-        # Through setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) take note.
-        setattr(layer, attribute, weight)
     return store
 
 
@@ -120,6 +117,50 @@ def unmanage(sites: list[Site], parameter: nn.Parameter) -> None:
         layer._modules.pop(child_name(attribute), None)
         setattr(layer, attribute, parameter)
         _restore_order(layer)
+
+
+@contextmanager
+def plain_parameters(module: nn.Module) -> Iterator[None]:
+    """Plain dense parameters inside, active adapters included; the stores are back afterwards.
+
+    For code that reads ``module.state_dict()`` itself. All weights are dense at once.
+    """
+    groups = [(held, sites) for held, sites in grouped_sites(module) if isinstance(held, Store)]
+    weights = [(sites, [site.layer.__dict__[site.attribute] for site in sites]) for _, sites in groups]
+    try:
+        for held, sites in groups:
+            with torch.no_grad():
+                unmanage(sites, nn.Parameter(held.dense().clone(), requires_grad=False))
+        yield
+    finally:
+        for (held, _), (sites, standins) in zip(groups, weights, strict=True):
+            for site, standin in zip(sites, standins, strict=True):
+                _put(site, held, standin)
+
+
+def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A library's own ``module.save_pretrained``, writing the weights under its own names, dense."""
+    write = type(module).save_pretrained  # type: ignore[attr-defined]
+    if kwargs.get("state_dict") is not None:
+        return write(module, *args, **kwargs)
+    training = [(layer, layer.training) for layer in module.modules()]
+    module.eval()  # an adapter's dropout must not be written
+    try:
+        with plain_parameters(module):
+            return write(module, *args, **kwargs)
+    finally:
+        for layer, mode in training:
+            layer.training = mode
+
+
+def _put(site: Site, store: Store, weight: Weight) -> None:
+    """Put a store and its stand-in where a parameter is."""
+    layer, attribute = site.layer, site.attribute
+    layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
+    layer._parameters.pop(attribute, None)
+    layer.add_module(child_name(attribute), store)
+    # Through setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) take note.
+    setattr(layer, attribute, weight)
 
 
 def _restore_order(layer: nn.Module) -> None:

@@ -19,6 +19,7 @@ WRITES = (
     "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
     "adapter, or call model.merge() and model.unload() first and write to the plain parameter"
 )
+HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 
 class Weight:
@@ -122,6 +123,11 @@ class Weight:
     def is_complex(self) -> bool:
         return self._zoo_store.dtype.is_complex
 
+    def data_ptr(self) -> int:
+        """The address of the stored base: equal for two places only where they share the weight."""
+        dense = self._zoo_store.plain()
+        return (dense if dense is not None else self._zoo_store.packed.tensors()[0]).data_ptr()  # type: ignore[union-attr]
+
     def requires_grad_(self, requires_grad: bool = True) -> Weight:
         """Freezing is what a managed base always is; asking a managed weight to train is an error."""
         if requires_grad:
@@ -138,6 +144,11 @@ class Weight:
         attribute = getattr(Tensor, name)
         if name.endswith("_") and callable(attribute):
             raise WeightError(WRITES.format(name=f"Tensor.{name}"))
+        if name in HOOKS:
+            raise WeightError(
+                f"Tensor.{name} on a managed weight would never be called: its dense form is made anew at every use. "
+                "Put the hook on the adapter's parameters, model.trainable_parameters()"
+            )
         return getattr(self.dense(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -167,6 +178,17 @@ class Weight:
     def __bool__(self) -> bool:
         return bool(self.dense())
 
+    def __float__(self) -> float:
+        return float(self.dense())
+
+    def __int__(self) -> int:
+        return int(self.dense())
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.dense().__array__(*args, **kwargs)
+
+    __hash__ = object.__hash__  # by identity, as a tensor's
+
     def __matmul__(self, other: Any) -> Any:
         return torch.matmul(self, other)  # type: ignore[arg-type]
 
@@ -185,13 +207,19 @@ def to_dense(tree: Any) -> Any:
 def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
     """Raise ``WeightError`` for a function that would write to a stand-in: the write would be lost."""
     name = getattr(func, "__name__", "")
-    in_place = name.endswith("_") and not name.endswith("__")
-    if in_place and args and isinstance(args[0], Weight):
-        raise WeightError(WRITES.format(name=name))
-    if in_place and not args and isinstance((kwargs or {}).get("tensor"), Weight):
-        raise WeightError(WRITES.format(name=name))
-    if kwargs and isinstance(kwargs.get("out"), Weight):
+    if name.endswith("_") and not name.endswith("__"):
+        target = args[0] if args else (kwargs or {}).get("tensor", (kwargs or {}).get("self"))
+        if _any_weight(target):
+            raise WeightError(WRITES.format(name=name))
+    if kwargs and _any_weight(kwargs.get("out")):
         raise WeightError(WRITES.format(name=f"{name}(out=)"))
+
+
+def _any_weight(value: Any) -> bool:
+    """Whether a value is a stand-in, or a list or tuple with one in it (as of ``torch._foreach_add_``)."""
+    if isinstance(value, list | tuple):
+        return any(_any_weight(one) for one in value)
+    return isinstance(value, Weight)
 
 
 def _binary(op: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
@@ -217,7 +245,8 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     setattr(Weight, f"__{_name}__", _binary(getattr(operator, f"__{_name}__"), False))
     setattr(Weight, f"__r{_name}__", _binary(getattr(operator, f"__{_name}__"), True))
     setattr(Weight, f"__i{_name}__", _refuse(_name))
-for _name in ("lt", "le", "gt", "ge"):
+Weight.__imatmul__ = _refuse("matmul")  # type: ignore[attr-defined]
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Weight, f"__{_name}__", _binary(getattr(operator, f"__{_name}__"), False))
 for _name in ("neg", "pos", "abs", "invert"):
     setattr(Weight, f"__{_name}__", _unary(getattr(operator, f"__{_name}__")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import AdapterError
+from zoo.errors import AdapterError, WeightError
 from zoo.weights.packed import Packed
 from zoo.weights.update import Factors, Layout, Update
 
@@ -118,6 +118,12 @@ class Store(nn.Module):
         names, self.merged_names = self.merged_names, ()
         self._parameters["merged"] = None
         return names
+
+    def _replicate_for_data_parallel(self) -> Store:
+        raise WeightError(
+            "nn.DataParallel copies a module so that its managed weights would stay on the first device: use "
+            "torch.nn.parallel.DistributedDataParallel"
+        )
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, {self.dtype}" + (f", active={', '.join(self.active)}" if self.active else "")
