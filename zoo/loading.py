@@ -19,13 +19,24 @@ from zoo.fingerprint import Fingerprint
 from zoo.model import Model, Plan
 from zoo.registry import Entry
 from zoo.weights.codecs import StoredFloat
-from zoo.weights.manage import find_parameter, grouped_sites, library_modules, manage, matrix_like, set_parameter, stores
+from zoo.weights.manage import (
+    find_parameter,
+    grouped_sites,
+    library_modules,
+    manage,
+    matrix_like,
+    save_pretrained,
+    set_parameter,
+    stores,
+)
 from zoo.weights.packed import Packed
 from zoo.weights.scheme import Quantization, as_quantization, unknown_scheme
 from zoo.weights.store import Store
 
 Lora = int | str | os.PathLike[str] | LoRA | Mapping[str, Any] | None
 Bits = int | Quantization | None
+
+COMPUTE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def load(
@@ -109,6 +120,8 @@ def _ready(model: Model, plans: list[Plan]) -> Model:
     if stores(model.module):  # what is packed cannot train, and training the rest alone is nobody's wish
         model.freeze(quantized=True)
     model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
+    if callable(getattr(type(model.module), "save_pretrained", None)):
+        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.module)
     for plan in plans:
         model.attach(plan)
     return model
@@ -135,8 +148,10 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         raise ZooError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1', 'mps' or 'meta'") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ZooError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; use device='cpu'")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ZooError("device 'mps' is not there; use device='cpu'")
+    try:
+        torch.empty(0, device=chosen)
+    except Exception as error:  # each backend that is not there says so in its own way
+        raise ZooError(f"device {device!r} is not there; use device='cpu'") from error
     return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
 
 
@@ -146,8 +161,8 @@ def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
-        raise ZooError(f"dtype {dtype!r}: expected a floating-point type such as 'float32' or 'bfloat16'")
+    if chosen not in COMPUTE_TYPES:
+        raise ZooError(f"dtype {dtype!r}: expected one of {', '.join(str(t).removeprefix('torch.') for t in COMPUTE_TYPES)}")
     return chosen
 
 
@@ -211,14 +226,21 @@ def stream(
         if name in buffers:
             layer, attribute = buffers[name]
             _check_shape(entry, name, layer._buffers[attribute].shape, tensor.shape)  # type: ignore[union-attr]
-            layer._buffers[attribute] = tensor.to(device, copy=True)
+            # As module.to(dtype) would have it: running means in the type of what they normalise.
+            own = dtype if tensor.is_floating_point() else tensor.dtype
+            layer._buffers[attribute] = tensor.to(device, own, copy=True)
             missing -= {other for other, where in buffers.items() if where == buffers[name]}
         elif name in groups:
             group = groups[name]
             first = group[1][0].name
-            if first not in missing:  # a tied parameter that was stored twice
-                continue
             _check_shape(entry, name, group[0].shape, tensor.shape)
+            if first not in missing:
+                if not fingerprint.agrees(first, tensor):
+                    raise CheckpointError(
+                        f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint holds two "
+                        "that differ; its configuration is not the one that it was made with"
+                    )
+                continue
             fingerprint.add(first, tensor)
             place(entry, group, tensor.to(device), scheme, dtype)
             missing.discard(first)

@@ -270,10 +270,11 @@ class Model:
         Quantized weights become full precision.
         """
         inject.unload(self.module)
-        self._adapters, self._active, self._merged, self.scheme = {}, (), (), None
-        self._quantized = False
-        self._thaw()
-        self.module.__dict__.pop("get_parameter", None)
+        if self._adapters or self._quantized:
+            self._thaw()
+        self._adapters, self._active, self._merged, self.scheme, self._quantized = {}, (), (), None, False
+        for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading
+            self.module.__dict__.pop(name, None)
         return self.module
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
