@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
     from zoo.registry import Entry
@@ -36,24 +36,39 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights: the shards of an index, else one safetensors file, else one ``.bin``.
+    """The files that hold a folder's weights, in the libraries' order: safetensors before ``.bin``, and of each one
+    file of a customary name, else the shards of an index, else the only file there is.
 
     Raises ``CheckpointError`` when there is none, when a shard is missing, or when it is not clear which one is meant.
     """
     for suffix in ("safetensors", "bin"):
-        indices = sorted(folder.glob(f"*.{suffix}.index.json"))
-        if indices:
-            return _shards(indices[0])
-        found = [path for path in sorted(folder.glob(f"*.{suffix}")) if not path.name.startswith(("adapter_", "training_"))]
+        found = [path for path in sorted(folder.glob(f"*.{suffix}")) if _holds_weights(path)]
         for name in NAMES:
             if (path := folder / f"{name}.{suffix}") in found:
                 return [path]
+        indices = sorted(folder.glob(f"*.{suffix}.index.json"))
+        if indices:
+            usual = [index for index in indices if index.name.partition(".")[0] + f".{suffix}.index.json" == index.name]
+            return _shards((usual or indices)[0])
         if len(found) == 1:
             return found
         if found:
             listed = ", ".join(path.name for path in found)
             raise CheckpointError(f"{folder}: expected one {suffix} file or an index of shards, found {listed}")
     raise CheckpointError(f"{folder}: no weights, expected model.safetensors, an index of shards, or pytorch_model.bin")
+
+
+def check_alone(folder: Path, new: Path) -> None:
+    """Raise ``OutputError`` where ``folder`` holds weights that would be mixed up with those in ``new``."""
+    names = {path.name for path in new.iterdir()}
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        weights = path.name.endswith((".safetensors", ".bin", ".index.json")) and _holds_weights(path)
+        if weights and path.name not in names:
+            raise OutputError(f"{folder} holds other weights, {path.name}: expected an empty folder, or the same model's")
+
+
+def _holds_weights(path: Path) -> bool:
+    return not path.name.startswith(("adapter_", "training_"))
 
 
 def _shards(index: Path) -> list[Path]:
@@ -82,7 +97,7 @@ def verify(folder: Path, files: list[Path]) -> None:
     from zoo.files import digest
 
     expected = {}
-    for line in sums.read_text(encoding="utf-8").splitlines():
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line)
         if match is None:
             raise CheckpointError(f"{sums}: expected lines as sha256sum writes them, got {line!r}")
@@ -133,9 +148,9 @@ def load_pickled(path: Path) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path}: holds more than tensors, which zoo does not execute ({first})") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise CheckpointError(f"{path}: damaged or no PyTorch file ({first}); get the file again") from error
+    except Exception as error:  # a damaged pickle can make its reader fail in any way
+        asked = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
+        if asked and isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(f"{path}: asks to run {asked[1]}, and zoo executes nothing in a checkpoint") from error
+        # Not torch's own words, which advise to run it.
+        raise CheckpointError(f"{path}: damaged or no PyTorch file ({type(error).__name__}); get it again") from error

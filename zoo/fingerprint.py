@@ -22,13 +22,21 @@ class Fingerprint:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take one weight in, before it is quantized."""
-        flat = tensor.detach().reshape(-1)
-        if flat.numel() > SAMPLES:
-            flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLES, dtype=torch.float64).long().to(flat.device)]
-        values = flat.to("cpu", torch.float32).numpy().tobytes()
-        self._lines[name] = f"{name} {tuple(tensor.shape)} {hashlib.sha256(values).hexdigest()}"
+        self._lines[name] = _line(name, tensor)
+
+    def agrees(self, name: str, tensor: Tensor) -> bool:
+        """Whether ``tensor`` looks like the one that was taken in under ``name``."""
+        return self._lines.get(name) == _line(name, tensor)
 
     def hexdigest(self) -> str:
         """32 hexadecimal digits."""
         text = "\n".join(self._lines[name] for name in sorted(self._lines))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _line(name: str, tensor: Tensor) -> str:
+    flat = tensor.detach().reshape(-1)
+    if flat.numel() > SAMPLES:
+        flat = flat[torch.linspace(0, flat.numel() - 1, SAMPLES, dtype=torch.float64).long().to(flat.device)]
+    values = flat.to("cpu", torch.float32).numpy().tobytes()
+    return f"{name} {tuple(tensor.shape)} {hashlib.sha256(values).hexdigest()}"

@@ -38,14 +38,20 @@ class LoRA:
     kind: Literal["lora"] = "lora"
 
     def __post_init__(self) -> None:
+        for name in ("rank_pattern", "alpha_pattern"):
+            _check_patterns(name, getattr(self, name))
         for rank in (self.rank, *self.rank_pattern.values()):
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
         for alpha in (self.alpha, *self.alpha_pattern.values()):
-            if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            if not _is_number(alpha):
                 raise AdapterError(f"alpha: expected a number, got {alpha!r}")
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+        if not isinstance(self.rslora, bool):
+            raise AdapterError(f"rslora: expected True or False, got {self.rslora!r}")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise AdapterError(f"dropout: expected a share from 0 up to but not including 1, got {self.dropout!r}")
+        if not isinstance(self.kind, str) or not self.kind:
+            raise AdapterError(f"kind: expected an adapter kind's name such as 'lora', got {self.kind!r}")
         targets: Any = self.targets
         if isinstance(targets, list | tuple | set):
             targets = tuple(targets)
@@ -53,10 +59,7 @@ class LoRA:
                 raise AdapterError(f"targets: expected parameter-path suffixes, got {self.targets!r}")
             object.__setattr__(self, "targets", targets)
         elif isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise AdapterError(f"targets: {targets!r} is not a regular expression: {error}") from error
+            _check_regex("targets", targets)
         elif targets is not None:
             raise AdapterError(f"targets: expected a list of suffixes, a regular expression or 'all', got {targets!r}")
 
@@ -64,9 +67,13 @@ class LoRA:
         """The rank for the parameter path (without ``.weight``)."""
         return _pattern(self.rank_pattern, path, self.rank)
 
+    def alpha_of(self, path: str) -> float:
+        """The alpha for the parameter path (without ``.weight``)."""
+        return _pattern(self.alpha_pattern, path, self.alpha)
+
     def scale_of(self, path: str) -> float:
         """The factor before B·A for the parameter path."""
-        rank, alpha = self.rank_of(path), _pattern(self.alpha_pattern, path, self.alpha)
+        rank, alpha = self.rank_of(path), self.alpha_of(path)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
@@ -75,6 +82,24 @@ def _pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
         if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
             return value
     return default
+
+
+def _check_patterns(name: str, patterns: Any) -> None:
+    if not isinstance(patterns, dict) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise AdapterError(f"{name}: expected a dict of regular expressions over parameter paths, got {patterns!r}")
+    for pattern in patterns:
+        _check_regex(name, pattern)
+
+
+def _check_regex(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise AdapterError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def as_lora(value: int | LoRA) -> LoRA:

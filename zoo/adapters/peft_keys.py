@@ -9,6 +9,8 @@ for embeddings ``….lora_embedding_A`` (rank, rows) and ``….lora_embedding_B`
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,21 +22,41 @@ from zoo.weights.update import Layout, LowRank
 
 PREFIX = "base_model.model."
 OWN = "zoo."
-_KEY = re.compile(r"(?P<path>.*?)\.?(?P<kind>lora_embedding|lora)_(?P<factor>[AB])(?:\.weight)?")
+_OWN = re.compile(r"zoo\.(?P<path>.+)\.lora_(?P<factor>[AB])")
+_PEFT = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|embedding_(?P<embedding>[AB]))")
+_BASE = re.compile(r"base_model\.model\.(?P<path>.+?)(?:\.base_layer)?\.weight")
 
 
 def kind_of(site: Site) -> str | None:
     """How PEFT writes the factors of the weight at ``site``: "linear", "conv", "embedding"; None where it cannot."""
+    return None if reason_against(site) else _kind(site.layer)
+
+
+def reason_against(site: Site) -> str | None:
+    """Why PEFT cannot express an adapter of the weight at ``site`` as zoo computes it; None where it can."""
     layer = site.layer
     if site.attribute != "weight" or not site.path:
-        return None
+        return "it is not a layer's weight"
     if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return None  # an nn.MultiheadAttention's, whose forward never calls it
+        return "nn.MultiheadAttention never calls it, so PEFT's adapter there does nothing"
+    kind = _kind(layer)
+    if kind is None:
+        return f"PEFT adapts no {type(layer).__name__}"
+    if kind == "conv":
+        if layer.groups != 1:
+            return "it is a grouped convolution, and PEFT's adapter reaches across its groups"
+        if layer.padding_mode != "zeros":
+            return f"it pads with {layer.padding_mode!r}, and PEFT's adapter pads with zeros"
+        if any(step != 1 for step in layer.dilation):
+            return "it is a dilated convolution, and PEFT's adapter is not dilated"
+    return None
+
+
+def _kind(layer: nn.Module) -> str | None:
     if isinstance(layer, nn.Linear) or is_hf_conv1d(layer):
         return "linear"
     if isinstance(layer, nn.modules.conv._ConvNd):
-        plain = not isinstance(layer, nn.modules.conv._ConvTransposeNd) and layer.groups == 1
-        return "conv" if plain else None
+        return None if isinstance(layer, nn.modules.conv._ConvTransposeNd) else "conv"
     return "embedding" if isinstance(layer, nn.Embedding) else None
 
 
@@ -61,17 +83,29 @@ def written(sites: list[Site], update: LowRank) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def parse(key: str) -> tuple[bool, str, str, str]:
-    """(whether it is our own key, path, "lora" or "lora_embedding", "A" or "B") of a file's key.
+class Key(NamedTuple):
+    """What a file's key speaks of. own: it is one of ours, and path a parameter's name; else PEFT's, and a layer's."""
 
-    Raises ``AdapterError`` for any other key.
-    """
-    own = key.startswith(OWN)
-    rest = key.removeprefix(OWN) if own else key.removeprefix(PREFIX)
-    match = _KEY.fullmatch(rest)
-    if match is None or not match["path"] or not (own or key.startswith(PREFIX)):
-        raise AdapterError(f"unexpected key {key!r}: expected {PREFIX}<module path>.lora_A.weight and the like")
-    return own, match["path"], match["kind"], match["factor"]
+    own: bool
+    path: str
+    factor: str
+
+
+def parse(key: str, layers: Mapping[str, nn.Module]) -> Key:
+    """A file's key taken apart. layers: the model's, by path. Raises ``AdapterError`` for a key of any other form."""
+    if match := _OWN.fullmatch(key):
+        return Key(True, match["path"], match["factor"])
+    if match := _PEFT.fullmatch(key):
+        embedded = isinstance(layers.get(match["path"]), nn.Embedding)
+        if embedded == (match["embedding"] is not None):
+            return Key(False, match["path"], match["embedding"] or match["factor"])
+    raise AdapterError(f"unexpected key {key!r}: expected {PREFIX}<layer's path>.lora_A.weight and the like")
+
+
+def base_path(key: str) -> str | None:
+    """The path of the layer whose own weight a key holds: PEFT puts embeddings and heads that it adapts beside them."""
+    match = _BASE.fullmatch(key)
+    return match["path"] if match else None
 
 
 def read_pair(site: Site, layout: Layout, shape: torch.Size, A: Tensor, B: Tensor, own: bool) -> tuple[Tensor, Tensor]:
@@ -79,30 +113,24 @@ def read_pair(site: Site, layout: Layout, shape: torch.Size, A: Tensor, B: Tenso
 
     Raises ``AdapterError`` that names the weight, what was expected and what was found.
     """
+    if not own and (reason := reason_against(site)):
+        raise AdapterError(f"{site.name}: its adapter is not one that zoo can apply: {reason}")
     kind = None if own else kind_of(site)
     rows, columns = torch.Size(shape[: layout.split]).numel(), torch.Size(shape[layout.split :]).numel()
-    if kind is None:
-        first, second, inputs_first = A.flatten(1), B.flatten(1), layout.transposed
-        grouped = getattr(site.layer, "groups", 1)
-        if not own and grouped > 1 and B.dim() == len(shape) and B.shape[1] * grouped == A.shape[0]:
-            first, second = A.flatten(1), _block_diagonal(B.flatten(1), grouped)
-    else:
-        inputs_first = kind == "embedding" or is_hf_conv1d(site.layer)
-        first, second = A.flatten(1), B.flatten(1)
+    inputs_first = layout.transposed if own else kind == "embedding" or is_hf_conv1d(site.layer)
     inputs, outputs = (rows, columns) if inputs_first else (columns, rows)
-    rank = first.shape[0]
-    if tuple(first.shape) != (rank, inputs) or tuple(second.shape) != (outputs, rank):
+    rank = A.shape[0] if A.dim() else 0
+    kernel = tuple(shape[2:]) if kind == "conv" else ()
+    first = (rank, shape[1], *kernel) if kernel else (rank, inputs)
+    second = (outputs, rank, *(1 for _ in kernel))
+    if tuple(A.shape) != first or tuple(B.shape) != second:
         raise AdapterError(
             f"{site.name}: the adapter's factors have shapes {tuple(A.shape)} and {tuple(B.shape)}, expected "
-            f"(rank, {inputs}) and ({outputs}, rank); it was made for another model"
+            f"{_shown(first)} and {_shown(second)}; it was made for another model"
         )
-    return (first, second) if inputs_first == layout.transposed else (second.t(), first.t())
+    A, B = A.flatten(1), B.flatten(1)
+    return (A, B) if inputs_first == layout.transposed else (B.t(), A.t())
 
 
-def _block_diagonal(B: Tensor, groups: int) -> Tensor:
-    """PEFT's grouped factor (outputs, rank / groups) as (outputs, rank): each group sees its own part of the rank."""
-    outputs, width = B.shape
-    wide = B.new_zeros(groups, outputs // groups, groups, width)
-    for group in range(groups):
-        wide[group, :, group] = B.view(groups, outputs // groups, width)[group]
-    return wide.view(outputs, groups * width)
+def _shown(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
