@@ -198,6 +198,7 @@ def test_a_sheet_has_a_labelled_row_for_each():
     assert picture.crop((picture.width - second.width, first.height, *picture.size)).tobytes() == second.tobytes()
     label = picture.crop((0, first.height, picture.width - second.width, picture.height)).convert("L")
     assert min(label.get_flattened_data()) < 128, "the label is not to be seen"
+    assert sheet([("x", torch.rand(26, 1, 8, 8))]).height == grid(torch.rand(26, 1, 8, 8), columns=13).height
     with pytest.raises(ZooError, match="at least one row"):
         sheet([])
 

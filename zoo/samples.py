@@ -18,6 +18,7 @@ KINDS = ("image", "text")
 _SUFFIXES = {"image": (".png", ".jpg", ".jpeg", ".webp"), "text": (".txt", ".md")}
 _GAP = 2  # pixels between the pictures of a grid
 _CELL = 96  # small pictures are enlarged to about this many pixels
+_ACROSS = 16  # pictures in a line of a sheet at most
 _CAPTION = 11  # font size in pixels
 _RAMP = " .:-=+*#%@"
 
@@ -187,7 +188,8 @@ def grid(
 def sheet(rows: Sequence[tuple[str, Samples | Tensor]], *, cell: int = _CELL) -> Image:
     """One picture with a labelled row for each (label, pictures), e.g. "before", "after" and "data".
 
-    A Tensor is [n, c, h, w] in [0, 1], as in Samples. Rows may differ in length, size and channels.
+    A Tensor is [n, c, h, w] in [0, 1], as in Samples. Rows may differ in length, size and channels; one of more than
+    16 pictures is broken into lines of equal length.
     """
     from PIL import Image as PIL
     from PIL import ImageDraw
@@ -197,7 +199,9 @@ def sheet(rows: Sequence[tuple[str, Samples | Tensor]], *, cell: int = _CELL) ->
     strips = []
     for _, row in rows:
         images, captions = (row.data, row.captions) if isinstance(row, Samples) else (row, None)
-        strips.append(grid(images, columns=max(1, len(images)), captions=captions, cell=cell).convert("RGB"))
+        lines = math.ceil(len(images) / _ACROSS)
+        columns = math.ceil(len(images) / max(1, lines))
+        strips.append(grid(images, columns=max(1, columns), captions=captions, cell=cell).convert("RGB"))
     font = _font(_CAPTION + 3)
     margin = math.ceil(max(font.getlength(label) for label, _ in rows)) + 16
     canvas = PIL.new("RGB", (margin + max(s.width for s in strips), sum(s.height for s in strips)), _paper("RGB"))
