@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +12,17 @@ from zoo.errors import WeightError
 from zoo.weights.ops.base import join, transforms_active
 from zoo.weights.packed import Packed
 from zoo.weights.store import Store
+
+RENORM = (
+    "an embedding with max_norm rewrites its weight at every use, which a quantized or adapted weight cannot "
+    "follow: set max_norm=None, or leave the weight out with targets= and keep="
+)
+
+
+def refuse_renorm(*args: Any, max_norm: float | None = None, **kwargs: Any) -> None:
+    """``embedding_bag`` goes by the dense weight; ``WeightError`` for ``max_norm``, as with ``embedding``."""
+    if max_norm is not None or (len(args) > 3 and args[3] is not None):
+        raise WeightError(RENORM)
 
 
 def embedding(
@@ -26,14 +39,12 @@ def embedding(
     Raises ``WeightError`` for ``max_norm``, which would rewrite the weight in place.
     """
     if max_norm is not None:
-        raise WeightError(
-            "an embedding with max_norm rewrites its weight at every use, which a quantized or adapted weight cannot "
-            "follow: set max_norm=None, or leave the weight out with targets= and keep="
-        )
+        raise WeightError(RENORM)
     updates = store.in_use()
     found = store.factors()
     dense = store.plain()
-    general = found is None or len(store.shape) != 2 or transforms_active() or any(update.dropout for update in updates)
+    general = found is None or len(store.shape) != 2 or transforms_active()
+    general = general or (store.training and any(update.dropout for update in updates))
     if general or scale_grad_by_freq:
         # scale_grad_by_freq divides the weight's gradient by row, which only the dense weight's gradient can show.
         return F.embedding(index, store.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)

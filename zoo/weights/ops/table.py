@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from zoo.weights.ops import conv, embedding, linear
@@ -19,7 +20,9 @@ Path = Callable[..., Tensor | None]
 
 
 def _store(value: Any) -> Any:
-    return getattr(value, "_zoo_store", None)
+    """The store behind a stand-in; None for anything else, and for one that is cut from the graph (``weight.data``)."""
+    store = getattr(value, "_zoo_store", None)
+    return None if store is None or value._zoo_detached else store
 
 
 def _by_name(path: Path, *names: str) -> Path:
@@ -52,9 +55,13 @@ def _with_store(op: Callable[..., Tensor | None]) -> Path:
 
 def _matmul(first: Any, second: Any, **kwargs: Any) -> Tensor | None:
     left, right = _store(first), _store(second)
-    if kwargs or (left is not None and right is not None):
+    if kwargs or (left is None) == (right is None):
         return None
     return linear.matmul(right, first) if right is not None else linear.matmul_left(left, second)
+
+
+def _mm(first: Any, second: Any, **kwargs: Any) -> Tensor | None:
+    return _matmul(first, second, **kwargs) if first.dim() == second.dim() == 2 else None
 
 
 def _rmatmul(second: Any, first: Any) -> Tensor | None:
@@ -69,39 +76,53 @@ def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1,
 
 
 def recomputed(func: Callable[..., Any]) -> Path:
-    """A path for any function of several weights: run on the dense weights, which are made again in backward."""
+    """A path for any form of any function: run on the dense weights, which are made again in backward, not kept."""
 
     def path(*args: Any, **kwargs: Any) -> Any:
-        from zoo.weights.standin import to_dense
+        from zoo.weights.standin import Weight, to_dense
 
-        if not torch.is_grad_enabled() or transforms_active():
+        if not torch.is_grad_enabled() or transforms_active() or torch.compiler.is_compiling():
+            return None
+        if kwargs.get("out") is not None:
+            return None
+        leaves = tree_leaves((args, kwargs))
+        held = [leaf._zoo_store for leaf in leaves if isinstance(leaf, Weight)]
+        if all(store.plain() is not None and not store.in_use() for store in held):
+            return None  # the dense weights are there anyway
+        if not any(getattr(leaf, "requires_grad", False) for leaf in leaves):
             return None
 
         def run(*inner: Any) -> Any:
             dense_args, dense_kwargs = to_dense((inner, kwargs))
             return func(*dense_args, **dense_kwargs)
 
-        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
+        drawn = any(store.training and update.dropout for store in held for update in store.in_use())
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=drawn)
 
     return path
 
 
+def _or_recomputed(path: Path, func: Callable[..., Any]) -> Path:
+    """``path``, and for the forms that it does not serve ``func`` on dense weights that are not kept."""
+    again = recomputed(func)
+
+    def both(*args: Any, **kwargs: Any) -> Any:
+        y = path(*args, **kwargs)
+        return again(*args, **kwargs) if y is None else y
+
+    return both
+
+
 PATHS: dict[Any, Path] = {
     F.linear: _with_store(linear.linear),
-    F.embedding: _with_store(embedding.embedding),
     torch.addmm: _by_name(_addmm, "input", "mat1", "mat2"),
     Tensor.addmm: _by_name(_addmm, "self", "mat1", "mat2"),
     torch.matmul: _by_name(_matmul, "input", "other"),
-    torch.mm: _by_name(_matmul, "input", "mat2"),
+    torch.mm: _by_name(_mm, "input", "mat2"),
     Tensor.matmul: _by_name(_matmul, "self", "other"),
-    Tensor.mm: _by_name(_matmul, "self", "mat2"),
+    Tensor.mm: _by_name(_mm, "self", "mat2"),
     Tensor.__matmul__: _matmul,
     Tensor.__rmatmul__: _rmatmul,
-    torch.bmm: recomputed(torch.bmm),
-    Tensor.bmm: recomputed(torch.bmm),
-    torch.einsum: recomputed(torch.einsum),
-    torch.tensordot: recomputed(torch.tensordot),
-    F.bilinear: recomputed(F.bilinear),
 }
 for _n, _plain, _transposed in (
     (1, F.conv1d, F.conv_transpose1d),
@@ -112,3 +133,9 @@ for _n, _plain, _transposed in (
     PATHS[_transposed] = _with_store(conv.conv_transpose(_n))
     PATHS[getattr(torch, f"conv{_n}d")] = PATHS[_plain]
     PATHS[getattr(torch, f"conv_transpose{_n}d")] = PATHS[_transposed]
+PATHS = {func: _or_recomputed(path, func) for func, path in PATHS.items()}
+_products = (torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv)
+for _func in (*_products, torch.einsum, torch.tensordot, F.bilinear):
+    PATHS[_func] = recomputed(_func)
+PATHS[F.embedding] = _with_store(embedding.embedding)
+PATHS[F.embedding_bag] = embedding.refuse_renorm
