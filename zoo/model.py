@@ -102,11 +102,11 @@ class Model:
         what the library's own module of this configuration loads.
         """
         dense: dict[str, Tensor] = {}
-        for held, sites in grouped_sites(self.module):
-            with _evaluating(self.module):
+        with _evaluating(self.module):
+            for held, sites in grouped_sites(self.module):
                 weight = held.dense() if isinstance(held, Store) else held
-            for site in sites:
-                dense[site.name] = weight.detach()
+                for site in sites:
+                    dense[site.name] = weight.detach()
         raw = self.module.state_dict()
         buffers = {name for name, _ in self.module.named_buffers(remove_duplicate=False)}
         return dense | {name: tensor for name, tensor in raw.items() if name in buffers}
