@@ -47,7 +47,7 @@ def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors
 def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], factors: Factors) -> Tensor:
     """W + scale · left @ right, dense, in the factors' type: no extra pass over the activations."""
     left, right, scale = factors
-    weight = dense_of(codec, shape, left.dtype, tensors).view(left.shape[0], -1)
+    weight = dense_of(codec, shape, left.dtype, tensors).reshape(left.shape[0], -1)  # may be channels_last
     if codec is None or torch.is_grad_enabled():
         folded = torch.addmm(weight, left, right, alpha=scale)
     else:
