@@ -15,12 +15,13 @@ help:
 	@echo "make test    run every test"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  rewrite the files as ruff formats them"
-	@echo "make clean   remove .venv and every cache"
+	@echo "make clean   remove caches, builds and the demo's output (rm -rf .venv starts afresh)"
 
 .venv/installed: pyproject.toml
+	@echo "Setting up .venv. The first time, torch and its libraries are downloaded: several GB."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[test]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[test]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
@@ -45,5 +46,5 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build *.egg-info zoo-demo runs
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build *.egg-info zoo-demo runs
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
