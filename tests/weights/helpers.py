@@ -133,10 +133,14 @@ def compare(op: Callable[..., Tensor], weight: Weight, *inputs: Tensor, toleranc
 
 @contextmanager
 def folding(yes: bool) -> Iterator[None]:
-    """ΔW always folded into the weight, or never: both must be right whatever the sizes say."""
+    """ΔW always folded into the weight, or never: both must be right whatever the sizes say.
+
+    The factors' gradients go the other way, through the dense gradient where ΔW is not folded.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for module in (linear, conv):
             patch.setattr(module, "prefer_folding", lambda *args, **kwargs: yes)
+            patch.setattr(module, "prefer_dense_gradient", lambda *args, **kwargs: not yes, raising=False)
         yield
 
 

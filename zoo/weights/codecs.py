@@ -174,7 +174,7 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     name = str(scheme.scheme)
     if name in FLOATS:
         # A copy even where the type is the same: the weight may be a view of a mapped file.
-        values = weight.to(FLOATS[name], copy=True)
+        values = weight.to(FLOATS[name], copy=True, memory_format=torch.contiguous_format)
         return Packed(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": values})
     if name == "int8":
         return _pack_int8(weight, dtype)

@@ -58,10 +58,14 @@ class Packed(nn.Module):
         probe = fn(torch.empty(0, dtype=self.dtype, device=self.tensors()[0].device))
 
         def keep_type(tensor: Tensor) -> Tensor:
-            # A cast must not touch scales; only the device (or the memory) may change.
-            if not tensor.is_floating_point() and not tensor.is_complex():
-                return fn(tensor)
-            return fn(tensor.view(torch.uint8)).view(tensor.dtype)
+            # A cast must not touch scales; only the device (or the memory) may change, and not the order in memory
+            # (channels_last), which codecs go by.
+            flat = tensor.reshape(-1) if tensor.dim() > 2 else tensor
+            if tensor.is_floating_point():
+                flat = fn(flat.view(torch.uint8)).view(tensor.dtype)
+            else:
+                flat = fn(flat)
+            return flat.view(tensor.shape)
 
         super()._apply(keep_type, recurse)
         self.dtype = probe.dtype

@@ -117,15 +117,19 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
         x, bias, left, right, scale, geometry, codec, shape, *tensors = inputs
-        # aten's backward wants the input's shape even where only grad_x is asked for; x itself is alive anyway then.
-        ctx.save_for_backward(x, left, right, *tensors)
+        trains = left is not None and (left.requires_grad or right.requires_grad)
+        keep_x = trains or tensors[0].requires_grad
+        ctx.save_for_backward(x if keep_x else None, left, right, *tensors)
         ctx.scale, ctx.geometry, ctx.codec, ctx.shape = scale, geometry, codec, shape
+        ctx.x_form = (x.shape, x.stride())
         ctx.bias_dtype = None if bias is None else bias.dtype
 
     @staticmethod
     def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
         x, left, right, *tensors = ctx.saved_tensors
         geometry, codec, shape = ctx.geometry, ctx.codec, ctx.shape
+        if x is None:  # only its gradient is asked for, and aten's backward then reads no more of it than its form
+            x = g.new_empty_strided(*ctx.x_form)
         need_x, need_bias, need_left, need_right = ctx.needs_input_grad[:4]
         need_base = ctx.needs_input_grad[8]
         factors = None if left is None else Factors(left, right, ctx.scale)
@@ -168,8 +172,7 @@ def _grad_factors(
     g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
     """Gradients of left and right, through ``rank`` channels."""
-    left, right, scale = factors
-    rank, groups = right.shape[0], geometry.groups
+    rank, groups, scale = factors.right.shape[0], geometry.groups, factors.scale
     spatial, pointwise = _pair(factors, shape, geometry)
     point = _pointwise(geometry)
     if geometry.transposed:
@@ -255,7 +258,7 @@ def conv(n: int):  # type: ignore[no-untyped-def]
         if isinstance(padding, str):
             if padding == "valid":
                 padding = 0
-            elif padding == "same":
+            elif padding == "same" and set(_spread(stride, n)) == {1}:
                 # As torch does it: the odd one of an uneven padding goes to the end.
                 total = [d * (k - 1) for d, k in zip(dilation, store.shape[2:], strict=False)]
                 if any(size % 2 for size in total):
