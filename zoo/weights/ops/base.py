@@ -19,6 +19,9 @@ from zoo.weights.store import Store
 from zoo.weights.update import Factors
 
 
+SMALL = 1 << 14  # values of a weight so small that what counts is how many operations there are
+
+
 class Base(NamedTuple):
     """A base weight that an autograd function can carry: tensors to save, and how to make them dense again."""
 
@@ -89,7 +92,14 @@ def needs_graph(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | N
     )
 
 
-def prefer_folding(positions: int, rows: int, columns: int, dtype: torch.dtype) -> bool:
+def add_product(y: Tensor, first: Tensor, second: Tensor, scale: float) -> Tensor:
+    """y + scale · first @ second, written into ``y``, a tensor of the caller's own, unless a graph needs it."""
+    if torch.is_grad_enabled():
+        return torch.addmm(y, first, second, alpha=scale)
+    return y.addmm_(first, second, alpha=scale)
+
+
+def prefer_folding(positions: int, rows: int, columns: int, rank: int, dtype: torch.dtype) -> bool:
     """Whether ΔW should be added to the weight rather than run beside it.
 
     Folding costs one pass over the weight, running beside it one over the activations. Only in float32 and float64:
@@ -97,4 +107,9 @@ def prefer_folding(positions: int, rows: int, columns: int, dtype: torch.dtype) 
     """
     if dtype not in (torch.float32, torch.float64):
         return False
-    return positions * (rows + columns) >= rows * columns
+    return rows * columns <= SMALL or positions * (rows + columns) >= rows * columns
+
+
+def prefer_dense_gradient(positions: int, rows: int, columns: int, rank: int) -> bool:
+    """Whether the gradients of both factors should be made from the dense weight's gradient."""
+    return rows * columns <= SMALL

@@ -85,12 +85,12 @@ def _positions(x: Tensor, y_shape: torch.Size | None = None) -> int:
     return shape[0] * math.prod(shape[2:])
 
 
-def _fits_folding(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> bool:
-    return prefer_folding(_positions(x), shape[0], math.prod(shape[1:]), dtype)
+def _fits_folding(x: Tensor, shape: torch.Size, rank: int, dtype: torch.dtype) -> bool:
+    return prefer_folding(_positions(x), shape[0], math.prod(shape[1:]), rank, dtype)
 
 
 def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, geometry: Geometry) -> Tensor:
-    if factors is not None and _fits_folding(x, base.shape, x.dtype):
+    if factors is not None and _fits_folding(x, base.shape, factors.right.shape[0], x.dtype):
         return _convolve(x, fold(base.codec, base.shape, base.tensors, factors), bias, geometry)
     y = _convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors), bias, geometry)
     return y if factors is None else y + _beside(x, factors, base.shape, geometry)
@@ -148,7 +148,7 @@ class _Convolution(torch.autograd.Function):
             grad_base = grad_weight if grad_weight is not None else _grad_weight(g, x, shape, geometry)
             grad_base = grad_base.to(tensors[0].dtype)
         if need_x:
-            folded = factors is not None and _fits_folding(x, shape, g.dtype)
+            folded = factors is not None and _fits_folding(x, shape, right.shape[0], g.dtype)
             if folded:
                 weight = fold(codec, shape, tuple(tensors), factors)
             else:
