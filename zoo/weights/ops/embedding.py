@@ -61,6 +61,7 @@ def embedding(
     )
     if padding_idx is not None:
         # The padding row takes no gradient, neither in its own factor nor in the one that all rows share.
+        padding_idx %= store.shape[0]  # -1 is the last row
         flat = torch.where((index == padding_idx).reshape(-1, 1), flat.detach(), flat)
     return flat.view(y.shape)
 
