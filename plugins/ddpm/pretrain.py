@@ -80,8 +80,6 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
     model = UNet2DModel(**CONFIG).to(device)
-    if args.start:
-        model.load_state_dict(UNet2DModel.from_pretrained(args.start).state_dict())
     average = UNet2DModel(**CONFIG).to(device).requires_grad_(False).eval()
     average.load_state_dict(model.state_dict())
     scheduler = DDPMScheduler(**SCHEDULER)
@@ -141,7 +139,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=38, help="time to train (default 38)")
     parser.add_argument("--steps", type=int, help="train this many steps instead, however long they take")
-    parser.add_argument("--start", type=Path, help="go on from a model that this wrote, with a new optimizer")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="the highest learning rate (default 1.5e-3)")
     parser.add_argument("--save-every", type=float, default=4, help="minutes between checkpoints (default 4)")
     parser.add_argument("--batch", type=int, default=32, help="images in a step (default 32)")

@@ -116,9 +116,17 @@ def test_registered_configurations_have_their_published_size(name, parameters):
     assert footprint.bytes < 0.28 * footprint.bytes_16bit
 
 
+def test_only_the_outermost_convolutions_stay_in_full_precision():
+    model = zoo.load("ddpm", device="meta", bits=4)
+    kept = {name for name, shape, _, bits, _ in model.weights() if bits >= 16 and len(shape) > 1}
+    assert kept == {"conv_in.weight", "conv_out.weight"}
+    eight = zoo.load("ddpm", device="meta", bits=8)
+    assert all(bits < 16 for _, shape, _, bits, _ in eight.weights() if len(shape) > 1)
+
+
 def test_default_targets_reach_attention_and_residual_blocks():
     model = zoo.load("ddpm-cifar10", device="meta", lora=4)
     adapted = {name for name, *_, adapters in model.weights() if adapters}
     kinds = {name.removesuffix(".weight").rpartition(".")[2] for name in adapted}
     assert kinds == {"to_q", "to_k", "to_v", "0", "conv1", "conv2"}
-    assert model.footprint().adapted_share > 0.8
+    assert model.footprint().adapted_share > 0.75

@@ -42,9 +42,8 @@ def test_pretraining_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain, "noise_error", lambda *_: 0.5)
     out = tmp_path / "embedded"
     options = {"minutes": 1, "steps": 3, "save_every": 0, "batch": 2, "lr": 1e-3, "device": "cpu", "out": out}
-    pretrain.train(argparse.Namespace(**options, seed=4, start=None))
-    pretrain.train(argparse.Namespace(**options, seed=4, start=out))
-    assert capsys.readouterr().out.count("seed 4: 3 steps") == 2
+    pretrain.train(argparse.Namespace(**options, seed=4))
+    assert "seed 4: 3 steps" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["embedded"]
     model = zoo.load("ddpm", weights=str(out), device="cpu")
     assert model.sample(1, seed=0, steps=2, labels="Q").captions == ["Q"]

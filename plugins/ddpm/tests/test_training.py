@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 import zoo
 from zoo.data.letters import render
 
-SANS = 0.015  # README.md
+SANS = 0.0155  # README.md
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_four_bits_cost_little_and_learn_another_style(letters):
 
     model = zoo.load("ddpm", bits=4, lora=8, device="cpu", seed=0)
     assert model.footprint().quantized_share > 0.985
-    assert model.evaluate(sans)["noise_mse"] < 1.6 * SANS
+    assert model.evaluate(sans)["noise_mse"] < 1.2 * letters.evaluate(sans)["noise_mse"]
     before = model.evaluate(serif)["noise_mse"]
     assert model.evaluate(serif)["noise_mse"] == before
     result = model.tune("letters:serif", steps=15, batch_size=16, lr=2e-3)

@@ -11,7 +11,7 @@ from zoo import hookimpl
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from zoo import BatchRequest, Entry, Model, SampleRequest, Samples
+    from zoo import BatchRequest, Entry, Model, Quantization, SampleRequest, Samples
 
 
 @hookimpl
@@ -35,6 +35,13 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     from .model import tensors
 
     return tensors(entry)
+
+
+@hookimpl
+def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
+    # Every pixel passes through these two, under 0.1 % of a U-Net. On the embedded model 4 bit takes the noise error
+    # from .0153 to .0262 with them and to .0168 without; 8 bit costs nothing either way.
+    return weight if scheme.bits == 4 and name in ("conv_in.weight", "conv_out.weight") else None
 
 
 @hookimpl
