@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -343,13 +343,6 @@ def test_torch_utilities(name: str, bits: int | None) -> None:
     zeroed = run(model.module, inputs)
     model.deactivate()
     assert error(zeroed, run(model.module, inputs)) < 1e-6
+    store = next(iter(stores(model.module).values()))
     with pytest.raises(WeightError, match="DistributedDataParallel"):
-        for layer in model.module.modules():
-            layer._replicate_for_data_parallel()
-
-
-@pytest.fixture(autouse=True)
-def one_seed_less() -> Iterator[None]:
-    """Fresh random numbers in every run; torch's own seed is drawn from the system."""
-    torch.seed()
-    yield
+        store._replicate_for_data_parallel()

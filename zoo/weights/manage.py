@@ -64,19 +64,31 @@ def parameter_sites(module: nn.Module) -> Iterator[tuple[Site, nn.Parameter | St
     A layer under several names is a place under each of them, as in ``state_dict()``. Raises ``WeightError`` where
     a managed weight has been replaced behind its store's back.
     """
+    registered, used = set(), {}
     for path, layer in library_modules(module, remove_duplicate=False):
         for attribute, parameter in layer._parameters.items():
             if parameter is not None:
                 yield Site(path, layer, attribute), parameter
+        for attribute, weight in list(layer.__dict__.items()):
+            if isinstance(weight, Weight) and not weight._zoo_detached:
+                site = Site(path, layer, attribute)
+                used[id(weight._zoo_store)] = site
+                yield site, weight._zoo_store
         for name, child in layer._modules.items():
             if isinstance(child, Store):
-                site = Site(path, layer, name.removesuffix(SUFFIX))
-                if getattr(layer.__dict__.get(site.attribute), "_zoo_store", None) is not child:
-                    raise WeightError(
-                        f"{site.name} was replaced after it had been quantized or adapted, so its store and adapters "
-                        "no longer reach the layer: change weights before zoo.wrap, or after model.unload()"
-                    )
-                yield site, child  # type: ignore[misc]
+                registered.add(id(child))
+                if id(child) not in used:
+                    raise _replaced(Site(path, layer, name.removesuffix(SUFFIX)))
+    for store, site in used.items():
+        if store not in registered:
+            raise _replaced(site)
+
+
+def _replaced(site: Site) -> WeightError:
+    return WeightError(
+        f"{site.name}: it, or a weight tied to it, was replaced after it had been quantized or adapted, so that its "
+        "adapters no longer reach it: change weights before zoo.wrap, or after model.unload()"
+    )
 
 
 def grouped_sites(module: nn.Module) -> list[tuple[nn.Parameter | Store, list[Site]]]:
@@ -93,19 +105,21 @@ def stores(module: nn.Module) -> dict[str, Store]:
 
 
 def manage(sites: list[Site], base: nn.Parameter | Packed, layout: Layout = Layout()) -> Store:  # noqa: B008
-    """Give all ``sites`` (the places of one tied parameter) one store, and the stand-in that speaks for it."""
+    """Give all ``sites`` (the places of one tied parameter) one store, and the stand-in that speaks for it.
+
+    The store is a child of the first place's layer.
+    """
     if isinstance(base, nn.Parameter):
         base.requires_grad_(False)
     store = Store(base, layout)
     weight = Weight(store)
-    for site in sites:
-        layer, attribute = site.layer, site.attribute
-        if layer._modules.get(child_name(attribute)) is store:  # the same layer under another name
+    for number, site in enumerate(sites):
+        if site.layer.__dict__.get(site.attribute) is weight:  # the same layer under another name
             continue
-        if hasattr(layer, child_name(attribute)):
-            raise WeightError(f"{site.name}: the layer already has something called {child_name(attribute)!r}")
-        _put(site, store, weight)
-        store.train(layer.training)
+        if number == 0 and hasattr(site.layer, child_name(site.attribute)):
+            raise WeightError(f"{site.name}: the layer already has something called {child_name(site.attribute)!r}")
+        _put(site, store, weight, register=number == 0)
+    store.train(sites[0].layer.training)
     return store
 
 
@@ -134,8 +148,8 @@ def plain_parameters(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for (held, _), (sites, standins) in zip(groups, weights, strict=True):
-            for site, standin in zip(sites, standins, strict=True):
-                _put(site, held, standin)
+            for number, (site, standin) in enumerate(zip(sites, standins, strict=True)):
+                _put(site, held, standin, register=number == 0)
 
 
 def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -153,12 +167,16 @@ def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             layer.training = mode
 
 
-def _put(site: Site, store: Store, weight: Weight) -> None:
-    """Put a store and its stand-in where a parameter is."""
+def _put(site: Site, store: Store, weight: Weight, register: bool) -> None:
+    """Put a stand-in where a parameter is; ``register``: its store too, at the first of the places that share it.
+
+    One place only: ``functional_call`` loses the tensors of a module that is registered under two names.
+    """
     layer, attribute = site.layer, site.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     layer._parameters.pop(attribute, None)
-    layer.add_module(child_name(attribute), store)
+    if register:
+        layer.add_module(child_name(attribute), store)
     # Through setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) take note.
     setattr(layer, attribute, weight)
 
@@ -169,7 +187,7 @@ def _restore_order(layer: nn.Module) -> None:
     names = list(layer._parameters)
     for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
         layer._parameters[name] = layer._parameters.pop(name)
-    if not any(isinstance(child, Store) for child in layer._modules.values()):
+    if not any(isinstance(value, Weight) for value in layer.__dict__.values()):
         layer.__dict__.pop(ORDER, None)
 
 
@@ -194,6 +212,6 @@ def find_parameter(module: nn.Module, name: str) -> Any:
     """
     path, _, attribute = name.rpartition(".")
     layer = module.get_submodule(path)
-    if isinstance(layer._modules.get(child_name(attribute)), Store):
-        return getattr(layer, attribute)
+    if isinstance(layer.__dict__.get(attribute), Weight):
+        return layer.__dict__[attribute]
     return type(module).get_parameter(module, name)
