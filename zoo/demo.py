@@ -91,6 +91,7 @@ def run(
     with _part(console, "after: the same again"):
         after = model.evaluate(plan.data), _sampled(model, plan, seed)
 
+    console.print(_figure_table(before[0], after[0]))
     written = _write_samples(out, model, plan, before[1], after[1])
     adapter = model.save_adapter(out / "adapter")
     with _part(console, "loading the saved adapter into a fresh 4-bit model"):
@@ -99,7 +100,6 @@ def run(
     _check_equal(difference, adapter, exact=model.device.type == "cpu")
     console.print(Text(f"the same samples again: the largest difference is {difference:g}"))
 
-    console.print(_figure_table(before[0], after[0]))
     if after[1].kind == "text" or console.color_system:
         console.print(after[1])
     seconds = time.perf_counter() - started
