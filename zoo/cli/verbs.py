@@ -46,7 +46,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     cls=Command,
     examples="""
     zoo sample ddpm -n 16 --seed 0 --out letters.png
-    zoo sample gpt -n 2 --bits 4 -o prompt="The list" -o max_new_tokens=60
+    zoo sample gpt -n 2 --bits 4 -o prompts="The list" -o max_new_tokens=60
     zoo sample ddpm --lora runs/ddpm/adapter
     """,
 )
