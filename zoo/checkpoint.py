@@ -75,7 +75,7 @@ def _shards(index: Path) -> list[Path]:
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted({str(shard) for shard in shards})
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected JSON with a weight_map, {type(error).__name__}: {error}") from error
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo import host, registry
 from zoo.adapters.config import LoRA
@@ -129,11 +130,26 @@ def _ready(model: Model, plans: list[Plan]) -> Model:
 
 @contextmanager
 def meta_parameters() -> Iterator[None]:
-    """Parameters made inside lie on ``meta``; buffers are real, because nothing would ever fill them again."""
-    from accelerate import init_empty_weights
+    """Parameters made inside lie on ``meta``; buffers are real, because nothing would ever fill them again.
 
-    with init_empty_weights(include_buffers=False):
+    accelerate's ``init_empty_weights`` makes a new parameter at every assignment, and so unties those that are shared.
+    """
+    register = nn.Module.register_parameter
+    empty = WeakIdKeyDictionary()  # parameter → its stand-in on meta
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            if parameter not in empty:
+                made = torch.empty_like(parameter, device="meta")
+                empty[parameter] = nn.Parameter(made, requires_grad=parameter.requires_grad)
+            parameter = empty[parameter]
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    try:
         yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -249,13 +265,13 @@ def stream(
         del tensor
     if unexpected or missing:
         raise _misfit(entry, sorted(missing), unexpected)
+    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    if left:
+        raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
     for _, layer in library_modules(module):
         for attribute, buffer in layer._buffers.items():
             if buffer is not None:
                 layer._buffers[attribute] = buffer.to(device)
-    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
-    if left:
-        raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
     return fingerprint.hexdigest()
 
 
