@@ -43,19 +43,20 @@ def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors
     """The dense base in ``dtype``; a fresh tensor if there is a codec."""
     if codec is None:
         weight = tensors[0]
-        return weight if weight.dtype == dtype else weight.to(dtype)
+        return weight if weight.dtype is dtype else weight.to(dtype)
     return codec.unpack(tensors, shape, dtype)
 
 
 def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], factors: Factors) -> Tensor:
     """W + scale · left @ right, dense, in the factors' type: no extra pass over the activations."""
     left, right, scale = factors
-    weight = dense_of(codec, shape, left.dtype, tensors).reshape(left.shape[0], -1)  # may be channels_last
+    weight = dense_of(codec, shape, left.dtype, tensors)
+    matrix = weight if len(shape) == 2 else weight.reshape(shape[0], -1)  # may be channels_last
     if codec is None or torch.is_grad_enabled():
-        folded = torch.addmm(weight, left, right, alpha=scale)
+        folded = torch.addmm(matrix, left, right, alpha=scale)
     else:
-        folded = weight.addmm_(left, right, alpha=scale)
-    return folded.view(shape)
+        folded = matrix.addmm_(left, right, alpha=scale)
+    return folded if len(shape) == 2 else folded.view(shape)
 
 
 def join(factors: list[Factors], dtype: torch.dtype) -> Factors | None:
@@ -63,10 +64,8 @@ def join(factors: list[Factors], dtype: torch.dtype) -> Factors | None:
     if not factors:
         return None
     if len(factors) == 1:
-        left, right, scale = factors[0]
-        if left.dtype is not dtype:
-            left, right = left.to(dtype), right.to(dtype)
-        return Factors(left, right, scale)
+        left, right, scale = only = factors[0]
+        return only if left.dtype is dtype else Factors(left.to(dtype), right.to(dtype), scale)
     left = torch.cat([one.left.to(dtype) * one.scale for one in factors], dim=1)
     right = torch.cat([one.right.to(dtype) for one in factors])
     return Factors(left, right, 1.0)
@@ -85,8 +84,8 @@ def needs_graph(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | N
     if not torch.is_grad_enabled():
         return False
     return (
-        x.requires_grad
-        or (factors is not None and (factors.left.requires_grad or factors.right.requires_grad))
+        (factors is not None and (factors.left.requires_grad or factors.right.requires_grad))
+        or x.requires_grad
         or (bias is not None and bias.requires_grad)
         or base.tensors[0].requires_grad
     )
