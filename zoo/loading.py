@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo import host, registry
@@ -138,10 +139,11 @@ def meta_parameters() -> Iterator[None]:
     empty = WeakIdKeyDictionary()  # parameter → its stand-in on meta
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
+        if parameter is not None and not is_lazy(parameter) and not parameter.is_meta:
             if parameter not in empty:
-                made = torch.empty_like(parameter, device="meta")
-                empty[parameter] = nn.Parameter(made, requires_grad=parameter.requires_grad)
+                made = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+                made.__dict__.update(parameter.__dict__)
+                empty[parameter] = made
             parameter = empty[parameter]
         register(module, name, parameter)
 
