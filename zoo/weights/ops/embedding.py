@@ -12,6 +12,7 @@ from zoo.errors import WeightError
 from zoo.weights.ops.base import join, transforms_active
 from zoo.weights.packed import Packed
 from zoo.weights.store import Store
+from zoo.weights.update import without_autocast
 
 RENORM = (
     "an embedding with max_norm rewrites its weight at every use, which a quantized or adapted weight cannot "
@@ -56,9 +57,9 @@ def embedding(
     if factors is None:
         return y
     hidden = F.embedding(index, factors.left)  # (..., rank)
-    flat = torch.addmm(
-        y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale
-    )
+    rows = y.reshape(-1, y.shape[-1])
+    with without_autocast(y):
+        flat = torch.addmm(rows, hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale)
     if padding_idx is not None:
         # The padding row takes no gradient, neither in its own factor nor in the one that all rows share.
         padding_idx %= store.shape[0]  # -1 is the last row
