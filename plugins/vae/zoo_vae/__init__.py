@@ -1,0 +1,75 @@
+"""Variational autoencoders of images: diffusers' `AutoencoderKL`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo import BatchRequest, Entry, Model, SampleRequest, Samples
+
+
+@hookimpl
+def recognises(config: dict[str, Any]) -> bool:
+    return config.get("_class_name") == "AutoencoderKL"
+
+
+@hookimpl
+def construct(entry: Entry) -> nn.Module:
+    from .model import build
+
+    return build(entry)
+
+
+@hookimpl
+def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+    from .model import tensors
+
+    return tensors(entry)
+
+
+@hookimpl
+def sample(model: Model, request: SampleRequest) -> Samples:
+    from .sampling import sample
+
+    return sample(model, request)
+
+
+@hookimpl
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    from .training import loss
+
+    return loss(model, batch)
+
+
+@hookimpl
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
+    from .training import batches
+
+    return batches(model, data, request)
+
+
+@hookimpl
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    from .training import evaluate
+
+    return evaluate(model, data)
+
+
+@hookimpl
+def describe(entry: Entry) -> dict[str, str]:
+    from .files import describe
+
+    return describe(entry)
+
+
+@hookimpl
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
+    from .model import save
+
+    return save(model, folder, state_dict)
