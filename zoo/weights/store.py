@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -118,6 +120,11 @@ class Store(nn.Module):
         names, self.merged_names = self.merged_names, ()
         self._parameters["merged"] = None
         return names
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        # A layer that writes its weight itself (torch_geometric's Linear) has just written the dense one.
+        destination.pop(prefix.removesuffix("_store."), None)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _replicate_for_data_parallel(self) -> Store:
         raise WeightError(
