@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import zoo
 
 SAMPLES = 6
+SEED = int(os.environ.get("ZOO_TEST_SEED", "0"))  # the same in both processes, another in every run
 
 
 class Block(nn.Module):
@@ -64,7 +65,7 @@ class Tied(nn.Module):
 
 
 def build(name: str, bits: int | None, dtype: torch.dtype) -> zoo.Model:
-    torch.manual_seed(1)
+    torch.manual_seed(SEED)
     model = zoo.wrap({"net": Net, "tied": Tied}[name](), bits=bits, lora=zoo.LoRA(rank=3, targets="all"))
     with torch.no_grad():
         for _, factor in model.trainable_parameters():
@@ -74,7 +75,7 @@ def build(name: str, bits: int | None, dtype: torch.dtype) -> zoo.Model:
 
 
 def batch() -> Tensor:
-    return torch.randint(17, (SAMPLES, 9), generator=torch.Generator().manual_seed(2))
+    return torch.randint(17, (SAMPLES, 9), generator=torch.Generator().manual_seed(SEED + 1))
 
 
 def train(module: nn.Module, factors: list[nn.Parameter], index: Tensor, steps: int) -> list[Tensor]:
@@ -133,8 +134,8 @@ def worker(rank: int, meeting: str, how: str, name: str, bits: int | None) -> No
     double = compare(rank, how, name, bits, torch.float64, steps=3)
     if rank == 0:
         print(f"{how} {name} {bits}: {single:.1e}, in float64 {double:.1e}", flush=True)
-    assert single < 1e-5  # rounding: the halves are summed in another order
-    assert double < 1e-12
+    assert single < 1e-4  # rounding: the halves are summed in another order
+    assert double < 1e-10
     torch.distributed.destroy_process_group()
 
 
