@@ -27,8 +27,10 @@ PARAMETERS = 128 * 64 + 128 + 32 * 64
 
 
 def four_bit(values: int, double: bool = True) -> int:
-    """Bytes of nf4 in blocks of 64: half a byte a value; a scale per block, in float32, or in 8 bit with a float32 scale
-    per 256 of them and one float32 offset."""
+    """Bytes of nf4 in blocks of 64: half a byte a value; a float32 scale per block.
+
+    With double quantization: a scale of 8 bit per block, a float32 per 256 of these, and one float32 offset.
+    """
     blocks = values // 64
     return values // 2 + (blocks + 4 * -(-blocks // 256) + 4 if double else 4 * blocks)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo import host
-from zoo.errors import CheckpointError, HubError, PluginError, QuantizationError, UnknownNameError, ZooError
+from zoo.errors import CheckpointError, PluginError, QuantizationError, UnknownNameError, ZooError
 from zoo.files import digest
 
 
@@ -112,7 +112,7 @@ def put(folder: Path, tensors: dict[str, Tensor], shards: int = 0, **config: Any
     for number in range(shards):
         shard = f"model-{number + 1:05}-of-{shards:05}.safetensors"
         save_file({name: tensors[name] for name in names[number::shards]}, folder / shard)
-        index |= {name: shard for name in names[number::shards]}
+        index |= dict.fromkeys(names[number::shards], shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder
 
@@ -156,6 +156,22 @@ def test_a_tied_weight_may_be_stored_under_either_name_or_both(
     assert len(prints) == 1
 
 
+def test_parameters_that_are_shared_in_any_way_stay_shared_on_meta() -> None:
+    from zoo.loading import meta_parameters
+
+    shared = nn.Parameter(torch.randn(3, 3), requires_grad=False)
+    with meta_parameters():
+        made = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+        made[0].weight = made[1].weight = shared  # the same object twice
+        made[2].weight = made[0].weight  # what has become of it
+    assert made[0].weight is made[1].weight is made[2].weight
+    assert all(parameter.is_meta for parameter in made.parameters())
+    assert not made[0].weight.requires_grad
+    assert made[0].bias.requires_grad
+    assert not any(buffer.is_meta for buffer in made.buffers())
+    assert not nn.Linear(2, 2).weight.is_meta
+
+
 def test_two_tied_weights_that_differ_are_refused(
     module: Tiny, tmp_path: Path, open_: Callable[..., zoo.Model]
 ) -> None:
@@ -190,7 +206,9 @@ def test_a_payload_in_a_bin_file_does_not_run(
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: asks to run \S+, and zoo executes nothing") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"pytorch_model\.bin: asks to run \S+, and zoo executes nothing"
+    ) as caught:
         open_(folder)
     assert not (tmp_path / "ran").exists()
     assert "\n" not in str(caught.value)
@@ -229,7 +247,9 @@ def test_a_tensor_that_the_index_promises_and_no_shard_holds(
     refused(lambda: open_(folder), r"the checkpoint lacks 1 \(fc\.weight\)")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": "../b"}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": "../b"}}']
+)
 def test_an_index_that_is_none(text: str, module: Tiny, tmp_path: Path, open_: Callable[..., zoo.Model]) -> None:
     folder = put(tmp_path / "m", state(module), 2)
     (folder / "model.safetensors.index.json").write_text(text)
@@ -447,7 +467,11 @@ def test_an_unreachable_hub_is_one_error_and_soon(tmp_path: Path) -> None:
 
     hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, **hub}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **hub},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stdout + done.stderr
@@ -496,7 +520,9 @@ def test_a_quantizer_of_another_shape_and_a_tensor_that_is_to_stay(
     folder = put(tmp_path / "m", state(module))
     plugin(construct=lambda entry: Tiny(tie=False), quantize=quantize)
     save_file({**state(module), "head.weight": module.head.weight.detach().clone()}, folder / "model.safetensors")
-    with pytest.raises(QuantizationError, match=r"fc\.weight: its quantizer returned shape \(63, 64\), expected \(64, 64\)"):
+    with pytest.raises(
+        QuantizationError, match=r"fc\.weight: its quantizer returned shape \(63, 64\), expected \(64, 64\)"
+    ):
         open_(folder, bits=4)
 
 

@@ -227,7 +227,9 @@ def test_unload_keeps_what_was_merged(bits: int | None, net: Net, ids: Tensor) -
 def test_names_that_are_not_known(net: Net) -> None:
     model = zoo.wrap(net, lora={"letters": 2})
     for verb in (model.activate, model.merge, model.remove_adapter):
-        with pytest.raises(UnknownNameError, match=r"no adapter 'lettres'; there are letters\. Did you mean 'letters'\?"):
+        with pytest.raises(
+            UnknownNameError, match=r"no adapter 'lettres'; there are letters\. Did you mean 'letters'\?"
+        ):
             verb("lettres")
     assert model.active == ("letters",)
     with pytest.raises(AdapterError, match="there is an adapter 'letters' already"):
@@ -379,7 +381,11 @@ def test_the_verbs_of_a_plugin_see_evaluation_mode_and_no_gradients(net: Net, id
         note(model)
         return {"loss": 1}
 
-    hooks: dict[str, Callable[..., Any]] = {"sample": sample, "evaluate": evaluate, "loss": lambda model, batch: batch.sum()}
+    hooks: dict[str, Callable[..., Any]] = {
+        "sample": sample,
+        "evaluate": evaluate,
+        "loss": lambda model, batch: batch.sum(),
+    }
     for name, hook in hooks.items():
         setattr(plugin, name, zoo.hookimpl(hook))
     host.reset()
@@ -398,3 +404,13 @@ def test_the_verbs_of_a_plugin_see_evaluation_mode_and_no_gradients(net: Net, id
         assert model.loss(torch.ones(3)) == 3
     finally:
         host.reset()
+
+
+def test_merging_in_training_mode_folds_no_dropout_in(net: Net) -> None:
+    model = zoo.wrap(net, lora=zoo.LoRA(rank=2, dropout=0.5, targets="all"))
+    stir(model)
+    wanted = model.state_dict()["fc.weight"]
+    model.train()
+    model.merge()
+    torch.testing.assert_close(model.state_dict()["fc.weight"], wanted, rtol=0, atol=1e-6)
+    assert net.training

@@ -33,7 +33,6 @@ from zoo.weights.manage import (
 )
 from zoo.weights.packed import Packed
 from zoo.weights.scheme import Quantization, as_quantization, unknown_scheme
-from zoo.weights.store import Store
 
 Lora = int | str | os.PathLike[str] | LoRA | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -92,8 +91,8 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
     scheme = as_quantization(bits)
     entry = Entry(name=type(module).__name__, plugin=None, source="module")
-    groups = grouped_sites(module)
-    if any(isinstance(held, Store) for held, _ in groups):
+    groups = [(held, sites) for held, sites in grouped_sites(module) if isinstance(held, nn.Parameter)]
+    if stores(module):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
     fingerprint = Fingerprint()
     stored: list[tuple[Group, Packed]] = []
@@ -106,7 +105,8 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     first = next(module.parameters(), torch.empty(0))
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint.hexdigest())
-    plans = [model.plan(name, one, seed=seed) for name, one in _named(lora).items()]  # may refuse: nothing has changed yet
+    # May refuse: nothing has changed yet.
+    plans = [model.plan(name, one, seed=seed) for name, one in _named(lora).items()]
     for (_, sites), packed in stored:
         manage(sites, packed, layout_of(sites, packed.shape))
     return _ready(model, plans)
@@ -147,7 +147,7 @@ def meta_parameters() -> Iterator[None]:
             parameter = empty[parameter]
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -180,13 +180,12 @@ def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
         return torch.bfloat16 if has_bf16 else torch.float32
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if chosen not in COMPUTE_TYPES:
-        raise ZooError(f"dtype {dtype!r}: expected one of {', '.join(str(t).removeprefix('torch.') for t in COMPUTE_TYPES)}")
+        known = ", ".join(str(each).removeprefix("torch.") for each in COMPUTE_TYPES)
+        raise ZooError(f"dtype {dtype!r}: expected one of {known}")
     return chosen
 
 
-def pack_weight(
-    entry: Entry, group: Group, weight: Tensor, scheme: Quantization, dtype: torch.dtype
-) -> Packed | None:
+def pack_weight(entry: Entry, group: Group, weight: Tensor, scheme: Quantization, dtype: torch.dtype) -> Packed | None:
     """What a weight's store holds under ``scheme``; None where it stays a plain parameter in ``dtype``.
 
     Kept are: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
@@ -209,7 +208,8 @@ def pack_weight(
     if not isinstance(stored, Packed):
         return None
     if tuple(stored.shape) != tuple(held.shape):
-        raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {tuple(held.shape)}")
+        expected = tuple(held.shape)
+        raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
     if isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype:
         return None
     stored.dtype = dtype
@@ -255,8 +255,8 @@ def stream(
             if first not in missing:
                 if not fingerprint.agrees(first, tensor):
                     raise CheckpointError(
-                        f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint holds two "
-                        "that differ; its configuration is not the one that it was made with"
+                        f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint holds "
+                        "two that differ; its configuration is not the one that it was made with"
                     )
                 continue
             fingerprint.add(first, tensor)

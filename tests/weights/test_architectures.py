@@ -153,10 +153,12 @@ def test_every_adapted_weight_learns(
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_transformer_encoder_shows_the_adapter_in_both_modes(mode: str, bits: int | None) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_transformer_encoder_shows_the_adapter_in_both_modes(mode: str, nested: bool, bits: int | None) -> None:
     """torch's fast path of evaluation mode reads the weights themselves; it must not pass the adapter by."""
     plain = nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True), 2, enable_nested_tensor=False
+        nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True), 2, enable_nested_tensor=nested
     )
     plain.train(mode == "train")
     model = zoo.wrap(copy.deepcopy(plain), bits=bits, lora=zoo.LoRA(rank=2, targets="all"))
