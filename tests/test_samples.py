@@ -81,7 +81,7 @@ def test_samples_are_items_with_a_length():
         (["a"], "image", "got list"),
         ("abc", "text", "list of strings"),
         ([1], "text", "list of strings"),
-        ([], "table", "kind 'image' or 'text'"),
+        ([], "table", "kind 'image' or 'text' or 'posterior'"),
     ],
 )
 def test_data_of_another_form_is_an_error(data, kind, message):
