@@ -3,7 +3,7 @@
     python plugins/gat/pretrain.py --minutes 2 --threads 1 --seed 0
 
 The graph's nodes are images, their features 16×16 pixels, and each hears from the 8 images most like it (`zoo_gat.graphs`).
-Every epoch looks at one fresh graph, drawn with a seed of its own. The learning rate falls with the time used, so training
+Every four steps look at a fresh graph, drawn with a seed of its own. The learning rate falls with the time used, so training
 ends on time on a fast and on a slow machine alike; `--steps` makes it fall with the steps instead, which repeats a run
 exactly on the same machine. The files are written at the end, each whole or not at all.
 """
@@ -32,11 +32,12 @@ CONFIG = {
     "out_channels": 26,
     "heads": 8,
     "v2": False,
-    "dropout": 0.2,
+    "residual": True,
+    "dropout": 0.0,
     "act": "elu",
 }
 WARMUP_STEPS = 20
-FRESH = 25  # steps on one graph
+FRESH = 4  # steps on one graph
 
 
 def drawn(seed: int, nodes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate (default 2e-3)")
     parser.add_argument("--kl-weight", type=float, default=1.0, help="β (default 1)")
     parser.add_argument("--save-every", type=float, default=4, help="minutes between checkpoints (default 4)")
-    parser.add_argument("--batch", type=int, default=32, help="images in a step (default 32)")
+    parser.add_argument("--batch", type=int, default=16, help="images in a step (default 16)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
