@@ -100,7 +100,11 @@ def train(args: argparse.Namespace) -> None:
     model.cpu()
     save(model, args.out)
     seconds = time.monotonic() - start
-    figures = (f"{style} {right:.4f}, loss {loss:.4f}" for style in ("sans", "serif") for right, loss in [held_out(model, style)])
+    figures = (
+        f"{style} {right:.4f}, loss {loss:.4f}"
+        for style in ("sans", "serif")
+        for right, loss in [held_out(model, style)]
+    )
     print(f"seed {args.seed}: {step} steps in {seconds:.0f} s, held-out accuracy: {'; '.join(figures)}")
 
 

@@ -81,7 +81,10 @@ def save(model: AutoencoderKL, folder: Path, kl_weight: float) -> None:
         written = Path(scratch) / "config.json"
         config = {**json.loads(written.read_text()), "_kl_weight": kl_weight}
         written.write_text(json.dumps(config, indent=2) + "\n")
-        sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(Path(scratch).iterdir())]
+        sums = [
+            f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+            for file in sorted(Path(scratch).iterdir())
+        ]
         (Path(scratch) / "SHA256SUMS").write_text("".join(sums))
         for path in sorted(Path(scratch).iterdir()):
             path.chmod(0o644)  # made in a private folder, to be read by everyone
@@ -130,7 +133,9 @@ def train(args: argparse.Namespace) -> None:
             error, kl = held_out(average.cpu(), "sans")
             save(average, args.out, args.kl_weight)
             average.to(device)
-            print(f"{elapsed / 60:5.1f} min  step {step:5d}  held-out ½ SSE {error:.2f}, KL {kl:.2f}, written", flush=True)
+            print(
+                f"{elapsed / 60:5.1f} min  step {step:5d}  held-out ½ SSE {error:.2f}, KL {kl:.2f}, written", flush=True
+            )
             saved = time.monotonic()
 
     average.cpu()

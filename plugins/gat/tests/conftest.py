@@ -17,6 +17,11 @@ TINY = {"in_channels": 6, "hidden_channels": 8, "num_layers": 2, "out_channels":
 Make = Callable[..., tuple[GAT, Path]]
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """The arguments that the checkpoints below were made with."""
@@ -48,7 +53,9 @@ def make(tmp_path: Path) -> Make:
         folder = tmp_path / "checkpoint"
         folder.mkdir(exist_ok=True)
         # As PyG's mixin has it: no truth values.
-        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if type(v) in (str, int, float)}))
+        (folder / "config.json").write_text(
+            json.dumps({k: v for k, v in config.items() if type(v) in (str, int, float)})
+        )
         torch.save(gat.state_dict(), folder / "model.pth")
         return gat, folder
 

@@ -99,7 +99,7 @@ def test_a_neighbourhood_is_what_pyg_gives(data):
 def test_seeds_get_in_their_neighbourhood_what_they_get_in_the_whole_graph(make, random_graph, v2):
     gat, folder = make(v2=v2, edge_dim=2)
     model = zoo.load(str(folder), device="cpu")
-    graph = random_graph(edge_dim=2)
+    graph = random_graph(edges=70, edge_dim=2)
     batch = next(iter(model.batches(graph, batch_size=5, split="test")))
     assert len(batch["x"]) < 40
     with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 
 import zoo
 
-SANS, SERIF = 0.0, 0.0  # README.md
+SANS, SERIF = 0.998, 0.938  # README.md
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,9 @@ def test_every_combination_does_everything(make, random_graph, tmp_path, bits, l
     model = zoo.load(str(folder), bits=bits, lora=config, device="cpu", seed=0)
     graph = random_graph()
     assert model.sample(2, data=graph, seed=0).data.shape == (2, 3)
-    if lora is None and bits is not None:
-        assert torch.isfinite(model.loss(next(iter(model.batches(graph, batch_size=40)))))
-        return
+    assert torch.isfinite(model.loss(next(iter(model.batches(graph, batch_size=40)))))
+    if lora is None and bits in (4, 8, 16):
+        return  # quantized weights train through adapters alone
     before = model.evaluate(graph)["loss"]
     model.tune(graph, steps=5, batch_size=40, lr=1e-2)
     assert model.evaluate(graph)["loss"] < before

@@ -23,7 +23,7 @@ SIDE = 16  # of the letters whose pixels are the features
 NEIGHBOURS = 8
 _CHUNK = 1024
 _FORMS = (
-    'a PyG Data, a networkx graph, (edge_index, x) or (edge_index, x, y), a mapping of these, an .npz file or a name such '
+    "a PyG Data, a networkx graph, (edge_index, x) or (edge_index, x, y), a mapping of these, an .npz file or a name such "
     'as "letters:sans"'
 )
 
@@ -181,7 +181,9 @@ def _some(places: Tensor, degree: Tensor, limit: int, generator: torch.Generator
 def _checked(get: Callable[[str], Any]) -> Graph:
     """A graph of whatever has these names, in the types and shapes that it should have."""
     if get("x") is None or get("edge_index") is None:
-        raise DataError("A graph needs x, the features of its nodes, and edge_index, its edges; one of them is missing.")
+        raise DataError(
+            "A graph needs x, the features of its nodes, and edge_index, its edges; one of them is missing."
+        )
     x, edges = _tensor("x", get("x")).float(), _tensor("edge_index", get("edge_index"))
     if x.ndim != 2 or not len(x):
         raise DataError(f"The features x are [nodes, features]; got {list(x.shape)}.")
@@ -201,9 +203,7 @@ def _checked(get: Callable[[str], Any]) -> Graph:
         raise DataError(f"edge_attr has a row for each of {edges.shape[1]} edges; got {len(attributes)}.")
     test = get("test_mask")
     masks = [_mask(get("train_mask"), len(x)), _mask(get("val_mask") if test is None else test, len(x))]
-    return Graph(
-        x, edges.long(), y, None if attributes is None else attributes.float(), *masks, _fan(get("neighbors"))
-    )
+    return Graph(x, edges.long(), y, None if attributes is None else attributes.float(), *masks, _fan(get("neighbors")))
 
 
 def _tensor(name: str, value: Any) -> Tensor:

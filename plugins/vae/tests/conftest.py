@@ -26,6 +26,11 @@ TINY = {
 Make = Callable[..., tuple[AutoencoderKL, Path]]
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """A random autoencoder, and the folder where it was saved, with a KL weight in its configuration if one is given."""

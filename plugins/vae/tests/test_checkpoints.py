@@ -104,6 +104,13 @@ def test_registered_configurations_in_four_bit(name, parameters):
     assert footprint.bytes < (0.27 if name == "sd-vae" else 0.28) * footprint.bytes_16bit
 
 
+def test_only_the_outermost_convolutions_stay_in_full_precision():
+    kept = {"encoder.conv_in.weight", "quant_conv.weight", "post_quant_conv.weight", "decoder.conv_out.weight"}
+    for bits, wanted in ((4, kept), (8, set())):
+        model = zoo.load("vae", device="meta", bits=bits)
+        assert {name for name, shape, _, found, _ in model.weights() if found >= 16 and len(shape) > 1} == wanted
+
+
 def test_stable_diffusions_default_targets_leave_the_encoder_alone():
     model = zoo.load("sd-vae", device="meta", lora=4)
     adapted = {name for name, *_, adapters in model.weights() if adapters}

@@ -56,7 +56,9 @@ def test_a_path_runs_from_image_to_image(make):
     three = model.sample(5, data=images, mode="interpolate", ends=3).data
     torch.testing.assert_close(three[[0, 2, 4]], ends, rtol=1e-5, atol=1e-5)
     latents = parts.encode(model, images)
-    torch.testing.assert_close(three[1], parts.decode(model, latents[:2].mean(0, keepdim=True))[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        three[1], parts.decode(model, latents[:2].mean(0, keepdim=True))[0], rtol=1e-4, atol=1e-4
+    )
     assert len(model.sample(1, data=images, mode="interpolate")) == 1
 
 

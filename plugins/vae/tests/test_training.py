@@ -10,7 +10,7 @@ import torch
 import zoo
 from zoo.data.letters import render
 
-LOSS, ERROR = 0.0, 0.0  # README.md
+LOSS, ERROR = 0.0326, 0.0339  # README.md
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_embedded_model_is_as_good_as_its_readme_says(letters):
 
 
 def test_four_bits_cost_little_and_learn_another_style(letters):
-    sans, serif = (render(style, 104, seed=0, split="test") for style in ("sans", "serif"))
+    sans, serif = (render(style, 52, seed=0, split="test") for style in ("sans", "serif"))
     assert letters.evaluate(sans)["loss"] < 0.7 * letters.evaluate(serif)["loss"]
 
     model = zoo.load("vae", bits=4, lora=8, device="cpu", seed=0)
@@ -92,8 +92,8 @@ def test_four_bits_cost_little_and_learn_another_style(letters):
     assert model.evaluate(sans)["loss"] < 1.2 * letters.evaluate(sans)["loss"]
     before = model.evaluate(serif)["loss"]
     assert model.evaluate(serif)["loss"] == before
-    result = model.tune("letters:serif", steps=15, batch_size=16, lr=2e-3)
-    assert len(result.losses) == 15
+    result = model.tune("letters:serif", steps=12, batch_size=8, lr=4e-3)
+    assert len(result.losses) == 12
     assert model.evaluate(serif)["loss"] < 0.95 * before
     model.deactivate()
     assert model.evaluate(serif)["loss"] == pytest.approx(before, rel=1e-5)
@@ -109,8 +109,11 @@ def test_every_combination_does_everything(make, tmp_path, bits, lora):
     model = zoo.load(str(folder), bits=bits, lora=config, device="cpu", seed=0)
     images = torch.rand(8, 3, 16, 16)
     assert torch.isfinite(model.sample(2, seed=0).data).all()
-    if lora is None and bits is not None:
-        assert not model.loss(next(iter(model.batches(images, batch_size=8)))).requires_grad
+    loss = model.loss(next(iter(model.batches(images, batch_size=8))))
+    assert torch.isfinite(loss)
+    if not any(parameter.requires_grad for parameter in model.module.parameters()):
+        assert lora is None  # quantized weights train through adapters alone
+        assert bits < 32
         return
     before = model.evaluate(images)["loss"]
     model.tune(images, steps=5, batch_size=8, lr=3e-3)
@@ -130,7 +133,8 @@ def test_every_combination_does_everything(make, tmp_path, bits, lora):
 
 
 def test_the_forward_compiles(make):
-    _, folder = make()
+    one = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    _, folder = make(block_out_channels=(8,), **one)
     model = zoo.load(str(folder), bits=4, lora=zoo.LoRA(rank=2, targets="all"), device="cpu")
     images = torch.rand(2, 3, 16, 16)
     with torch.no_grad():

@@ -11,7 +11,11 @@ from zoo import hookimpl
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from zoo import BatchRequest, Entry, Model, SampleRequest, Samples
+    from zoo import BatchRequest, Entry, Model, Quantization, SampleRequest, Samples
+
+# Every pixel or every latent passes through these four, under 0.1 % of an autoencoder. On the embedded model 4 bit takes
+# the reconstruction's error from .0326 to .0366 with them and to .0336 without; 8 bit costs nothing either way.
+_OUTERMOST = ("encoder.conv_in.weight", "quant_conv.weight", "post_quant_conv.weight", "decoder.conv_out.weight")
 
 
 @hookimpl
@@ -31,6 +35,11 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     from .model import tensors
 
     return tensors(entry)
+
+
+@hookimpl
+def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
+    return weight if scheme.bits == 4 and name in _OUTERMOST else None
 
 
 @hookimpl

@@ -52,7 +52,9 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         latents = _prior(model, request.n, data, size, generator) * temperature
     else:
         if data is None:
-            raise ZooError(f'mode="{mode}" needs images: give data= a folder, tensors or a name such as "letters:sans".')
+            raise ZooError(
+                f'mode="{mode}" needs images: give data= a folder, tensors or a name such as "letters:sans".'
+            )
         images = read(model, data, "test", size)[0]
         if not len(images):
             raise ZooError(f'mode="{mode}" needs at least one image; the data hold none.')
