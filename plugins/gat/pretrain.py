@@ -2,10 +2,10 @@
 
     python plugins/gat/pretrain.py --minutes 2 --threads 1 --seed 0
 
-The graph's nodes are images, their features 16×16 pixels, and each hears from the 8 images most like it (`zoo_gat.graphs`).
-Every four steps look at a fresh graph, drawn with a seed of its own. The learning rate falls with the time used, so training
-ends on time on a fast and on a slow machine alike; `--steps` makes it fall with the steps instead, which repeats a run
-exactly on the same machine. The files are written at the end, each whole or not at all.
+The graph's nodes are images, their features 16×16 pixels, and each hears from the 8 images most like it
+(`zoo_gat.graphs`). Every four steps look at a fresh graph, drawn with a seed of its own. The learning rate falls with
+the time used, so training ends on time on a fast and on a slow machine alike; `--steps` makes it fall with the steps
+instead, which repeats a run exactly on the same machine. The files are written at the end, each whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch_geometric.nn.models import GAT
-from zoo_gat import files, graphs
 
 from zoo.data.letters import LETTERS, render
+from zoo_gat import files, graphs
 
 CONFIG = {
     "in_channels": graphs.SIDE**2,

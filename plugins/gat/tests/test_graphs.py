@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph
-from zoo_gat.graphs import letters, nearest, neighbourhood, read
 
 import zoo
+from zoo_gat.graphs import letters, nearest, neighbourhood, read
 
 
 @pytest.fixture

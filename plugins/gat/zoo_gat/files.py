@@ -1,7 +1,7 @@
 """What an entry's configuration says. Imports nothing heavy.
 
-`config.json` holds the arguments of `torch_geometric.nn.models.GAT`, as PyG's own files do; `class_names.json`, which is
-this plugin's and may be missing, a list of what the classes are called.
+`config.json` holds the arguments of `torch_geometric.nn.models.GAT`, as PyG's own files do; `class_names.json`, which
+is this plugin's and may be missing, a list of what the classes are called.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ SIDE = 16  # of the letters whose pixels are the features
 NEIGHBOURS = 8
 _CHUNK = 1024
 _FORMS = (
-    "a PyG Data, a networkx graph, (edge_index, x) or (edge_index, x, y), a mapping of these, an .npz file or a name such "
-    'as "letters:sans"'
+    "a PyG Data, a networkx graph, (edge_index, x) or (edge_index, x, y), a mapping of these, an .npz file or a name "
+    'such as "letters:sans"'
 )
 
 
@@ -32,8 +32,8 @@ _FORMS = (
 class Graph:
     """x `[n, features]` float32; edge_index `[2, e]` int64; y `[n]` int64, -1 where unknown, or None.
 
-    train, test: masks `[n]` bool or None. neighbors: how many in-neighbours of a node to sample in each layer of a batch;
-    None for all. names: what the nodes are called. images: pictures of the nodes `[n, c, h, w]` in [0, 1], if any.
+    train, test: masks `[n]` bool or None. neighbors: how many in-neighbours of a node to sample in each layer of a
+    batch; None for all. names: what the nodes are called. images: pictures of the nodes `[n, c, h, w]` in [0, 1], if any.
     """
 
     x: Tensor
@@ -135,8 +135,8 @@ def neighbourhood(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The part of a graph that `seeds` `[m]` hear from in `layers` layers, and where the seeds are in it.
 
-    With `neighbors` None all of it, so that what the seeds get is exactly what they get in the whole graph; else at most
-    `neighbors[k]` edges into each node that is `k` steps away, drawn without replacement (arXiv 1706.02216).
+    With `neighbors` None all of it, so that what the seeds get is exactly what they get in the whole graph; else at
+    most `neighbors[k]` edges into each node that is `k` steps away, drawn without replacement (arXiv 1706.02216).
     """
     source, target = graph.edge_index
     order = target.argsort(stable=True)

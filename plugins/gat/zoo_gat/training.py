@@ -25,8 +25,8 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     """Batches of `x` `[n, features]`, `edge_index` `[2, e]`, `seeds` `[m]` (nodes of `x`) and their `labels` `[m]`.
 
     A batch has `request.batch_size` labelled nodes of the split and all that they hear from through the model's layers,
-    so that its loss is that of the same nodes in the whole graph; the graph's `neighbors` limits how many neighbours are
-    sampled instead. A batch size of at least as many as there are labelled nodes gives the whole graph at every step.
+    so that its loss is that of the same nodes in the whole graph; the graph's `neighbors` limits how many neighbours
+    are sampled instead. A batch size of as many as there are labelled nodes gives the whole graph at every step.
     Data None are a graph of capitals, "letters:sans".
     """
     graph = checked(model, read(data, request.split))
@@ -44,7 +44,7 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """`accuracy` and `loss` (mean cross entropy, nats) over the labelled nodes of the test split, all neighbours heard."""
+    """`accuracy` and `loss` (mean cross entropy, nats) over the labelled nodes of the test split, all edges used."""
     graph = checked(model, read(data, "test"))
     nodes = graph.nodes("test")
     logits, labels = scores(model, graph, nodes), graph.y[nodes]  # type: ignore[index]
@@ -55,7 +55,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 
 def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
-    """Logits `[m, classes]` of `nodes` `[m]`, float32 on the CPU; a large graph is computed in parts, with equal results."""
+    """Logits `[m, classes]` of `nodes` `[m]`, float32 on the CPU. A large graph is computed in parts, to equal ones."""
     if len(graph) <= _AT_ONCE:
         return predict(model, graph.tensors())[nodes.to(model.device)].cpu()
     found = []

@@ -33,7 +33,7 @@ def seeded() -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A random autoencoder, and the folder where it was saved, with a KL weight in its configuration if one is given."""
+    """A random autoencoder, and the folder where it was saved, with a KL weight in its configuration if given."""
 
     def made(kl_weight: Any = None, **config: Any) -> tuple[AutoencoderKL, Path]:
         vae = AutoencoderKL(**{**TINY, **config}).eval()

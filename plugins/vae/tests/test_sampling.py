@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from zoo_vae import model as parts
 
 import zoo
 from zoo.data.letters import render
+from zoo_vae import model as parts
 
 
 @pytest.fixture(scope="module")

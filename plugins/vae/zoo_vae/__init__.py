@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from zoo import BatchRequest, Entry, Model, Quantization, SampleRequest, Samples
 
-# Every pixel or every latent passes through these four, under 0.1 % of an autoencoder. On the embedded model 4 bit takes
-# the reconstruction's error from .0326 to .0366 with them and to .0336 without; 8 bit costs nothing either way.
+# Every pixel or every latent passes through these four, under 0.1 % of an autoencoder. On the embedded model 4 bit
+# takes the reconstruction's error from .0326 to .0366 with them and to .0336 without; 8 bit costs nothing either way.
 _OUTERMOST = ("encoder.conv_in.weight", "quant_conv.weight", "post_quant_conv.weight", "decoder.conv_out.weight")
 
 

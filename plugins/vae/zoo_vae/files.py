@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # A key of this plugin's in the configuration: the weight of the KL term that the model was trained with. diffusers
 # passes over a file's keys that begin with "_".
 KL_WEIGHT = "_kl_weight"
-# What the autoencoders of latent diffusion were trained with (arXiv 2112.10752, appendix G), and their files do not say.
+# What the autoencoders of latent diffusion were trained with (arXiv 2112.10752, appendix G); their files do not say.
 LATENT_DIFFUSION = 1e-6
 # From this weight on the prior is taken to be like what the encoder makes of images.
 USABLE_PRIOR = 0.1
@@ -53,7 +53,7 @@ def kl_weight(entry: Entry) -> float:
     """
     weight = vae_config(entry).get(KL_WEIGHT, entry.config.get(KL_WEIGHT, LATENT_DIFFUSION))
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not number or not 0 <= weight or not math.isfinite(weight):
+    if not number or not 0 <= weight < math.inf:
         raise CheckpointError(f"{entry.name}: {KL_WEIGHT} in its configuration is a number from 0; found {weight!r}.")
     return float(weight)
 

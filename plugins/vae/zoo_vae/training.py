@@ -28,7 +28,7 @@ _EVALUATED = 520  # images at most
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Batches of `images` `[n, c, h, w]` in [-1, 1], `noise` of the latents' shape and, where the data have them, `labels`.
+    """Batches of `images` `[n, c, h, w]` in [-1, 1], `noise` of the latents' shape, and `labels` where there are any.
 
     Data None are capitals, "letters:sans". The noise of the posterior's draws is drawn here, from the request's seed: a
     batch has one loss, on every device. The loss makes no use of labels.
