@@ -33,7 +33,7 @@ class Graph:
     """x `[n, features]` float32; edge_index `[2, e]` int64; y `[n]` int64, -1 where unknown, or None.
 
     train, test: masks `[n]` bool or None. neighbors: how many in-neighbours of a node to sample in each layer of a
-    batch; None for all. names: what the nodes are called. images: of the nodes, `[n, c, h, w]` in [0, 1], if there are any.
+    batch; None for all. names: what the nodes are called. images: of the nodes, `[n, c, h, w]` in [0, 1], if any.
     """
 
     x: Tensor
