@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional
 
 from zoo import BatchRequest, DataError, Samples, ZooError
-from zoo.data.images import ImageItems, image_items
+from zoo.data.images import SUFFIXES, ImageItems, image_items
 
-from .data import OWN, Preprocessing, batches, names_of, read
+from .data import batches, names_of, preprocessing, read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     given = [name for name in ("data", "images", "paths") if options[name] is not None]
     if len(given) > 1:
         raise ZooError(f"What to classify is one of data, images and paths; got {' and '.join(given)}.")
-    prepare = Preprocessing(model)
+    prepare = preprocessing(model)
     names = names_of(model)
     if given in ([], ["data"]):
         items, captions = _drawn(model, options["data"], request, prepare.size[0], names)
@@ -87,15 +87,12 @@ def _given(images: Any, paths: Any) -> tuple[ImageItems, list[str] | None]:
         return _some(ImageItems(items.images)), None
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     found: list[Path] = []
-    for path in map(Path, listed):
-        files = sorted(path.expanduser().iterdir()) if path.expanduser().is_dir() else [path]
+    for path in (Path(each).expanduser() for each in listed):
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         for file in files:
-            if file.is_dir():
-                continue
-            one = image_items(file, split="test").images
-            if not isinstance(one, list):
-                raise DataError(f"paths are image files; {file} holds arrays: give them as images=.")
-            found += one
+            if file.suffix.lower() not in SUFFIXES or not file.is_file():
+                raise DataError(f"paths are files of images ({', '.join(SUFFIXES)}) or folders of them; got {file}.")
+        found += files
     return _some(ImageItems(found)), [path.name for path in found]
 
 
@@ -118,9 +115,11 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     right = total = count = 0.0
     for batch in batches(model, data, BatchRequest(_CHUNK, split="test")):
         if "labels" not in batch:
-            raise DataError(f"{OWN!r} has labels and these data have none; accuracy needs them: (images, labels).")
+            raise DataError("Figures need labels: give a folder with one subfolder per class, or (images, labels).")
         scores = logits(model, batch["images"]).cpu()
         right += (scores.argmax(1) == batch["labels"]).sum().item()
         total += functional.cross_entropy(scores, batch["labels"], reduction="sum").item()
         count += len(scores)
+    if not count:
+        raise DataError("There are no held-out images; give at least one.")
     return {"accuracy": right / count, "loss": total / count}

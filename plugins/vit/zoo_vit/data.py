@@ -6,6 +6,7 @@ Shapes: n images of c channels, h × w, as the model takes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from zoo import CheckpointError, DataError
 from zoo.data.images import ImageItems, image_items, open_image, with_channels
 from zoo.data.stream import stream
+from zoo.samples import to_pictures
 
 from .facts import configuration, is_timm, label_names
 
@@ -27,42 +29,53 @@ if TYPE_CHECKING:
 OWN = "letters:sans"
 
 
+@dataclass(frozen=True)
 class Preprocessing:
     """The checkpoint's own: timm's evaluation transform from its `pretrained_cfg`, or transformers' image processor.
 
-    channels, size: of the images that the model takes, (h, w). mean, std: `[c, 1, 1]`, subtracted and divided by.
+    apply: a picture of the right mode → `[c, h, w]`, as the library has it. channels, size: of the images that the
+    model takes, (h, w). mean, std: `[c, 1, 1]`, subtracted and divided by. exact: whether `apply` leaves a picture of
+    that size uncut and unscaled.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._timm = is_timm(configuration(model.entry))
-        apply = _timm_transform(model) if self._timm else _processor(model)
-        self._apply: Callable[[Any], Tensor] = apply.apply
-        self.channels, self.size = apply.channels, apply.size
-        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (apply.mean, apply.std))
+    apply: Callable[[Image], Tensor]
+    channels: int
+    size: tuple[int, int]
+    mean: Tensor
+    std: Tensor
+    exact: bool
 
     def __call__(self, images: Sequence[Any] | Tensor) -> Tensor:
-        """`[n, c, h, w]` float32 of images as `zoo.data.images.ImageItems` holds them."""
+        """`[n, c, h, w]` float32 of images as `zoo.data.images.ImageItems` holds them.
+
+        Tensors of the right size keep their precision; others become pictures of 8 bits, so that what lies in memory
+        and what lies in a file give the same.
+        """
         if isinstance(images, torch.Tensor):
-            return self._apply(with_channels(images, self.channels) / 2 + 0.5).contiguous()
-        made = [self._one(image) for image in images]
+            images = with_channels(images, self.channels) / 2 + 0.5
+            if self.exact and tuple(images.shape[2:]) == self.size:
+                return (images - self.mean) / self.std
+            made = [self.apply(picture) for picture in to_pictures(images)]
+        else:
+            made = [self._one(image) for image in images]
         return torch.stack(made) if made else torch.empty(0, self.channels, *self.size)
 
     def _one(self, image: Any) -> Tensor:
         if isinstance(image, torch.Tensor):
             return self(image[None])[0]
-        return self._apply(_plain(open_image(image) if isinstance(image, Path) else image, self.channels))
+        return self.apply(_plain(open_image(image) if isinstance(image, Path) else image, self.channels))
 
     def undone(self, images: Tensor) -> Tensor:
         """What the model saw, as pictures in [0, 1] again."""
         return (images.float().cpu() * self.std + self.mean).clamp(0, 1)
 
 
-class _Applied:
-    def __init__(self, apply: Any, size: Any, channels: int, mean: Any, std: Any) -> None:
-        self.apply, self.size, self.channels, self.mean, self.std = apply, tuple(size), channels, mean, std
+def preprocessing(model: Model) -> Preprocessing:
+    """The preprocessing of the checkpoint that the model came from."""
+    return _timm(model) if is_timm(configuration(model.entry)) else _transformers(model)
 
 
-def _timm_transform(model: Model) -> _Applied:
+def _timm(model: Model) -> Preprocessing:
     from timm.data import create_transform, resolve_model_data_config
 
     config = resolve_model_data_config(model.module)
@@ -70,25 +83,31 @@ def _timm_transform(model: Model) -> _Applied:
     for key in ("mean", "std"):  # the file of a greyscale model may still have those of colour
         values = tuple(config[key])
         config[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
-    return _Applied(create_transform(**config, is_training=False), size, channels, config["mean"], config["std"])
+    mean, std = (_column(config[key]) for key in ("mean", "std"))
+    transform = create_transform(**config, is_training=False)
+    return Preprocessing(transform, channels, tuple(size), mean, std, exact=config["crop_pct"] == 1)
 
 
-def _processor(model: Model) -> _Applied:
-    processor = image_processor(model)
-
-    def apply(image: Image | Tensor) -> Tensor:
-        if not isinstance(image, torch.Tensor):
-            return processor(images=image, return_tensors="pt")["pixel_values"][0]
-        # Ours are in [0, 1] already.
-        return processor(images=list(image), do_rescale=False, return_tensors="pt")["pixel_values"]
-
-    config: Any = model.module.config
-    size: Any = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else processor.size
-    size = dict(size)
-    edges = (size["height"], size["width"]) if "height" in size else (size["shortest_edge"],) * 2
+def _transformers(model: Model) -> Preprocessing:
+    processor: Any = image_processor(model)
+    size = dict(processor.size or {})
+    cut = bool(getattr(processor, "do_center_crop", False))
+    shape = dict(processor.crop_size) if cut else size
+    height, width = (shape["height"], shape["width"]) if "height" in shape else (shape["shortest_edge"],) * 2
+    whole = not cut or size in ({"height": height, "width": width}, {"shortest_edge": height})
     normal = getattr(processor, "do_normalize", True)
-    mean, std = (processor.image_mean, processor.image_std) if normal else ([0.0], [1.0])
-    return _Applied(apply, edges, getattr(config, "num_channels", 3), mean, std)
+    return Preprocessing(
+        lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
+        getattr(model.module.config, "num_channels", 3),
+        (height, width),
+        _column(processor.image_mean if normal else [0.0]),
+        _column(processor.image_std if normal else [1.0]),
+        exact=whole and getattr(processor, "do_rescale", True),
+    )
+
+
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(-1, 1, 1)
 
 
 def image_processor(model: Model) -> BaseImageProcessor:
@@ -202,7 +221,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
 
     To train, the data need labels; another split may go without.
     """
-    prepare = Preprocessing(model)
+    prepare = preprocessing(model)
     items = read(model, data, request.split, prepare.size[0])
     if items.labels is None and request.training:
         raise DataError(

@@ -106,18 +106,18 @@ def _timm_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> It
     beside its `pretrained_cfg`, starts at zero, as if nothing was known of the new classes.
     """
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    fresh = _fresh_head(module, config)
     stored = {name: tensor.shape for name, tensor in checkpoint.tensors(entry)}
+    fresh = [name for name in _head(module, config) if name in own and stored.get(name) != own[name]]
     if {k: v for k, v in stored.items() if k not in fresh} != {k: v for k, v in own.items() if k not in fresh}:
         tensors = _converted(entry, module, config)
     else:
         tensors = checkpoint.tensors(entry)
     yield from ((name, tensor) for name, tensor in tensors if name not in fresh)
-    yield from ((name, torch.zeros(own[name])) for name in fresh if name in own)
+    yield from ((name, torch.zeros(own[name])) for name in fresh)
 
 
-def _fresh_head(module: nn.Module, config: dict[str, Any]) -> tuple[str, ...]:
-    """The classifier's parameters, if the stored ones are for another number of classes (as timm sees it)."""
+def _head(module: nn.Module, config: dict[str, Any]) -> tuple[str, ...]:
+    """The classifier's parameters, if the configuration says that the stored ones are for other classes."""
     before = stored_classes(config)
     if before is None or class_count(config) == before:
         return ()
