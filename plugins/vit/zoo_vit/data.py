@@ -94,7 +94,7 @@ def _transformers(model: Model) -> Preprocessing:
     cut = bool(getattr(processor, "do_center_crop", False))
     shape = dict(processor.crop_size) if cut else size
     height, width = (shape["height"], shape["width"]) if "height" in shape else (shape["shortest_edge"],) * 2
-    whole = not cut or size in ({"height": height, "width": width}, {"shortest_edge": height})
+    same = size == {"height": height, "width": width}  # a shortest edge may be of more than is kept
     normal = getattr(processor, "do_normalize", True)
     return Preprocessing(
         lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
@@ -102,7 +102,7 @@ def _transformers(model: Model) -> Preprocessing:
         (height, width),
         _column(processor.image_mean if normal else [0.0]),
         _column(processor.image_std if normal else [1.0]),
-        exact=whole and getattr(processor, "do_rescale", True),
+        exact=same and getattr(processor, "do_rescale", True),
     )
 
 

@@ -70,7 +70,7 @@ def class_count(config: dict[str, Any]) -> int | None:
 
 
 def label_names(config: dict[str, Any]) -> dict[int, str]:
-    """Class → what it is called, as the file says; {} where it does not. timm's descriptions go before its names."""
+    """Class → what it is called, as the file says; {} where it does not."""
     if not is_timm(config):
         return {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
     inner = pretrained_cfg(config)
