@@ -90,9 +90,9 @@ def test_other_features_are_refused(a, b, found):
 def test_accuracy_is_the_share_of_largest_scores():
     scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     assert metrics.accuracy(scores, torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
-    for labels in ([0, 1], []):
+    for few, labels in ((scores, [0, 1]), (scores[:0], []), (scores[0], [0])):
         with pytest.raises(zoo.DataError, match="n labels"):
-            metrics.accuracy(scores[: len(labels) and 3], torch.tensor(labels))
+            metrics.accuracy(few, torch.tensor(labels))
 
 
 class Judge(nn.Module):

@@ -53,8 +53,8 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
     if isinstance(data, str | Path):
         name = str(data)
         if name.startswith("letters:"):
-            drawn, labels = letters.render(name[8:], LETTER_COUNTS[split], seed=0, size=size, split=split)
-            return ImageItems(drawn * 2 - 1, labels, tuple(letters.LETTERS))
+            drawn, which = letters.render(name[8:], LETTER_COUNTS[split], seed=0, size=size, split=split)
+            return ImageItems(drawn * 2 - 1, which, tuple(letters.LETTERS))
         return _from_path(Path(name).expanduser(), split)
     images, labels = _images_and_labels(data)
     labels = _labels(labels, len(images))
