@@ -42,8 +42,8 @@ def measure(name: str, steps: int | None, figure: str | None, rates: Sequence[fl
             runs.append(
                 {"lr": rate, figure: model.evaluate(plan.data)[figure], "cpu_seconds": time.process_time() - started}
             )
-        found[way] = max(runs, key=lambda run: run[figure] if grows else -run[figure])
-        found[way]["runs"] = runs
+        best = max(runs, key=lambda run: run[figure] if grows else -run[figure])
+        found[way] = best | {"runs": runs}
     gap = found["before"] - found["full"][figure]
     for way in ("LoRA", "4-bit LoRA"):
         found[way]["closed"] = (found["before"] - found[way][figure]) / gap if gap else float("nan")
