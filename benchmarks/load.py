@@ -67,7 +67,7 @@ def make_checkpoint(folder: Path, size: str) -> int:
 
 def status(field: str) -> int:
     """A field of /proc/self/status in bytes."""
-    with open("/proc/self/status") as file:
+    with Path("/proc/self/status").open() as file:
         for line in file:
             if line.startswith(field + ":"):
                 return int(line.split()[1]) * 1024
@@ -99,7 +99,7 @@ def read_once(folder: Path) -> tuple[float, float]:
     buffer = bytearray(1 << 22)
     start, cpu = time.perf_counter(), time.thread_time()
     for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
     return time.perf_counter() - start, time.thread_time() - cpu

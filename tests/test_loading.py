@@ -156,6 +156,22 @@ def test_a_tied_weight_may_be_stored_under_either_name_or_both(
     assert len(prints) == 1
 
 
+def test_parameters_that_are_shared_in_any_way_stay_shared_on_meta() -> None:
+    from zoo.loading import meta_parameters
+
+    shared = nn.Parameter(torch.randn(3, 3), requires_grad=False)
+    with meta_parameters():
+        made = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+        made[0].weight = made[1].weight = shared  # the same object twice
+        made[2].weight = made[0].weight  # what has become of it
+    assert made[0].weight is made[1].weight is made[2].weight
+    assert all(parameter.is_meta for parameter in made.parameters())
+    assert not made[0].weight.requires_grad
+    assert made[0].bias.requires_grad
+    assert not any(buffer.is_meta for buffer in made.buffers())
+    assert not nn.Linear(2, 2).weight.is_meta
+
+
 def test_two_tied_weights_that_differ_are_refused(
     module: Tiny, tmp_path: Path, open_: Callable[..., zoo.Model]
 ) -> None:

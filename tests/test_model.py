@@ -404,3 +404,13 @@ def test_the_verbs_of_a_plugin_see_evaluation_mode_and_no_gradients(net: Net, id
         assert model.loss(torch.ones(3)) == 3
     finally:
         host.reset()
+
+
+def test_merging_in_training_mode_folds_no_dropout_in(net: Net) -> None:
+    model = zoo.wrap(net, lora=zoo.LoRA(rank=2, dropout=0.5, targets="all"))
+    stir(model)
+    wanted = model.state_dict()["fc.weight"]
+    model.train()
+    model.merge()
+    torch.testing.assert_close(model.state_dict()["fc.weight"], wanted, rtol=0, atol=1e-6)
+    assert net.training

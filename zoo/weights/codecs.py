@@ -20,6 +20,8 @@ PIECE = 1 << 16  # values quantized to 4 bit at once: a multiple of every block 
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+# diffusers imports bitsandbytes as well, and at every import that warns of an optional kernel package.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _loaded = False  # and not functools.cache: torch.compile reads a flag, and would trace the import
 
@@ -28,13 +30,8 @@ def kernels():  # type: ignore[no-untyped-def]
     """``torch.ops.bitsandbytes``, imported when the first weight is packed or unpacked."""
     global _loaded
     if not _loaded:
-        log = logging.getLogger("bitsandbytes.backends.cpu.ops")  # warns at import about an optional inference kernel
-        level = log.level
-        log.setLevel(logging.ERROR)
-        try:
-            import bitsandbytes  # noqa: F401
-        finally:
-            log.setLevel(level)
+        import bitsandbytes  # noqa: F401
+
         _loaded = True
     return torch.ops.bitsandbytes
 

@@ -13,7 +13,7 @@ from zoo.weights.update import Factors, Layout, Update
 
 
 class Store(nn.Module):
-    """Holds everything about one weight as plain tensors; all layers that share the weight share the store, a child of the first.
+    """Everything about one weight as plain tensors. Layers that share a weight share its store, a child of the first.
 
     Exactly one of ``base`` (a dense parameter) and ``packed`` is the base. ``merged``, where present, is the dense
     weight with some adapters folded in and stands in for the base, which stays untouched beside it. ``updates`` has

@@ -44,9 +44,9 @@ def embedding(
     updates = store.in_use()
     found = store.factors()
     dense = store.plain()
-    general = found is None or len(store.shape) != 2 or transforms_active()
+    general = len(store.shape) != 2 or transforms_active() or scale_grad_by_freq
     general = general or (store.training and any(update.dropout for update in updates))
-    if general or scale_grad_by_freq:
+    if found is None or general:
         # scale_grad_by_freq divides the weight's gradient by row, which only the dense weight's gradient can show.
         return F.embedding(index, store.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)
     if dense is not None:
