@@ -4,9 +4,10 @@ The text is "text:english" (the documentation of Python itself) and, for breadth
 the plugin needs anyway (numpy, torch, transformers). Paragraphs of the test split are in neither the tokenizer's nor
 the model's training text. The tokenizer is a byte-level BPE with BERT's special tokens.
 
-What makes a few minutes enough: positions start as sinusoids (arXiv 1706.03762), so that attention to neighbours need
-not be invented first; more than 15 % of the tokens are masked at first (arXiv 2212.05096); logits are computed where
-something is to be predicted only. One window in eight is masked at a rate drawn from all rates, as mask-predict needs.
+What makes a few minutes enough: positions start as sinusoids (arXiv 1706.03762) and the first layer's heads at the
+neighbours, so that attention to them need not be invented first; more than 15 % of the tokens are masked at first
+(arXiv 2212.05096); logits are computed only where something is to be predicted. One window in eight is masked at a rate
+drawn from all rates, as mask-predict needs.
 
 The learning rate follows the clock, not a step count, so a run ends decayed and on time on a fast or a slow machine.
 Two runs with one seed therefore differ a little: the faster one sees more text.
@@ -35,6 +36,7 @@ PACKAGES = ("numpy", "torch", "transformers")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP, MASK = range(5)
 EMBEDDED = Path(__file__).parent / "zoo_bert" / "embedded"
+SHARPNESS = 2.0  # of the first layer's heads at the start
 ANY_RATE = 1 / 8  # share of the windows that are masked at a rate from 0 to 1
 
 
@@ -177,13 +179,39 @@ def build_model(options: argparse.Namespace) -> BertForMaskedLM:
         pad_token_id=PAD,
     )
     model = BertForMaskedLM(config)
-    positions = model.bert.embeddings.position_embeddings.weight
-    angles = torch.arange(options.context)[:, None] * torch.exp(
-        -math.log(1e4) * torch.arange(0, options.width, 2) / options.width
-    )
-    with torch.no_grad():
-        positions.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * config.initializer_range)
+    place_positions(model)
     return model
+
+
+@torch.no_grad()
+def place_positions(model: BertForMaskedLM) -> None:
+    """Positions as sinusoids, and heads of the first layer that look at a neighbour, one offset each.
+
+    A sinusoid at p + offset is a rotation of the one at p, so a query that rotates and a key that does not have their
+    largest product at that offset. Training moves all of it as it likes.
+    """
+    config = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    rates = torch.exp(-math.log(1e4) * torch.arange(0, width, 2) / width)
+    angles = torch.arange(config.max_position_embeddings)[:, None] * rates
+    table = torch.cat([angles.sin(), angles.cos()], dim=1)
+    model.bert.embeddings.position_embeddings.weight.copy_(table * 2 * config.initializer_range)
+    first = model.bert.encoder.layer[0].attention.self
+    pairs = width // heads // 2
+    sines, cosines = torch.arange(pairs), torch.arange(pairs) + width // 2  # of the fastest rates
+    words = model.bert.embeddings.word_embeddings.weight
+    words[:, torch.cat([sines, cosines])] = 0.0  # where the words would only be noise
+    for head in range(heads):
+        offset = (head // 2 + 1) * (1 if head % 2 else -1)
+        turn = rates[:pairs] * offset
+        rows = torch.arange(pairs) + head * 2 * pairs
+        query, key = first.query.weight, first.key.weight
+        key[rows, sines] += SHARPNESS
+        key[rows + pairs, cosines] += SHARPNESS
+        query[rows, sines] += SHARPNESS * turn.cos()
+        query[rows, cosines] += SHARPNESS * turn.sin()
+        query[rows + pairs, cosines] += SHARPNESS * turn.cos()
+        query[rows + pairs, sines] -= SHARPNESS * turn.sin()
 
 
 def train(
@@ -242,7 +270,7 @@ def learning_rate(progress: float, step: int) -> float:
 def draw(
     sources: list[Tensor], progress: float, options: argparse.Namespace, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked windows [b, t] at random places: breadth first, then more and more of the text that the model is judged by.
+    """Masked windows [b, t] at random places: breadth first, then more and more of the text the model is judged by.
 
     The rate of masking falls from 30 to 20 %, but for the share ANY_RATE of the windows.
     """
