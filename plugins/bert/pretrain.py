@@ -1,4 +1,4 @@
-"""Trains the small BERT that the plugin carries, from nothing: `python plugins/bert/pretrain.py --minutes 27`.
+"""Trains the small BERT that the plugin carries, from nothing: `python plugins/bert/pretrain.py --minutes 25`.
 
 The text is "text:english" (the documentation of Python itself) and, for breadth, the docstrings of the packages that
 the plugin needs anyway (numpy, torch, transformers). Paragraphs of the test split are in neither the tokenizer's nor
@@ -48,7 +48,8 @@ def main() -> None:
     english, breadth, held_out = read_texts()
     tokenizer = train_tokenizer(english + breadth, options.vocabulary, options.context)
     sources = [token_stream(tokenizer, texts, seed=options.seed).to(device) for texts in (english, breadth)]
-    test = windows_of(torch.tensor(tokenizer.encode("\n\n".join(held_out), add_special_tokens=False)), options.context)
+    test_ids = tokenizer("\n\n".join(held_out), add_special_tokens=False, verbose=False)["input_ids"]
+    test = windows_of(torch.tensor(test_ids), options.context)
     test_batch = mask(test, 0.15, options.vocabulary, torch.Generator().manual_seed(0))
     model = build_model(options).to(device)
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -62,7 +63,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=27.0, help="wall-clock time of the training (default: 27)")
+    parser.add_argument("--minutes", type=float, default=25.0, help="wall-clock time of the training (default: 25)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=EMBEDDED, help="folder for the model and the tokenizer")
     parser.add_argument("--save-every", type=float, default=4.0, metavar="MINUTES", help="default: 4")
