@@ -38,10 +38,13 @@ def test_it_is_as_good_as_its_readme_says(model: zoo.Model) -> None:
 
 
 def test_it_fills_what_is_plain(model: zoo.Model) -> None:
-    text = "Return True if the object is an instance [MASK] the class, otherwise return [MASK]."
-    assert model.sample(seed=0, text=text, temperature=0.0).data == [
-        "Return True if the object is an instance of the class, otherwise return False."
+    texts = ["Return True if the object is an [MASK] of the class.", "Return the number [MASK] bytes in the file."]
+    samples = model.sample(seed=0, texts=texts, temperature=0.0)
+    assert list(samples) == [
+        "Return True if the object is an instance of the class.",
+        "Return the number of bytes in the file.",
     ]
+    assert samples.captions[1].startswith("of ")
 
 
 def test_free_text_is_of_words(model: zoo.Model) -> None:
