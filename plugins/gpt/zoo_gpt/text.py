@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +14,7 @@ from torch.nn import functional
 from zoo import CheckpointError, DataError, Samples, ZooError
 from zoo.data.stream import stream
 from zoo.data.text import text_data
+from zoo.libraries.transformers import read_tokenizer
 
 from .facts import EMBEDDED
 
@@ -44,26 +43,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"{entry.name}: expected a folder with a tokenizer.json, and the model was built without files"
         )
-    return _read_tokenizer(str(folder))
-
-
-@lru_cache(maxsize=8)
-def _read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    files = {path.name for path in Path(folder).iterdir()} if Path(folder).is_dir() else set()
-    if not files & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"}:
-        raise CheckpointError(
-            f"{folder}: expected a tokenizer.json beside the weights, found {', '.join(sorted(files)) or 'no files'}; "
-            "add the model's tokenizer files"
-        )
-    try:
-        if files.isdisjoint({"config.json", "tokenizer_config.json"}):
-            return PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the readers raise whatever their parsers do
-        told = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {told}") from error
+    return read_tokenizer(str(folder))
 
 
 def context_of(model: Model) -> int:

@@ -1,0 +1,122 @@
+"""Classifiers: their data in folders and lists, the loss, posteriors and figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+import zoo
+
+CLASSES = ["bad", "good"]
+PAIRS = [(f"the file is {'not' if at % 2 == 0 else 'a'} value {'x' * (at % 7)}", at % 2) for at in range(40)]
+
+
+@pytest.fixture
+def model(make) -> zoo.Model:
+    return zoo.load(str(make("bert", classes=CLASSES)), device="cpu")
+
+
+def write(root: Path, names: list[str], count: int) -> Path:
+    for label, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for at in range(count):
+            (root / name / f"{at:02}.txt").write_text(PAIRS[2 * at % 40 + label][0])
+    return root
+
+
+def test_a_list_of_pairs(model: zoo.Model) -> None:
+    batch = next(iter(model.batches(PAIRS, batch_size=8, split="test")))
+    assert batch["labels"].tolist() == [0, 1] * 4
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["attention_mask"].sum(1).max() == batch["input_ids"].shape[1]
+    logits = model.module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    by_hand = functional.cross_entropy(logits, batch["labels"])
+    assert math.isclose(model.loss(batch).item(), by_hand.item(), rel_tol=1e-5)
+    assert math.isclose(model.loss(batch).item(), model.module(**batch).loss.item(), rel_tol=1e-5)
+
+
+def test_datasets_and_names_are_the_same(model: zoo.Model) -> None:
+    class Data(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(PAIRS)
+
+        def __getitem__(self, at):
+            return {"text": PAIRS[at][0], "label": torch.tensor(PAIRS[at][1])}
+
+    named = [(text, CLASSES[label]) for text, label in PAIRS]
+    batches = [next(iter(model.batches(data, batch_size=16, seed=3))) for data in (PAIRS, Data(), named)]
+    for other in batches[1:]:
+        assert all(torch.equal(batches[0][name], other[name]) for name in other)
+
+
+def test_folders_of_classes(model: zoo.Model, tmp_path: Path) -> None:
+    root = write(tmp_path / "all", CLASSES, 20)
+    train, test = (model.evaluate(root) if split == "test" else root for split in ("train", "test"))
+    assert 0 <= test["accuracy"] <= 1
+    labels = [label for batch in model.batches(train, batch_size=9, split="test") for label in batch["labels"].tolist()]
+    assert labels == [0, 0, 1, 1]  # every tenth of twenty
+    own = tmp_path / "own"
+    write(own / "train", CLASSES, 3)
+    write(own / "test", CLASSES[1:], 2)
+    labels = [label for batch in model.batches(own, batch_size=9, split="test") for label in batch["labels"].tolist()]
+    assert labels == [1, 1]
+
+
+def test_classes_without_names_are_taken_in_order(make, tmp_path: Path) -> None:
+    model = zoo.load(str(make("bert", classes=["LABEL_0", "LABEL_1"])), device="cpu")
+    batch = next(iter(model.batches(write(tmp_path / "x", ["no", "yes"], 2), batch_size=4, split="test")))
+    assert batch["labels"].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "texts with classes"),
+        ("nowhere", "expected a folder"),
+        ([], "empty list"),
+        (["text alone"], r"expected \(text, label\)"),
+        ([("text", 2)], "from 0 to 1 or one of bad, good"),
+        ([("text", "ugly")], "one of bad, good"),
+        ([{"text": "text"}], "label"),
+    ],
+)
+def test_data_that_do_not_fit(model: zoo.Model, data, message: str) -> None:
+    with pytest.raises(zoo.DataError, match=message) as caught:
+        model.batches(data, batch_size=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_named_like_no_class(model: zoo.Model, tmp_path: Path) -> None:
+    with pytest.raises(zoo.DataError, match="named like the model's classes, bad, good"):
+        model.batches(write(tmp_path / "x", ["left", "right"], 2), batch_size=2)
+
+
+def test_samples_are_posteriors(model: zoo.Model) -> None:
+    samples = model.sample(texts=["the value", "a file is not it , None"], seed=0)
+    assert samples.captions == ["the value", "a file is not it , None"]
+    assert len(model.sample(3, text="the value")) == 3
+    assert samples.data == model.sample(texts=["the value", "a file is not it , None"], seed=1).data
+    for said in samples:
+        names, shares = zip(*(part.rsplit(" ", 1) for part in said.split(", ")), strict=True)
+        assert sorted(names) == CLASSES
+        values = [float(share.rstrip("%")) for share in shares]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(100, abs=0.2)
+    with pytest.raises(zoo.ZooError, match="give text= or texts="):
+        model.sample()
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_it_learns_to_tell_two_words_apart(make, tmp_path: Path, bits: int | None) -> None:
+    folder = make("bert", classes=CLASSES)
+    lora = zoo.LoRA(rank=4, targets="all") if bits else None
+    model = zoo.load(str(folder), device="cpu", bits=bits, lora=lora, seed=0)
+    model.tune(PAIRS, steps=60, batch_size=16, lr=1e-2, seed=0)
+    figures = model.evaluate(PAIRS)
+    assert figures["accuracy"] == 1.0
+    assert figures["loss"] < 0.2
+    assert list(figures) == ["accuracy", "loss"]

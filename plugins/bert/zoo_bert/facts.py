@@ -1,0 +1,54 @@
+"""What a configuration says, without importing transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo import Entry
+
+EMBEDDED = Path(__file__).parent / "embedded"
+CLASSIFIER = "ForSequenceClassification"
+ENDINGS = ("ForMaskedLM", CLASSIFIER, "ForPreTraining")
+
+# label -> the names that the architectures give it
+_FACTS = {
+    "architecture": ("model_type",),
+    "layers": ("num_hidden_layers", "n_layers"),
+    "width": ("hidden_size", "dim", "emb_dim"),
+    "heads": ("num_attention_heads", "n_heads"),
+    "context": ("max_position_embeddings",),
+    "vocabulary": ("vocab_size",),
+}
+
+
+def configuration(entry: Entry) -> dict[str, Any]:
+    """The entry's config.json: inline in the registry, in its folder, or beside this file; {} if it is nowhere."""
+    if entry.config:
+        return dict(entry.config)
+    folder = folder_of(entry)
+    file = folder / "config.json" if folder else None
+    return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+
+
+def folder_of(entry: Entry) -> Path | None:
+    """Where the entry's files lie, if they lie anywhere."""
+    return entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
+
+
+def classifies(config: dict[str, Any]) -> bool:
+    """Whether the configuration is of a text classifier, and not of a masked language model."""
+    return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
+
+
+def facts(entry: Entry) -> dict[str, str]:
+    """Label → text, e.g. {"task": "fills masks", "architecture": "bert", "layers": "12", …}."""
+    config = configuration(entry)
+    labels = [str(label) for label in (config.get("id2label") or {}).values()]
+    found = {label: next((config[name] for name in names if config.get(name)), None) for label, names in _FACTS.items()}
+    units = {"context": " tokens", "vocabulary": " tokens"}
+    task = {"task": "classifies text" if classifies(config) else "fills masks"} if config else {}
+    task |= {"classes": ", ".join(labels)} if labels and classifies(config) else {}
+    return task | {label: f"{value}{units.get(label, '')}" for label, value in found.items() if value is not None}

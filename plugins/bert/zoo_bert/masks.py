@@ -1,0 +1,198 @@
+"""Sampling: masks in a text, or a text of nothing but masks, filled in one of three ways."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo import Samples, ZooError
+
+from .model import check_vocabulary, context_of, tokenizer_of
+from .text import Vocabulary, vocabulary_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from zoo import Model, SampleRequest
+
+# Notation of the shapes: n texts at once, t tokens of each, k masked places, v tokens in the vocabulary.
+MASK = "[MASK]"  # in users' texts, whatever the tokenizer calls its own
+LENGTH = 24  # tokens of a free text
+STEPS = 10
+MODES = ("fill", "gibbs", "mask-predict")
+
+
+@dataclass
+class Sampler:
+    """Draws tokens from what the model says; random numbers come from the CPU, equal on every device."""
+
+    model: Model
+    vocabulary: Vocabulary
+    generator: torch.Generator
+    temperature: float
+    top_k: int
+
+    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """A token for each place of `logits` [places, v], and p(token | rest) of each."""
+        shares = logits.softmax(-1)
+        if self.temperature == 0:
+            tokens = logits.argmax(-1)
+        else:
+            if 0 < self.top_k < len(self.vocabulary.ordinary):
+                lowest = logits.topk(self.top_k).values[:, -1:]
+                logits = logits.masked_fill(logits < lowest, -math.inf)
+            tempered = (logits / self.temperature).softmax(-1)
+            tokens = torch.multinomial(tempered, 1, generator=self.generator)[:, 0]
+        return tokens, shares.gather(1, tokens[:, None])[:, 0]
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """[n, t, v] on the CPU; special tokens and rows of the vocabulary without a token are impossible."""
+        inputs = ids.to(self.model.device)
+        logits = self.model.module(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.float().cpu()
+        possible = torch.full((logits.shape[-1],), -math.inf)
+        possible[self.vocabulary.ordinary] = 0.0
+        return logits + possible
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """Texts: `request.n` for every text given, whose masks are filled, or free ones of `length` tokens.
+
+    Options: text or texts (with [MASK] wherever a token is wanted) or length; mode "fill": each mask is filled once,
+    from p(x_i | rest), the most certain place first; "gibbs" (arXiv 1902.04094): all of them again and again in random
+    order, `steps` times; "mask-predict" (arXiv 1904.09324): all at once, then in `steps` rounds the least certain ones
+    again; temperature (0: the likeliest token), top_k (0: off). Captions of mode "fill" name the fillings and their
+    probabilities. Equal seeds give equal texts.
+
+    Raises zoo.ZooError for a text without a mask, one that is longer than the model's context, or a value out of range.
+    """
+    options = request.take(
+        text=None, texts=None, length=None, mode=MODES[0], steps=None, temperature=1.0, top_k=0
+    )  # fmt: skip
+    texts = given_texts(options)
+    _check_ranges(options, texts)
+    tokenizer = tokenizer_of(model)
+    vocabulary = vocabulary_of(model, tokenizer)
+    seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
+    generator = torch.Generator().manual_seed(seed)
+    sampler = Sampler(model, vocabulary, generator, options["temperature"], options["top_k"])
+    found: list[str] = []
+    captions: list[str] = []
+    for text in [None] if texts is None else texts:
+        row = _start(model, tokenizer, vocabulary, text, options["length"])
+        ids = torch.tensor([row] * request.n)  # n t
+        free = (ids[0] == vocabulary.mask).nonzero()[:, 0]  # k
+        if options["mode"] == "fill":
+            ids, shares = fill(sampler, ids, free)
+            captions += [_fillings(tokenizer, ids[i, free].tolist(), shares[i].tolist()) for i in range(request.n)]
+        else:
+            method = gibbs if options["mode"] == "gibbs" else mask_predict
+            ids = method(sampler, ids, free, STEPS if options["steps"] is None else options["steps"])
+            captions += [str(text)] * request.n
+        found += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    captioned = texts is not None and (options["mode"] == "fill" or len(texts) > 1)
+    return Samples(found, "text", captions if captioned else None)
+
+
+def fill(sampler: Sampler, ids: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Fills the masks at `free` [k] of ids [n, t] one by one, the most certain first; and the shares [n, k] drawn."""
+    ids = ids.clone()
+    everyone = torch.arange(len(ids))
+    waiting = torch.ones(len(ids), len(free), dtype=torch.bool)
+    shares = torch.zeros(len(ids), len(free))
+    for _ in range(len(free)):
+        logits = sampler.logits(ids)[:, free]  # n k v
+        choice = logits.softmax(-1).amax(-1).masked_fill(~waiting, -1.0).argmax(1)
+        tokens, drawn = sampler.draw(logits[everyone, choice])
+        ids[everyone, free[choice]] = tokens
+        shares[everyone, choice] = drawn
+        waiting[everyone, choice] = False
+    return ids, shares
+
+
+def gibbs(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
+    """Draws each place of `free` [k] anew, given all others, in `steps` sweeps, each in an order of its own."""
+    ids = ids.clone()
+    everyone = torch.arange(len(ids))
+    for _ in range(steps):
+        orders = torch.stack([torch.randperm(len(free), generator=sampler.generator) for _ in ids])  # n k
+        for places in free[orders].unbind(1):
+            ids[everyone, places] = sampler.vocabulary.mask
+            ids[everyone, places] = sampler.draw(sampler.logits(ids)[everyone, places])[0]
+    return ids
+
+
+def mask_predict(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
+    """Draws all places of `free` [k] at once, then in `steps` - 1 rounds ever fewer of the least certain ones again."""
+    ids = ids.clone()
+    shares = torch.zeros(len(ids), len(free))
+    for step in range(steps):
+        count = max(1, len(free) * (steps - step) // steps)
+        choice = shares.argsort(1)[:, :count]  # n count
+        rows = torch.arange(len(ids))[:, None].expand_as(choice)
+        ids[rows, free[choice]] = sampler.vocabulary.mask
+        tokens, drawn = sampler.draw(sampler.logits(ids)[rows, free[choice]].flatten(0, 1))
+        ids[rows, free[choice]] = tokens.view_as(choice)
+        shares[rows, choice] = drawn.view_as(choice)
+    return ids
+
+
+def given_texts(options: dict[str, Any]) -> list[str] | None:
+    """The option text or texts as a list; None where neither is given."""
+    one, several = options["text"], options["texts"]
+    if one is not None and several is not None:
+        raise ZooError("expected text or texts, got both: give one of them, a string or a list of strings")
+    given = several if one is None else one
+    if given is None:
+        return None
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, list | tuple) or not found or not all(isinstance(text, str) and text for text in found):
+        raise ZooError(f"texts: expected a string or a list of strings, got {given!r}")
+    return list(found)
+
+
+def _check_ranges(options: dict[str, Any], texts: list[str] | None) -> None:
+    if options["mode"] not in MODES:
+        raise ZooError(f"mode: expected one of {', '.join(MODES)}, got {options['mode']!r}")
+    if options["steps"] is not None and options["mode"] == "fill":
+        raise ZooError("steps: mode 'fill' has none, it fills every mask once; set mode='gibbs' or 'mask-predict'")
+    if options["length"] is not None and texts is not None:
+        raise ZooError("expected text or length, got both: a text is as long as it is, with its masks")
+    for name in ("length", "steps"):
+        value = options[name]
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ZooError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if not options["temperature"] >= 0:
+        raise ZooError(
+            f"temperature: expected at least 0 (0: the likeliest token), got {options['temperature']!r}"
+        )  # fmt: skip
+    if options["top_k"] < 0:
+        raise ZooError(f"top_k: expected at least 0 (0: off), got {options['top_k']!r}")
+
+
+def _start(
+    model: Model, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, text: str | None, length: int | None
+) -> list[int]:
+    """The token ids to start from, masks among them."""
+    if text is None:
+        ids = vocabulary.before + [vocabulary.mask] * (length or LENGTH) + vocabulary.after
+    else:
+        ids = tokenizer(text.replace(MASK, str(tokenizer.mask_token)), verbose=False)["input_ids"]
+        if vocabulary.mask not in ids:
+            raise ZooError(f"expected {MASK} in the text wherever a token is wanted, got {text!r}")
+    check_vocabulary(model, max(ids))
+    if len(ids) > context_of(model):
+        raise ZooError(
+            f"the text has {len(ids)} tokens, the special ones included: expected at most {context_of(model)}, "
+            "the model's context; shorten it"
+        )
+    return ids
+
+
+def _fillings(tokenizer: PreTrainedTokenizerBase, tokens: list[int], shares: list[float]) -> str:
+    named = zip(tokens, shares, strict=True)
+    return ", ".join(f"{tokenizer.decode([token]).strip()} {share:.0%}" for token, share in named)

@@ -1,0 +1,160 @@
+"""The module, its weights under whatever names a checkpoint gives them, and transformers' own format back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import CheckpointError, ZooError
+from zoo.libraries import transformers as library
+
+from .facts import classifies, configuration, folder_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from zoo import Entry, Model
+
+# What was trained beside masked language modelling and is of no use to it: the pooler, whether one sentence follows
+# another, ELECTRA's discriminator. And buffers that older versions stored; they are computed, not loaded.
+_BESIDE = re.compile(
+    r"(^|\.)pooler\.|^cls\.seq_relationship\.|^sop_classifier\.|^discriminator_predictions\.|rotary_emb\.\w*inv_freq$"
+    r"|(^|\.)embeddings\.(position_ids|token_type_ids)$"
+)
+_POOLER = re.compile(r"(^|\.)pooler\.")
+_SEED = 0  # of a classifier's head where the checkpoint has none: the same for everyone who loads it
+
+
+def is_masked(model_type: str) -> bool:
+    """Whether transformers can build a masked language model of this type without running foreign code."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def is_classifier(module: nn.Module) -> bool:
+    """Whether the module classifies texts, and does not fill masks."""
+    return classifies({"architectures": [type(module).__name__]})
+
+
+def build(entry: Entry) -> PreTrainedModel:
+    """The masked language model, or the classifier, that the entry's configuration describes, in evaluation mode.
+
+    Raises zoo.CheckpointError if there is no configuration, if transformers has no such architecture (code that comes
+    with a checkpoint is never run), if the checkpoint is quantized already, or if a classifier is not one of one class
+    for each text.
+    """
+    from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+    values = configuration(entry)
+    config = library.library_config(entry, values, known=is_masked, called="a masked language model")
+    maker = AutoModelForSequenceClassification if classifies(values) else AutoModelForMaskedLM
+    if maker is AutoModelForSequenceClassification:
+        _check_classes(entry, config)
+    try:
+        module = maker.from_config(config, trust_remote_code=False)
+    except ValueError as error:  # a type that has no classifier
+        told = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{entry.name}: transformers cannot build it: {told}") from error
+    library.tie(module)
+    return module.eval()
+
+
+def _check_classes(entry: Entry, config: Any) -> None:
+    kind = config.problem_type or "single_label_classification"
+    if kind != "single_label_classification" or config.num_labels < 2:
+        raise CheckpointError(
+            f"{entry.name}: expected a classifier of one class for each text and two classes or more, found "
+            f"{config.num_labels} and problem_type {config.problem_type!r}; state id2label in its config.json"
+        )
+
+
+def named_tensors(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(parameter or buffer name of `module`, tensor), in the order of the files; what belongs nowhere keeps its name.
+
+    A classifier whose checkpoint holds none gets a new one (with pooler, where the architecture has one), the same at
+    every load: random weights of the configuration's deviation, biases of zero.
+    """
+    if not is_classifier(module):
+        yield from library.named_tensors(entry, module, ignored=lambda name: bool(_BESIDE.search(name)))
+        return
+
+    def ignored(name: str) -> bool:
+        return bool(_BESIDE.search(name)) or not name.startswith(f"{module.base_model_prefix}.")
+
+    found = set()
+    for name, tensor in library.named_tensors(entry, module, ignored=ignored):
+        found.add(name)
+        yield name, tensor
+    head = {name: parameter for name, parameter in module.named_parameters() if _is_head(name, module)}
+    last = {name for name, parameter in head.items() if len(parameter) == module.config.num_labels}
+    if not last & found:  # else what is missing is missing from a trained classifier: an error
+        yield from _new_head(module, sorted(head.keys() - found))
+
+
+def _is_head(name: str, module: PreTrainedModel) -> bool:
+    return not name.startswith(f"{module.base_model_prefix}.") or bool(_POOLER.search(name))
+
+
+def _new_head(module: PreTrainedModel, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    generator = torch.Generator().manual_seed(_SEED)
+    deviation = float(getattr(module.config, "initializer_range", 0.02))
+    for name in names:
+        shape = module.get_parameter(name).shape
+        if len(shape) > 1:
+            yield name, torch.randn(shape, generator=generator) * deviation
+        else:  # a norm's gain is one, every other vector a bias
+            yield name, torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model's weights.
+
+    Raises zoo.CheckpointError if there is none or it cannot be read.
+    """
+    folder = folder_of(model.entry)
+    if folder is None:
+        raise CheckpointError(
+            f"{model.entry.name}: expected a folder with a tokenizer.json, and the model was built without files"
+        )
+    return library.read_tokenizer(str(folder))
+
+
+def context_of(model: Model) -> int:
+    """The longest sequence that the model takes, in tokens (2**31 for a model without a limit).
+
+    Architectures that count positions from their padding's number on (RoBERTa) take fewer than their table has rows.
+    """
+    limit = getattr(model.module.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return 2**31
+    for path, layer in model.module.named_modules():
+        if path.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
+            return limit - layer.padding_idx - 1
+    return limit
+
+
+def check_vocabulary(model: Model, highest: int) -> None:
+    """Raises zoo.CheckpointError where a token id is none of the model's."""
+    size = model.module.config.vocab_size
+    if highest >= size:
+        raise CheckpointError(
+            f"{model.entry.name}: the model has {size} tokens and the text has token {highest}; "
+            "the tokenizer belongs to another model"
+        )
+
+
+def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
+    """config.json, safetensors and the tokenizer, as `from_pretrained` reads them."""
+    module: Any = model.module
+    library.save_library_model(module, folder, state_dict)
+    try:
+        tokenizer = tokenizer_of(model)
+    except ZooError:  # a model that came without one is saved without one
+        return
+    tokenizer.save_pretrained(folder)
