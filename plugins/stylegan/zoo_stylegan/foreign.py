@@ -198,9 +198,9 @@ def _average(generator: dict[str, Tensor]) -> Tensor:
     outputs, inputs = generator["mapping.fc0.weight"].shape
     mapping = Mapping(inputs, 0, outputs, len(layers), average=False)
     own = {name.removeprefix("mapping."): t for name, t in generator.items() if name.startswith("mapping.fc")}
-    mapping.load_state_dict(own)
-    with torch.no_grad():
-        return mapping(torch.randn(4096, inputs, generator=torch.Generator().manual_seed(0))).mean(dim=0)
+    z = torch.randn(4096, inputs, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # not by loading them: while a model is constructed, parameters lie on "meta"
+        return torch.func.functional_call(mapping, own, (z,)).mean(dim=0)
 
 
 def generator_size(generator: dict[str, Tensor]) -> int:

@@ -1,8 +1,8 @@
 """StyleGAN2's layers, written from the paper (Karras et al., arXiv 1912.04958) in plain torch.
 
-Weights are stored as drawn, from N(0, 1), and multiplied by a gain when they are used ("equalised learning rate"), so that
-parameters and names are those of the published networks. Weights are only ever handed to torch's functions, so whatever
-stands in for a parameter, quantized or adapted, serves. Shapes: n batch, c channels, h × w pixels.
+Weights are stored as drawn, from N(0, 1), and multiplied by a gain when they are used ("equalised learning rate"), so
+that parameters and names are those of the published networks. Weights are only ever handed to torch's functions, so
+whatever stands in for a parameter, quantized or adapted, serves. Shapes: n batch, c channels, h × w pixels.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """The discriminator's convolution: gain 1 / √(inputs · kernel²); ``down``: the filter first, then every second pixel.
+    """The discriminator's convolution: gain 1 / √(inputs · kernel²). ``down``: filter, then every second pixel.
 
     clamp: outputs are limited to ±clamp, as networks that were trained in half precision want it; None for no limit.
     """

@@ -41,8 +41,8 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """
     if entry.folder is None:
         raise CheckpointError(
-            f"{entry.name!r} has no Hub repository: get the network's .pkl (NVlabs) or .pt (rosinality) yourself, put it "
-            "in a folder of its own, and give weights= that folder"
+            f"{entry.name!r} has no Hub repository: get the network's .pkl (NVlabs) or .pt (rosinality) yourself, put "
+            "it in a folder of its own, and give weights= that folder"
         )
     path = foreign.find(entry.folder)
     if path is None:
@@ -85,7 +85,7 @@ def update(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | No
 def gain(name: str, shape: torch.Size) -> float | None:
     """What a weight is multiplied by when it is used; None for what is no layer's weight.
 
-    For demodulated convolutions, which normalise themselves, the gain that gives the same spread: 1 / √(inputs · kernel²).
+    For demodulated convolutions, which normalise themselves, the gain of the same spread: 1 / √(inputs · kernel²).
     """
     if not name.endswith(".weight") or len(shape) not in (2, 4):
         return None

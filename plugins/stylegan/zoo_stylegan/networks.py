@@ -1,4 +1,4 @@
-"""StyleGAN2's networks: mapping, synthesis (skip connections) and discriminator (residual), under the published names."""
+"""StyleGAN2's networks: mapping, synthesis with skip connections, discriminator, under the published names."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions, the second to half the size; ``residual``: beside a 1×1 one, the sum with the variance of each."""
+    """Two convolutions, the second to half the size; ``residual``: beside a 1×1 one, scaled to the same variance."""
 
     def __init__(self, inputs: int, outputs: int, colours: int, clamp: float | None, residual: bool = True) -> None:
         super().__init__()

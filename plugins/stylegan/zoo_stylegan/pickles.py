@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import io
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,21 +126,23 @@ def _persistent(meta: Any) -> Held:
     return held
 
 
-def _storage(data: Any) -> Any:
+def _storage(data: Any) -> Tensor:
+    """The values of a storage, all of them, as a flat tensor."""
     if not isinstance(data, bytes):
         raise pickle.UnpicklingError("a storage that is not bytes")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():  # typed storages are deprecated, and these files hold them
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.empty(0, dtype=held.dtype).set_(held)
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+def _tensor(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise pickle.UnpicklingError("a tensor of impossible shape")
-    held = len(storage)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= held:
+    if 0 not in size and last >= len(flat):
         raise pickle.UnpicklingError("a tensor that is larger than its data")
-    flat = torch.empty(0, dtype=storage.dtype).set_(storage)
     return flat.as_strided(size, stride, offset)
 
 

@@ -28,11 +28,11 @@ _CHUNK = 52
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Any]]:
-    """Batches of `images` `[n, c, h, w]` in [-1, 1], `labels` `[n]` for a conditional generator, and what is drawn for them.
+    """Batches of `images` `[n, c, h, w]` in [-1, 1], `labels` `[n]` for a conditional generator, and what is drawn.
 
     Drawn from the request's seed: latents `z` and `other` `[n, z]`, `crossover`, the layer where the second one takes
-    over, and `seed`, that of the noise images; `index` counts the batches, by which regularisation falls due. So a batch
-    has one loss, on every device. Data None are capitals, "letters:sans".
+    over, and `seed`, that of the noise images; `index` counts the batches, by which regularisation falls due. So a
+    batch has one loss, on every device. Data None are capitals, "letters:sans".
     """
     images, labels = _read(model, data, request.split)
     generator = model.module.generator
@@ -137,8 +137,8 @@ def _checked(model: Model, labels: Tensor | None) -> Tensor | None:
         return None
     if labels is None:
         raise DataError(
-            f"{model.entry.name} draws {classes} classes, so its data need labels: give a folder with one subfolder per "
-            "class, or (images, labels)."
+            f"{model.entry.name} draws {classes} classes, so its data need labels: give a folder with one subfolder "
+            "per class, or (images, labels)."
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         found = f"{int(labels.min())} to {int(labels.max())}"
