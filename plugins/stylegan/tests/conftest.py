@@ -1,4 +1,4 @@
-"""Small random networks, written in the layouts of other repositories, and the paper's formulas, with a weight per image."""
+"""Small random networks in the layouts of other repositories, and the paper's formulas, with a weight per image."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 from zoo_stylegan import StyleGAN2
 
 TINY = {
@@ -161,7 +162,7 @@ class Old:
 def _function(module: str, name: str) -> Any:
     """Something that pickles as ``module.name``, which need not exist here otherwise."""
     if module not in sys.modules:
-        parent, _, child = module.rpartition(".")
+        parent = module.rpartition(".")[0]
         if parent and parent not in sys.modules:
             sys.modules[parent] = types.ModuleType(parent)
         sys.modules[module] = types.ModuleType(module)

@@ -77,7 +77,7 @@ class Spying:
 @pytest.mark.parametrize("payload", [Payload(), Spying()])
 def test_a_payload_is_refused_and_not_run(layouts, network, tmp_path, payload, spy):
     layouts.write_nvlabs(network(), tmp_path / "network.pkl", {"augment_pipe": payload})
-    with pytest.raises(zoo.CheckpointError, match="asks to run .*executes nothing"):
+    with pytest.raises(zoo.CheckpointError, match=r"asks to run .*executes nothing"):
         zoo.load("stylegan2-ffhq-1024", weights=str(tmp_path), device="cpu")
     assert spy == []
 

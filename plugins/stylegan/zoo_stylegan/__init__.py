@@ -1,4 +1,4 @@
-"""StyleGAN2 (arXiv 1912.04958): generator, mapping network and discriminator, 8 to 1024 pixels, with or without classes."""
+"""StyleGAN2 (arXiv 1912.04958): generator, mapping network and discriminator, 8 to 1024 pixels."""
 
 from __future__ import annotations
 

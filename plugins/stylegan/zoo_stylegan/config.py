@@ -1,10 +1,11 @@
 """What a network's configuration says. Imports nothing heavy.
 
 Keys, all optional (defaults: the published configuration at 1024 pixels, config-f): ``img_resolution``,
-``img_channels``, ``z_dim``, ``w_dim``, ``c_dim`` (classes, 0: none), ``mapping_layers``, ``conv_clamp``; ``channel_base``
-and ``channel_max`` (min(base / size, max) features at each size) or ``channels``, {size: features}; ``discriminator``:
-false, true (the same features), or a table with ``channels``, ``mapping_layers``, ``architecture`` ("resnet" or "orig") and ``group`` (images over which it
-looks at the deviation); ``training``: ``r1_gamma``, ``path_weight`` and ``mixing``; ``class_names``.
+``img_channels``, ``z_dim``, ``w_dim``, ``c_dim`` (classes, 0: none), ``mapping_layers``, ``conv_clamp``;
+``channel_base`` and ``channel_max`` (min(base / size, max) features at each size) or ``channels``, {size: features};
+``discriminator``: false, true (the same features), or a table with ``channels``, ``mapping_layers``, ``architecture``
+("resnet" or "orig") and ``group`` (images over which it looks at the deviation); ``training``: ``r1_gamma``,
+``path_weight`` and ``mixing``; ``class_names``.
 """
 
 from __future__ import annotations
