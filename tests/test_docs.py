@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo.cli import main
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "plugins").glob("*/README.md")), ROOT / "benchmarks" / "README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -29,7 +29,9 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     Raises ``CheckpointError`` for missing, truncated or damaged files, and for a pickle that holds code.
     """
     if entry.folder is None:
-        raise CheckpointError(f"{entry.name!r} has no folder to read weights from: give weights= a folder or a Hub repository")
+        raise CheckpointError(
+            f"{entry.name!r} has no folder to read weights from: give weights= one, or a Hub repository"
+        )
     files = weight_files(entry.folder)
     verify(entry.folder, files)
     return _each(files)
@@ -64,7 +66,7 @@ def check_alone(folder: Path, new: Path) -> None:
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         weights = path.name.endswith((".safetensors", ".bin", ".index.json")) and _holds_weights(path)
         if weights and path.name not in names:
-            raise OutputError(f"{folder} holds other weights, {path.name}: expected an empty folder, or the same model's")
+            raise OutputError(f"{folder} holds other weights, {path.name}: expected an empty folder, or this model's")
 
 
 def _holds_weights(path: Path) -> bool:
@@ -75,7 +77,7 @@ def _shards(index: Path) -> list[Path]:
     try:
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted({str(shard) for shard in shards})
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected JSON with a weight_map, {type(error).__name__}: {error}") from error
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
@@ -104,7 +106,7 @@ def verify(folder: Path, files: list[Path]) -> None:
         expected[match[2]] = match[1]
     for path in files:
         if path.name not in expected:
-            raise CheckpointError(f"{sums}: does not list {path.name}; remove one of the two, or list it with sha256sum")
+            raise CheckpointError(f"{sums}: does not list {path.name}; remove one of them, or list it with sha256sum")
         if digest(path) != expected[path.name]:
             raise CheckpointError(f"{path}: damaged, its sha256 is not the one in {SUMS}; get the file again")
 
@@ -151,6 +153,6 @@ def load_pickled(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can make its reader fail in any way
         asked = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
         if asked and isinstance(error, pickle.UnpicklingError):
-            raise CheckpointError(f"{path}: asks to run {asked[1]}, and zoo executes nothing in a checkpoint") from error
+            raise CheckpointError(f"{path}: asks to run {asked[1]}, and zoo executes nothing in it") from error
         # Not torch's own words, which advise to run it.
         raise CheckpointError(f"{path}: damaged or no PyTorch file ({type(error).__name__}); get it again") from error

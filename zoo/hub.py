@@ -42,7 +42,7 @@ def snapshot(repository: str, revision: str | None = None) -> Path:
             folder = Path(snapshot_download(repository, revision=commit, allow_patterns=PICKLES))
         return folder
     except GatedRepoError as error:
-        raise HubError(f"{where}: access is restricted; ask for it on the repository's page, then `hf auth login`") from error
+        raise HubError(f"{where}: access is restricted; ask for it on its page, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise HubError(f"{where}: no such repository, or a private one; check the name, or `hf auth login`") from error
     except RevisionNotFoundError as error:

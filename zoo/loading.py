@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo import host, registry
 from zoo.adapters.config import LoRA
@@ -31,7 +33,6 @@ from zoo.weights.manage import (
 )
 from zoo.weights.packed import Packed
 from zoo.weights.scheme import Quantization, as_quantization, unknown_scheme
-from zoo.weights.store import Store
 
 Lora = int | str | os.PathLike[str] | LoRA | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -90,8 +91,8 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
     scheme = as_quantization(bits)
     entry = Entry(name=type(module).__name__, plugin=None, source="module")
-    groups = grouped_sites(module)
-    if any(isinstance(held, Store) for held, _ in groups):
+    groups = [(held, sites) for held, sites in grouped_sites(module) if isinstance(held, nn.Parameter)]
+    if stores(module):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
     fingerprint = Fingerprint()
     stored: list[tuple[Group, Packed]] = []
@@ -104,7 +105,8 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     first = next(module.parameters(), torch.empty(0))
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint.hexdigest())
-    plans = [model.plan(name, one, seed=seed) for name, one in _named(lora).items()]  # may refuse: nothing has changed yet
+    # May refuse: nothing has changed yet.
+    plans = [model.plan(name, one, seed=seed) for name, one in _named(lora).items()]
     for (_, sites), packed in stored:
         manage(sites, packed, layout_of(sites, packed.shape))
     return _ready(model, plans)
@@ -129,11 +131,27 @@ def _ready(model: Model, plans: list[Plan]) -> Model:
 
 @contextmanager
 def meta_parameters() -> Iterator[None]:
-    """Parameters made inside lie on ``meta``; buffers are real, because nothing would ever fill them again."""
-    from accelerate import init_empty_weights
+    """Parameters made inside lie on ``meta``; buffers are real, because nothing would ever fill them again.
 
-    with init_empty_weights(include_buffers=False):
+    accelerate's ``init_empty_weights`` makes a new parameter at every assignment, and so unties those that are shared.
+    """
+    register = nn.Module.register_parameter
+    empty = WeakIdKeyDictionary()  # parameter → its stand-in on meta
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not is_lazy(parameter) and not parameter.is_meta:
+            if parameter not in empty:
+                made = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+                made.__dict__.update(parameter.__dict__)
+                empty[parameter] = made
+            parameter = empty[parameter]
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
         yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -162,13 +180,12 @@ def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
         return torch.bfloat16 if has_bf16 else torch.float32
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if chosen not in COMPUTE_TYPES:
-        raise ZooError(f"dtype {dtype!r}: expected one of {', '.join(str(t).removeprefix('torch.') for t in COMPUTE_TYPES)}")
+        known = ", ".join(str(each).removeprefix("torch.") for each in COMPUTE_TYPES)
+        raise ZooError(f"dtype {dtype!r}: expected one of {known}")
     return chosen
 
 
-def pack_weight(
-    entry: Entry, group: Group, weight: Tensor, scheme: Quantization, dtype: torch.dtype
-) -> Packed | None:
+def pack_weight(entry: Entry, group: Group, weight: Tensor, scheme: Quantization, dtype: torch.dtype) -> Packed | None:
     """What a weight's store holds under ``scheme``; None where it stays a plain parameter in ``dtype``.
 
     Kept are: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
@@ -191,7 +208,8 @@ def pack_weight(
     if not isinstance(stored, Packed):
         return None
     if tuple(stored.shape) != tuple(held.shape):
-        raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {tuple(held.shape)}")
+        expected = tuple(held.shape)
+        raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
     if isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype:
         return None
     stored.dtype = dtype
@@ -237,8 +255,8 @@ def stream(
             if first not in missing:
                 if not fingerprint.agrees(first, tensor):
                     raise CheckpointError(
-                        f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint holds two "
-                        "that differ; its configuration is not the one that it was made with"
+                        f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint holds "
+                        "two that differ; its configuration is not the one that it was made with"
                     )
                 continue
             fingerprint.add(first, tensor)
@@ -249,13 +267,13 @@ def stream(
         del tensor
     if unexpected or missing:
         raise _misfit(entry, sorted(missing), unexpected)
+    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    if left:
+        raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
     for _, layer in library_modules(module):
         for attribute, buffer in layer._buffers.items():
             if buffer is not None:
                 layer._buffers[attribute] = buffer.to(device)
-    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
-    if left:
-        raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
     return fingerprint.hexdigest()
 
 

@@ -73,7 +73,8 @@ class Model:
     def __repr__(self) -> str:
         bits = f", bits={self.scheme.bits}" if self.scheme else ""
         active = f", active={', '.join(self._active)}" if self._active else ""
-        return f"zoo.Model({self.entry.name!r}, {type(self.module).__name__}, {self.device}, {self.dtype}{bits}{active})"
+        kind = type(self.module).__name__
+        return f"zoo.Model({self.entry.name!r}, {kind}, {self.device}, {self.dtype}{bits}{active})"
 
     def train(self, mode: bool = True) -> Model:
         """Training mode, as of ``nn.Module.train``."""
@@ -148,10 +149,8 @@ class Model:
         """(name, parameter) of all that trains now. Raises ``TuningError`` where nothing can."""
         found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
         if not found:
-            raise TuningError(
-                "nothing can train: "
-                + ("activate an adapter first, model.activate(...)" if self._adapters else "add one with lora= or add_adapter")
-            )
+            first = "activate an adapter first, model.activate(...)"
+            raise TuningError(f"nothing can train: {first if self._adapters else 'add one with lora= or add_adapter'}")
         return iter(found)
 
     # Adapters
@@ -181,7 +180,7 @@ class Model:
             return Plan(name, config, inject.make_updates(self.module, self.entry, config))
 
     def freeze(self, quantized: bool = False) -> None:
-        """Let nothing of the base train, and remember what did. quantized: until ``unload``, not the last adapter's end."""
+        """Let nothing of the base train, and remember what did. quantized: until ``unload``, adapters or not."""
         if not self._quantized and not quantized:
             self._trained |= {name: parameter.requires_grad for name, parameter in self.module.named_parameters()}
         self._quantized |= quantized

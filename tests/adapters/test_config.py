@@ -68,7 +68,16 @@ def test_lists_of_targets_become_tuples() -> None:
 
 @pytest.mark.parametrize(
     ("path", "rank"),
-    [("fc", 2), ("block.fc", 2), ("block.fc2", 8), ("myfc", 8), ("h.0.attn", 3), ("h.11.attn", 3), ("h.0.attn.x", 8), ("top", 5)],
+    [
+        ("fc", 2),
+        ("block.fc", 2),
+        ("block.fc2", 8),
+        ("myfc", 8),
+        ("h.0.attn", 3),
+        ("h.11.attn", 3),
+        ("h.0.attn.x", 8),
+        ("top", 5),
+    ],
 )
 def test_patterns_match_the_end_of_a_path_at_a_dot_and_the_first_one_wins(path: str, rank: int) -> None:
     config = zoo.LoRA(rank=8, rank_pattern={"fc": 2, r"h\.\d+\.attn": 3, "^top": 5, "block.fc": 7})
@@ -81,7 +90,22 @@ def test_patterns_are_read_as_peft_reads_them() -> None:
 
     patterns = {"fc": 2, r"h\.\d+\.(attn|mlp)": 3, "^top|end": 5, ".*deep": 7, "a.b": 9}
     config = zoo.LoRA(rank=8, rank_pattern=patterns)
-    paths = ["fc", "x.fc", "xfc", "fc.x", "h.3.mlp", "x.h.3.mlp", "top", "x.top", "x.end", "so.deep", "deep", "a.b", "axb", "q.a.b"]
+    paths = [
+        "fc",
+        "x.fc",
+        "xfc",
+        "fc.x",
+        "h.3.mlp",
+        "x.h.3.mlp",
+        "top",
+        "x.top",
+        "x.end",
+        "so.deep",
+        "deep",
+        "a.b",
+        "axb",
+        "q.a.b",
+    ]
     for path in paths:
         assert config.rank_of(path) == patterns.get(get_pattern_key(patterns, path), 8), path
 

@@ -101,7 +101,8 @@ def strictly(base: nn.Module, folder: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     result = peft.set_peft_model_state_dict(
-        base, {k.removeprefix("base_model.model."): v for k, v in load_file(folder / "adapter_model.safetensors").items()}
+        base,
+        {k.removeprefix("base_model.model."): v for k, v in load_file(folder / "adapter_model.safetensors").items()},
     )
     assert not result.unexpected_keys
     assert not [key for key in result.missing_keys if "lora" in key]
@@ -110,7 +111,7 @@ def strictly(base: nn.Module, folder: Path) -> nn.Module:
 
 def all_of_it(name: str) -> str | list[str]:
     # timm's position embedding and class token are raw parameters, which PEFT cannot express in its own keys.
-    return [*"qkv proj fc1 fc2 head".split()] if name == "vit" else "all"
+    return ["qkv", "proj", "fc1", "fc2", "head"] if name == "vit" else "all"
 
 
 @pytest.mark.parametrize("name", BEDS)
@@ -259,7 +260,9 @@ def test_a_grouped_convolution_of_peft_is_refused_because_it_reaches_across_grou
     assert not model.adapters
 
 
-@pytest.mark.parametrize("options", [{"groups": 2}, {"dilation": 2, "padding_mode": "zeros"}, {"padding_mode": "circular"}])
+@pytest.mark.parametrize(
+    "options", [{"groups": 2}, {"dilation": 2, "padding_mode": "zeros"}, {"padding_mode": "circular"}]
+)
 def test_what_peft_computes_otherwise_is_written_in_keys_of_our_own(
     options: dict[str, Any], tmp_path: Path, stir: Callable[..., None]
 ) -> None:
@@ -275,7 +278,12 @@ def test_what_peft_computes_otherwise_is_written_in_keys_of_our_own(
 
 def test_save_load_save_is_byte_identical(mixed: nn.Module, tmp_path: Path, stir: Callable[..., None]) -> None:
     config = zoo.LoRA(
-        rank=3, alpha=5, targets=["fc", "conv2d", "embed", "mix"], rank_pattern={"block.fc": 2}, dropout=0.1, rslora=True
+        rank=3,
+        alpha=5,
+        targets=["fc", "conv2d", "embed", "mix"],
+        rank_pattern={"block.fc": 2},
+        dropout=0.1,
+        rslora=True,
     )
     model = zoo.wrap(copy.deepcopy(mixed), lora=config)
     stir(model)
@@ -300,7 +308,9 @@ def test_the_file_peft_would_have_written(mixed: nn.Module, tmp_path: Path) -> N
         with safe_open(tmp_path / folder / "adapter_model.safetensors", "pt") as file:
             contents.append((file.metadata(), {key: file.get_slice(key).get_shape() for key in file.keys()}))  # noqa: SIM118
     assert contents[0] == contents[1]
-    ours, theirs = (json.loads((tmp_path / folder / "adapter_config.json").read_text()) for folder in ("ours", "theirs"))
+    ours, theirs = (
+        json.loads((tmp_path / folder / "adapter_config.json").read_text()) for folder in ("ours", "theirs")
+    )
     assert set(ours) <= set(theirs)
     for key in ("r", "lora_alpha", "lora_dropout", "bias", "peft_type", "use_dora", "use_rslora"):
         assert ours[key] == theirs[key], key
@@ -326,14 +336,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "lora_bias": ({"target_modules": ["block.fc"], "lora_bias": True}, "lora_bias"),
     "modules_to_save": ({"target_modules": ["fc"], "modules_to_save": ["block.norm"]}, "modules_to_save"),
     "target_parameters": ({"target_modules": ["fc"], "target_parameters": ["embed.weight"]}, "target_parameters"),
-    "trainable tokens": ({"target_modules": ["fc"], "trainable_token_indices": {"embed": [1]}}, "trainable_token_indices"),
+    "trainable tokens": (
+        {"target_modules": ["fc"], "trainable_token_indices": {"embed": [1]}},
+        "trainable_token_indices",
+    ),
     "pissa": ({"target_modules": ["block.fc"], "init_lora_weights": "pissa"}, "init_lora_weights"),
     "olora": ({"target_modules": ["block.fc"], "init_lora_weights": "olora"}, "init_lora_weights"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_peft_has_and_zoo_has_not_is_refused_by_name(case: str, mixed: nn.Module, ids: Tensor, tmp_path: Path) -> None:
+def test_what_peft_has_and_zoo_has_not_is_refused_by_name(
+    case: str, mixed: nn.Module, ids: Tensor, tmp_path: Path
+) -> None:
     options, named = REFUSED[case]
     model = zoo.wrap(copy.deepcopy(mixed))
     before = run(model, (ids,))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 import zoo
+from zoo.weights.manage import stores
 
 BITS = [None, 8, 4]
 quantized = pytest.mark.parametrize("bits", BITS)
@@ -102,7 +103,7 @@ def test_compiled_whole(name: str, bits: int | None, backend: str) -> None:
         assert error(compiled(x), expected) > 1e-3
 
 
-@quantized
+@pytest.mark.parametrize("bits", [4])  # compiling takes long
 def test_compiled_with_autocast_and_merged(bits: int | None) -> None:
     model, _, x = managed("net", bits)
     compiled = torch.compile(model.module, fullgraph=True, backend="aot_eager")
@@ -192,19 +193,13 @@ def test_gradients_per_sample(name: str, bits: int | None) -> None:
 
 
 @quantized
-def test_forward_mode_and_double_backward(bits: int | None) -> None:
-    """Outside torch.func: dual numbers, and a gradient penalty as of R1."""
+def test_double_backward(bits: int | None) -> None:
+    """A gradient penalty as of R1, differentiated; and forward-mode numbers are refused, not dropped."""
     model, plain, x = managed("net", bits)
-    v = torch.randn_like(x)
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, v)
-        try:
-            out = torch.autograd.forward_ad.unpack_dual(model.module(dual))
-        except (NotImplementedError, RuntimeError) as refused:
-            assert "forward" in str(refused) or "jvp" in str(refused)
-        else:
-            assert out.tangent is not None
-            assert error(out.tangent, jvp(plain, (x,), (v,))[1]) < 1e-5
+    with torch.autograd.forward_ad.dual_level():  # torch.func.jvp serves; torch's own error for the older interface
+        dual = torch.autograd.forward_ad.make_dual(x, torch.randn_like(x))
+        with pytest.raises(NotImplementedError, match="jvp"):
+            model.module(dual)
 
     def penalty(net: nn.Module) -> Tensor:
         y = x.clone().requires_grad_()
@@ -215,8 +210,6 @@ def test_forward_mode_and_double_backward(bits: int | None) -> None:
     mine.backward()
     theirs.backward()
     named = dict(plain.named_parameters())
-    from zoo.weights.manage import stores
-
     held = stores(model.module)
     factors = dict(model.trainable_parameters())
     wanted = torch.autograd.grad(

@@ -7,6 +7,8 @@ and removing it come back to where they should.
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -318,6 +320,18 @@ class Recurrent(nn.Module):
         return self.layer(x)[0]
 
 
+class Packed(nn.Module):
+    """Sequences of several lengths in one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(8, 6, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 3, 1]))
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0])[0]
+
+
 class Cells(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -414,6 +428,7 @@ CASES: dict[str, Case] = {
     "orthogonal": Case(lambda: parametrizations.orthogonal(nn.Linear(8, 8)), rows()),
     "old weight_norm": Case(OldNorm, rows()),
     "LSTM": Case(lambda: Recurrent(nn.LSTM(8, 6, 2, bidirectional=True)), rows(4, 3, 8)),
+    "LSTM packed": Case(Packed, rows(4, 3, 8)),
     "LSTM proj": Case(lambda: Recurrent(nn.LSTM(8, 6, proj_size=4, batch_first=True)), rows(3, 4, 8)),
     "GRU": Case(lambda: Recurrent(nn.GRU(8, 6, 2)), rows(4, 3, 8)),
     "RNN": Case(lambda: Recurrent(nn.RNN(8, 6, bidirectional=True, nonlinearity="tanh")), rows(4, 3, 8)),
@@ -546,6 +561,31 @@ def test_merging_and_coming_back(name: str, bits: int | None) -> None:
     assert error(run(module, inputs), merged) < 1e-6  # attention takes its fast path again
     plain.load_state_dict(module.state_dict())
     assert error(run(plain, inputs), adapted) < 1e-5
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("name", CASES)
+def test_copies_and_casts(name: str, bits: int | None) -> None:
+    model, plain, inputs = build(name, bits)
+    with torch.no_grad():
+        before = run(model, inputs)
+        copies = []
+        if name not in ("weight_norm", "spectral_norm", "orthogonal"):  # torch itself refuses to pickle those
+            copies.append(pickle.loads(pickle.dumps(model)))
+        if name != "old weight_norm":  # torch itself cannot copy it with a graph
+            copies.append(copy.deepcopy(model))
+        other, _, _ = build(name, bits)
+        other.module.load_state_dict(model.module.state_dict())
+        copies.append(other)
+        for one in copies:
+            assert torch.equal(run(one, inputs), before)
+            spread_factors(one)
+            assert error(run(one, inputs), before) > 1e-3
+        assert torch.equal(run(model, inputs), before)
+        plain.load_state_dict(model.state_dict())
+        model.module.double()
+        cast = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+        assert error(run(model, cast), run(plain.double(), cast)) < 1e-6
 
 
 @pytest.mark.parametrize("name", CASES)

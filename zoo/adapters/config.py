@@ -107,7 +107,7 @@ def as_lora(value: int | LoRA) -> LoRA:
     if isinstance(value, LoRA):
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        raise AdapterError(f"lora: expected a rank, a zoo.LoRA, a saved adapter's folder, or a dict of them, got {value!r}")
+        raise AdapterError(f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {value!r}")
     return LoRA(rank=value, alpha=2 * value)
 
 

@@ -28,10 +28,10 @@ def make_updates(module: nn.Module, entry: Entry, config: LoRA) -> dict[str, Upd
     when a target matches nothing.
     """
     updates = {}
-    for held, sites in targeted(module, config.targets):
+    for held, sites in targeted(module, config.targets):  # type: ignore[arg-type]  # a tuple by now
         weight = Weight(held if isinstance(held, Store) else Store(held, layout_of(sites, held.shape)))
         name = sites[0].name
-        update = host.inject_adapter(entry, name, weight, config)  # type: ignore[arg-type]
+        update = host.inject_adapter(entry, name, weight, config)
         if update is None:
             raise AdapterError(f"no plugin makes an adapter of kind {config.kind!r} for {name}")
         updates[name] = update

@@ -23,7 +23,7 @@ HARMLESS = frozenset(
     layers_pattern layers_to_transform exclude_modules target_modules r lora_alpha lora_dropout use_rslora rank_pattern
     alpha_pattern init_lora_weights loftq_config eva_config corda_config lora_ga_config qalora_group_size
     megatron_config megatron_core runtime_config
-    """.split()
+    """.split()  # noqa: SIM905 - a list of words reads better so
 )
 # The other initialisations (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base's own weights too.
 INITS = (True, False, None, "gaussian", "orthogonal", "eva")
@@ -64,7 +64,7 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Site, LowR
 
 
 def _target_modules(module: nn.Module, paths: set[str]) -> list[str] | str:
-    """The paths, or, where PEFT would find other modules that end in one of them, a regular expression for just these."""
+    """The paths; where PEFT would find other modules that end in one of them, a regular expression for just these."""
     others = [path for path, _ in library_modules(module) if path not in paths]
     if any(matches(other, tuple(paths)) for other in others):
         return "|".join(re.escape(path) for path in sorted(paths))
@@ -80,7 +80,7 @@ def to_lora(raw: Mapping[str, Any], targets: Any = None) -> LoRA:
         raise AdapterError(f"expected peft_type 'LORA', got {raw.get('peft_type')!r}")
     for key, value in raw.items():
         if key not in HARMLESS and value and value != "none":
-            raise AdapterError(f"{key} = {_short(value)} is a feature of PEFT that zoo does not have; save the adapter without it")
+            raise AdapterError(f"{key} = {_short(value)} is a feature of PEFT that zoo does not have; save without it")
     init = raw.get("init_lora_weights", True)
     if init not in INITS:
         raise AdapterError(

@@ -47,7 +47,7 @@ def reason_against(site: Site) -> str | None:
             return "it is a grouped convolution, and PEFT's adapter reaches across its groups"
         if layer.padding_mode != "zeros":
             return f"it pads with {layer.padding_mode!r}, and PEFT's adapter pads with zeros"
-        if any(step != 1 for step in layer.dilation):
+        if any(step != 1 for step in layer.dilation):  # type: ignore[union-attr]
             return "it is a dilated convolution, and PEFT's adapter is not dilated"
     return None
 

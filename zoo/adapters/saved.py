@@ -163,7 +163,7 @@ def _updates(model: Model, config: LoRA, raw: Mapping[str, Any], tensors: Mappin
 
 
 def _check_copy(path: str, held: nn.Parameter | Store, tensor: Tensor) -> None:
-    """PEFT puts the base's own embeddings beside an adapter of theirs; they must be this base's, up to its precision."""
+    """PEFT puts the base's embeddings beside an adapter of theirs; they must be this base's, up to its precision."""
     mine = held.base_dense().detach() if isinstance(held, Store) else held.detach()
     tolerance = 0.3 if isinstance(held, Store) and held.packed is not None else 0.02
     same = tuple(tensor.shape) == tuple(mine.shape)
@@ -182,12 +182,12 @@ def _update(model: Model, group: Group, site: Site, config: LoRA, pair: dict[str
     path, layout = path_of(site), layout_of(sites, held.shape)
     for factor, tensor in pair.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise AdapterError(f"{path}: expected its factor {factor} to hold finite numbers, got NaN, Inf or no floats")
+            raise AdapterError(f"{path}: expected finite numbers in its factor {factor}, got NaN, Inf or no floats")
     A, B = peft_keys.read_pair(site, layout, held.shape, pair["A"], pair["B"], own)
     if A.shape[0] != config.rank_of(path):
         raise AdapterError(f"{path}: its factors have rank {A.shape[0]}, the configuration says {config.rank_of(path)}")
     weight = Weight(held if isinstance(held, Store) else Store(held, layout))
-    update = host.inject_adapter(model.entry, site.name, weight, config)  # type: ignore[arg-type]
+    update = host.inject_adapter(model.entry, site.name, weight, config)
     if not isinstance(update, LowRank) or update.A.shape != A.shape or update.B.shape != B.shape:
         raise AdapterError(f"{path}: no plugin makes a low-rank update of rank {A.shape[0]} for it")
     with torch.no_grad():
@@ -215,9 +215,10 @@ def _check_complete(
             continue
         path = path_of(site)
         if sites[0].name in found:
+            other = path_of(next(place for place in sites if place.name in covered))
             raise AdapterError(
-                f"{path} shares its weight with {path_of(next(s for s in sites if s.name in covered))}, which is adapted, "
-                "and is not adapted itself; zoo keeps tied weights tied and cannot load it"
+                f"{path} shares its weight with {other}, which is adapted, and is not adapted itself; zoo keeps tied "
+                "weights tied and cannot load it"
             )
         if expected(path) and peft_keys.kind_of(site):
             raise AdapterError(f"the configuration targets {path}, for which the file has no factors")

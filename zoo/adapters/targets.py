@@ -45,7 +45,8 @@ def targeted(module: nn.Module, targets: Targets) -> list[Group]:
     able = [group for group in groups if adaptable(group[0])]
     found = [group for group in able if any(matches(path_of(site), targets) for site in group[1])]
     if isinstance(targets, tuple):
-        unused = [target for target in targets if not any(matches(path_of(s), (target,)) for _, sites in able for s in sites)]
+        paths = _paths(able)
+        unused = [target for target in targets if not any(matches(path, (target,)) for path in paths)]
         if unused:
             raise _unmatched(unused[0], groups, able)
     if not found:
@@ -54,14 +55,17 @@ def targeted(module: nn.Module, targets: Targets) -> list[Group]:
 
 
 def _unmatched(target: str, groups: list[Group], able: list[Group]) -> AdapterError:
-    flat = {path_of(site) for _, sites in groups for site in sites} - {path_of(site) for _, sites in able for site in sites}
-    if any(matches(path, (target,)) for path in flat):
+    paths = _paths(able)
+    if any(matches(path, (target,)) for path in _paths(groups) - paths):
         return AdapterError(f"target {target!r} names only weights of one dimension; LoRA needs two or more")
-    known = {path_of(site).rsplit(".", n)[-1] if n else path_of(site) for _, sites in able for site in sites for n in (0, 1)}
-    known |= {".".join(path_of(site).split(".")[-2:]) for _, sites in able for site in sites}
-    endings = sorted({path_of(site).split(".")[-1] for _, sites in able for site in sites})
+    endings = sorted({path.split(".")[-1] for path in paths})
+    known = [*endings, *{".".join(path.split(".")[-2:]) for path in paths}, *paths]
     shown = ", ".join(endings[:12]) + (", …" if len(endings) > 12 else "")
     return AdapterError(f"target {target!r} matches no weight.{did_you_mean(target, known)} Weights end in: {shown}")
+
+
+def _paths(groups: list[Group]) -> set[str]:
+    return {path_of(site) for _, sites in groups for site in sites}
 
 
 def layout_of(sites: Sequence[Site], shape: torch.Size) -> Layout:

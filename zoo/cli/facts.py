@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.output import Command, json_option, note, print_facts, print_json, print_table, quiet_libraries, size
+from zoo.cli.output import Command, json_option, note, print_facts, print_json, print_table, size
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -155,7 +155,6 @@ def _license(entry: Entry) -> str:
 
 
 def _footprint(name: str, bits: str | None, lora: int | None) -> Footprint:
-    quiet_libraries()
     import zoo
 
     return zoo.load(name, bits=int(bits) if bits else None, lora=lora, device="meta").footprint()

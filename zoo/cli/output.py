@@ -97,13 +97,6 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def quiet_libraries() -> None:
-    """Call before torch's libraries are imported: bitsandbytes warns of an optional kernel package at every import."""
-    import logging
-
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.output import Command, json_option, note, print_facts, print_json, quiet_libraries
+from zoo.cli.output import Command, json_option, note, print_facts, print_json
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -193,7 +193,6 @@ def demo(name: str, out: Path) -> None:
     from zoo import registry
 
     registry.find(name)  # an unknown name should not wait for torch
-    quiet_libraries()
     from zoo.demo import run
 
     run(name, out)
@@ -205,7 +204,6 @@ def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = No
 
     if registry.is_name(name):
         registry.find(name)  # an unknown name should not wait for torch
-    quiet_libraries()
     import zoo
 
     adapter = int(lora) if lora is not None and lora.isdecimal() else lora

@@ -20,6 +20,8 @@ PIECE = 1 << 16  # values quantized to 4 bit at once: a multiple of every block 
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+# diffusers imports bitsandbytes as well, and at every import that warns of an optional kernel package.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _loaded = False  # and not functools.cache: torch.compile reads a flag, and would trace the import
 
@@ -28,13 +30,8 @@ def kernels():  # type: ignore[no-untyped-def]
     """``torch.ops.bitsandbytes``, imported when the first weight is packed or unpacked."""
     global _loaded
     if not _loaded:
-        log = logging.getLogger("bitsandbytes.backends.cpu.ops")  # warns at import about an optional inference kernel
-        level = log.level
-        log.setLevel(logging.ERROR)
-        try:
-            import bitsandbytes  # noqa: F401
-        finally:
-            log.setLevel(level)
+        import bitsandbytes  # noqa: F401
+
         _loaded = True
     return torch.ops.bitsandbytes
 
@@ -175,13 +172,14 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     if name in FLOATS:
         # A copy even where the type is the same: the weight may be a view of a mapped file.
         values = weight.to(FLOATS[name], copy=True, memory_format=torch.contiguous_format)
+        _require_room(weight, values)
         return Packed(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": values})
     if name == "int8":
         return _pack_int8(weight, dtype)
     if name == "dynamic8":
-        _require_finite(weight)
         code = dynamic_map(weight.device)
         source = weight.contiguous() if weight.dtype in KERNEL_TYPES else weight.float().contiguous()
+        _require_finite(source)
         values, scales = kernels().quantize_blockwise.default(source, code, scheme.block_size)
         return Packed(Dynamic8(scheme.block_size), weight.shape, dtype, {"values": values, "scales": scales})
     return _pack_four_bit(weight, dtype, scheme)
@@ -195,16 +193,29 @@ def _require_finite(values: Tensor) -> None:
         raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
 
 
+def _require_room(weight: Tensor, values: Tensor) -> None:
+    """Raise ``QuantizationError`` where ``values``, the weight in a narrower type, ran over into Inf."""
+    limit = torch.finfo(values.dtype).max
+    if torch.finfo(weight.dtype).max <= 2 * limit or values.device.type == "meta" or not values.numel():
+        return
+    for found, source in ((values.amax(), weight.amax()), (values.amin(), weight.amin())):
+        if bool(torch.isinf(found) & torch.isfinite(source)):
+            raise QuantizationError(
+                f"the weight holds {source.item():g}, beyond what {values.dtype} can hold ({limit:g}): "
+                "use scheme='bf16' or bits=32"
+            )
+
+
 def _pack_int8(weight: Tensor, dtype: torch.dtype) -> Packed:
     leading = next((size for size in weight.shape if size != 1), 1)
-    matrix = weight.reshape(leading, -1)
+    matrix = weight.reshape(leading, weight.numel() // max(1, leading))
     values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
-    scales = torch.empty(leading, dtype=torch.float32, device=weight.device)
+    scales = torch.zeros(leading, dtype=torch.float32, device=weight.device)
     step = max(1, CHUNK // max(1, matrix.shape[1])) if weight.device.type == "cpu" else max(1, leading)
-    for start in range(0, leading, step):
+    for start in range(0, leading if weight.numel() else 0, step):
         part = matrix[start : start + step].float()
         largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])
-        scaled = part * (127.0 / largest.clamp(min=1e-38)).unsqueeze(1)
+        scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)
         values[start : start + step] = scaled.round_()
     _require_finite(scales)
     return Packed(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
@@ -217,15 +228,15 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
     if flat.device.type == "cpu" and _thresholds(name) is not None:
         packed, scales = _quantize_four_bit(flat, block, name)
     else:
-        _require_finite(flat)
         if flat.dtype not in KERNEL_TYPES:
             flat = flat.float()
+        _require_finite(flat)
         packed, scales = ops.quantize_4bit.default(flat.contiguous(), block, name, torch.uint8)
     codec = FourBit(name, block, scheme.double)
     if not scheme.double:
         return Packed(codec, weight.shape, dtype, {"packed": packed, "scales": scales.float()})
     code = dynamic_map(weight.device)
-    offset = scales.mean()
+    offset = scales.mean() if scales.numel() else scales.new_zeros(())
     scales8, scales2 = ops.quantize_blockwise.default(scales - offset, code, SCALE_BLOCK)
     tensors = {"packed": packed, "scales": scales8, "scales2": scales2, "offset": offset.view(1)}
     return Packed(codec, weight.shape, dtype, tensors)

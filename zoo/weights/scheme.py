@@ -49,7 +49,7 @@ class Quantization:
                 f"scheme {self.scheme!r} stores {width} bits, got bits={self.bits}: "
                 + (f"use {fitting}" if fitting else f"use bits={width}")
             )
-        if width is not None and self.block_size not in BLOCK_SIZES:
+        if width is not None and not (isinstance(self.block_size, int) and self.block_size in BLOCK_SIZES):
             raise QuantizationError(f"block_size={self.block_size}: expected one of {', '.join(map(str, BLOCK_SIZES))}")
 
     @property

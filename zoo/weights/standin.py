@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from zoo.errors import WeightError
-from zoo.weights.ops.table import PATHS
+from zoo.weights.ops.table import DIRECT, PATHS
 from zoo.weights.store import Store
 from zoo.weights.update import Layout
 
@@ -43,6 +43,14 @@ class Weight:
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        direct = DIRECT.get(func)
+        # What layers themselves call, op(input, weight, bias, …) by position, skips the sorting out of arguments.
+        if direct is not None and not kwargs and len(args) > 2:
+            x, weight, bias = args[:3]
+            if type(weight) is cls and not (weight._zoo_detached or type(x) is cls or type(bias) is cls):
+                result = direct(weight._zoo_store, x, *args[2:])
+                if result is not None:
+                    return result
         path = PATHS.get(func)
         if path is not None:
             result = path(*args, **kwargs) if kwargs else path(*args)

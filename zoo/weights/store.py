@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from zoo.weights.update import Factors, Layout, Update
 
 
 class Store(nn.Module):
-    """Holds everything about one weight as plain tensors; all layers that share the weight share the store, a child of the first.
+    """Everything about one weight as plain tensors. Layers that share a weight share its store, a child of the first.
 
     Exactly one of ``base`` (a dense parameter) and ``packed`` is the base. ``merged``, where present, is the dense
     weight with some adapters folded in and stands in for the base, which stays untouched beside it. ``updates`` has
@@ -118,6 +120,11 @@ class Store(nn.Module):
         names, self.merged_names = self.merged_names, ()
         self._parameters["merged"] = None
         return names
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        # A layer that writes its weight itself (torch_geometric's Linear) has just written the dense one.
+        destination.pop(prefix.removesuffix("_store."), None)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _replicate_for_data_parallel(self) -> Store:
         raise WeightError(

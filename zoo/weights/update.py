@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,12 @@ class Factors(NamedTuple):
     left: Tensor
     right: Tensor
     scale: float
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Products inside keep their own type: a weight and its rows have full precision under autocast too."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 class Layout(NamedTuple):
@@ -109,7 +116,8 @@ class LowRank(Update):
                 left = F.dropout(left.new_ones(left.shape[0], 1), self.dropout) * left
             else:
                 right = F.dropout(right.new_ones(1, right.shape[1]), self.dropout) * right
-        delta = (left @ right).view(weight.shape)
+        with without_autocast(left):
+            delta = (left @ right).view(weight.shape)
         return weight + (self.scale * delta).to(weight.dtype)
 
     def extra_repr(self) -> str:

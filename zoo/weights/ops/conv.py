@@ -6,7 +6,7 @@ Shapes: x (n, in, *spatial); W (out, in / groups, *kernel), for transposed convo
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,22 +85,26 @@ def _positions(x: Tensor, y_shape: torch.Size | None = None) -> int:
     return shape[0] * math.prod(shape[2:])
 
 
-def _fits_folding(x: Tensor, shape: torch.Size, rank: int, dtype: torch.dtype) -> bool:
-    return prefer_folding(_positions(x), shape[0], math.prod(shape[1:]), rank, dtype)
+def _fits_folding(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> bool:
+    return prefer_folding(_positions(x), shape[0], math.prod(shape[1:]), dtype)
 
 
 def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, geometry: Geometry) -> Tensor:
-    if factors is not None and _fits_folding(x, base.shape, factors.right.shape[0], x.dtype):
+    if factors is not None and _fits_folding(x, base.shape, x.dtype):
         return _convolve(x, fold(base.codec, base.shape, base.tensors, factors), bias, geometry)
     y = _convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors), bias, geometry)
     return y if factors is None else y + _beside(x, factors, base.shape, geometry)
 
 
 class _Convolution(torch.autograd.Function):
-    """Saves x, the factors and the base as it is stored; the dense weight is made again in backward."""
+    """Saves x, the factors and the base as it is stored; the dense weight is made again in backward.
+
+    Without ``setup_context``, as ``linear``'s function.
+    """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
+        ctx: Any,
         x: Tensor,
         bias: Tensor | None,
         left: Tensor | None,
@@ -111,29 +115,26 @@ class _Convolution(torch.autograd.Function):
         shape: torch.Size,
         *tensors: Tensor,
     ) -> Tensor:
-        factors = None if left is None or right is None else Factors(left, right, scale)
-        return _forward(x, bias, Base(codec, shape, tensors), factors, geometry)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        x, bias, left, right, scale, geometry, codec, shape, *tensors = inputs
-        trains = left is not None and (left.requires_grad or right.requires_grad)
+        trains = left is not None and right is not None and (left.requires_grad or right.requires_grad)
         keep_x = trains or tensors[0].requires_grad
         ctx.save_for_backward(x if keep_x else None, left, right, *tensors)
         ctx.scale, ctx.geometry, ctx.codec, ctx.shape = scale, geometry, codec, shape
         ctx.x_form = (x.shape, x.stride())
         ctx.bias_dtype = None if bias is None else bias.dtype
+        factors = None if left is None or right is None else Factors(left, right, scale)
+        return _forward(x, bias, Base(codec, shape, tensors), factors, geometry)
 
     @staticmethod
-    def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, left, right, *tensors = ctx.saved_tensors
         geometry, codec, shape = ctx.geometry, ctx.codec, ctx.shape
         if x is None:  # only its gradient is asked for, and aten's backward then reads no more of it than its form
             x = g.new_empty_strided(*ctx.x_form)
         need_x, need_bias, need_left, need_right = ctx.needs_input_grad[:4]
         need_base = ctx.needs_input_grad[8]
-        factors = None if left is None else Factors(left, right, ctx.scale)
-        grad_x = grad_bias = grad_left = grad_right = grad_base = grad_weight = None
+        factors: Any = None if left is None else Factors(left, right, ctx.scale)
+        grad_x: Any = None
+        grad_bias = grad_left = grad_right = grad_base = grad_weight = None
         if need_left or need_right:
             # Through rank·groups channels, unless that is no narrower than the weight itself (depthwise layers).
             outputs = shape[1] * geometry.groups if geometry.transposed else shape[0]
@@ -148,7 +149,7 @@ class _Convolution(torch.autograd.Function):
             grad_base = grad_weight if grad_weight is not None else _grad_weight(g, x, shape, geometry)
             grad_base = grad_base.to(tensors[0].dtype)
         if need_x:
-            folded = factors is not None and _fits_folding(x, shape, right.shape[0], g.dtype)
+            folded = factors is not None and _fits_folding(x, shape, g.dtype)
             if folded:
                 weight = fold(codec, shape, tuple(tensors), factors)
             else:
@@ -158,7 +159,8 @@ class _Convolution(torch.autograd.Function):
                 grad_x = grad_x + _grad_x_beside(g, x, factors, shape, geometry)
         if need_bias:
             grad_bias = g.sum([0, *range(2, g.dim())]).to(ctx.bias_dtype)
-        return (grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *[None] * (len(tensors) - 1))
+        others = [None] * (len(tensors) - 1)
+        return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *others
 
 
 def _grad_weight(g: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
@@ -202,7 +204,7 @@ def _grad_x_beside(g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, ge
         hidden = _convolve(x, spatial, None, geometry)
         grad_hidden = _gradients(g, hidden, pointwise, point, [True, False, False])[0]
         grad = _gradients(grad_hidden, x, spatial, geometry, [True, False, False])[0]  # type: ignore[arg-type]
-    return factors.scale * grad  # type: ignore[operator]
+    return factors.scale * grad  # type: ignore[operator, return-value]
 
 
 def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:

@@ -12,6 +12,7 @@ from zoo.errors import WeightError
 from zoo.weights.ops.base import join, transforms_active
 from zoo.weights.packed import Packed
 from zoo.weights.store import Store
+from zoo.weights.update import without_autocast
 
 RENORM = (
     "an embedding with max_norm rewrites its weight at every use, which a quantized or adapted weight cannot "
@@ -43,9 +44,9 @@ def embedding(
     updates = store.in_use()
     found = store.factors()
     dense = store.plain()
-    general = found is None or len(store.shape) != 2 or transforms_active()
+    general = len(store.shape) != 2 or transforms_active() or scale_grad_by_freq
     general = general or (store.training and any(update.dropout for update in updates))
-    if general or scale_grad_by_freq:
+    if found is None or general:
         # scale_grad_by_freq divides the weight's gradient by row, which only the dense weight's gradient can show.
         return F.embedding(index, store.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)
     if dense is not None:
@@ -56,9 +57,9 @@ def embedding(
     if factors is None:
         return y
     hidden = F.embedding(index, factors.left)  # (..., rank)
-    flat = torch.addmm(
-        y.reshape(-1, y.shape[-1]), hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale
-    )
+    rows = y.reshape(-1, y.shape[-1])
+    with without_autocast(y):
+        flat = torch.addmm(rows, hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale)
     if padding_idx is not None:
         # The padding row takes no gradient, neither in its own factor nor in the one that all rows share.
         padding_idx %= store.shape[0]  # -1 is the last row

@@ -29,13 +29,13 @@ from zoo.weights.update import Factors
 def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
     """x @ W.T + bias, or with ``flip`` x @ W + bias. x: (..., in) → (..., out)."""
     codec, shape, tensors = base
-    folded = factors is not None and prefer_folding(_positions(x), *shape, factors.right.shape[0], x.dtype)
-    if folded:
-        weight = fold(codec, shape, tensors, factors)  # type: ignore[arg-type]
-    else:
-        weight = dense_of(codec, shape, x.dtype, tensors)
+    rows, columns = shape
+    if factors is not None and prefer_folding(_positions(x), rows, columns, x.dtype):
+        weight = fold(codec, shape, tensors, factors)
+        return F.linear(x, weight.t() if flip else weight, bias)
+    weight = dense_of(codec, shape, x.dtype, tensors)
     y = F.linear(x, weight.t() if flip else weight, bias)
-    return y if folded or factors is None else beside(y, x, factors, flip)
+    return y if factors is None else beside(y, x, factors, flip)
 
 
 def _positions(x: Tensor) -> int:
@@ -58,7 +58,7 @@ class _Linear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         bias: Tensor | None,
@@ -79,15 +79,17 @@ class _Linear(torch.autograd.Function):
         return _forward(x, bias, Base(codec, shape, tensors), factors, flip)
 
     @staticmethod
-    def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, left, right, *tensors = ctx.saved_tensors
         scale, flip, codec, shape = ctx.scale, ctx.flip, ctx.codec, ctx.shape
         need_x, need_bias, need_left, need_right, _, _, _, _, need_base, *others = ctx.needs_input_grad
         flat = g.reshape(-1, g.shape[-1])
-        grad_x = grad_bias = grad_left = grad_right = grad_base = hidden = None
-        positions, rank = flat.shape[0], 0 if left is None else left.shape[1]
-        folded = rank and prefer_folding(positions, *shape, rank, g.dtype)
-        dense = need_base or (rank and (need_left or need_right) and prefer_dense_gradient(positions, *shape, rank))
+        grad_x = grad_bias = grad_left = grad_right = grad_base = None
+        hidden: Any = None
+        rank = 0 if left is None else left.shape[1]
+        rows, columns = shape
+        folded = rank and prefer_folding(flat.shape[0], rows, columns, g.dtype)
+        dense = need_base or (rank and (need_left or need_right) and prefer_dense_gradient(rows, columns, g.dtype))
         if rank and ((need_x and not folded) or ((need_left or need_right) and not dense)):
             hidden = flat.mm(right.t() if flip else left)  # (positions, rank)
         if need_x:

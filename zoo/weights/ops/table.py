@@ -113,6 +113,9 @@ def _or_recomputed(path: Path, func: Callable[..., Any]) -> Path:
     return both
 
 
+# The operations that take a store where the function takes the weight, with the function's own positional arguments.
+DIRECT: dict[Any, Callable[..., Tensor | None]] = {F.linear: linear.linear}
+
 PATHS: dict[Any, Path] = {
     F.linear: _with_store(linear.linear),
     torch.addmm: _by_name(_addmm, "input", "mat1", "mat2"),
@@ -129,8 +132,8 @@ for _n, _plain, _transposed in (
     (2, F.conv2d, F.conv_transpose2d),
     (3, F.conv3d, F.conv_transpose3d),
 ):
-    PATHS[_plain] = _with_store(conv.conv(_n))
-    PATHS[_transposed] = _with_store(conv.conv_transpose(_n))
+    DIRECT[_plain], DIRECT[_transposed] = conv.conv(_n), conv.conv_transpose(_n)
+    PATHS[_plain], PATHS[_transposed] = _with_store(DIRECT[_plain]), _with_store(DIRECT[_transposed])
     PATHS[getattr(torch, f"conv{_n}d")] = PATHS[_plain]
     PATHS[getattr(torch, f"conv_transpose{_n}d")] = PATHS[_transposed]
 PATHS = {func: _or_recomputed(path, func) for func, path in PATHS.items()}
