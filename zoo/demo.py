@@ -32,16 +32,14 @@ RANK = 8
 class Demo:
     """An entry's `demo` table.
 
-    data: what to tune on. average: see `zoo.tuning.loop.tune`. samples: {n, seed, options} of the samples before and
-    after. reference: a registry name of the same architecture whose real configuration the footprint is shown for,
-    without its weights.
+    data: what to tune on. samples: {n, seed, options} of the samples before and after. reference: a registry name of
+    the same architecture whose real configuration the footprint is shown for, without its weights.
     """
 
     data: str
     steps: int = 200
     batch_size: int = 16
     lr: float = 1e-3
-    average: float = 0.0
     reference: str | None = None
     samples: dict[str, Any] = field(default_factory=dict)
 
@@ -88,8 +86,7 @@ def run(
 
     with _part(console, f"before: figures and samples on {plan.data}"):
         before = model.evaluate(plan.data), _sampled(model, plan, seed)
-    further = {"average": plan.average} if plan.average else {}
-    result = model.tune(plan.data, steps=steps, batch_size=plan.batch_size, lr=plan.lr, seed=seed, **further)
+    result = model.tune(plan.data, steps=steps, batch_size=plan.batch_size, lr=plan.lr, seed=seed)
     console.print(Text(f"tuned: {result.summary()}\n       {result.curve()}"), soft_wrap=True)
     with _part(console, "after: the same again"):
         after = model.evaluate(plan.data), _sampled(model, plan, seed)
@@ -131,15 +128,7 @@ def planned(name: str, table: dict[str, Any]) -> Demo:
             )
     if "data" not in table:
         raise RegistryError(f"[{name}.demo]: data is missing: the name of what to tune on")
-    types = {
-        "data": str,
-        "steps": int,
-        "batch_size": int,
-        "lr": float,
-        "average": float,
-        "reference": str,
-        "samples": dict,
-    }
+    types = {"data": str, "steps": int, "batch_size": int, "lr": float, "reference": str, "samples": dict}
     for key, value in table.items():
         if not isinstance(value, types[key]) or isinstance(value, bool):
             raise RegistryError(f"[{name}.demo]: expected {key} as {types[key].__name__}, got {value!r}")
