@@ -85,6 +85,11 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     device = torch.device(args.device)
     model = StyleGAN2(CONFIG).to(device, memory_format=torch.channels_last)  # faster on a CPU
+    if args.start:
+        from safetensors.torch import load_file
+
+        held = load_file(args.start / "model.safetensors")
+        model.load_state_dict({name: tensor.float() for name, tensor in held.items()})
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, betas=(0.0, 0.99), eps=1e-8, fused=True)
     sizes = [sum(p.numel() for p in part.parameters()) for part in (model.generator, model.discriminator)]
@@ -154,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=32, help="time to train (default 32)")
     parser.add_argument("--steps", type=int, help="train this many steps instead, however long they take")
+    parser.add_argument("--start", type=Path, help="a folder that an earlier run wrote, to go on from")
     parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate (default 2e-3)")
     parser.add_argument("--gamma", type=float, default=1.0, help="weight of the R1 penalty (default 1)")
     parser.add_argument("--save-every", type=float, default=4, help="minutes between checkpoints (default 4)")

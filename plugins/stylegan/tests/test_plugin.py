@@ -40,7 +40,8 @@ def test_pretraining_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain, "pixel_distance", lambda *_: 0.5)
     out = tmp_path / "embedded"
     options = {"minutes": 1, "steps": 3, "save_every": 0, "batch": 4, "lr": 1e-3, "gamma": 1.0, "bf16": False}
-    pretrain.train(argparse.Namespace(**options, device="cpu", out=out, seed=4))
+    pretrain.train(argparse.Namespace(**options, device="cpu", out=out, seed=4, start=None))
+    pretrain.train(argparse.Namespace(**options, device="cpu", out=out, seed=4, start=out))
     assert "seed 4: 3 steps" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["embedded"]
     model = zoo.load("stylegan", weights=str(out), device="cpu")
