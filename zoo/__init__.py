@@ -49,7 +49,7 @@ _HOME = {
     "TuningError": "zoo.errors",
     "OutputError": "zoo.errors",
 }
-_MODULES = ("checkpoint", "data")
+_MODULES = ("checkpoint", "data", "metrics")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
