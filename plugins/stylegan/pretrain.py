@@ -1,6 +1,9 @@
 """Train the embedded model from nothing: StyleGAN2 (arXiv 1912.04958) of 26 sans capitals, conditional on the letter.
 
-    python plugins/stylegan/pretrain.py --minutes 32 --threads 1 --seed 0
+    python plugins/stylegan/pretrain.py --minutes 31 --seed 0 --out first
+    python plugins/stylegan/pretrain.py --minutes 11 --seed 1 --start first
+
+or in one run of 42 minutes or more.
 
 Generator and discriminator learn in the same step (see ``zoo_stylegan/objective.py``), R1 every 16 steps, no path
 length penalty. The learning rate falls over the last third of the time, so training ends on time on a fast and on a
