@@ -11,7 +11,12 @@ import pytest
 from zoo.cli import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "plugins").glob("*/README.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "plugins").glob("*/README.md")),
+    ROOT / "benchmarks" / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STEPS = re.compile(r"\b(steps[= ])\d+")
 MAKE = re.compile(r"^([a-z]+):", re.MULTILINE)
