@@ -346,6 +346,7 @@ WRONG = {
     "loss": (lambda: torch.ones(2), lambda: host.loss(Bare(entry("bad")), None), r"a tensor of shape \(2,\)"),
     "batches": (lambda: 4, lambda: host.batches(Bare(entry("bad")), None, zoo.BatchRequest(1)), "expected an iterable"),
     "evaluate": (lambda: {"a": "b"}, lambda: host.evaluate(Bare(entry("bad")), None), "expected a dict of floats"),
+    "tuning": (lambda: {"momentum": 0.5}, lambda: host.tuning(entry("bad")), "expected a dict of average"),
     "describe": (lambda: ["a"], lambda: host.describe(entry("bad")), "expected a dict"),
 }
 

@@ -81,7 +81,7 @@ def test_samples_are_items_with_a_length():
         (["a"], "image", "got list"),
         ("abc", "text", "list of strings"),
         ([1], "text", "list of strings"),
-        ([], "table", "kind 'image' or 'text'"),
+        ([], "table", "kind 'image' or 'text' or 'posterior'"),
     ],
 )
 def test_data_of_another_form_is_an_error(data, kind, message):
@@ -208,3 +208,71 @@ def test_neither_torch_nor_pillow_is_imported_before_it_is_needed():
 assert not {"torch", "PIL", "numpy", "rich"} & set(sys.modules)"""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=env)
+
+
+def posterior(**options) -> Samples:
+    data = torch.tensor([[0.9, 0.07, 0.03], [0.2, 0.3, 0.5]])
+    return Samples(data, "posterior", labels=["cat", "[dog]", "eel"], **options)
+
+
+def test_a_posterior_knows_its_likeliest_classes():
+    samples = posterior(top=2)
+    assert len(samples) == 2
+    assert [tuple(item.shape) for item in samples] == [(3,), (3,)]
+    assert repr(samples) == "<Samples: 2 posteriors over 3 classes>"
+    assert [[label for label, _ in row] for row in samples.likeliest()] == [["cat", "[dog]"], ["eel", "[dog]"]]
+    assert samples.likeliest(1)[1] == [("eel", pytest.approx(0.5))]
+    assert samples.text() == "1: cat 90 %, [dog] 7.0 %\n2: eel 50 %, [dog] 30 %\n"
+    assert Samples(torch.eye(2), "posterior").likeliest(9)[1][0] == ("1", 1.0)
+    with pytest.raises(ZooError, match="kind 'posterior'"):
+        Samples(["a"], "text").likeliest()
+
+
+def test_a_posterior_is_saved_as_a_table_a_picture_or_a_text(tmp_path):
+    images = torch.rand(2, 1, 8, 8)
+    samples = posterior(captions=["first, one", "second"], images=images)
+    lines = samples.save(tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["sample,likeliest,cat,[dog],eel", '"first, one",cat,0.9,0.07,0.03', "second,eel,0.2,0.3,0.5"]
+    with Image.open(samples.save(tmp_path / "a.png")) as picture:
+        assert picture.width > 100
+        assert picture.tobytes() == samples.image().tobytes()
+    assert posterior().image(columns=1).height > posterior().image(columns=2).height
+    assert samples.save(tmp_path / "a.txt").read_text(encoding="utf-8").startswith("first, one: cat 90 %")
+    with pytest.raises(OutputError, match=r"\.csv"):
+        samples.save(tmp_path / "a.json")
+    assert samples._repr_png_().startswith(b"\x89PNG")
+    assert samples._repr_html_() is None
+    large = Samples(torch.eye(2), "posterior", images=torch.rand(2, 3, 300, 200)).image()
+    assert large.height < 400
+
+
+def test_a_posterior_shows_itself_in_a_terminal_and_in_a_sheet():
+    console = Console(file=io.StringIO(), width=80)
+    console.print(posterior())
+    assert "[dog] 7.0 %" in console.file.getvalue()  # brackets are no markup
+    images = torch.rand(2, 3, 8, 8)
+    assert posterior().pictures() is None
+    pictures, lines = posterior(images=images).pictures()
+    assert torch.equal(pictures, images)
+    assert lines == ["cat 90%", "eel 50%"]
+    assert sheet([("after", posterior(images=images)), ("data", images)]).width > 100
+    with pytest.raises(ZooError, match="rows of pictures"):
+        sheet([("after", posterior())])
+    with pytest.raises(ZooError, match="at least one sample"):
+        Samples(torch.empty(0, 2), "posterior").image()
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (torch.rand(3), {}, r"\[n, classes\], got torch.float32 \(3,\)"),
+        ([[1.0]], {}, "got list"),
+        (torch.tensor([[2.0, -1.0]]), {}, "apply softmax"),
+        (torch.tensor([[0.5, 0.1]]), {}, "add up to 1"),
+        (torch.eye(2), {"labels": ["a"]}, "one label for each of 2 classes, got 1"),
+        (torch.eye(2), {"images": torch.rand(1, 1, 4, 4)}, "one picture for each of 2 samples, got 1"),
+    ],
+)
+def test_posteriors_are_probabilities_with_a_label_each(data, options, message):
+    with pytest.raises(ZooError, match=message):
+        Samples(data, "posterior", **options)

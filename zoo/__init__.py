@@ -25,6 +25,9 @@ _HOME = {
     "Footprint": "zoo.footprint",
     "LoRA": "zoo.adapters.config",
     "Quantization": "zoo.weights.scheme",
+    "Update": "zoo.weights.update",
+    "LowRank": "zoo.weights.update",
+    "Layout": "zoo.weights.update",
     "Entry": "zoo.registry",
     "entries": "zoo.registry",
     "Samples": "zoo.samples",
@@ -46,7 +49,7 @@ _HOME = {
     "TuningError": "zoo.errors",
     "OutputError": "zoo.errors",
 }
-_MODULES = ("checkpoint", "data")
+_MODULES = ("checkpoint", "data", "metrics")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
@@ -94,3 +97,6 @@ if TYPE_CHECKING:
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.scheme import Quantization as Quantization
+    from zoo.weights.update import Layout as Layout
+    from zoo.weights.update import LowRank as LowRank
+    from zoo.weights.update import Update as Update

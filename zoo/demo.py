@@ -100,7 +100,7 @@ def run(
     _check_equal(difference, adapter, exact=model.device.type == "cpu")
     console.print(Text(f"the same samples again: the largest difference is {difference:g}"))
 
-    if after[1].kind == "text" or console.color_system:
+    if after[1].kind != "image" or console.color_system:
         console.print(after[1])
     seconds = time.perf_counter() - started
     facts = _facts(name, plan, footprints, before[0], after[0], result, difference, seconds)
@@ -146,7 +146,9 @@ def held_out(model: Model, data: str, samples: Samples) -> Samples | None:
     """
     from zoo.samples import Samples
 
-    if samples.kind == "text":
+    if samples.pictures() is None:
+        if samples.kind != "text":
+            return None
         from zoo.data.text import text_data
 
         texts = text_data(data, split="test")[: len(samples)]
@@ -180,7 +182,7 @@ def _write_samples(out: Path, model: Model, plan: Demo, before: Samples, after: 
 
     data = held_out(model, plan.data, after)
     rows = [("before", before), ("after", after), *([("data", data)] if data is not None else [])]
-    if after.kind == "image":
+    if after.pictures() is not None:
         path = out / "samples.png"
         write_bytes(path, encode(sheet(rows)))
         return path
@@ -191,8 +193,8 @@ def _write_samples(out: Path, model: Model, plan: Demo, before: Samples, after: 
 
 
 def _difference(first: Samples, second: Samples) -> float:
-    """The largest difference of two pictures' values; for texts 0 or 1."""
-    if first.kind != "image":
+    """The largest difference of two pictures' or posteriors' values; for texts 0 or 1."""
+    if first.kind == "text":
         return float(list(first) != list(second))
     return float((first.data.double() - second.data.double()).abs().max())
 

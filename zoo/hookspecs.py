@@ -158,6 +158,17 @@ def evaluate(model: Model, data: Any) -> dict[str, float] | None:
 
 
 @hookspec(firstresult=True)
+def tuning(entry: Entry) -> dict[str, Any] | None:
+    """Optional: what ``model.tune`` does where the user says nothing, for objectives that want something else.
+
+    Gets the entry. Returns some of ``batch_size``, ``lr``, ``betas``, ``grad_clip``, ``warmup`` and ``average`` with
+    their values. Called by ``model.tune``; what the user gives goes before it::
+
+        return {"betas": (0.0, 0.99), "average": 0.99}
+    """
+
+
+@hookspec(firstresult=True)
 def describe(entry: Entry) -> dict[str, str] | None:
     """Optional: facts about the entry for ``zoo info`` and the model card.
 

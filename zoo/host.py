@@ -48,6 +48,7 @@ __all__ = [
     "sample",
     "save",
     "strict",
+    "tuning",
 ]
 
 
@@ -139,6 +140,14 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         and all(isinstance(name, str) and isinstance(value, Real) for name, value in figures.items())
     )
     return {name: float(v) for name, v in _checked(figures, right, model.entry, "evaluate", "a dict of floats").items()}
+
+
+def tuning(entry: Entry) -> dict[str, Any]:
+    """Settings of ``tune`` that the plugin would have by default; none where it says nothing."""
+    settings, _ = _first("tuning", (entry.plugin,), entry=entry)
+    known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "average"}
+    right = settings is None or (isinstance(settings, dict) and set(settings) <= known)
+    return dict(_checked(settings, right, entry, "tuning", f"a dict of {', '.join(sorted(known))}") or {})
 
 
 def describe(entry: Entry) -> dict[str, str]:

@@ -139,11 +139,13 @@ class Model:
     def tune(self, data: Any = None, *, steps: int, **options: Any) -> TuneResult:
         """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
 
-        Options are those of ``zoo.tuning.loop.tune``: batch_size, lr, out, resume, seed, ….
+        Options are those of ``zoo.tuning.loop.tune``: batch_size, lr, out, resume, seed, …; the architecture may have
+        defaults of its own.
         """
         from zoo.tuning.loop import tune
 
-        return tune(self, data, steps=steps, **options)
+        given = {name: value for name, value in options.items() if value is not None or name == "grad_clip"}
+        return tune(self, data, steps=steps, **{**host.tuning(self.entry), **given})
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of all that trains now. Raises ``TuningError`` where nothing can."""

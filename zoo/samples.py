@@ -1,4 +1,4 @@
-"""What a model's `sample` gives: pictures or texts, which can be saved and which show themselves."""
+"""What a model's `sample` gives: pictures, texts or class posteriors, which can be saved and which show themselves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import posteriors
 from zoo.errors import OutputError, ZooError
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from torch import Tensor
 
-KINDS = ("image", "text")
-_SUFFIXES = {"image": (".png", ".jpg", ".jpeg", ".webp"), "text": (".txt", ".md")}
+KINDS = ("image", "text", "posterior")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_SUFFIXES = {"image": _PICTURES, "text": (".txt", ".md"), "posterior": (*_PICTURES, ".csv", ".txt")}
 _GAP = 2  # pixels between the pictures of a grid
 _CELL = 96  # small pictures are enlarged to about this many pixels
 _ACROSS = 16  # pictures in a line of a sheet at most
@@ -27,17 +29,38 @@ class Samples:
     """What was drawn from a model.
 
     Args:
-        data: kind "image": float Tensor [n, c, h, w] in [0, 1], c = 1, 3 or 4. Kind "text": list of n strings.
-        kind: "image" or "text".
+        data: kind "image": float Tensor [n, c, h, w] in [0, 1], c = 1, 3 or 4. Kind "text": list of n strings. Kind
+            "posterior": float Tensor [n, k], in each row the probabilities of k classes.
+        kind: "image", "text" or "posterior".
         captions: one line per sample, shown under it, or None.
+        labels, images, top: of a posterior: the names of the classes (default: their numbers), the pictures
+            [n, c, h, w] in [0, 1] that it is of, if any, and how many of the likeliest classes are shown.
 
-    Iteration yields the items: Tensors [c, h, w], or strings.
+    Iteration yields the items: Tensors [c, h, w], strings, or Tensors [k].
     """
 
-    def __init__(self, data: Tensor | Sequence[str], kind: str, captions: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Tensor | Sequence[str],
+        kind: str,
+        captions: Sequence[str] | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        images: Tensor | None = None,
+        top: int = 5,
+    ) -> None:
         if kind not in KINDS:
             raise ZooError(f"expected samples of kind {' or '.join(map(repr, KINDS))}, got {kind!r}")
-        self.data: Any = _checked_images(data) if kind == "image" else _checked_texts(data)
+        self.data: Any
+        self.labels: list[str] | None = None
+        self.images = None if images is None else _checked_images(images)
+        self.top = top
+        if kind == "posterior":
+            self.data, self.labels = posteriors.checked(data, labels)
+        else:
+            self.data = _checked_images(data) if kind == "image" else _checked_texts(data)
+        if self.images is not None and len(self.images) != len(self.data):
+            raise ZooError(f"expected one picture for each of {len(self.data)} samples, got {len(self.images)}")
         self.kind = kind
         self.captions = None if captions is None else [str(caption) for caption in captions]
         if self.captions is not None and len(self.captions) != len(self.data):
@@ -51,16 +74,41 @@ class Samples:
 
     def __repr__(self) -> str:
         count = f"{len(self)} {self.kind}{'' if len(self) == 1 else 's'}"
+        if self.kind == "posterior":
+            return f"<Samples: {count} over {self.data.shape[1]} classes>"
         return f"<Samples: {count}{' of ' + 'x'.join(map(str, self.data.shape[1:])) if self.kind == 'image' else ''}>"
 
+    def likeliest(self, top: int | None = None) -> list[list[tuple[str, float]]]:
+        """Of a posterior: each sample's likeliest classes, (label, probability), best first."""
+        if self.kind != "posterior":
+            raise ZooError(f"expected samples of kind 'posterior', these are {self.kind!r}")
+        return posteriors.likeliest(self.data, self.labels or [], top or self.top)
+
+    def pictures(self) -> tuple[Tensor, list[str] | None] | None:
+        """The pictures that there are to show, [n, c, h, w], and a line for each: its caption or likeliest class."""
+        if self.kind == "posterior":
+            lines = [f"{label} {value:.0%}" for ((label, value),) in self.likeliest(1)]
+            return None if self.images is None else (self.images, lines)
+        return (self.data, self.captions) if self.kind == "image" else None
+
     def image(self, columns: int | None = None) -> Image:
-        """All pictures as one grid, near-square unless `columns` is given, with the captions under them."""
+        """All pictures as one grid, near-square unless `columns` is given, with the captions under them.
+
+        Of a posterior: the likeliest classes of each sample as bars, beside its picture.
+        """
+        if self.kind == "posterior":
+            return posteriors.picture(self.likeliest(), self.images, self.captions, columns)
         if self.kind != "image":
             raise ZooError(f"expected samples of kind 'image', these are {self.kind!r}: print or save them as .txt")
         return grid(self.data, columns=columns, captions=self.captions)
 
     def text(self) -> str:
-        """All texts as one; several, or captioned ones, each under a line that names it."""
+        """All texts as one; several, or captioned ones, each under a line that names it.
+
+        Of a posterior: a line for each sample with its likeliest classes.
+        """
+        if self.kind == "posterior":
+            return posteriors.as_text(self.likeliest(), self.captions)
         if self.kind != "text":
             raise ZooError(f"expected samples of kind 'text', these are {self.kind!r}: use .image(), or save as .png")
         if len(self) == 1 and self.captions is None:
@@ -70,6 +118,8 @@ class Samples:
 
     def save(self, path: str | Path, *, columns: int | None = None) -> Path:
         """Write pictures as one grid (.png, .jpg, .webp) or texts as one file (.txt, .md); gives the path.
+
+        A posterior: as a picture or a text of the likeliest classes, or all of it as a table (.csv).
 
         The file appears whole or not at all.
 
@@ -82,14 +132,16 @@ class Samples:
         suffixes = _SUFFIXES[self.kind]
         if path.suffix.lower() not in suffixes:
             raise OutputError(f"cannot save {self.kind} samples as {path}: expected a name in {', '.join(suffixes)}")
-        if self.kind == "image":
+        if path.suffix.lower() == ".csv":
+            write_text(path, posteriors.as_csv(self.data, self.labels or [], self.captions))
+        elif path.suffix.lower() in _PICTURES:
             write_bytes(path, encode(self.image(columns), path.suffix))
         else:
             write_text(path, self.text())
         return path
 
     def _repr_png_(self) -> bytes | None:
-        return encode(self.image()) if self.kind == "image" and len(self) else None
+        return encode(self.image()) if self.kind != "text" and len(self) else None
 
     def _repr_html_(self) -> str | None:
         from html import escape
@@ -111,6 +163,8 @@ class Samples:
 
         if not len(self):
             return Text(repr(self))
+        if self.kind == "posterior":
+            return posteriors.as_table(self.likeliest(), self.captions)
         if self.kind == "image":
             return Pixels(grid(self.data, captions=None, cell=1))
         titles = self.captions or [""] * len(self)
@@ -173,13 +227,13 @@ def grid(
     size = (columns * (width + _GAP) + _GAP, rows * (height + below + _GAP) + _GAP)
     canvas = PIL.new(mode, size, _paper(mode))
     draw = ImageDraw.Draw(canvas)
-    font = _font(_CAPTION)
+    font = caption_font(_CAPTION)
     for index, picture in enumerate(pictures):
         left = _GAP + index % columns * (width + _GAP)
         top = _GAP + index // columns * (height + below + _GAP)
         canvas.paste(picture.resize((width, height), PIL.Resampling.NEAREST), (left, top))
         if captions is not None:
-            line = _cut(captions[index], width, font)
+            line = cut(captions[index], width, font)
             middle = left + (width - font.getlength(line)) / 2
             draw.text((middle, top + height + 1), line, fill=_ink(mode), font=font)
     return canvas
@@ -198,11 +252,14 @@ def sheet(rows: Sequence[tuple[str, Samples | Tensor]], *, cell: int = _CELL) ->
         raise ZooError("expected at least one row, got none")
     strips = []
     for _, row in rows:
-        images, captions = (row.data, row.captions) if isinstance(row, Samples) else (row, None)
+        shown = row.pictures() if isinstance(row, Samples) else (row, None)
+        if shown is None:
+            raise ZooError("expected rows of pictures, got samples that have none")
+        images, captions = shown
         lines = math.ceil(len(images) / _ACROSS)
         columns = math.ceil(len(images) / max(1, lines))
         strips.append(grid(images, columns=max(1, columns), captions=captions, cell=cell).convert("RGB"))
-    font = _font(_CAPTION + 3)
+    font = caption_font(_CAPTION + 3)
     margin = math.ceil(max(font.getlength(label) for label, _ in rows)) + 16
     canvas = PIL.new("RGB", (margin + max(s.width for s in strips), sum(s.height for s in strips)), _paper("RGB"))
     draw, top = ImageDraw.Draw(canvas), 0
@@ -258,13 +315,14 @@ def _at_most(image: Image, width: int) -> Image:
     return image.resize((width, max(1, round(image.height * width / image.width))), PIL.Resampling.BOX)
 
 
-def _font(size: int) -> Any:
+def caption_font(size: int) -> Any:
+    """Pillow's own font, which is on every machine."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
-def _cut(line: str, width: int, font: Any) -> str:
+def cut(line: str, width: int, font: Any) -> str:
     """The first line of `line`, as much of it as fits into `width` pixels."""
     line = line.splitlines()[0] if line.strip() else ""
     if font.getlength(line) <= width:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from zoo import DataError
-from zoo.data.images import image_data
+from zoo.data.images import image_data, image_items, open_image, with_channels
 
 
 def _read(data, *, size=8, channels=3, split="train"):
@@ -259,3 +259,41 @@ def test_errors_about_files(tmp_path):
         _read(tmp_path / "other.npz")
     with pytest.raises(DataError, match="Did you mean 'test'"):
         _read("letters:sans", split="tests")
+
+
+def test_items_keep_their_form_for_a_model_with_its_own_preprocessing(tmp_path):
+    pixels = [_png(tmp_path / label / f"{i}.png", i, (4 + i, 9, 3)) for label in ("dog", "cat") for i in range(5)]
+    items = image_items(tmp_path, split="train")
+    assert items.classes == ("cat", "dog")
+    assert items.labels.tolist() == [0] * 5 + [1] * 4
+    assert items.images[0] == tmp_path / "cat" / "0.png"
+    assert np.array_equal(np.array(open_image(items.images[1])), pixels[1])
+    assert image_items(tmp_path / "cat" / "0.png", split="test").images == [tmp_path / "cat" / "0.png"]
+
+    letters = image_items(None, split="test", size=16)
+    assert letters.images.shape == (520, 1, 16, 16)
+    assert letters.classes == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    picture = Image.new("RGB", (5, 4))
+    assert image_items([picture], split="test").images == [picture]
+    mixed = image_items([torch.zeros(3, 4, 5), torch.full((1, 6, 6), 0.5)], split="test")
+    assert [tuple(image.shape) for image in mixed.images] == [(3, 4, 5), (1, 6, 6)]
+    assert mixed.images[1].unique().tolist() == [0.0]
+    arrays = image_items(np.full((2, 7, 5), 255, np.uint8), split="test")
+    assert arrays.images.shape == (2, 1, 7, 5)
+    assert arrays.images.unique().tolist() == [1.0]
+    np.save(tmp_path / "arrays.npy", np.zeros((20, 5, 5, 3), np.uint8))
+    assert image_items(tmp_path / "arrays.npy", split="test").images.shape == (2, 3, 5, 5)
+    with pytest.raises(DataError, match="one for each image"):
+        image_items((torch.rand(3, 1, 4, 4), [0, 1]), split="test")
+    with pytest.raises(DataError, match="splits"):
+        image_items(None, split="tset")
+
+
+def test_grey_colour_and_transparency_convert():
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
+    assert with_channels(red, 1).item() == pytest.approx(0.299 - 0.587 - 0.114)
+    assert with_channels(red[:, :1], 3).shape == (1, 3, 1, 1)
+    clear = torch.cat([red, torch.full((1, 1, 1, 1), -1.0)], 1)
+    assert with_channels(clear, 3).flatten().tolist() == [1.0, 1.0, 1.0]
+    with pytest.raises(DataError, match="2 channels do not become 3"):
+        with_channels(torch.zeros(1, 2, 1, 1), 3)

@@ -81,7 +81,9 @@ def test_modes_are_put_back_module_by_module(fake):
 
 @pytest.mark.parametrize("stop_at", [1, 7, 13, 19])
 @pytest.mark.parametrize(
-    "options", [{}, {"accumulate": 3, "weight_decay": 0.1, "grad_clip": None}], ids=["plain", "more"]
+    "options",
+    [{}, {"accumulate": 3, "weight_decay": 0.1, "grad_clip": None}, {"average": 0.9}],
+    ids=["plain", "more", "average"],
 )
 def test_a_resumed_run_equals_one_without_a_pause_bit_for_bit(fake, tmp_path, stop_at, options):
     whole = fake()
@@ -293,6 +295,7 @@ def test_a_folder_that_cannot_be_written_shows_before_the_first_step(fake, tmp_p
         ({"warmup": 1.5}, "warmup"),
         ({"weight_decay": -1}, "weight_decay"),
         ({"betas": (0.9, 1.0)}, "betas"),
+        ({"average": 1.0}, "average"),
         ({"seed": -1}, "seed"),
         ({"precision": "fp64"}, "precision"),
     ],
@@ -369,6 +372,25 @@ def test_the_step_is_adamws_with_warm_up_cosine_and_clipping(fake):
         optimizer.step()
         schedule.step()
     torch.testing.assert_close(model.values(), plain.values(), rtol=1e-5, atol=1e-7)
+
+
+def test_the_running_average_takes_the_place_of_what_was_trained(fake):
+    model, plain = fake(), fake()
+    means = {}
+
+    def after(step, _):
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, parameter in plain.trainable_parameters():
+            now = parameter.detach().clone()
+            means[name] = now if step == 1 else means[name] * decay + now * (1 - decay)
+
+    run(plain, steps=20, on_step=after)
+    result = run(model, steps=20, average=0.9)
+    assert result.losses == run(fake(), steps=20).losses  # it trains as without
+    got = dict(model.trainable_parameters())
+    for name, mean in means.items():
+        torch.testing.assert_close(got[name].detach(), mean, rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(got[name], parameter) for name, parameter in plain.trainable_parameters())
 
 
 def test_the_callers_accelerator_goes_on_as_it_was(fake):

@@ -68,7 +68,7 @@ def sample(
     as_json: bool,
     **loading: Any,
 ) -> None:
-    """Draw samples: text to stdout, images to a PNG."""
+    """Draw samples: text and class posteriors to stdout, images to a PNG."""
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
     samples = model.sample(count, seed=seed, **chosen)
@@ -80,6 +80,8 @@ def sample(
         facts["out"] = saved
         if samples.kind == "text":
             facts["samples"] = list(samples)
+        elif samples.kind == "posterior":
+            facts["samples"] = [dict(row) for row in samples.likeliest()]
         print_json({**facts, "captions": samples.captions})
     elif saved is not None:
         click.echo(str(saved))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,66 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LETTER_COUNTS = {"train": 7800, "test": 520}  # whole rounds of 26
 _HOLD_OUT = 10  # one file in this many belongs to "test"
 _SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
+
+
+@dataclass(frozen=True)
+class ImageItems:
+    """Images as a user brought them, with n labels and the labels' names where the data have them.
+
+    images: a Tensor `[n, c, h, w]` float32 in [-1, 1], or a sequence whose items are such Tensors `[c, h, w]`, PIL
+    images, or Paths of files that are not opened yet; c is 1, 3 or 4. labels: `[n]` int64, or None. classes: the names
+    of the labels in order (subfolders, letters), or () where the data do not say.
+    """
+
+    images: Sequence[Any] | Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sans") -> ImageItems:
+    """The images of `data`, which is what `image_data` takes, for a model with preprocessing of its own.
+
+    Nothing is scaled or cropped, and files stay closed: open one with `open_image`. `size` is that of drawn letters.
+    """
+    import numpy as np
+    import torch
+
+    if split not in _SPLIT_FOLDERS:
+        raise DataError(f"Images have the splits train and test; got {split!r}.{did_you_mean(split, _SPLIT_FOLDERS)}")
+    if data is None:
+        data = own
+    if isinstance(data, str | Path):
+        name = str(data)
+        if name.startswith("letters:"):
+            drawn, which = letters.render(name[8:], LETTER_COUNTS[split], seed=0, size=size, split=split)
+            return ImageItems(drawn * 2 - 1, which, tuple(letters.LETTERS))
+        return _from_path(Path(name).expanduser(), split)
+    images, labels = _images_and_labels(data)
+    labels = _labels(labels, len(images))
+    if isinstance(images, torch.Tensor | np.ndarray):
+        return ImageItems(_bulk(images), labels)
+    if any(isinstance(image, torch.Tensor | np.ndarray) for image in images):
+        groups = [_one(image) for image in images]
+        signed = _signed(groups)
+        images = [_scaled(group, signed)[0] for group in groups]
+    return ImageItems(images, labels)
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """`[n, c, h, w]` in [-1, 1] → `[n, channels, h, w]`: grey ↔ colour; transparency becomes white."""
+    if images.shape[1] == 4:
+        ink, alpha = images[:, :3], images[:, 3:] / 2 + 0.5
+        images = ink * alpha + (1 - alpha)
+    if images.shape[1] == 3 and channels == 1:  # ITU-R BT.601 luma, as Pillow's mode L
+        return (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    if images.shape[1] == 1 and channels > 1:
+        return images.expand(-1, channels, -1, -1)
+    if images.shape[1] != channels:
+        raise DataError(f"Images of {images.shape[1]} channels do not become {channels}; give 1 or 3.")
+    return images
 
 
 def image_data(
@@ -38,23 +99,13 @@ def image_data(
     Images are scaled to cover a square and cropped to its middle; greyscale and colour convert into each other,
     transparency becomes white. Everything is held in memory. Raises `DataError` for anything else.
     """
-    if split not in _SPLIT_FOLDERS:
-        raise DataError(f"Images have the splits train and test; got {split!r}.{did_you_mean(split, _SPLIT_FOLDERS)}")
-    if data is None:
-        data = own
-    if isinstance(data, str | Path):
-        name = str(data)
-        if name.startswith("letters:"):
-            images, labels = letters.render(name[8:], LETTER_COUNTS[split], seed=0, size=size, split=split)
-            return (images * 2 - 1).expand(-1, channels, -1, -1).contiguous(), labels
-        return _from_path(Path(name).expanduser(), size, channels, split)
-    images, labels = _images_and_labels(data)
-    return _stack(images, size, channels), _labels(labels, len(images))
+    items = image_items(data, split=split, size=size, own=own)
+    return _stack(items.images, size, channels), items.labels
 
 
-def _from_path(path: Path, size: int, channels: int, split: str) -> tuple[Tensor, Tensor | None]:
+def _from_path(path: Path, split: str) -> ImageItems:
     if path.is_dir():
-        return _from_folder(path, size, channels, split)
+        return _from_folder(path, split)
     if not path.exists():
         names = [f"letters:{style}" for style in letters.STYLES]
         hint = did_you_mean(str(path), names)
@@ -63,16 +114,18 @@ def _from_path(path: Path, size: int, channels: int, split: str) -> tuple[Tensor
         )
     if path.suffix.lower() in (".npy", ".npz"):
         images, labels = _read_arrays(path)
+        images = _bulk(images)
     elif path.suffix.lower() in SUFFIXES:
-        images, labels = [_open(path)], None
+        images, labels = [path], None
     else:
         raise DataError(f"An image file ends in {', '.join((*SUFFIXES, '.npy', '.npz'))}; got {path.name!r}.")
     labels = _labels(labels, len(images))
     chosen = _share(list(range(len(images))), split)
-    return _stack([images[i] for i in chosen], size, channels), None if labels is None else labels[chosen]
+    kept = images[chosen] if path.suffix.lower() in (".npy", ".npz") else [images[i] for i in chosen]
+    return ImageItems(kept, None if labels is None else labels[chosen])
 
 
-def _from_folder(root: Path, size: int, channels: int, split: str) -> tuple[Tensor, Tensor | None]:
+def _from_folder(root: Path, split: str) -> ImageItems:
     import torch
 
     own_folder = {
@@ -91,8 +144,8 @@ def _from_folder(root: Path, size: int, channels: int, split: str) -> tuple[Tens
             f"{folder} holds no images ({', '.join(SUFFIXES)}), neither itself nor in one subfolder per class."
         )
     chosen = found if divided else _share(found, split)
-    images = _stack([_open(path) for path, _ in chosen], size, channels)
-    return images, torch.tensor([label for _, label in chosen]) if classes else None
+    labels = torch.tensor([label for _, label in chosen]) if classes else None
+    return ImageItems([path for path, _ in chosen], labels, tuple(classes))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -107,7 +160,8 @@ def _share(items: list[T], split: str) -> list[T]:
     return [item for i, item in enumerate(items) if (i % _HOLD_OUT == last) == (split == "test")]
 
 
-def _open(path: Path) -> Image:
+def open_image(path: Path) -> Image:
+    """The picture in a file, upright. Raises `DataError` where Pillow cannot read it."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -190,19 +244,38 @@ def _labels(labels: Any, count: int) -> Tensor | None:
 
 
 def _stack(images: Any, size: int, channels: int) -> Tensor:
-    """Images of any form, `[n, channels, size, size]` in [-1, 1]."""
-    import numpy as np
+    """Images as `ImageItems` holds them, `[n, channels, size, size]` in [-1, 1]."""
     import torch
 
     if not len(images):
         return torch.empty(0, channels, size, size)
-    if isinstance(images, torch.Tensor | np.ndarray):
-        groups = [_channels_first(torch.as_tensor(images))]
-    else:
-        groups = [_one(image) for image in images]
-    # One image may have no dark pixel, so the range of floats is judged over all of them.
-    signed = any(group.is_floating_point() and bool(group.min() < 0) for group in groups)
-    return torch.cat([_fit(_scaled(group, signed), size, channels) for group in groups])
+    if isinstance(images, torch.Tensor):
+        return _fit(images, size, channels)
+    return torch.cat([_fit(_unit(image), size, channels) for image in images])
+
+
+def _unit(image: Any) -> Tensor:
+    """One image `[1, c, h, w]` in [-1, 1]."""
+    import torch
+
+    if isinstance(image, torch.Tensor):
+        return image[None]
+    return _scaled(_one(open_image(image) if isinstance(image, Path) else image), False)
+
+
+def _bulk(images: Any) -> Tensor:
+    """A tensor or array of images `[n, c, h, w]` in [-1, 1]."""
+    import torch
+
+    if not len(images):
+        return torch.empty(0, 1, 1, 1)
+    group = _channels_first(torch.as_tensor(images))
+    return _scaled(group, _signed([group]))
+
+
+def _signed(groups: list[Tensor]) -> bool:
+    """Whether floats lie in [-1, 1]: one image may have no dark pixel, so this is judged over all of them."""
+    return any(group.is_floating_point() and bool(group.min() < 0) for group in groups)
 
 
 def _one(image: Any) -> Tensor:
@@ -241,15 +314,7 @@ def _fit(images: Tensor, size: int, channels: int) -> Tensor:
     """`[n, c, h, w]` float32 in [-1, 1] → `[n, channels, size, size]`, scaled to cover and cropped to the middle."""
     import torch
 
-    if images.shape[1] == 4:
-        ink, alpha = images[:, :3], images[:, 3:] / 2 + 0.5
-        images = ink * alpha + (1 - alpha)
-    if images.shape[1] == 3 and channels == 1:  # ITU-R BT.601 luma, as Pillow's mode L
-        images = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    elif images.shape[1] == 1 and channels > 1:
-        images = images.expand(-1, channels, -1, -1)
-    elif images.shape[1] != channels:
-        raise DataError(f"Images of {images.shape[1]} channels do not become {channels}; give 1 or 3.")
+    images = with_channels(images, channels)
     height, width = images.shape[-2:]
     scale = size / min(height, width)
     if (height, width) != (size, size):

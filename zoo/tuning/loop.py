@@ -39,6 +39,7 @@ def tune(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     accumulate: int = 1,
+    average: float = 0.0,
     precision: str | None = None,
     save_every: int = 100,
     log_every: int = 10,
@@ -59,6 +60,8 @@ def tune(
         grad_clip: largest norm of the gradient, None for no limit.
         weight_decay: decoupled, on parameters of two or more dimensions. It pulls the product of low-rank factors to
             zero, therefore 0.
+        average: decay of a running average of what trains, which takes its place after the last step, for objectives
+            that never settle (GANs): 0.99 to 0.999. 0: none. It costs the memory of what trains once more.
         precision: "no", "bf16" or "fp16" autocast; None: what accelerate is set to, or else "no".
         save_every: steps between checkpoints; the last step has one in any case.
         log_every: steps between lines where stderr is no terminal; on one there is a progress bar.
@@ -82,6 +85,7 @@ def tune(
         weight_decay=weight_decay,
         betas=(betas[0], betas[1]),
         accumulate=accumulate,
+        average=average,
     )
     folder = None if out is None else Path(out)
     named = [(name, parameter) for name, parameter in model.trainable_parameters() if parameter.requires_grad]
@@ -112,6 +116,7 @@ def tune(
             raise
         finally:
             run.optimizer.zero_grad(set_to_none=True)
+        run.finish()
         return run.result()
 
 

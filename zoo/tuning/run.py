@@ -26,6 +26,8 @@ from zoo.tuning.settings import Settings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+AVERAGE = "average"  # what a parameter's running average is called among its optimizer's moments
+
 
 class Tunable(Protocol):
     """What the loop needs of a model; `zoo.Model` is one."""
@@ -111,10 +113,19 @@ class Run:
         with uninterrupted():
             self.stepper.step()
             self.step += 1
+            self._average()
             self.losses.append(value)
             self._mark()
         self.optimizer.zero_grad(set_to_none=True)
         return value
+
+    def finish(self) -> None:
+        """Let the running average, where there is one, take the place of what was trained."""
+        with torch.no_grad(), uninterrupted():
+            for _, parameter in self.named:
+                mean = self.optimizer.state.get(parameter, {}).get(AVERAGE)
+                if mean is not None:
+                    parameter.copy_(mean)
 
     def save(self) -> None:
         """Write a checkpoint of the moment between two steps, if there is a folder for it."""
@@ -169,6 +180,22 @@ class Run:
     @property
     def seconds(self) -> float:
         return self.earlier + time.perf_counter() - self.started
+
+    def _average(self) -> None:
+        """Move the running averages; they lie beside the optimizer's moments, and so in every checkpoint.
+
+        The first steps count less: the decay of step t is (1 + t) / (10 + t) at most.
+        """
+        if not self.settings.average:
+            return
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for _, parameter in self.named:
+                state = self.optimizer.state.get(parameter)
+                if state and AVERAGE in state:
+                    state[AVERAGE].lerp_(parameter, 1 - decay)
+                elif state:
+                    state[AVERAGE] = parameter.detach().clone()
 
     def _mark(self) -> None:
         """Remember this moment between two steps; a Ctrl-C within the next one comes back to it."""

@@ -27,6 +27,7 @@ class Settings:
     weight_decay: float
     betas: tuple[float, float]
     accumulate: int
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
@@ -46,9 +47,15 @@ class Settings:
         if len(self.betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas):
             raise TuningError(f"expected betas as two numbers in [0, 1), got {self.betas!r}")
 
+        if not _is_number(self.average) or not 0 <= self.average < 1:
+            raise TuningError(f"expected average as a number in [0, 1), got {self.average!r}")
+
     def facts(self) -> dict[str, Any]:
         """The settings as JSON gives them back."""
-        return {**asdict(self), "betas": list(self.betas)}
+        facts = {**asdict(self), "betas": list(self.betas)}
+        if not self.average:  # a setting younger than some checkpoints
+            del facts["average"]
+        return facts
 
     def lr_at(self, step: int) -> float:
         """The learning rate of step `step`, counted from 0: linear up to `lr`, then half a cosine towards 0.

@@ -1,0 +1,134 @@
+"""Building the module that an entry means, reading its weights, its adapters' scale, and writing it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo import CheckpointError, LowRank, ZooError
+
+from . import config as configs
+from . import foreign
+from .networks import Discriminator, StyleGAN2
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import Entry, LoRA, Model, Update
+    from zoo.weights.standin import Weight
+
+
+def build(entry: Entry) -> StyleGAN2:
+    """The module that the entry's files or configuration describe, in evaluation mode."""
+    path = foreign.find(entry.folder)
+    described = foreign.read(path).config if path else entry.config
+    try:
+        return StyleGAN2(configs.complete(described, str(path or entry.name))).eval()
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"the configuration of {entry.name} makes no StyleGAN2: {error}") from error
+
+
+def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+    """The checkpoint's tensors under the module's names.
+
+    Raises ``CheckpointError`` where there are no files, saying which are wanted.
+    """
+    if entry.folder is None:
+        raise CheckpointError(
+            f"{entry.name!r} has no Hub repository: get the network's .pkl (NVlabs) or .pt (rosinality) yourself, put "
+            "it in a folder of its own, and give weights= that folder"
+        )
+    path = foreign.find(entry.folder)
+    if path is None:
+        yield from _own(entry)
+        return
+    yield from foreign.read(path).tensors.items()
+    yield "path_length", torch.zeros([])
+    foreign.forget()
+
+
+def _own(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+    """zoo's own files; also a generator alone under its published names."""
+    from zoo import checkpoint
+
+    started = False
+    for name, tensor in checkpoint.tensors(entry):
+        started |= name == "path_length"
+        if not name.endswith("resample_filter"):
+            yield (foreign.G + name if name.startswith(("mapping.", "synthesis.")) else name), tensor
+    if not started:
+        yield "path_length", torch.zeros([])
+
+
+def update(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | None:
+    """LoRA of the weight that takes effect, gain · W: an update of W of scale / gain. None where the gain is 1."""
+    factor = gain(name, weight.shape)
+    if config.kind != "lora" or factor is None:
+        return None
+    path = name.removesuffix(".weight")
+    return LowRank(
+        weight.shape,
+        config.rank_of(path),
+        config.scale_of(path) / factor,
+        layout=weight.layout,
+        dropout=config.dropout,
+        device=weight.device,
+    )
+
+
+def gain(name: str, shape: torch.Size) -> float | None:
+    """What a weight is multiplied by when it is used; None for what is no layer's weight.
+
+    For demodulated convolutions, which normalise themselves, the gain of the same spread: 1 / √(inputs · kernel²).
+    """
+    if not name.endswith(".weight") or len(shape) not in (2, 4):
+        return None
+    multiplier = 0.01 if re.search(r"mapping\.fc\d+\.weight$", name) else 1.0
+    return multiplier / math.sqrt(math.prod(shape[1:]))
+
+
+def discriminator(model: Model) -> Discriminator:
+    """The model's discriminator. Raises ``ZooError`` where it has none, saying what to do."""
+    found = model.module.discriminator
+    if found is None:
+        raise ZooError(
+            f"{model.entry.name} has a generator alone, and tuning needs a discriminator: load a checkpoint that holds "
+            "one, or start one from scratch with zoo_stylegan.add_discriminator(model)"
+        )
+    return found
+
+
+def add_discriminator(model: Model, seed: int = 0) -> None:
+    """Give the model a discriminator with fresh weights, in full precision, all of which train beside the adapters.
+
+    Call it after loading and after ``add_adapter``, which would freeze it. It knows nothing yet: expect several hundred
+    steps before the generator learns from it. It is no part of the adapter, so ``save_adapter`` leaves it out; tuning's
+    own checkpoints and ``model.save`` hold it.
+    """
+    if model.module.discriminator is not None:
+        raise ZooError(f"{model.entry.name} has a discriminator already: tune with it")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = model.module.new_discriminator()
+    model.module.config = configs.complete({**model.module.config, "discriminator": True})
+    model.module.discriminator = made.to(model.device, model.dtype)
+    model.module.discriminator.requires_grad_(True).train(model.module.training)
+
+
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
+    """Write config.json and model.safetensors."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"_class_name": configs.CLASS_NAME, **model.module.config}, indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    return True

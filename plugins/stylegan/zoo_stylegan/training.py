@@ -1,0 +1,146 @@
+"""Loss, batches and the figures on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo import DataError
+from zoo.data.images import image_data
+from zoo.data.stream import stream
+
+from . import figures
+from .config import class_names
+from .model import discriminator
+from .objective import adversarial, mixed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import BatchRequest, Model
+
+_EVALUATED = 520  # images at most
+_CHUNK = 52
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Any]]:
+    """Batches of `images` `[n, c, h, w]` in [-1, 1], `labels` `[n]` for a conditional generator, and what is drawn.
+
+    Drawn from the request's seed: latents `z` and `other` `[n, z]`, `crossover`, the layer where the second one takes
+    over, and `seed`, that of the noise images; `index` counts the batches, by which regularisation falls due. So a
+    batch has one loss, on every device. Data None are capitals, "letters:sans".
+    """
+    images, labels = _read(model, data, request.split)
+    generator = model.module.generator
+    random = torch.Generator().manual_seed(request.seed)
+    rows = stream({"images": images, "labels": labels}, request)
+    mixing = model.module.config["training"]["mixing"]
+
+    def drawn(batch: dict[str, Any], index: int) -> dict[str, Any]:
+        z, other = torch.randn(2, len(batch["images"]), generator.mapping.inputs, generator=random)
+        layers = generator.synthesis.num_ws
+        mixes = torch.rand((), generator=random).item() < mixing
+        crossover = int(torch.randint(1, layers, (), generator=random)) if mixes else layers
+        seed = int(torch.randint(2**31, (), generator=random))
+        return {**batch, "z": z, "other": other, "crossover": crossover, "seed": seed, "index": index}
+
+    return (drawn(batch, index) for batch, index in zip(rows, count(), strict=False))
+
+
+def loss(model: Model, batch: dict[str, Any]) -> Tensor:
+    """One step of both players: see `objective.py`. A scalar.
+
+    Its value is the discriminator's and the generator's logistic loss together, 3 log 2 where neither knows anything;
+    its gradient is that of each player's own loss and of the penalties that fall due. A user's own batch may lack all
+    but `images` (and `labels`): the rest is drawn from torch's global generator, and no penalty falls due.
+    """
+    module, settings = model.module, model.module.config["training"]
+    discriminator(model)  # or an error that says what to do
+    images = batch["images"].to(model.device, model.dtype)
+    labels = _checked(model, batch.get("labels"))
+    labels = None if labels is None else labels.to(model.device)
+    generator = module.generator
+    z = batch.get("z")
+    if z is None:
+        z = torch.randn(len(images), generator.mapping.inputs)
+    w = generator.mapping(z.to(model.device, model.dtype), labels)
+    other, crossover = None, batch.get("crossover", generator.synthesis.num_ws)
+    if crossover < generator.synthesis.num_ws:
+        other = generator.mapping(batch["other"].to(model.device, model.dtype), labels)
+    total, both = adversarial(
+        module,
+        images,
+        labels,
+        mixed(generator, w, other, crossover),
+        index=batch.get("index"),
+        seed=batch.get("seed"),
+        r1_gamma=settings["r1_gamma"],
+        path_weight=settings["path_weight"],
+    )
+    return both.sum() + total - total.detach()
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """How far as many generated images of the same classes are from held-out ones (at most 520); latents from seed 0.
+
+    `frechet_pixels`: Fréchet distance of the images at 8 × 8 pixels. Where the `vit` plugin is installed and the model
+    draws its letters, before it: `frechet`, the same in the features of its embedded classifier, and
+    `letter_accuracy`, the share that it reads as the letter asked for. With a discriminator also `critic_gap`, by how
+    much its logits of held-out images are above those of generated ones.
+    """
+    images, labels = _read(model, data, "test")
+    images = images[:_EVALUATED]
+    labels = None if labels is None else labels[:_EVALUATED]
+    module = model.module
+    z = torch.randn(len(images), module.generator.mapping.inputs, generator=torch.Generator().manual_seed(0))
+    drawn, gaps = [], []
+    for start in range(0, len(images), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        classes = None if labels is None else labels[part].to(model.device)
+        fake = module.generator(z[part].to(model.device, model.dtype), classes)
+        drawn.append(fake.float().cpu())
+        if module.discriminator is not None:
+            real = images[part].to(model.device, model.dtype)
+            gaps.append((module.discriminator(real, classes) - module.discriminator(fake, classes)).float().cpu())
+    fake = torch.cat(drawn)
+    found = {"frechet_pixels": figures.frechet(figures.small(fake), figures.small(images))}
+    reader = _reader() if tuple(class_names(module.config)) == figures.LETTERS else None
+    if reader is not None and labels is not None:
+        mine, read = figures.read_letters(reader, fake)
+        wanted, _ = figures.read_letters(reader, images)
+        accuracy = (read == labels).float().mean().item()
+        found = {"frechet": figures.frechet(mine, wanted), "letter_accuracy": accuracy, **found}
+    return {**found, **({"critic_gap": torch.cat(gaps).mean().item()} if gaps else {})}
+
+
+@lru_cache(maxsize=1)
+def _reader() -> Model | None:
+    return figures.letter_reader()
+
+
+def _read(model: Model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
+    config = model.module.config
+    images, labels = image_data(
+        data, size=config["img_resolution"], channels=config["img_channels"], split=split, own="letters:sans"
+    )
+    return images, _checked(model, labels)
+
+
+def _checked(model: Model, labels: Tensor | None) -> Tensor | None:
+    """The labels to train with: None for an unconditional generator. Raises `DataError` where they do not fit."""
+    classes = model.module.config["c_dim"]
+    if not classes:
+        return None
+    if labels is None:
+        raise DataError(
+            f"{model.entry.name} draws {classes} classes, so its data need labels: give a folder with one subfolder "
+            "per class, or (images, labels)."
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        found = f"{int(labels.min())} to {int(labels.max())}"
+        raise DataError(f"{model.entry.name} has the classes 0 to {classes - 1}; the data have labels from {found}.")
+    return labels

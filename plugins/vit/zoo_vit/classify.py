@@ -1,0 +1,125 @@
+"""Class posteriors, the loss, and held-out figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from zoo import BatchRequest, DataError, Samples, ZooError
+from zoo.data.images import SUFFIXES, ImageItems, image_items
+
+from .data import batches, names_of, preprocessing, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import Model, SampleRequest
+
+_CHUNK = 64  # images in one call of the model
+
+
+def logits(model: Model, images: Tensor) -> Tensor:
+    """float32 `[n, classes]` of preprocessed images `[n, c, h, w]`."""
+    output = model.module(images.to(model.device, model.dtype))
+    return getattr(output, "logits", output).float()
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """Class posteriors softmax(logits) `[n, classes]`, with the class names and the images that they are of.
+
+    Options: `images` to classify (a Tensor, a PIL image, a list) or `paths` (a file or folder, or a list of files): all
+    of them, so n is 1, the default, or their number; otherwise n images are drawn by the seed from the held-out split
+    of `data` (default: sans letters), each once before one comes again. `top_k`: how many classes are shown.
+    """
+    options = request.take(data=None, images=None, paths=None, top_k=5)
+    if options["top_k"] < 1:
+        raise ZooError(f"top_k is how many classes are shown, at least 1; got {options['top_k']}.")
+    given = [name for name in ("data", "images", "paths") if options[name] is not None]
+    if len(given) > 1:
+        raise ZooError(f"What to classify is one of data, images and paths; got {' and '.join(given)}.")
+    prepare = preprocessing(model)
+    names = names_of(model)
+    if given in ([], ["data"]):
+        items, captions = _drawn(model, options["data"], request, prepare.size[0], names)
+    else:
+        items, captions = _given(options["images"], options["paths"])
+        if request.n not in (1, len(items)):
+            raise ZooError(f"There are {len(items)} images to classify, and n is {request.n}; leave n out.")
+    seen = [prepare(items.images[start : start + _CHUNK]) for start in range(0, len(items), _CHUNK)]
+    posterior = torch.cat([logits(model, part).softmax(-1).cpu() for part in seen])
+    shown = torch.cat([prepare.undone(part) for part in seen])
+    return Samples(posterior, "posterior", captions, labels=names, images=shown, top=options["top_k"])
+
+
+def _drawn(
+    model: Model, data: Any, request: SampleRequest, size: int, names: Sequence[str]
+) -> tuple[ImageItems, list[str] | None]:
+    """`request.n` held-out images, and what they truly show where the data say so."""
+    items = read(model, data, "test", size)
+    if not len(items):
+        raise DataError("There are no held-out images to classify; give at least one.")
+    generator = torch.Generator()
+    generator.manual_seed(request.seed) if request.seed is not None else generator.seed()
+    rounds = -(-request.n // len(items))
+    order = torch.cat([torch.randperm(len(items), generator=generator) for _ in range(rounds)])[: request.n]
+    images: Any = items.images
+    images = images[order] if isinstance(images, torch.Tensor) else [images[i] for i in order.tolist()]
+    if items.labels is not None:
+        return ImageItems(images, items.labels[order]), [names[i] for i in items.labels[order].tolist()]
+    files = [image.name for image in images if isinstance(image, Path)]
+    return ImageItems(images), files if len(files) == len(images) else None
+
+
+def _given(images: Any, paths: Any) -> tuple[ImageItems, list[str] | None]:
+    """All the images that the user hands over, with their file names."""
+    from PIL.Image import Image
+
+    if images is not None:
+        if isinstance(images, Image):
+            images = [images]
+        if isinstance(images, torch.Tensor) and images.ndim == 3 and images.shape[0] in (1, 3, 4):
+            images = images[None]
+        items = image_items(images, split="test")
+        return _some(ImageItems(items.images)), None
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    found: list[Path] = []
+    for path in (Path(each).expanduser() for each in listed):
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        for file in files:
+            if file.suffix.lower() not in SUFFIXES or not file.is_file():
+                raise DataError(f"paths are files of images ({', '.join(SUFFIXES)}) or folders of them; got {file}.")
+        found += files
+    return _some(ImageItems(found)), [path.name for path in found]
+
+
+def _some(items: ImageItems) -> ImageItems:
+    if not len(items):
+        raise DataError("There is nothing to classify; give at least one image.")
+    return items
+
+
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Cross entropy in nats, a scalar."""
+    if "labels" not in batch:
+        raise DataError(f"{model.entry.name} learns classes: a batch needs images and labels, got {', '.join(batch)}.")
+    scores = logits(model, batch["images"])
+    return functional.cross_entropy(scores, batch["labels"].to(scores.device))
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """`accuracy`, the share of held-out images whose likeliest class is the right one, and `loss`, in nats."""
+    right = total = count = 0.0
+    for batch in batches(model, data, BatchRequest(_CHUNK, split="test")):
+        if "labels" not in batch:
+            raise DataError("Figures need labels: give a folder with one subfolder per class, or (images, labels).")
+        scores = logits(model, batch["images"]).cpu()
+        right += (scores.argmax(1) == batch["labels"]).sum().item()
+        total += functional.cross_entropy(scores, batch["labels"], reduction="sum").item()
+        count += len(scores)
+    if not count:
+        raise DataError("There are no held-out images; give at least one.")
+    return {"accuracy": right / count, "loss": total / count}

@@ -1,0 +1,103 @@
+"""What an image classifier's configuration says, in timm's form or in transformers'. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import CheckpointError
+
+if TYPE_CHECKING:
+    from zoo import Entry
+
+_SUFFIX = "ForImageClassification"
+
+
+def is_timm(config: dict[str, Any]) -> bool:
+    """Whether this is a repository of timm: `{"architecture": …, "pretrained_cfg": {…}}`, or the older flat form."""
+    return isinstance(config.get("architecture"), str) and bool(
+        {"pretrained_cfg", "num_features", "model_args", "input_size"} & config.keys()
+    )
+
+
+def is_transformers(config: dict[str, Any]) -> bool:
+    """Whether this is an image classifier of transformers; a ViT that does not say what it is passes for one."""
+    names = config.get("architectures") or []
+    if names:
+        return any(str(name).endswith(_SUFFIX) for name in names)
+    return config.get("model_type") == "vit"
+
+
+def configuration(entry: Entry) -> dict[str, Any]:
+    """The entry's config.json: from its folder where it is there, else as the registry has it.
+
+    Raises `CheckpointError` where there is none, or where it is no image classifier's.
+    """
+    path = Path(entry.folder) / "config.json" if entry.folder else None
+    if path and path.is_file():
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from error
+    else:
+        config = dict(entry.config)
+    if not isinstance(config, dict) or not (is_timm(config) or is_transformers(config)):
+        raise CheckpointError(
+            f"{entry.name} needs the config.json of a timm model or of a transformers model …{_SUFFIX}; "
+            f"{path or 'the registry'} has none."
+        )
+    return config
+
+
+def pretrained_cfg(config: dict[str, Any]) -> dict[str, Any]:
+    """timm's facts about the weights: input size, mean, classifier, …; older files have them at the top."""
+    inner = config.get("pretrained_cfg")
+    return dict(inner) if isinstance(inner, dict) else {k: v for k, v in config.items() if k != "architecture"}
+
+
+def stored_classes(config: dict[str, Any]) -> int | None:
+    """How many classes the stored weights of a timm model tell apart, as its file says."""
+    return pretrained_cfg(config).get("num_classes")
+
+
+def class_count(config: dict[str, Any]) -> int | None:
+    """How many classes the model is to tell apart, as its file says; None leaves it to the library."""
+    if is_timm(config):
+        return config.get("num_classes", (config.get("model_args") or {}).get("num_classes", stored_classes(config)))
+    names = config.get("id2label")
+    return len(names) if names else config.get("num_labels")
+
+
+def label_names(config: dict[str, Any]) -> dict[int, str]:
+    """Class → what it is called, as the file says; {} where it does not."""
+    if not is_timm(config):
+        return {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
+    inner = pretrained_cfg(config)
+    names = config.get("label_names") or inner.get("label_names") or config.get("labels") or {}
+    listed = names.items() if isinstance(names, dict) else enumerate(names)
+    return {int(index): str(name) for index, name in listed}
+
+
+def describe(entry: Entry) -> dict[str, str]:
+    """Facts for `zoo info` and the model card."""
+    try:
+        config = configuration(entry)
+    except CheckpointError:
+        return {}
+    if is_timm(config):
+        size = pretrained_cfg(config).get("input_size") or ()
+        found = {"module": f"timm: {config['architecture']}", "image": " × ".join(map(str, size))}
+    else:
+        edge = config.get("image_size")
+        found = {
+            "module": f"transformers: {(config.get('architectures') or ['ViT' + _SUFFIX])[0]}",
+            "image": f"{config.get('num_channels', 3)} × {edge} × {edge}" if edge else "",
+        }
+        for label, key in (("layers", "num_hidden_layers"), ("width", "hidden_size"), ("patch", "patch_size")):
+            found[label] = str(config.get(key, ""))
+    names = label_names(config)
+    count = class_count(config)
+    short = " ".join(names.values())
+    found["classes"] = f"{count}: {short}" if names and len(short) <= 80 else str(count or "")
+    return {label: text for label, text in found.items() if text}

@@ -1,0 +1,189 @@
+"""The module, its weights under whatever names a checkpoint gives them, and each library's own format back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo import CheckpointError, OutputError, checkpoint
+
+from .facts import class_count, configuration, is_timm, pretrained_cfg, stored_classes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from zoo import Entry, Model
+
+# Arguments of timm's constructors; what else a configuration holds describes weights and is not an argument.
+_NOT_ARGUMENTS = ("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir")
+
+
+def build(entry: Entry) -> nn.Module:
+    """The classifier that the entry's configuration describes, in evaluation mode.
+
+    Raises zoo.CheckpointError if the library has no such architecture or refuses the configuration. Code that comes
+    with a checkpoint is never run.
+    """
+    config = configuration(entry)
+    return (_build_timm if is_timm(config) else _build_transformers)(entry, config).eval()
+
+
+def _build_timm(entry: Entry, config: dict[str, Any]) -> nn.Module:
+    import timm
+
+    name = config["architecture"].partition(".")[0]
+    if not timm.is_model(name):
+        near = timm.list_models(f"{name[:8]}*")[:3]
+        also = f"; it has {', '.join(near)}" if near else ""
+        raise CheckpointError(f"{entry.name}: timm {timm.__version__} has no architecture {name!r}{also}.")
+    arguments = {k: v for k, v in (config.get("model_args") or {}).items() if k not in _NOT_ARGUMENTS}
+    count = class_count(config)
+    if count is not None:
+        arguments["num_classes"] = count
+    facts = {"architecture": name, **_input_of(arguments, pretrained_cfg(config))}
+    try:
+        return timm.create_model(name, pretrained=False, pretrained_cfg=facts, **arguments)
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{entry.name}: its config.json does not make a {name}: {told}") from error
+
+
+def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """What timm is to know of the images: as the file says, unless the model's arguments say otherwise."""
+    from timm.models import PretrainedCfg
+
+    # Where weights come from is ours to say.
+    known = {field.name for field in fields(PretrainedCfg)} - {"url", "hf_hub_id", "file", "source", "state_dict"}
+    found = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in stored.items()
+        if key in known and value is not None
+    }
+    channels, *size = found.get("input_size", (3, 224, 224))
+    wanted = arguments.get("img_size")
+    if wanted is not None:
+        size = [wanted, wanted] if isinstance(wanted, int) else list(wanted)
+    return {**found, "input_size": (arguments.get("in_chans") or channels, *size)}
+
+
+def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel:
+    from transformers import CONFIG_MAPPING, AutoModelForImageClassification
+
+    values = {k: v for k, v in config.items() if k not in ("auto_map", "model_type")}
+    if values.pop("quantization_config", None):
+        raise CheckpointError(
+            f"{entry.name}: expected full-precision weights, found a checkpoint that is quantized already; load the "
+            "model that it was made from, with bits=4 or bits=8"
+        )
+    kind = str(config.get("model_type", ""))
+    try:
+        made = CONFIG_MAPPING[kind].from_dict(values)
+        return AutoModelForImageClassification.from_config(made, trust_remote_code=False)
+    except Exception as error:  # validators raise errors of their own
+        told = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{entry.name}: transformers makes no image classifier of its config.json (model_type {kind!r}): {told}"
+        ) from error
+
+
+def named_tensors(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(parameter or buffer name of `module`, tensor), in the order of the files."""
+    config = configuration(entry)
+    return (_timm_tensors if is_timm(config) else _transformers_tensors)(entry, module, config)
+
+
+def _timm_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """As the file has them where they fit; else all through timm's own conversion, which renames and resizes.
+
+    A head for another number of classes than the stored weights have, which a configuration asks for by `num_classes`
+    beside its `pretrained_cfg`, starts at zero, as if nothing was known of the new classes.
+    """
+    own = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    stored = {name: tensor.shape for name, tensor in checkpoint.tensors(entry)}
+    fresh = [name for name in _head(module, config) if name in own and stored.get(name) != own[name]]
+    if {k: v for k, v in stored.items() if k not in fresh} != {k: v for k, v in own.items() if k not in fresh}:
+        tensors = _converted(entry, module, config)
+    else:
+        tensors = checkpoint.tensors(entry)
+    yield from ((name, tensor) for name, tensor in tensors if name not in fresh)
+    yield from ((name, torch.zeros(own[name])) for name in fresh)
+
+
+def _head(module: nn.Module, config: dict[str, Any]) -> tuple[str, ...]:
+    """The classifier's parameters, if the configuration says that the stored ones are for other classes."""
+    before = stored_classes(config)
+    if before is None or class_count(config) == before:
+        return ()
+    heads = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{h}.{leaf}" for h in ((heads,) if isinstance(heads, str) else heads) for leaf in ("weight", "bias"))
+
+
+def _converted(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    import timm
+
+    name = config["architecture"].partition(".")[0]
+    source = sys.modules[timm.models.model_entrypoint(name).__module__]
+    convert: Callable[..., dict[str, Tensor]] | None = getattr(source, "checkpoint_filter_fn", None)
+    if convert is None:
+        return checkpoint.tensors(entry)
+    try:
+        return iter(convert(dict(checkpoint.tensors(entry)), module).items())
+    except (RuntimeError, KeyError, ValueError, AssertionError, AttributeError, IndexError) as error:
+        told = " ".join(str(error).split())
+        raise CheckpointError(f"{entry.name}: timm cannot convert these weights to a {name}: {told}") from error
+
+
+def _transformers_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Under today's names: transformers knows how its parameters were called over the years."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(module)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    own = module.state_dict()
+    for name, tensor in checkpoint.tensors(entry):
+        renamed, _ = rename_source_key(name, renamings, converters, module.base_model_prefix, own)
+        if renamed not in own and name in own:  # a renaming meant for older files caught a current name
+            renamed = name
+        if renamed not in own and ".pooler." in f".{renamed}":  # of the model that this one was made from; unused
+            continue
+        yield renamed, tensor
+
+
+def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
+    """config.json and safetensors as the library reads them; transformers' with the image processor's settings."""
+    config = configuration(model.entry)
+    try:
+        (_write_timm if is_timm(config) else _write_transformers)(model, config, Path(folder), state_dict)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_timm(model: Model, config: dict[str, Any], folder: Path, state_dict: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    inner = pretrained_cfg(config)
+    kept = config if "pretrained_cfg" in config else {"architecture": config["architecture"]}
+    # The weights are now the module's own: of its number of classes, and in no need of conversion.
+    inner |= {"num_classes": model.module.num_classes, "custom_load": False}
+    written = {**kept, "num_classes": model.module.num_classes, "pretrained_cfg": inner}
+    (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _write_transformers(model: Model, config: dict[str, Any], folder: Path, state_dict: dict[str, Tensor]) -> None:
+    from .data import image_processor
+
+    module: Any = model.module
+    module.save_pretrained(folder, state_dict=state_dict)
+    image_processor(model).save_pretrained(folder)
