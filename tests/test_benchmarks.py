@@ -50,3 +50,12 @@ def test_small_layers() -> None:
     table = run("small_layers.py")
     for name in ("plain, frozen", "zoo LoRA", "zoo deactivated", "zoo merged", "PEFT LoRA"):
         assert name in table
+
+
+def test_quality() -> None:
+    (found,) = figures("quality.py", "vit", "--figure", "loss")
+    assert found["data"] == "letters:serif"
+    for way in ("full", "LoRA", "4-bit LoRA"):
+        assert found[way]["loss"] != found["before"], way
+        assert len(found[way]["runs"]) == 1
+    assert found["full"]["loss"] < found["before"]

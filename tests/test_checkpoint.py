@@ -33,6 +33,8 @@ def touch(folder: Path, *names: str) -> None:
         (["model.safetensors"], ["model.safetensors"]),
         (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
         (["pytorch_model.bin"], ["pytorch_model.bin"]),
+        (["model.pth"], ["model.pth"]),
+        (["pytorch_model.bin", "model.pth"], ["pytorch_model.bin"]),
         (["diffusion_pytorch_model.bin", "training_args.bin"], ["diffusion_pytorch_model.bin"]),
         (["diffusion_pytorch_model.safetensors", "adapter_model.safetensors"], ["diffusion_pytorch_model.safetensors"]),
         (["model.safetensors", "model.fp16.safetensors"], ["model.safetensors"]),

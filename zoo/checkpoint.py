@@ -1,4 +1,4 @@
-"""Reading a model's checkpoint: one tensor at a time, from safetensors, or from a ``.bin`` without running its code."""
+"""Reading a model's checkpoint: one tensor at a time, from safetensors, or from a pickle without running its code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every weight in the entry's folder, under the names they have there, on the CPU.
 
     Safetensors files, sharded or not, are memory-mapped, so that a tensor costs memory only while it is used. A
-    ``.bin`` is read with ``torch.load(weights_only=True)``, which executes nothing.
+    ``.bin`` or ``.pth`` is read with ``torch.load(weights_only=True)``, which executes nothing.
 
     Raises ``CheckpointError`` for missing, truncated or damaged files, and for a pickle that holds code.
     """
@@ -38,12 +38,12 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, in the libraries' order: safetensors before ``.bin``, and of each one
-    file of a customary name, else the shards of an index, else the only file there is.
+    """The files that hold a folder's weights, in the libraries' order: safetensors before ``.bin`` before
+    ``.pth``, and of each one file of a customary name, else the shards of an index, else the only file there is.
 
     Raises ``CheckpointError`` when there is none, when a shard is missing, or when it is not clear which one is meant.
     """
-    for suffix in ("safetensors", "bin"):
+    for suffix in ("safetensors", "bin", "pth"):
         found = [path for path in sorted(folder.glob(f"*.{suffix}")) if _holds_weights(path)]
         for name in NAMES:
             if (path := folder / f"{name}.{suffix}") in found:
@@ -64,7 +64,7 @@ def check_alone(folder: Path, new: Path) -> None:
     """Raise ``OutputError`` where ``folder`` holds weights that would be mixed up with those in ``new``."""
     names = {path.name for path in new.iterdir()}
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-        weights = path.name.endswith((".safetensors", ".bin", ".index.json")) and _holds_weights(path)
+        weights = path.name.endswith((".safetensors", ".bin", ".pth", ".index.json")) and _holds_weights(path)
         if weights and path.name not in names:
             raise OutputError(f"{folder} holds other weights, {path.name}: expected an empty folder, or this model's")
 

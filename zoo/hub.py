@@ -8,7 +8,7 @@ from pathlib import Path
 from zoo.errors import HubError
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "SHA256SUMS"]
-PICKLES = ["*.bin", "*.json", "*.txt"]
+PICKLES = ["*.bin", "*.pth", "*.json", "*.txt"]
 
 
 def is_repository(name: str) -> bool:
@@ -19,8 +19,8 @@ def is_repository(name: str) -> bool:
 def snapshot(repository: str, revision: str | None = None) -> Path:
     """The folder of a Hub repository's weights and configuration at ``revision``, downloaded or from the cache.
 
-    The revision is resolved to one commit, which all files come from. Pickled weights (``.bin``) are fetched only
-    where the repository has no safetensors, and nothing in them is executed.
+    The revision is resolved to one commit, which all files come from. Pickled weights (``.bin``, ``.pth``) are fetched
+    only where the repository has no safetensors, and nothing in them is executed.
 
     Raises ``HubError`` where the Hub cannot be reached or refuses, or the repository does not exist.
     """

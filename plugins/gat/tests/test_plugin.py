@@ -1,0 +1,54 @@
+"""The package as a third party would see it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import torch
+
+import zoo
+from zoo.testing import check_plugin
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def test_the_plugin_keeps_its_promises():
+    assert "imports nothing heavy" in check_plugin("gat", batch_size=16)
+
+
+def test_embedded_files_are_small_half_precision_and_listed():
+    from safetensors import safe_open
+
+    from zoo.checkpoint import verify
+
+    folder = HERE / "zoo_gat" / "embedded"
+    path = folder / "model.safetensors"
+    assert path.stat().st_size < 6_000_000
+    with safe_open(path, framework="pt") as file:
+        kinds = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert kinds == {torch.float16}
+    verify(folder, sorted(file for file in folder.iterdir() if file.name != "SHA256SUMS"))
+
+
+def test_pretraining_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("pretrain_gat", HERE / "pretrain.py")
+    pretrain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pretrain)
+    out = tmp_path / "embedded"
+    options = {"minutes": 1, "steps": 3, "nodes": 52, "lr": 1e-3, "device": "cpu", "out": out}
+    pretrain.train(argparse.Namespace(**options, seed=4))
+    assert "seed 4: 3 steps" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["embedded"]
+    model = zoo.load("gat", weights=str(out), device="cpu")
+    assert len(model.sample(1, seed=0).labels) == 26
+
+
+def test_facts_name_features_layers_and_classes():
+    from zoo import host
+
+    facts = host.describe(zoo.load("gat", device="meta").entry)
+    assert facts["features"] == "256"
+    assert facts["layers"] == "2, 128 channels, 8 heads"
+    assert facts["classes"].startswith("26: A B")

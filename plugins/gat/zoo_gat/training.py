@@ -1,0 +1,106 @@
+"""Loss, batches and held-out figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo import DataError
+from zoo.data.stream import stream
+
+from .graphs import Graph, neighbourhood, read
+from .model import predict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import BatchRequest, Model
+
+_AT_ONCE = 65_536  # nodes of a graph that is computed whole
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+    """Batches of `x` `[n, features]`, `edge_index` `[2, e]`, `seeds` `[m]` (nodes of `x`) and their `labels` `[m]`.
+
+    A batch has `request.batch_size` labelled nodes of the split and all that they hear from through the model's layers,
+    so that its loss is that of the same nodes in the whole graph; the graph's `neighbors` limits how many neighbours
+    are sampled instead. A batch size of as many as there are labelled nodes gives the whole graph at every step.
+    Data None are a graph of capitals, "letters:sans".
+    """
+    graph = checked(model, read(data, request.split))
+    nodes, fan = graph.nodes(request.split), fan_out(model, graph)
+    generator = torch.Generator().manual_seed(request.seed)
+    if request.training and request.batch_size >= len(nodes) and fan is None:
+        return _whole(graph, nodes)
+    return (_batch(model, graph, found["nodes"], fan, generator) for found in stream({"nodes": nodes}, request))
+
+
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross entropy of the seeds' labels: a scalar."""
+    logits = predict(model, batch)[batch["seeds"].to(model.device)]
+    return torch.nn.functional.cross_entropy(logits, batch["labels"].to(model.device))
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """`accuracy` and `loss` (mean cross entropy, nats) over the labelled nodes of the test split, all edges used."""
+    graph = checked(model, read(data, "test"))
+    nodes = graph.nodes("test")
+    logits, labels = scores(model, graph, nodes), graph.y[nodes]  # type: ignore[index]
+    return {
+        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "loss": torch.nn.functional.cross_entropy(logits.double(), labels).item(),
+    }
+
+
+def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
+    """Logits `[m, classes]` of `nodes` `[m]`, float32 on the CPU. A large graph is computed in parts, to equal ones."""
+    if len(graph) <= _AT_ONCE:
+        return predict(model, graph.tensors())[nodes.to(model.device)].cpu()
+    found = []
+    for seeds in nodes.split(_AT_ONCE // 16):
+        part, places = neighbourhood(graph, seeds, model.module.num_layers)
+        found.append(predict(model, part)[places.to(model.device)].cpu())
+    return torch.cat(found)
+
+
+def checked(model: Model, graph: Graph) -> Graph:
+    """`graph`, if the model can take it. Raises `DataError` where features, classes or edges do not fit."""
+    module = model.module
+    if graph.x.shape[1] != module.in_channels:
+        raise DataError(
+            f"{model.entry.name} takes {module.in_channels} features of each node; this graph has {graph.x.shape[1]}."
+        )
+    if graph.y is not None and len(graph.y) and int(graph.y.max()) >= module.out_channels:
+        raise DataError(
+            f"{model.entry.name} has the classes 0 to {module.out_channels - 1}; this graph has labels up to "
+            f"{int(graph.y.max())}."
+        )
+    wanted = module.convs[0].edge_dim
+    given = None if graph.edge_attr is None else graph.edge_attr.reshape(len(graph.edge_attr), -1).shape[1]
+    if wanted is not None and given != wanted:
+        raise DataError(f"{model.entry.name} takes {wanted} features of each edge; this graph has {given or 'none'}.")
+    return graph
+
+
+def fan_out(model: Model, graph: Graph) -> tuple[int, ...] | None:
+    """How many neighbours to sample in each layer, from the seeds on: one number of the graph's may stand for all."""
+    layers, fan = model.module.num_layers, graph.neighbors
+    if fan is None or len(fan) == layers:
+        return fan
+    if len(fan) == 1:
+        return fan * layers
+    raise DataError(f"{model.entry.name} has {layers} layers, so neighbors is 1 or {layers} numbers; got {list(fan)}.")
+
+
+def _whole(graph: Graph, nodes: Tensor) -> Iterator[dict[str, Tensor]]:
+    while True:
+        yield {**graph.tensors(), "seeds": nodes, "labels": graph.y[nodes]}  # type: ignore[index]
+
+
+def _batch(
+    model: Model, graph: Graph, nodes: Tensor, fan: tuple[int, ...] | None, generator: torch.Generator
+) -> dict[str, Tensor]:
+    part, seeds = neighbourhood(graph, nodes, model.module.num_layers, fan, generator)
+    return {**part, "seeds": seeds, "labels": graph.y[nodes]}  # type: ignore[index]

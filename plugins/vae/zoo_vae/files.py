@@ -1,0 +1,98 @@
+"""What an entry's configuration says. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import CheckpointError
+
+if TYPE_CHECKING:
+    from zoo import Entry
+
+# A key of this plugin's in the configuration: the weight of the KL term that the model was trained with. diffusers
+# passes over a file's keys that begin with "_".
+KL_WEIGHT = "_kl_weight"
+# What the autoencoders of latent diffusion were trained with (arXiv 2112.10752, appendix G); their files do not say.
+LATENT_DIFFUSION = 1e-6
+# From this weight on the prior is taken to be like what the encoder makes of images.
+USABLE_PRIOR = 0.1
+
+
+def vae_folder(entry: Entry) -> Path | None:
+    """Where the autoencoder's files lie: the entry's folder, or `vae/` in a pipeline's."""
+    if entry.folder is None:
+        return None
+    inner = Path(entry.folder) / "vae"
+    return inner if (inner / "config.json").is_file() else Path(entry.folder)
+
+
+def vae_config(entry: Entry) -> dict[str, Any]:
+    """`AutoencoderKL`'s configuration: from the files where they are there, else as the registry has it.
+
+    Raises `CheckpointError` where there is none, or where it is another class's.
+    """
+    folder = vae_folder(entry)
+    config = _read(folder / "config.json") if folder else None
+    if config is None:
+        config = dict(entry.config)
+    if not config:
+        raise CheckpointError(f"{entry.name} needs AutoencoderKL's config.json; {folder or 'the registry'} has none.")
+    found = config.get("_class_name", "AutoencoderKL")
+    if found != "AutoencoderKL":
+        raise CheckpointError(f"{entry.name} needs the configuration of an AutoencoderKL; found that of a {found}.")
+    return config
+
+
+def kl_weight(entry: Entry) -> float:
+    """β, from the files' configuration, else the registry's, else 1e-6, that of every latent diffusion model.
+
+    Raises `CheckpointError` where it is no number from 0.
+    """
+    weight = vae_config(entry).get(KL_WEIGHT, entry.config.get(KL_WEIGHT, LATENT_DIFFUSION))
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not number or not 0 <= weight < math.inf:
+        raise CheckpointError(f"{entry.name}: {KL_WEIGHT} in its configuration is a number from 0; found {weight!r}.")
+    return float(weight)
+
+
+def has_prior(entry: Entry) -> bool:
+    """Whether points of N(0, I) decode to images like those the model was trained on, by its KL weight."""
+    return kl_weight(entry) >= USABLE_PRIOR
+
+
+def factor(config: dict[str, Any]) -> int:
+    """How many pixels of a side make one latent."""
+    return 2 ** (len(config.get("block_out_channels", (64,))) - 1)
+
+
+def describe(entry: Entry) -> dict[str, str]:
+    """Facts for `zoo info` and the model card."""
+    try:
+        config, weight, prior = vae_config(entry), kl_weight(entry), has_prior(entry)
+    except CheckpointError:
+        return {}
+    size, latent = config.get("sample_size", 32), config.get("latent_channels", 4)
+    side = size // factor(config) if isinstance(size, int) else None
+    return {
+        "module": "diffusers.AutoencoderKL",
+        "image": f"{config.get('in_channels', 3)} × {size} × {size}" if side else str(size),
+        "latent": f"{latent} × {side} × {side}" if side else f"{latent} channels",
+        "latent scale": f"{config.get('scaling_factor', 0.18215):g}",
+        "KL weight": f"{weight:g}",
+        "prior": "N(0, I)" if prior else "none to sample from: it reconstructs and interpolates",
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} must hold a JSON object; it holds a {type(config).__name__}.")
+    return config

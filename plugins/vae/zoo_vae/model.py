@@ -1,0 +1,145 @@
+"""Building an autoencoder, reading its weights under today's names, encoding, decoding, and saving it.
+
+Notation: x an image in [-1, 1], z its latent, q(z|x) = N(mean, std²) what the encoder says, x̂ what the decoder makes of
+z. Shapes: x `[n, c, h, w]`, z `[n, latent channels, h/f, w/f]`, f = 2^(blocks - 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL
+
+from zoo import CheckpointError, DataError
+from zoo.data.images import image_data
+
+from . import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import Entry, Model
+
+# Files of the time of Stable Diffusion 1.5 call the attention's projections by other names.
+_OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+_NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_PIXELS = 64 * 32 * 32  # in one call of the module
+
+
+def build(entry: Entry) -> AutoencoderKL:
+    """The module that the entry's configuration describes, in evaluation mode."""
+    config = {key: value for key, value in files.vae_config(entry).items() if key != files.KL_WEIGHT}
+    try:
+        return AutoencoderKL.from_config(config).eval()
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"The configuration of {entry.name} does not make an AutoencoderKL: {error}") from error
+
+
+def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+    """The checkpoint's tensors under the module's names."""
+    from zoo import checkpoint
+
+    for name, tensor in checkpoint.tensors(dataclasses.replace(entry, folder=files.vae_folder(entry))):
+        new = current_name(name)
+        # Some of these files keep the 1×1 convolutions that the projections once were.
+        yield new, tensor[..., 0, 0] if new != name and tensor.ndim == 4 else tensor
+
+
+def current_name(name: str) -> str:
+    """The name that today's diffusers gives to a checkpoint's parameter."""
+    old = _OLD_ATTENTION.fullmatch(name)
+    return f"{old[1]}.{_NEW_NAME[old[2]]}.{old[3]}" if old else name
+
+
+def read(model: Model, data: Any, split: str, size: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Images `[n, c, size, size]` in [-1, 1] and labels or None, of the model's own size unless `size` is given.
+
+    Data None are capitals, "letters:sans". Raises `DataError` for data that do not fit, `ZooError` for a size that
+    the model cannot halve often enough.
+    """
+    config = model.module.config
+    if size is None:
+        size = config.sample_size if isinstance(config.sample_size, int) else min(config.sample_size)
+    factor = files.factor(config)
+    if size < factor or size % factor:
+        raise DataError(f"{model.entry.name} takes images whose side is a multiple of {factor} pixels; got {size}.")
+    return image_data(data, size=size, channels=config.in_channels, split=split, own="letters:sans")
+
+
+def latent_shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
+    """The shape of the latent of an image of `height` × `width` pixels."""
+    config = model.module.config
+    factor = files.factor(config)
+    return config.latent_channels, height // factor, width // factor
+
+
+def posterior(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of q(z|x) for images `[n, c, h, w]` in [-1, 1]: float32, on the model's device."""
+    found = model.module.encode(images.to(model.device, model.dtype)).latent_dist
+    return found.mean.float(), found.logvar.float()
+
+
+def reconstruction(model: Model, latents: Tensor) -> Tensor:
+    """x̂ of latents: float32 `[n, c, h, w]`, about [-1, 1], on the model's device."""
+    return model.module.decode(latents.to(model.device, model.dtype)).sample.float()
+
+
+def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(q(z|x) ‖ N(0, I)) of each image in nats: `[n]` (arXiv 1312.6114, appendix B)."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+
+
+def parts(images: Tensor, scale: int = 1) -> Iterator[slice]:
+    """Slices of `images` `[n, c, h, w]` that are each small enough for one call; `scale`: pixels per side of one."""
+    count = max(1, _PIXELS // (images.shape[-1] * images.shape[-2] * scale**2))
+    for start in range(0, len(images), count):
+        yield slice(start, start + count)
+
+
+@torch.no_grad()
+def encode(model: Model, data: Any, *, split: str = "test", size: int | None = None, scaled: bool = False) -> Tensor:
+    """The mean latents `[n, latent channels, h/f, w/f]` of data as `Model.evaluate` takes them: float32, on the CPU.
+
+    `scaled`: shifted and scaled as latent diffusion models want them (the configuration's `scaling_factor`).
+    """
+    images, _ = read(model, data, split, size)
+    latents = torch.cat([posterior(model, images[part])[0].cpu() for part in parts(images)])
+    shift, scale = _scaling(model)
+    return (latents - shift) * scale if scaled else latents
+
+
+@torch.no_grad()
+def decode(model: Model, latents: Tensor, *, scaled: bool = False) -> Tensor:
+    """Images `[n, c, h, w]` in [0, 1] of latents as `encode` gives them: float32, on the CPU."""
+    shift, scale = _scaling(model)
+    if scaled:
+        latents = latents / scale + shift
+    factor = files.factor(model.module.config)
+    images = torch.cat([reconstruction(model, latents[part]).cpu() for part in parts(latents, factor)])
+    return (images / 2 + 0.5).clamp(0, 1)
+
+
+def _scaling(model: Model) -> tuple[float, float]:
+    config = model.module.config
+    return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
+
+
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
+    """Write config.json and the weights as diffusers' `save_pretrained` lays them out, the KL weight with them."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.module.save_config(folder)
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text(encoding="utf-8")), files.KL_WEIGHT: files.kl_weight(model.entry)}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    save_file(plain, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    return True

@@ -1,0 +1,102 @@
+"""Images from the prior, reconstructions, and paths between images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo import Samples, ZooError
+
+from . import files
+from .model import decode, latent_shape, parts, posterior, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import Model, SampleRequest
+
+MODES = ("prior", "reconstruct", "interpolate")
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """Images `[n, c, h, w]` in [0, 1].
+
+    Options:
+        mode: "prior" (default without data) decodes points of N(0, I); "reconstruct" (default with data) the first `n`
+            held-out images of `data`, one after another, again from the first where there are fewer; "interpolate" `n`
+            points evenly along the straight lines from each of the first `ends` images to the next.
+        data: images as `zoo.Model.evaluate` takes them. ends: at least 2 (default 2).
+        temperature: the standard deviation, as a multiple of the prior's or the posterior's: 1 by default for the
+            prior, 0 (the mean) for the other two.
+        size: side of the images in pixels; the model's own by default.
+
+    Random numbers are drawn on the CPU from the seed: a seed gives the same images on every device, up to rounding.
+    Raises `ZooError` for the prior of a model that has none that is usable, by the KL weight of its configuration.
+    """
+    options = request.take(mode=None, data=None, temperature=None, ends=2, size=None)
+    mode, data, size, ends = (options[name] for name in ("mode", "data", "size", "ends"))
+    if mode is None:
+        mode = "prior" if data is None else "reconstruct"
+    if mode not in MODES:
+        raise ZooError(f"The mode is one of {', '.join(map(repr, MODES))}; got {mode!r}.")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ZooError(f"The size is a whole number of pixels; got {size!r}.")
+    if ends < 2:
+        raise ZooError(f"An interpolation has at least 2 ends; got {ends}.")
+    temperature = _temperature(options["temperature"], 1.0 if mode == "prior" else 0.0)
+    generator = torch.Generator()
+    generator.manual_seed(request.seed) if request.seed is not None else generator.seed()
+
+    if mode == "prior":
+        latents = _prior(model, request.n, data, size, generator) * temperature
+    else:
+        if data is None:
+            raise ZooError(
+                f'mode="{mode}" needs images: give data= a folder, tensors or a name such as "letters:sans".'
+            )
+        images = read(model, data, "test", size)[0]
+        if not len(images):
+            raise ZooError(f'mode="{mode}" needs at least one image; the data hold none.')
+        count = request.n if mode == "reconstruct" else ends
+        images = images[torch.arange(count) % len(images)]
+        latents = _posterior(model, images, temperature, generator)
+        if mode == "interpolate":
+            latents = path(latents, request.n)
+    return Samples(decode(model, latents), "image")
+
+
+def path(latents: Tensor, count: int) -> Tensor:
+    """`count` points evenly along the straight lines through `latents` `[k, …]`, from the first to the last."""
+    places = torch.linspace(0, len(latents) - 1, count)
+    before = places.floor().long().clamp(max=len(latents) - 2)
+    share = (places - before).view(-1, *[1] * (latents.ndim - 1))
+    return torch.lerp(latents[before], latents[before + 1], share)
+
+
+def _prior(model: Model, n: int, data: Any, size: int | None, generator: torch.Generator) -> Tensor:
+    if data is not None:
+        raise ZooError('mode="prior" takes no data; use mode="reconstruct" or mode="interpolate" with them.')
+    if not files.has_prior(model.entry):
+        raise ZooError(
+            f"{model.entry.name} was trained with a KL weight of {files.kl_weight(model.entry):g}, so points of its "
+            'prior decode to no images: give data= and mode="reconstruct" or mode="interpolate".'
+        )
+    if size is None:
+        size = model.module.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.randn((n, *latent_shape(model, height, width)), generator=generator)
+
+
+def _posterior(model: Model, images: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    found = [posterior(model, images[part]) for part in parts(images)]
+    mean, logvar = (torch.cat([pair[i].cpu() for pair in found]) for i in (0, 1))
+    return mean + temperature * (logvar / 2).exp() * torch.randn(mean.shape, generator=generator)
+
+
+def _temperature(given: Any, default: float) -> float:
+    if given is None:
+        return default
+    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 <= given < float("inf"):
+        raise ZooError(f"The temperature is a number from 0; got {given!r}.")
+    return float(given)

@@ -1,0 +1,84 @@
+"""Loss, batches and held-out figures.
+
+The loss of an image of d pixel values is (½ Σ (x - x̂)² + β·KL) / d. That is, but for a constant, the negative ELBO per
+pixel value of a Gaussian decoder whose variance is β, times β (arXiv 1312.6114): β = 1 is unit variance on images in
+[-1, 1]. Latent diffusion's own training adds perceptual and adversarial terms, which need networks of their own and are
+left out; its weight of 1e-6 stands, as here, against an error that is summed over an image's pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo.data.stream import stream
+
+from . import files
+from .model import divergence, latent_shape, parts, posterior, read, reconstruction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import BatchRequest, Model
+
+_EVALUATED = 520  # images at most
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+    """Batches of `images` `[n, c, h, w]` in [-1, 1], `noise` of the latents' shape, and `labels` where there are any.
+
+    Data None are capitals, "letters:sans". The noise of the posterior's draws is drawn here, from the request's seed: a
+    batch has one loss, on every device. The loss makes no use of labels.
+    """
+    images, labels = read(model, data, request.split)
+    generator = torch.Generator().manual_seed(request.seed)
+    return (
+        {**batch, "noise": _noise(model, batch["images"], generator)}
+        for batch in stream({"images": images, "labels": labels}, request)
+    )
+
+
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """½ (x - x̂)² + β·KL, per pixel value, with x̂ decoded from mean + std · noise: a scalar.
+
+    A batch of a user's own may lack `noise`; it is then drawn from torch's global generator.
+    """
+    images = batch["images"].to(model.device)
+    noise = batch["noise"] if "noise" in batch else _noise(model, images, None)
+    mean, logvar = posterior(model, images)
+    decoded = reconstruction(model, mean + (logvar / 2).exp() * noise.to(mean.device))
+    error = 0.5 * torch.nn.functional.mse_loss(decoded, images.float())
+    return error + files.kl_weight(model.entry) * divergence(mean, logvar).mean() / images[0].numel()
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """Figures over at most 520 held-out images, with the same noise every time.
+
+    `loss`: as in training. `reconstruction_mse`: mean (x - x̂)² in [-1, 1], x̂ decoded from the posterior's mean.
+    `kl`: nats an image. `elbo` (for β > 0): nats an image, of a Gaussian decoder of variance β.
+    """
+    images, _ = read(model, data, "test")
+    images = images[:_EVALUATED]
+    noise = _noise(model, images, torch.Generator().manual_seed(0))
+    drawn = exact = kl = 0.0
+    for part in parts(images):
+        here = images[part].to(model.device)
+        mean, logvar = posterior(model, here)
+        decoded = reconstruction(model, mean + (logvar / 2).exp() * noise[part].to(mean.device))
+        drawn += (decoded - here).square().sum().item()
+        exact += (reconstruction(model, mean) - here).square().sum().item()
+        kl += divergence(mean, logvar).sum().item()
+    count, values = len(images), images[0].numel()
+    drawn, exact, kl = drawn / count, exact / (count * values), kl / count
+    weight = files.kl_weight(model.entry)
+    figures = {"loss": (0.5 * drawn + weight * kl) / values, "reconstruction_mse": exact, "kl": kl}
+    if weight > 0:
+        figures["elbo"] = -0.5 * drawn / weight - 0.5 * values * math.log(2 * math.pi * weight) - kl
+    return figures
+
+
+def _noise(model: Model, images: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn((len(images), *latent_shape(model, *images.shape[-2:])), generator=generator)
