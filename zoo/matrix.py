@@ -76,10 +76,11 @@ def check(name: str, bits: int, lora: int | None, *, backend: str = "eager") -> 
     if not made:
         return cells + [Cell(name, bits, lora, verb, False, "not loaded") for verb in VERBS[1:]]
     model = made[0]
-    batch = next(iter(model.batches(batch_size=BATCH, seed=0)))
+    data = model.entry.demo.get("data")  # what the model was not trained on, so that there is something to learn
+    batch = next(iter(model.batches(data, batch_size=BATCH, seed=0)))
     run("sample", lambda: _sample(model))
     run("backward", lambda: _backward(model, batch))
-    run("tune", lambda: _tune(model, batch))
+    run("tune", lambda: _tune(model, data, batch))
     probe = Probe(model, batch)
     run("reload", lambda: _reload(model, probe, name, bits))
     run("merge", lambda: _merge(model, probe))
@@ -105,7 +106,7 @@ class Probe:
             for path, layer in model.module.named_modules()
         ]
         try:
-            with torch.no_grad(), _seeded(), _evaluating(model.module):
+            with _seeded(), _evaluating(model.module):  # with a graph: a penalty on gradients needs one
                 model.loss(batch)
         finally:
             for hook in hooks:
@@ -171,17 +172,17 @@ def _trains(model: Model) -> bool:
         return False
 
 
-def _tune(model: Model, batch: Any) -> str | None:
-    """Five steps on one batch must lower the loss on it."""
+def _tune(model: Model, data: Any, batch: Any) -> str | None:
+    """Five steps on ``data`` must lower the loss of a batch of it."""
     if not _trains(model):
         raise _Meaningless(NOTHING_TRAINS)
 
     def loss() -> float:
-        with torch.no_grad(), _seeded(), _evaluating(model.module):
-            return float(model.loss(batch))
+        with _seeded(), _evaluating(model.module):
+            return float(model.loss(batch).detach())
 
     before = loss()
-    model.tune(None, steps=STEPS, batch_size=BATCH, lr=2e-3 if model.adapters else 2e-4, seed=0, quiet=True)
+    model.tune(data, steps=STEPS, batch_size=BATCH, lr=2e-3 if model.adapters else 2e-4, seed=0, quiet=True)
     after = loss()
     return None if after < before else f"loss {before:.4f} before, {after:.4f} after {STEPS} steps"
 
