@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 import zoo
 from zoo.errors import TuningError, ZooError
-from zoo.model import Model
+from zoo.model import Model, evaluating
 from zoo.registry import EMBEDDED
 
 BITS = (32, 16, 8, 4)
@@ -106,7 +106,7 @@ class Probe:
             for path, layer in model.module.named_modules()
         ]
         try:
-            with _seeded(), _evaluating(model.module):  # with a graph: a penalty on gradients needs one
+            with _seeded(), evaluating(model.module):  # with a graph: a penalty on gradients needs one
                 model.loss(batch)
         finally:
             for hook in hooks:
@@ -124,7 +124,7 @@ class Probe:
 
     def run(self, module: nn.Module, call: Callable[..., Any] | None = None) -> list[Tensor]:
         """Every floating-point tensor that comes out."""
-        with torch.no_grad(), _seeded(), _evaluating(module):
+        with torch.no_grad(), _seeded(), evaluating(module):
             called = self.part(module) if call is None else call
             flat, _ = tree_flatten(_plain(called(*self.args, **self.kwargs)))
         return [value for value in flat if isinstance(value, Tensor) and value.is_floating_point()]
@@ -179,7 +179,7 @@ def _tune(model: Model, data: Any) -> str | None:
     batch = next(iter(model.batches(data, batch_size=LEARNT, seed=0)))  # the first that it learns from
 
     def loss() -> float:
-        with _seeded(), _evaluating(model.module):
+        with _seeded(), evaluating(model.module):
             return float(model.loss(batch).detach())
 
     before = loss()
@@ -215,7 +215,7 @@ def _state_dict(model: Model, probe: Probe, name: str, bits: int, adapter: Any) 
 
 def _compile(model: Model, probe: Probe, backend: str) -> str | None:
     torch.compiler.reset()
-    with _evaluating(model.module):
+    with evaluating(model.module):
         compiled = torch.compile(probe.part(model.module), backend=backend)
         found = probe.run(model.module, compiled)
     torch.compiler.reset()
@@ -240,14 +240,3 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    before = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer, training in before:
-            layer.training = training

@@ -103,7 +103,7 @@ class Model:
         what the library's own module of this configuration loads.
         """
         dense: dict[str, Tensor] = {}
-        with _evaluating(self.module):
+        with evaluating(self.module):
             for held, sites in grouped_sites(self.module):
                 weight = held.dense() if isinstance(held, Store) else held
                 for site in sites:
@@ -117,7 +117,7 @@ class Model:
     def sample(self, n: int = 1, *, seed: int | None = None, **options: Any) -> Samples:
         """``n`` samples; equal seeds give equal samples. The options are the architecture's own."""
         request = SampleRequest(n, seed, options)
-        with torch.no_grad(), _evaluating(self.module):
+        with torch.no_grad(), evaluating(self.module):
             return host.sample(self, request)
 
     def loss(self, batch: Any) -> Tensor:
@@ -133,7 +133,7 @@ class Model:
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Figures on held-out data, the main one first; the same at every call."""
-        with torch.no_grad(), _evaluating(self.module):
+        with torch.no_grad(), evaluating(self.module):
             return host.evaluate(self, data)
 
     def tune(self, data: Any = None, *, steps: int, **options: Any) -> TuneResult:
@@ -317,7 +317,7 @@ class Model:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; every submodule's own mode again afterwards."""
     before = [(layer, layer.training) for layer in module.modules()]
     module.eval()
