@@ -23,8 +23,12 @@ _HOME = {
     "wrap": "zoo.loading",
     "Model": "zoo.model",
     "Footprint": "zoo.footprint",
+    "Adapter": "zoo.adapters.config",
     "LoRA": "zoo.adapters.config",
+    "Targets": "zoo.adapters.config",
     "Quantization": "zoo.weights.scheme",
+    "Packed": "zoo.weights.packed",
+    "Codec": "zoo.weights.packed",
     "Update": "zoo.weights.update",
     "LowRank": "zoo.weights.update",
     "Layout": "zoo.weights.update",
@@ -71,7 +75,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from zoo.adapters.config import Adapter as Adapter
     from zoo.adapters.config import LoRA as LoRA
+    from zoo.adapters.config import Targets as Targets
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
     from zoo.errors import DataError as DataError
@@ -96,6 +102,8 @@ if TYPE_CHECKING:
     from zoo.requests import SampleRequest as SampleRequest
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
+    from zoo.weights.packed import Codec as Codec
+    from zoo.weights.packed import Packed as Packed
     from zoo.weights.scheme import Quantization as Quantization
     from zoo.weights.update import Layout as Layout
     from zoo.weights.update import LowRank as LowRank

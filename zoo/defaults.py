@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.adapters.config import LoRA
+    from zoo.adapters.config import Adapter
     from zoo.registry import Entry
     from zoo.weights.packed import Packed
     from zoo.weights.scheme import Quantization
@@ -35,11 +35,20 @@ def quantize(weight: Tensor, scheme: Quantization) -> Packed | None:
 
 
 @hookimpl
-def inject_adapter(name: str, weight: Weight, config: LoRA) -> Update | None:
+def adapter_config(raw: dict[str, Any]) -> Adapter | None:
+    """PEFT's LoRA; None for another kind."""
+    from zoo.adapters.peft_config import to_lora
+
+    return to_lora(raw) if raw.get("peft_type") == "LORA" else None
+
+
+@hookimpl
+def inject_adapter(name: str, weight: Weight, config: Adapter) -> Update | None:
     """LoRA on any weight; None for another kind."""
+    from zoo.adapters.config import LoRA
     from zoo.weights.update import LowRank
 
-    if config.kind != "lora":
+    if not isinstance(config, LoRA):
         return None
     path = name.removesuffix(".weight")
     return LowRank(

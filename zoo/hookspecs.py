@@ -12,11 +12,12 @@ A plugin is a module, named by an entry point in the group ``zoo``, with some of
         return Mine(**entry.config)
 
 An *architecture* implements at least ``construct``, ``sample``, ``loss``, ``batches`` and ``evaluate``; a *quantizer*
-implements ``quantize``; an *adapter kind* implements ``inject_adapter``. An implementation may take fewer arguments
-than its hook has, and must not take others. ``model`` is a ``zoo.Model``: ``.module`` (the library's own module, used
-as ever), ``.entry``, ``.device``, ``.dtype``. Each hook is asked of the plugin that the entry names and, where it
-passes with None, of zoo's own implementation; no plugin needs to ask whether a model is its own. Users' mistakes are
-raised as ``zoo.ZooError`` and shown in one line; any other exception is reported as the plugin's failure.
+implements ``quantize``; an *adapter kind* implements ``inject_adapter`` and ``adapter_config``. An implementation may
+take fewer arguments than its hook has, and must not take others. ``model`` is a ``zoo.Model``: ``.module`` (the
+library's own module, used as ever), ``.entry``, ``.device``, ``.dtype``. Each hook is asked of the plugin that the
+entry names and, where it passes with None, of zoo's own implementation; no plugin needs to ask whether a model is its
+own. Users' mistakes are raised as ``zoo.ZooError`` and shown in one line; any other exception is reported as the
+plugin's failure.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo.adapters.config import LoRA
+    from zoo.adapters.config import Adapter
     from zoo.model import Model
     from zoo.registry import Entry
     from zoo.requests import BatchRequest, SampleRequest
@@ -96,7 +97,7 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> P
 
 
 @hookspec(firstresult=True)
-def inject_adapter(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | None:
+def inject_adapter(entry: Entry, name: str, weight: Weight, config: Adapter) -> Update | None:
     """What one adapter does to one weight.
 
     Gets the entry, the parameter's name, the weight as its layer sees it (shape, dtype, device and ``layout``: which
@@ -105,6 +106,17 @@ def inject_adapter(entry: Entry, name: str, weight: Weight, config: LoRA) -> Upd
     weight when an adapter is added: the architecture first, then the plugin named like ``config.kind``, then zoo::
 
         return Scaled(weight.shape, config.rank) if name.endswith(".modulated") else None
+    """
+
+
+@hookspec(firstresult=True)
+def adapter_config(raw: dict[str, Any]) -> Adapter | None:
+    """The configuration that a saved adapter's ``adapter_config.json`` says.
+
+    Gets what the file holds. Returns the kind's ``zoo.Adapter``, or None to pass. Called when an adapter is loaded: the
+    plugin named like its ``peft_type`` in lower case, then zoo::
+
+        return Scale.from_peft(raw)
     """
 
 

@@ -20,7 +20,7 @@ from zoo.registration import HOOKS, OWN, caller, implemented, installed, load, r
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from zoo.adapters.config import LoRA
+    from zoo.adapters.config import Adapter
     from zoo.model import Model
     from zoo.registry import Entry
     from zoo.requests import BatchRequest, SampleRequest
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOOKS",
+    "adapter_config",
     "batches",
     "checkpoint",
     "construct",
@@ -97,7 +98,15 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> P
     )
 
 
-def inject_adapter(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | None:
+def adapter_config(kind: str, raw: dict[str, Any]) -> Adapter | None:
+    """The configuration of a saved adapter: the kind's plugin's word, else zoo's; None: nobody knows the kind."""
+    from zoo.adapters.config import Adapter
+
+    config, plugin = _first("adapter_config", (installed(kind), OWN), raw=raw)
+    return _checked(config, config is None or isinstance(config, Adapter), plugin, "adapter_config", "a zoo.Adapter")
+
+
+def inject_adapter(entry: Entry, name: str, weight: Weight, config: Adapter) -> Update | None:
     """One weight's update: the architecture's word, else the adapter kind's plugin's, else zoo's; None: nobody's."""
     from zoo.weights.update import Update
 

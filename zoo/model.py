@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from zoo import footprint as measure
 from zoo import host
 from zoo.adapters import inject, saved
-from zoo.adapters.config import LoRA, as_lora, check_name
+from zoo.adapters.config import Adapter, as_adapter, check_name
 from zoo.errors import AdapterError, OutputError, TuningError, UnknownNameError, did_you_mean
 from zoo.registry import Entry
 from zoo.requests import BatchRequest, SampleRequest
@@ -33,7 +34,7 @@ class Plan(NamedTuple):
     """An adapter that is ready to be attached: nothing of it can fail any more."""
 
     name: str
-    config: LoRA
+    config: Adapter
     updates: dict[str, Update]
 
 
@@ -59,7 +60,7 @@ class Model:
         self.dtype = dtype
         self.scheme = scheme
         self.fingerprint = fingerprint
-        self._adapters: dict[str, LoRA] = {}
+        self._adapters: dict[str, Adapter] = {}
         self._active: tuple[str, ...] = ()
         self._merged: tuple[str, ...] = ()
         self._before_merge: tuple[str, ...] = ()  # what was active then
@@ -158,7 +159,7 @@ class Model:
     # Adapters
 
     @property
-    def adapters(self) -> Mapping[str, LoRA]:
+    def adapters(self) -> Mapping[str, Adapter]:
         """Every adapter's configuration by name, active or not."""
         return MappingProxyType(self._adapters)
 
@@ -175,11 +176,11 @@ class Model:
         if isinstance(lora, str | os.PathLike):
             config, updates = saved.restore(self, Path(saved.locate(lora)))
             return Plan(name, config, updates)
-        config = as_lora(lora)
-        if config.targets is None:
-            config = config.__class__(**{**config.__dict__, "targets": self.entry.targets or "all"})
+        wanted = as_adapter(lora)
+        if wanted.targets is None:
+            wanted = replace(wanted, targets=self.entry.targets or "all")  # type: ignore[type-var]
         with _seeded(seed, self.device):
-            return Plan(name, config, inject.make_updates(self.module, self.entry, config))
+            return Plan(name, wanted, inject.make_updates(self.module, self.entry, wanted))
 
     def freeze(self, quantized: bool = False) -> None:
         """Let nothing of the base train, and remember what did. quantized: until ``unload``, adapters or not."""

@@ -1,19 +1,49 @@
-"""``zoo.LoRA``: what a user says about an adapter."""
+"""``zoo.Adapter`` and ``zoo.LoRA``: what a user says about an adapter."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
 
 from zoo.errors import AdapterError
 
-Targets = tuple[str, ...] | str | None
+Targets = tuple[str, ...] | list[str] | str | None
+
+
+class Adapter:
+    """An adapter's configuration: the base of ``zoo.LoRA`` and of every other kind's.
+
+    A kind is a frozen dataclass that derives from this one, and a plugin of the same name that answers
+    ``inject_adapter`` with the kind's ``Update`` and ``adapter_config`` with its configuration::
+
+        @dataclass(frozen=True)
+        class Scale(zoo.Adapter):
+            kind = "scale"
+            targets: zoo.Targets = None
+
+    kind: the kind's name; also the name of the plugin that implements it. targets: which weights, as in ``zoo.LoRA``.
+    """
+
+    kind: ClassVar[str] = ""
+    targets: Targets
+
+    def to_peft(self) -> dict[str, Any]:
+        """What ``adapter_config.json`` says of it: the fields, and ``peft_type``, the kind's name in capitals."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        return {"peft_type": self.kind.upper(), **values}
+
+    @classmethod
+    def from_peft(cls, raw: Mapping[str, Any]) -> Self:
+        """The configuration that an ``adapter_config.json`` says; the reverse of ``to_peft``."""
+        known = {one.name for one in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in raw.items() if name in known})
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Adapter):
     """A low-rank adapter (arXiv 2106.09685) over any weights.
 
     rank: of the update B·A. alpha: the update is scaled by alpha / rank, with ``rslora`` by alpha / √rank
@@ -30,12 +60,13 @@ class LoRA:
 
     rank: int = 8
     alpha: float = 16
-    targets: Targets | list[str] = None
+    targets: Targets = None
     dropout: float = 0.0
     rslora: bool = False
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    kind: Literal["lora"] = "lora"
+
+    kind: ClassVar[str] = "lora"
 
     def __post_init__(self) -> None:
         for name in ("rank_pattern", "alpha_pattern"):
@@ -50,18 +81,7 @@ class LoRA:
             raise AdapterError(f"rslora: expected True or False, got {self.rslora!r}")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise AdapterError(f"dropout: expected a share from 0 up to but not including 1, got {self.dropout!r}")
-        if not isinstance(self.kind, str) or not self.kind:
-            raise AdapterError(f"kind: expected an adapter kind's name such as 'lora', got {self.kind!r}")
-        targets: Any = self.targets
-        if isinstance(targets, list | tuple | set):
-            targets = tuple(targets)
-            if not targets or not all(isinstance(target, str) and target for target in targets):
-                raise AdapterError(f"targets: expected parameter-path suffixes, got {self.targets!r}")
-            object.__setattr__(self, "targets", targets)
-        elif isinstance(targets, str):
-            _check_regex("targets", targets)
-        elif targets is not None:
-            raise AdapterError(f"targets: expected a list of suffixes, a regular expression or 'all', got {targets!r}")
+        object.__setattr__(self, "targets", check_targets(self.targets))
 
     def rank_of(self, path: str) -> int:
         """The rank for the parameter path (without ``.weight``)."""
@@ -75,6 +95,19 @@ class LoRA:
         """The factor before B·A for the parameter path."""
         rank, alpha = self.rank_of(path), self.alpha_of(path)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+
+def check_targets(targets: Any) -> Targets:
+    """``targets`` as configurations hold them, suffixes as a tuple; AdapterError for what cannot be targets."""
+    if isinstance(targets, list | tuple | set):
+        if not targets or not all(isinstance(target, str) and target for target in targets):
+            raise AdapterError(f"targets: expected parameter-path suffixes, got {targets!r}")
+        return tuple(targets)
+    if isinstance(targets, str):
+        _check_regex("targets", targets)
+    elif targets is not None:
+        raise AdapterError(f"targets: expected a list of suffixes, a regular expression or 'all', got {targets!r}")
+    return targets
 
 
 def _pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
@@ -102,9 +135,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
-def as_lora(value: int | LoRA) -> LoRA:
+def as_adapter(value: int | Adapter) -> Adapter:
     """The configuration that ``lora=8`` or ``lora=zoo.LoRA(...)`` stands for; a bare rank gets alpha = 2 · rank."""
-    if isinstance(value, LoRA):
+    if isinstance(value, Adapter):
         return value
     if isinstance(value, bool) or not isinstance(value, int):
         raise AdapterError(f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {value!r}")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zoo import host
-from zoo.adapters.config import LoRA
+from zoo.adapters.config import Adapter
 from zoo.adapters.targets import layout_of, targeted
 from zoo.errors import AdapterError
 from zoo.weights.manage import grouped_sites, manage, stores, unmanage
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from zoo.registry import Entry
 
 
-def make_updates(module: nn.Module, entry: Entry, config: LoRA) -> dict[str, Update]:
+def make_updates(module: nn.Module, entry: Entry, config: Adapter) -> dict[str, Update]:
     """One update for every weight that the adapter targets, by the name of the weight's first place.
 
     Nothing is attached yet. A tied weight gets one update, which all its places will see. Raises ``AdapterError``
     when a target matches nothing.
     """
     updates = {}
-    for held, sites in targeted(module, config.targets):  # type: ignore[arg-type]  # a tuple by now
+    for held, sites in targeted(module, config.targets):
         weight = Weight(held if isinstance(held, Store) else Store(held, layout_of(sites, held.shape)))
         name = sites[0].name
         update = host.inject_adapter(entry, name, weight, config)

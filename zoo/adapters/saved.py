@@ -7,7 +7,6 @@ base, or a damaged one, is refused and not half loaded.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo import files, host
-from zoo.adapters import peft_config, peft_keys
+from zoo.adapters import manifest, peft_config, peft_keys
 from zoo.adapters.config import LoRA
+from zoo.adapters.manifest import CONFIG, OWN, TENSORS
 from zoo.adapters.targets import Group, adaptable, layout_of, path_of
 from zoo.errors import AdapterError
 from zoo.hub import is_repository
@@ -29,8 +29,6 @@ from zoo.weights.update import LowRank, Update
 
 if TYPE_CHECKING:
     from zoo.model import Model
-
-CONFIG, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
 
 
 def locate(where: str | os.PathLike[str]) -> Path:
@@ -52,6 +50,8 @@ def save(model: Model, folder: Path, name: str) -> Path:
     Raises ``OutputError`` or ``AdapterError``.
     """
     config = model.adapters[name]
+    if not isinstance(config, LoRA):
+        raise AdapterError(f"an adapter of kind {config.kind!r} has no file format yet")
     if model.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to save: load the model on a device")
     tensors: dict[str, Tensor] = {}
@@ -69,40 +69,14 @@ def save(model: Model, folder: Path, name: str) -> Path:
     library = type(model.module)
     raw = peft_config.from_lora(model.module, config, placed) | {
         "auto_mapping": {"base_model_class": library.__name__, "parent_library": library.__module__},
-        "base_model_name_or_path": hub_base(model) or model.entry.name,
+        "base_model_name_or_path": manifest.hub_base(model) or model.entry.name,
         "revision": model.entry.revision,
     }
     with files.staged_folder(folder) as staged:
         files.save_tensors(staged / TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
         files.write_json(staged / CONFIG, dict(sorted(raw.items())))
-        files.write_json(staged / OWN, _own(model, config, staged))
+        files.write_json(staged / OWN, manifest.describe(model, config, staged))
     return folder
-
-
-def hub_base(model: Model) -> str | None:
-    """The Hub repository that the model's weights came from, where they did."""
-    weights = model.entry.weights
-    from_hub = weights and is_repository(weights) and not Path(weights).exists()
-    return weights if from_hub else None
-
-
-def _own(model: Model, config: LoRA, staged: Path) -> dict[str, Any]:
-    from zoo import __version__
-
-    return {
-        "format": 1,
-        "zoo": __version__,
-        "base": {
-            "name": model.entry.name,
-            "plugin": model.entry.plugin,
-            "weights": model.entry.weights,
-            "revision": model.entry.revision,
-            "fingerprint": model.fingerprint,
-        },
-        "bits": model.scheme.bits if model.scheme else None,
-        "targets": list(config.targets) if isinstance(config.targets, tuple) else config.targets,
-        "sha256": {name: files.digest(staged / name) for name in (CONFIG, TENSORS)},
-    }
 
 
 def restore(model: Model, folder: Path) -> tuple[LoRA, dict[str, Update]]:
@@ -111,9 +85,9 @@ def restore(model: Model, folder: Path) -> tuple[LoRA, dict[str, Update]]:
     Raises ``AdapterError`` that names what is wrong: a file missing or damaged, another base, keys that match no
     weight, weights without keys, factors of another shape. The model is not touched.
     """
-    raw, own = _json(folder / CONFIG), _own_json(folder)
-    _check_files(folder, own)
-    _check_base(model, raw, own, folder)
+    raw, own = manifest.read_json(folder / CONFIG), manifest.read(folder)
+    manifest.check_files(folder, own)
+    manifest.check_base(model, raw, own, folder)
     try:
         config = peft_config.to_lora(raw, (own or {}).get("targets"))
     except AdapterError as error:
@@ -222,53 +196,6 @@ def _check_complete(
             )
         if expected(path) and peft_keys.kind_of(site):
             raise AdapterError(f"the configuration targets {path}, for which the file has no factors")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AdapterError(f"{path.parent}: no {path.name}, expected an adapter's folder") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: damaged, expected JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise AdapterError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _own_json(folder: Path) -> dict[str, Any] | None:
-    if not (folder / OWN).is_file():
-        return None
-    own = _json(folder / OWN)
-    if own.get("format") != 1 or not isinstance(own.get("base"), dict) or not isinstance(own.get("sha256"), dict):
-        raise AdapterError(f"{folder / OWN}: expected format 1 with base and sha256; a newer zoo may have written it")
-    return own
-
-
-def _check_files(folder: Path, own: Mapping[str, Any] | None) -> None:
-    for name in (CONFIG, TENSORS):
-        if not (folder / name).is_file():
-            pickled = folder / "adapter_model.bin"
-            if name == TENSORS and pickled.is_file():
-                raise AdapterError(f"{pickled}: a pickle, which zoo does not execute; save the adapter as {TENSORS}")
-            raise AdapterError(f"{folder}: no {name}, expected an adapter in PEFT's format")
-        if own is not None and files.digest(folder / name) != own["sha256"].get(name):
-            raise AdapterError(f"{folder / name}: damaged or changed, its sha256 is not the one in {OWN}; get it again")
-
-
-def _check_base(model: Model, raw: Mapping[str, Any], own: Mapping[str, Any] | None, folder: Path) -> None:
-    """By the fingerprint where there is one; else by name, which tells something only between two Hub repositories."""
-    if own is not None:
-        made_for = own["base"].get("fingerprint")
-        if isinstance(made_for, str) and model.fingerprint and made_for != model.fingerprint:
-            raise AdapterError(
-                f"{folder}: made for the base {own['base'].get('name')!r} (fingerprint {made_for[:8]}), and "
-                f"{model.entry.name!r} is another one ({model.fingerprint[:8]}); load that base"
-            )
-        return
-    base, mine = raw.get("base_model_name_or_path"), hub_base(model)
-    if mine and isinstance(base, str) and is_repository(base) and base != mine:
-        raise AdapterError(f"{folder}: made for the base {base!r}, and this is {mine!r}; load that base")
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
