@@ -1,0 +1,42 @@
+"""Embedding, LSTM (Hochreiter and Schmidhuber 1997, as torch has it), and a linear map to the next byte's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo import CheckpointError
+
+BYTES = 256
+SIZES = ("embedding", "hidden", "layers")
+
+State = tuple[Tensor, Tensor]  # h and c, each [layers, b, hidden]
+
+
+class ByteLSTM(nn.Module):
+    """Predicts the next byte of a text.
+
+    embedding, hidden: features of a byte and of the state. layers: LSTMs one above the other. dropout: between them.
+    """
+
+    def __init__(self, embedding: int = 48, hidden: int = 192, layers: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(BYTES, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout)
+        self.head = nn.Linear(hidden, BYTES)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ByteLSTM:
+        """The module of a config.json. Raises CheckpointError where a size is missing or no positive whole number."""
+        for name in SIZES:
+            value = config.get(name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CheckpointError(f"config.json: expected {name} as a whole number above 0, found {value!r}")
+        return cls(*(config[name] for name in SIZES), dropout=float(config.get("dropout", 0.0))).eval()
+
+    def forward(self, text: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Logits [b, t, 256] of the byte after each byte of `text`, int64 [b, t], and the state after the last."""
+        features, state = self.lstm(self.embedding(text), state)  # b t hidden
+        return self.head(features), state
