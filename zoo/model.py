@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from zoo import footprint as measure
 from zoo import host
-from zoo.adapters import inject, saved
+from zoo.adapters import inject, manifest, saved
 from zoo.adapters.config import Adapter, as_adapter, check_name
 from zoo.errors import AdapterError, OutputError, TuningError, UnknownNameError, did_you_mean
+from zoo.hub.adapters import locate
 from zoo.registry import Entry
 from zoo.requests import BatchRequest, SampleRequest
 from zoo.weights.manage import grouped_sites, stores
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     name: str
     config: Adapter
     updates: dict[str, Update]
+    record: dict[str, Any] | None = None  # what zoo.json said of a saved one
 
 
 class Model:
@@ -43,6 +45,7 @@ class Model:
 
     module: the library's own ``nn.Module``; use it as ever. entry: what the name stood for. device, dtype: where the
     module lies and the type it computes in. scheme: how its weights are stored, None for as the checkpoint had them.
+    records: adapter's name → how it was made, as ``zoo.json`` says it.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Model:
         self.dtype = dtype
         self.scheme = scheme
         self.fingerprint = fingerprint
+        self.records: dict[str, dict[str, Any]] = {}
         self._adapters: dict[str, Adapter] = {}
         self._active: tuple[str, ...] = ()
         self._merged: tuple[str, ...] = ()
@@ -135,7 +139,9 @@ class Model:
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Figures on held-out data, the main one first; the same at every call."""
         with torch.no_grad(), evaluating(self.module):
-            return host.evaluate(self, data)
+            figures = host.evaluate(self, data)
+        manifest.note_metrics(self, data, figures)
+        return figures
 
     def tune(self, data: Any = None, *, steps: int, **options: Any) -> TuneResult:
         """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
@@ -146,7 +152,9 @@ class Model:
         from zoo.tuning.loop import tune
 
         given = {name: value for name, value in options.items() if value is not None or name == "grad_clip"}
-        return tune(self, data, steps=steps, **{**host.tuning(self.entry), **given})
+        result = tune(self, data, steps=steps, **{**host.tuning(self.entry), **given})
+        manifest.note_tuning(self, data, result)
+        return result
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of all that trains now. Raises ``TuningError`` where nothing can."""
@@ -174,8 +182,8 @@ class Model:
         if name in self._adapters:
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
-            config, updates = saved.restore(self, Path(saved.locate(lora)))
-            return Plan(name, config, updates)
+            folder = locate(lora)
+            return Plan(name, *saved.restore(self, folder), manifest.record(folder))
         wanted = as_adapter(lora)
         if wanted.targets is None:
             wanted = replace(wanted, targets=self.entry.targets or "all")  # type: ignore[type-var]
@@ -200,6 +208,7 @@ class Model:
             self.freeze()
         inject.attach(self.module, plan.name, plan.updates)
         self._adapters[plan.name] = plan.config
+        self.records[plan.name] = dict(plan.record or {})
         self.activate(*self._active, plan.name)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
@@ -231,6 +240,7 @@ class Model:
             raise AdapterError(f"adapter {name!r} is merged into the base: model.unmerge() first, or model.unload()")
         inject.detach(self.module, name)
         del self._adapters[name]
+        self.records.pop(name, None)
         self._active = tuple(other for other in self._active if other != name)
         if not self._adapters and not self._quantized:
             self._thaw()
@@ -275,6 +285,7 @@ class Model:
         if self._adapters or self._quantized:
             self._thaw()
         self._adapters, self._active, self._merged, self.scheme, self._quantized = {}, (), (), None, False
+        self.records.clear()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading
             self.module.__dict__.pop(name, None)
         return self.module

@@ -236,7 +236,18 @@ def test_one_bit_that_only_the_digest_shows(name: str, saved: Path, refuses: Cal
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "3", '{"format": 2}', '{"format": 1, "base": {}}', "{", "\x00", "[" * 100_000]
+    "content",
+    [
+        "[]",
+        "3",
+        '{"format": 2}',
+        '{"format": 3, "base": {}, "sha256": {}}',
+        '{"format": 1, "base": {}, "sha256": {"../x": ""}}',
+        '{"format": 1, "base": {}}',
+        "{",
+        "\x00",
+        "[" * 100_000,
+    ],
 )
 def test_a_zoo_json_that_says_something_else(content: str, saved: Path, refuses: Callable[..., None]) -> None:
     (saved / OWN).write_text(content)

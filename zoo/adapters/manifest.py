@@ -1,21 +1,46 @@
-"""``zoo.json``: for which base a saved adapter is, and the sha256 of the files beside it."""
+"""``zoo.json``: for which base a saved adapter is, how it was made, and the sha256 of the files beside it.
+
+What is known of an adapter beyond its configuration is its *record*, ``model.records[name]``: the content of
+``zoo.json`` without its format and digests. A loaded adapter keeps the record that it came with until it is trained
+again, so that saving it once more writes the same bytes.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo import files
 from zoo.errors import AdapterError
-from zoo.hub import is_repository
+from zoo.hub.reference import is_repository, is_safe
 
 if TYPE_CHECKING:
-    from zoo.adapters.config import Adapter
     from zoo.model import Model
+    from zoo.tuning.result import TuneResult
 
 CONFIG, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
+FORMAT = 2  # 1 had no architecture, kind, versions, training and metrics
+LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
+# What a further training makes untrue; the rest of a record stays as it was.
+_OUTDATED = ("base", "bits", "scheme", "versions", "metrics")
+
+
+class Base(NamedTuple):
+    """The base that a saved adapter says it is for.
+
+    name: a registry name, a Hub repository or (never from the Hub) a local folder. weights, revision: what to read
+    instead of the name's own, or None.
+    """
+
+    name: str
+    plugin: str | None = None
+    weights: str | None = None
+    revision: str | None = None
 
 
 def hub_base(model: Model) -> str | None:
@@ -25,29 +50,107 @@ def hub_base(model: Model) -> str | None:
     return weights if from_hub else None
 
 
-def describe(model: Model, config: Adapter, staged: Path) -> dict[str, Any]:
-    """What ``zoo.json`` says of an adapter whose files lie in ``staged``."""
-    from zoo import __version__
+def base_commit(model: Model) -> str | None:
+    """The commit that the base's weights were read from, where they came from the Hub."""
+    folder = model.entry.folder.name if model.entry.folder is not None and hub_base(model) else ""
+    return folder if re.fullmatch(r"[0-9a-f]{40}", folder) else None
 
-    return {
-        "format": 1,
-        "zoo": __version__,
+
+def describe(model: Model, name: str, staged: Path) -> dict[str, Any]:
+    """What ``zoo.json`` says of the adapter ``name``, whose files lie in ``staged``."""
+    config, entry = model.adapters[name], model.entry
+    fresh = {
+        "architecture": entry.plugin,
+        "kind": config.kind,
+        "targets": list(config.targets) if isinstance(config.targets, tuple) else config.targets,
         "base": {
-            "name": model.entry.name,
-            "plugin": model.entry.plugin,
-            "weights": model.entry.weights,
-            "revision": model.entry.revision,
+            "name": entry.name,
+            "plugin": entry.plugin,
+            "weights": entry.weights,
+            "revision": entry.revision,
+            "commit": base_commit(model),
             "fingerprint": model.fingerprint,
         },
         "bits": model.scheme.bits if model.scheme else None,
-        "targets": list(config.targets) if isinstance(config.targets, tuple) else config.targets,
-        "sha256": {name: files.digest(staged / name) for name in (CONFIG, TENSORS)},
+        "scheme": model.scheme.scheme if model.scheme else None,
+        "versions": versions(),
     }
+    return {"format": FORMAT, **fresh, **model.records.get(name, {}), "sha256": digests(staged)}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """File → sha256 of all files in ``folder`` and below, ``zoo.json`` excepted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / OWN)
+    return {path.relative_to(folder).as_posix(): files.digest(path) for path in paths}
+
+
+def versions() -> dict[str, str]:
+    """zoo's version and those of the libraries that are installed, from their metadata: none is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from zoo import __version__
+
+    found = {"zoo": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+# What happens to an adapter
+
+
+def note_tuning(model: Model, data: Any, result: TuneResult) -> None:
+    """Add a run to the records of the active adapters, which it has trained."""
+    first = result.losses[: max(1, len(result.losses) // 10)]
+    run = {
+        "data": data_name(data),
+        "steps": result.steps,
+        "batch_size": result.batch_size,
+        "lr": result.lr,
+        "seconds": round(result.seconds, 1),
+        "first_loss": _figure(sum(first) / max(1, len(first))),
+        "last_loss": _figure(result.loss),
+    }
+    for name in model.active:
+        old = model.records.get(name, {})
+        kept = {key: value for key, value in old.items() if key not in _OUTDATED}
+        earlier = old.get("training")
+        model.records[name] = {**kept, "training": [*(earlier if isinstance(earlier, list) else ()), run]}
+
+
+def note_metrics(model: Model, data: Any, figures: Mapping[str, float]) -> None:
+    """Put what an evaluation found into the record of the active adapter; of several none can claim it."""
+    if len(model.active) == 1:
+        finite = {name: _figure(value) for name, value in figures.items() if math.isfinite(value)}
+        record = model.records.setdefault(model.active[0], {})
+        record["metrics"] = {"data": data_name(data), "figures": finite}
+
+
+def data_name(data: Any) -> str:
+    """What the data is called where others read it: never a path on this machine, only the name at its end."""
+    from zoo.tuning.settings import described
+
+    if isinstance(data, str | os.PathLike):
+        path = Path(data).expanduser()
+        if path.exists() or path.is_absolute() or isinstance(data, os.PathLike):
+            return path.resolve().name
+    return described(data)
+
+
+def _figure(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+# Reading
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # What zoo.json says is written again, and NaN could not be.
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number if path.name == OWN else None)
     except FileNotFoundError as error:
         raise AdapterError(f"{path.parent}: no {path.name}, expected an adapter's folder") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -57,13 +160,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number in JSON")
+
+
 def read(folder: Path) -> dict[str, Any] | None:
+    """The folder's ``zoo.json``, of this format or an older one; None where there is none."""
     if not (folder / OWN).is_file():
         return None
     own = read_json(folder / OWN)
-    if own.get("format") != 1 or not isinstance(own.get("base"), dict) or not isinstance(own.get("sha256"), dict):
-        raise AdapterError(f"{folder / OWN}: expected format 1 with base and sha256; a newer zoo may have written it")
+    known = own.get("format") in range(1, FORMAT + 1) and not isinstance(own.get("format"), bool)
+    if not known or not isinstance(own.get("base"), dict) or not isinstance(own.get("sha256"), dict):
+        raise AdapterError(
+            f"{folder / OWN}: expected format 1 to {FORMAT} with base and sha256; a newer zoo may have written it"
+        )
+    for name in own["sha256"]:
+        if not is_safe(name):
+            raise AdapterError(f"{folder / OWN}: sha256 names {name!r}, which is no file beside it")
     return own
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """What a folder's ``zoo.json`` says, for ``model.records``; nothing where there is none."""
+    return {key: value for key, value in (read(folder) or {}).items() if key not in ("format", "sha256")}
 
 
 def check_files(folder: Path, own: Mapping[str, Any] | None) -> None:
@@ -90,3 +209,39 @@ def check_base(model: Model, raw: Mapping[str, Any], own: Mapping[str, Any] | No
     base, mine = raw.get("base_model_name_or_path"), hub_base(model)
     if mine and isinstance(base, str) and is_repository(base) and base != mine:
         raise AdapterError(f"{folder}: made for the base {base!r}, and this is {mine!r}; load that base")
+
+
+def base_of(folder: Path, *, trusted: bool) -> Base:
+    """The base that the adapter in ``folder`` names, in ``zoo.json`` or else in PEFT's configuration.
+
+    trusted: whether it may be a path on this machine; what lies in a Hub repository may only name registry entries
+    and Hub repositories. Raises ``AdapterError`` where it names none.
+    """
+    own = read(folder)
+    if own is not None:
+        base = own["base"]
+        said = (base.get("name"), base.get("plugin"), base.get("weights"), _revision(base))
+        source = OWN
+    else:
+        raw = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+        said = (raw.get("base_model_name_or_path"), None, None, raw.get("revision") or None)
+        source = CONFIG
+    if not said[0] or not all(value is None or isinstance(value, str) for value in said):
+        raise AdapterError(f"{folder}: its {source} names no base; load the base and give lora={str(folder)!r}")
+    found = Base(*said)
+    for named in (found.name, found.weights):
+        if named is not None and not trusted and not _public(named):
+            raise AdapterError(
+                f"its {source} names the base {named!r}: expected a name in the registry or a Hub repository, and a "
+                "path from a repository is not followed; load the base and give lora="
+            )
+    return found
+
+
+def _revision(base: Mapping[str, Any]) -> Any:
+    """The commit that the adapter was trained on, before the branch that it was on at the time."""
+    return base.get("commit") or base.get("revision")
+
+
+def _public(name: str) -> bool:
+    return is_repository(name) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None

@@ -7,7 +7,6 @@ base, or a damaged one, is refused and not half loaded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ from zoo.adapters.config import LoRA
 from zoo.adapters.manifest import CONFIG, OWN, TENSORS
 from zoo.adapters.targets import Group, adaptable, layout_of, path_of
 from zoo.errors import AdapterError
-from zoo.hub import is_repository
 from zoo.weights.manage import Site, grouped_sites, library_modules
 from zoo.weights.standin import Weight
 from zoo.weights.store import Store
@@ -29,19 +27,6 @@ from zoo.weights.update import LowRank, Update
 
 if TYPE_CHECKING:
     from zoo.model import Model
-
-
-def locate(where: str | os.PathLike[str]) -> Path:
-    """The folder of a saved adapter: a local one if it exists, else a Hub repository's. Raises a ``ZooError``."""
-    folder = Path(where).expanduser()
-    if folder.is_dir():
-        return folder
-    text = os.fspath(where)
-    if is_repository(text):
-        from zoo.hub import snapshot
-
-        return snapshot(text)
-    raise AdapterError(f"lora={text!r}: expected a folder that exists, or a Hub repository written owner/name")
 
 
 def save(model: Model, folder: Path, name: str) -> Path:
@@ -75,7 +60,7 @@ def save(model: Model, folder: Path, name: str) -> Path:
     with files.staged_folder(folder) as staged:
         files.save_tensors(staged / TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
         files.write_json(staged / CONFIG, dict(sorted(raw.items())))
-        files.write_json(staged / OWN, manifest.describe(model, config, staged))
+        files.write_json(staged / OWN, manifest.describe(model, name, staged))
     return folder
 
 

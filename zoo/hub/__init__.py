@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from zoo.errors import HubError
+from zoo.hub.reference import is_repository
+
+__all__ = ["is_repository", "snapshot"]
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "SHA256SUMS"]
 PICKLES = ["*.bin", "*.pth", "*.json", "*.txt"]
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name is written as the Hub's repositories are, ``owner/name``."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None
 
 
 def snapshot(repository: str, revision: str | None = None) -> Path:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoo.hub import is_repository
+from zoo.hub.reference import is_repository
 
 SHA, OLD = "a" * 40, "b" * 40
 
