@@ -25,6 +25,9 @@ _HOME = {
     "Footprint": "zoo.footprint",
     "Adapter": "zoo.adapters.config",
     "LoRA": "zoo.adapters.config",
+    "Full": "zoo.adapters.config",
+    "LoHa": "zoo.adapters.kinds.config",
+    "LoKr": "zoo.adapters.kinds.config",
     "Targets": "zoo.adapters.config",
     "Quantization": "zoo.weights.scheme",
     "Packed": "zoo.weights.packed",
@@ -76,8 +79,11 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from zoo.adapters.config import Adapter as Adapter
+    from zoo.adapters.config import Full as Full
     from zoo.adapters.config import LoRA as LoRA
     from zoo.adapters.config import Targets as Targets
+    from zoo.adapters.kinds.config import LoHa as LoHa
+    from zoo.adapters.kinds.config import LoKr as LoKr
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
     from zoo.errors import DataError as DataError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from zoo.hookspecs import hookimpl
@@ -36,10 +36,15 @@ def quantize(weight: Tensor, scheme: Quantization) -> Packed | None:
 
 @hookimpl
 def adapter_config(raw: dict[str, Any]) -> Adapter | None:
-    """PEFT's LoRA; None for another kind."""
+    """PEFT's LoRA, LoHa and LoKr, and zoo's own Full; None for another kind."""
+    from zoo.adapters.config import Full
+    from zoo.adapters.kinds.config import LoHa, LoKr
     from zoo.adapters.peft_config import to_lora
 
-    return to_lora(raw) if raw.get("peft_type") == "LORA" else None
+    readers: dict[str, Callable[[dict[str, Any]], Adapter]]
+    readers = {"LORA": to_lora, "LOHA": LoHa.from_peft, "LOKR": LoKr.from_peft, "FULL": Full.from_peft}
+    read = readers.get(str(raw.get("peft_type")))
+    return read(raw) if read else None
 
 
 @hookimpl
@@ -48,7 +53,7 @@ def inject_adapter(name: str, weight: Weight, config: Adapter) -> Update | None:
     from zoo.adapters.config import LoRA
     from zoo.weights.update import LowRank
 
-    if not isinstance(config, LoRA):
+    if not isinstance(config, LoRA) or config.dora or config.init != "default":
         return None
     path = name.removesuffix(".weight")
     return LowRank(

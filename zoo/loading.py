@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo import host, registry
-from zoo.adapters.config import LoRA
+from zoo.adapters.config import Adapter
 from zoo.adapters.targets import Group, layout_of, matches, path_of
 from zoo.errors import CheckpointError, QuantizationError, ZooError
 from zoo.fingerprint import Fingerprint
@@ -34,7 +34,7 @@ from zoo.weights.manage import (
 from zoo.weights.packed import Packed
 from zoo.weights.scheme import Quantization, as_quantization, unknown_scheme
 
-Lora = int | str | os.PathLike[str] | LoRA | Mapping[str, Any] | None
+Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
 
 COMPUTE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -27,6 +27,8 @@ def make_updates(module: nn.Module, entry: Entry, config: Adapter) -> dict[str, 
     Nothing is attached yet. A tied weight gets one update, which all its places will see. Raises ``AdapterError``
     when a target matches nothing.
     """
+    if config.modules_to_save or config.bias != "none":
+        raise AdapterError("modules_to_save and bias are not there yet")
     updates = {}
     for held, sites in targeted(module, config.targets):
         weight = Weight(held if isinstance(held, Store) else Store(held, layout_of(sites, held.shape)))

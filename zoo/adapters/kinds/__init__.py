@@ -1,0 +1,1 @@
+"""The adapter kinds that zoo brings beside plain LoRA: what each does to one weight."""
