@@ -31,7 +31,7 @@ from zoo.errors import CheckpointError, PluginError, RegistryError, UnknownNameE
 
 FILE = "registry.toml"
 EMBEDDED = "embedded"
-_CONFIGS = ("config.json", "model_index.json")
+CONFIGS = ("config.json", "model_index.json")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -181,7 +181,7 @@ def _unnamed(name: str, weights: str | None, revision: str | None) -> Entry:
         raise CheckpointError(
             f"{name!r} holds an adapter, not a model: load its base and give lora={name!r}"
             if adapter
-            else f"{name!r} holds neither {' nor '.join(_CONFIGS)}: expected a model's folder"
+            else f"{name!r} holds neither {' nor '.join(CONFIGS)}: expected a model's folder"
         )
     entry = Entry(name, _recognised(name, config), weights=name, revision=revision, config=config, source=source)
     if weights is not None:
@@ -227,7 +227,7 @@ def _snapshot(repository: str, revision: str | None) -> Path:
 
 def _config(folder: Path | None) -> dict[str, Any] | None:
     """What the folder's config.json or model_index.json holds; None if it has neither."""
-    path = next((folder / name for name in _CONFIGS if (folder / name).is_file()), None) if folder else None
+    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None) if folder else None
     if path is None:
         return None
     try:

@@ -19,7 +19,7 @@ def recognises(config: dict[str, Any]) -> bool | None:
     architectures = config.get("architectures") or []
     if architectures:
         return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if "model_type" not in config:
+    if not isinstance(config.get("model_type"), str):
         return None
     from .model import is_causal
 

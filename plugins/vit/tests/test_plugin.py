@@ -14,13 +14,12 @@ import timm
 import torch
 
 import zoo
-from zoo.testing import check_plugin
+from zoo.testing import conformance
 
 HERE = Path(__file__).resolve().parents[1]
 
 
-def test_the_plugin_keeps_its_promises():
-    assert "vit repeats by seed, and trains in 4 bit with LoRA" in check_plugin("vit")
+test_promise = conformance("vit")
 
 
 def test_importing_the_package_imports_nothing_heavy():

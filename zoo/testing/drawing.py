@@ -1,0 +1,137 @@
+"""Checks of an architecture's ``sample`` and ``evaluate``: reproducible, and leaving everything else as it was."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from zoo.errors import PluginError, ZooError
+from zoo.testing.compare import same, tensors_of
+from zoo.testing.promise import Broken, promise, require
+from zoo.testing.subject import Subject
+
+GENERATOR = "draw from a generator of your own: torch.Generator(model.device).manual_seed(request.seed)"
+NOWHERE = "no-such-data:nowhere"  # a name that no plugin knows
+
+
+@promise("sample", "equal samples for equal seeds, also while the model trains", GENERATOR)
+def samples_repeat(subject: Subject) -> None:
+    again, _ = subject.samples_again
+    require(same(subject.samples.data, again.data), "other samples from the same seed")
+
+
+@promise("sample", "other samples for other seeds", "use request.seed, and no seed of your own")
+def samples_follow_the_seed(subject: Subject) -> None:
+    other = subject.sample(2, 2)
+    require(not same(subject.samples.data, other.data), "the same samples for seeds 1 and 2")
+
+
+@promise(
+    "sample",
+    "samples also where no seed is given",
+    "seed a generator with request.seed only if it is not None, else generator.seed()",
+)
+def samples_without_a_seed(subject: Subject) -> None:
+    subject.sample(1, None)
+
+
+@promise("sample", "as many samples as were asked for", "draw request.n of them")
+def as_many_samples_as_asked(subject: Subject) -> None:
+    for n, drawn in ((2, len(subject.samples)), (3, len(subject.sample(3, 0)))):
+        require(drawn == n, f"{drawn} for n={n}")
+
+
+@promise(
+    "sample",
+    "the global random state and each module's training mode left as they were",
+    f"{GENERATOR}; leave .train() and .eval() alone",
+)
+def samples_leave_everything(subject: Subject) -> None:
+    _, changed = subject.samples_again
+    require(not changed, f"{', '.join(changed)} is changed")
+
+
+@promise(
+    "sample",
+    "zoo.UnknownNameError for an option that it does not have",
+    "take options with request.take(name=default, ...), which refuses others",
+)
+def unknown_options_are_refused(subject: Subject) -> None:
+    try:
+        subject.sample(1, 0, no_such_option=1)
+    except PluginError as error:
+        raise Broken(str(error)) from error
+    except ZooError:
+        return
+    raise Broken("no_such_option=1 was swallowed")
+
+
+@promise("sample", "samples without a graph, which would hold the whole model's activations", "do not enable gradients")
+def samples_have_no_graph(subject: Subject) -> None:
+    held = [tensor for tensor in tensors_of(subject.samples.data) if tensor.requires_grad]
+    require(not held, "samples that require gradients")
+
+
+@promise("sample", "samples that can be written to a file", "return zoo.Samples(data, kind) as its docstring says")
+def samples_can_be_saved(subject: Subject) -> None:
+    suffix = ".txt" if subject.samples.kind in ("text", "posterior") else ".png"
+    path = subject.new_folder().with_suffix(suffix)
+    subject.samples.save(path)
+    require(path.stat().st_size, "an empty file")
+
+
+@promise(
+    "evaluate",
+    "finite figures, the same at every call, also while the model trains",
+    "evaluate on fixed data in a fixed order, drawing with a generator of its own and a fixed seed",
+)
+def figures_repeat(subject: Subject) -> None:
+    again, _ = subject.figures_again
+    require(subject.figures == again, f"{subject.figures} and then {again}")
+    odd = [name for name, value in again.items() if not math.isfinite(value)]
+    require(not odd, f"{odd[:1]} is not finite", "leave it out, or make it finite")
+
+
+@promise(
+    "evaluate",
+    "the global random state and each module's training mode left as they were",
+    "draw with a torch.Generator of its own with a fixed seed; leave .train() and .eval() alone",
+)
+def figures_leave_everything(subject: Subject) -> None:
+    _, changed = subject.figures_again
+    require(not changed, f"{', '.join(changed)} is changed")
+
+
+@promise(
+    "evaluate",
+    "zoo.DataError for data that it does not know",
+    "raise zoo.DataError for data that is not None and that you cannot read; zoo.data's readers do",
+)
+def evaluate_refuses_unknown_data(subject: Subject) -> None:
+    refuses(lambda: subject.adapted.evaluate(NOWHERE))
+
+
+def refuses(call: Any) -> None:
+    """Raise ``Broken`` unless the call raises an error of zoo's that the plugin raised on purpose."""
+    try:
+        call()
+    except PluginError as error:
+        raise Broken(str(error)) from error
+    except ZooError:
+        return
+    raise Broken(f"data={NOWHERE!r} was swallowed")
+
+
+CHECKS = (
+    samples_repeat,
+    samples_follow_the_seed,
+    samples_without_a_seed,
+    as_many_samples_as_asked,
+    samples_leave_everything,
+    unknown_options_are_refused,
+    samples_have_no_graph,
+    samples_can_be_saved,
+    figures_repeat,
+    figures_leave_everything,
+    evaluate_refuses_unknown_data,
+)

@@ -1,0 +1,101 @@
+"""Checks of every plugin: that it is found, imports fast, and implements hooks that exist."""
+
+from __future__ import annotations
+
+import inspect
+
+from zoo import discovery, hookspecs, host
+from zoo.errors import did_you_mean
+from zoo.testing.promise import IMPORT, promise, require
+from zoo.testing.subject import ARCHITECTURE, Subject
+
+
+@promise(
+    IMPORT,
+    "one installed distribution that claims the name",
+    "install the package (pip install -e .) and check [project.entry-points.zoo] in its pyproject.toml",
+    basic=True,
+)
+def found(subject: Subject) -> None:
+    discovery.claim(subject.name)
+
+
+@promise(
+    IMPORT,
+    "a module that can be imported",
+    "make `python -c 'import ...'` of the entry point's module work; the entry point is name = \"module\"",
+    basic=True,
+)
+def imports(subject: Subject) -> None:
+    subject.plugin()
+
+
+@promise(
+    IMPORT,
+    "functions under names of hooks, decorated with @zoo.hookimpl",
+    "rename the function, or take the decorator off it",
+    basic=True,
+)
+def names_of_hooks(subject: Subject) -> None:
+    marked = subject.implementations()
+    for one in marked:
+        near = did_you_mean(one.hook, host.HOOKS)
+        known = f"there is no hook {one.hook!r}.{near} The hooks are {', '.join(host.HOOKS)}"
+        require(one.hook in host.HOOKS, known)
+    if not marked:
+        host.load(subject.name)  # says what is missing
+
+
+@promise(
+    IMPORT,
+    "no other arguments than the hook has",
+    "take only arguments that zoo/hookspecs.py gives the hook (fewer are fine), under its names",
+    basic=True,
+)
+def arguments_of_hooks(subject: Subject) -> None:
+    for one in subject.implementations():
+        given = list(inspect.signature(getattr(hookspecs, one.hook)).parameters)
+        for argument in one.arguments:
+            near = did_you_mean(argument, given)
+            require(argument in given, f"argument {argument!r}; it has {', '.join(given)}.{near}", hook=one.hook)
+
+
+@promise(IMPORT, "a plugin that zoo can register", "change what zoo refuses", basic=True)
+def registers(subject: Subject) -> None:
+    host.load(subject.name)
+
+
+@promise(
+    IMPORT,
+    "an import that brings in nothing heavy, so that `zoo info` and `zoo plugins` are quick",
+    "import it inside the hooks, in functions, or from a module of your own that only hooks import",
+)
+def imports_nothing_heavy(subject: Subject) -> None:
+    seen = subject.seen
+    require(not seen.error, f"it cannot be imported by itself: {seen.error}")
+    require(not seen.imported, f"{', '.join(seen.imported)} imported at its top level")
+
+
+@promise(
+    IMPORT,
+    "an import that prints nothing, because zoo's stdout is data",
+    "take the print away, or use the logging module",
+)
+def prints_nothing(subject: Subject) -> None:
+    printed = subject.seen.printed
+    require(not printed, f"it printed {printed.strip()[:60]!r}")
+
+
+@promise(
+    "construct",
+    f"an architecture with the hooks {', '.join(ARCHITECTURE)}",
+    "implement it, decorated with @zoo.hookimpl",
+    basic=True,
+)
+def has_its_hooks(subject: Subject) -> None:
+    for hook in ARCHITECTURE:
+        require(hook in subject.hooks, f"{hook} is missing", hook=hook)
+
+
+CHECKS = (found, imports, names_of_hooks, arguments_of_hooks, registers, imports_nothing_heavy, prints_nothing)
+ARCHITECTURE_CHECKS = (has_its_hooks,)

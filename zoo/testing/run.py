@@ -1,0 +1,113 @@
+"""Running the checks that a plugin's kind calls for: all at once, or each as a test of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from zoo.errors import PluginError
+from zoo.testing import loads
+from zoo.testing.promise import Broken, Check, NotCheckable, Result
+from zoo.testing.subject import Options, Subject
+
+Level = Literal["quick", "full"]
+
+
+def checks(subject: Subject, level: Level = "full") -> tuple[Check, ...]:
+    """The checks for a plugin, in order; those of loading alone where it does not load."""
+    found: tuple[Check, ...] = loads.CHECKS
+    try:
+        kinds = subject.kinds
+    except (Exception, SystemExit):
+        return found
+    if "architecture" in kinds:
+        found += loads.ARCHITECTURE_CHECKS
+    if level == "quick":
+        return found
+    # Only now, because they import torch.
+    if "architecture" in kinds:
+        from zoo.testing import adapting, drawing, learning, structure, weights
+
+        found += structure.CHECKS + weights.CHECKS + adapting.CHECKS + learning.CHECKS + drawing.CHECKS
+    return found
+
+
+def check_plugin(
+    name: str, *, level: Level = "full", on_result: Callable[[Result], None] | None = None, **options: Any
+) -> tuple[Result, ...]:
+    """Check that an installed plugin keeps every promise of every hook that it implements.
+
+    name: the plugin's entry point. level: "quick" looks at loading and hooks alone, without any model. on_result: is
+    told of each check as it is done. options: those of ``zoo.testing.Options``, for example ``batch_size=16``,
+    ``sample={"steps": 2}`` (so that sampling is quick), ``config={...}`` (for an architecture that carries no weights).
+
+    Returns a ``Result`` (check, hook, ok, …) for each. Raises PluginError, naming plugin, hook, what was expected,
+    what was found and the fix, at the first promise that is broken.
+    """
+    with Subject(name, Options(**options)) as subject:
+        results = []
+        for check in checks(subject, level):
+            result, error = _result(check, subject)
+            results.append(result)
+            if on_result is not None:
+                on_result(result)
+            if error is not None:
+                raise error
+        return tuple(results)
+
+
+def examine(
+    name: str, *, level: Level = "full", on_result: Callable[[Result], None] | None = None, **options: Any
+) -> tuple[Result, ...]:
+    """As ``check_plugin``, but goes on after a broken promise, unless nothing after it can be checked."""
+    with Subject(name, Options(**options)) as subject:
+        results = []
+        for check in checks(subject, level):
+            result, error = _result(check, subject)
+            results.append(result)
+            if on_result is not None:
+                on_result(result)
+            if error is not None and check.basic:
+                break
+        return tuple(results)
+
+
+def conformance(name: str, *, level: Level = "full", **options: Any) -> Callable[..., None]:
+    """A pytest test function with one case for each promise; name it ``test_...`` in a test module::
+
+        test_promise = conformance("mine", batch_size=16)
+
+    Models are loaded once and shared by the cases. A case with nothing to check is skipped.
+    """
+    import pytest
+
+    subject = Subject(name, Options(**options))
+
+    @pytest.mark.parametrize("check", checks(subject, level), ids=lambda check: f"{check.hook}-{check.name}")
+    def test_promise(check: Check) -> None:
+        __tracebackhide__ = True
+        try:
+            check.verify(subject)
+        except NotCheckable as reason:
+            pytest.skip(str(reason))
+        except PluginError as error:
+            if not isinstance(error.__cause__, Broken):
+                raise  # with what the plugin raised
+            pytest.fail(str(error), pytrace=False)
+
+    return test_promise
+
+
+def _result(check: Check, subject: Subject) -> tuple[Result, PluginError | None]:
+    start = time.perf_counter()
+    ok: bool | None = True
+    hook, reason, broken = check.hook, "", None
+    try:
+        check.verify(subject)
+    except NotCheckable as why:
+        ok, reason = None, str(why)
+    except PluginError as error:
+        ok, reason, broken = False, str(error), error
+        hook = getattr(error, "hook", hook)
+    return Result(check.name, hook, ok, check.promise, reason, time.perf_counter() - start), broken

@@ -1,0 +1,232 @@
+"""The plugin under test: what it implements, its entries, and its models, loaded when a check first asks for one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from inspect import isroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo import discovery, host, registry
+from zoo.testing.fresh import Seen, look
+
+if TYPE_CHECKING:
+    from zoo.adapters.config import Adapter
+    from zoo.model import Model
+    from zoo.registry import Entry
+    from zoo.samples import Samples
+
+# What only an architecture implements; an architecture needs the first five.
+ARCHITECTURE = ("construct", "sample", "loss", "batches", "evaluate")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a plugin is checked.
+
+    entry: the registry name of the model to check; default the one that the plugin carries weights for, else the
+        first whose ``config`` is inline and small, with random weights.
+    config: an architecture's configuration, to be checked with random weights; folder: where a model to check lies.
+    batch_size: for ``batches``. data: what ``batches`` and ``evaluate`` are given; None: the plugin's own.
+    sample: options of ``sample`` that make it quick, say ``{"steps": 2}``.
+    unused: suffixes of the parameter paths that ``loss`` rightly leaves alone (a critic, a tower of another task).
+    adapter: an adapter kind's configuration; default: what its ``adapter_config`` makes of the kind's name alone.
+    bits: a quantizer's widths; default: those of 8, 4, 3 and 2 that it takes.
+    """
+
+    entry: str | None = None
+    config: Mapping[str, Any] | None = None
+    folder: str | Path | None = None
+    batch_size: int = 2
+    data: Any = None
+    sample: Mapping[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    adapter: Adapter | None = None
+    bits: tuple[int, ...] = ()
+
+
+class Implementation(NamedTuple):
+    """One function that a plugin marks as a hook's. arguments: those it takes without a default."""
+
+    hook: str
+    arguments: tuple[str, ...]
+    wrapper: bool
+
+
+class Subject:
+    """A plugin under test. Use as a context manager, or let it go: its temporary folders go with it."""
+
+    def __init__(self, name: str, options: Options = Options()) -> None:
+        self.name, self.options = name, options
+        self._folder: Path | None = None
+        self._folders = 0
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def new_folder(self) -> Path:
+        """A path in a temporary folder at which nothing lies yet."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="zoo-check-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folders += 1
+        return self._folder / str(self._folders)
+
+    # What it is
+
+    def plugin(self) -> object:
+        """The plugin as its entry point names it, imported, whether or not it can be registered."""
+        return discovery.claim(self.name).entry_point().load()
+
+    def implementations(self) -> tuple[Implementation, ...]:
+        """What it marks with ``@zoo.hookimpl``, hooks that do not exist included."""
+        return tuple(implementations(self.plugin()))
+
+    @functools.cached_property
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks it implements, in the contract's order; loads it."""
+        return host.implemented(self.name)
+
+    @functools.cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """ "architecture", "quantizer", "adapter kind", "observer": what the plugin is, by its hooks."""
+        if all(one.wrapper for one in self.implementations()):
+            return ("observer",)
+        if "construct" in self.hooks or not {"quantize", "inject_adapter", "adapter_config"}.intersection(self.hooks):
+            return ("architecture",)
+        found = [("quantize", "quantizer"), ("inject_adapter", "adapter kind"), ("adapter_config", "adapter kind")]
+        return tuple(dict.fromkeys(kind for hook, kind in found if hook in self.hooks))
+
+    @functools.cached_property
+    def seen(self) -> Seen:
+        """What importing it, and asking for facts, brings into a fresh process."""
+        return look(self.name)
+
+    # An architecture's entries and models
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Its registry entries whose configuration can be had offline, resolved."""
+        mine = [entry for entry in registry.entries() if entry.plugin == self.name]
+        offline = [entry for entry in mine if entry.config or entry.weights == registry.EMBEDDED]
+        return tuple(registry.resolve(entry.name, download=False) for entry in offline)
+
+    @functools.cached_property
+    def source(self) -> tuple[str, str | None]:
+        """(name, weights) with which ``zoo.load`` gives the model to check."""
+        from zoo.testing.random_weights import source
+
+        return source(self)
+
+    def entry(self) -> Entry:
+        """The entry of the model to check, with its folder."""
+        name, weights = self.source
+        return registry.resolve(name, weights=weights)
+
+    def load(self, **options: Any) -> Model:
+        """A model of its own for a check that changes it, on the CPU, in float32."""
+        import zoo
+
+        name, weights = self.source
+        return zoo.load(name, **{"weights": weights, "device": "cpu", "dtype": "float32", "seed": 0, **options})
+
+    @functools.cached_property
+    def on_meta(self) -> dict[str, Model]:
+        """Every model whose configuration is known, without weights: in 4 bit, with an adapter "all" on "all"."""
+        import zoo
+
+        lora = {"all": zoo.LoRA(rank=1, targets="all")}
+        named = {entry.name: None for entry in self.entries()} | {self.source[0]: self.source[1]}
+        return {
+            name: zoo.load(name, weights=weights, device="meta", bits=4, lora=lora) for name, weights in named.items()
+        }
+
+    @functools.cached_property
+    def plain(self) -> Model:
+        """The model as its checkpoint has it. Not to be changed."""
+        return self.load()
+
+    @functools.cached_property
+    def adapted(self) -> Model:
+        """The model in 4 bit with a new LoRA of rank 2 on every weight. Not to be changed: take ``adapted_copy``."""
+        import zoo
+
+        return self.load(bits=4, lora=zoo.LoRA(rank=2, targets="all"))
+
+    def adapted_copy(self) -> Model:
+        """A copy of ``adapted``."""
+        return copy.deepcopy(self.adapted)
+
+    @functools.cached_property
+    def batch(self) -> Any:
+        """A batch of the training split."""
+        return next(iter(self.batches(self.plain)))
+
+    def batches(self, model: Model, **options: Any) -> Iterator[Any]:
+        """Batches as the options want them."""
+        size = self.options.batch_size
+        return iter(model.batches(**{"data": self.options.data, "batch_size": size, **options}))
+
+    def sample(self, n: int, seed: int | None, **more: Any) -> Samples:
+        """Samples of ``adapted``, with the options that make them quick."""
+        return self.adapted.sample(n, seed=seed, **{**self.options.sample, **more})
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """Two samples of seed 1, kept for the checks that compare with them."""
+        return self.sample(2, 1)
+
+    @functools.cached_property
+    def samples_again(self) -> tuple[Samples, tuple[str, ...]]:
+        """The same drawn again while the model trains; and what that changed, which should be nothing."""
+        from zoo.testing.compare import watched
+
+        return watched(self.adapted, lambda: self.sample(2, 1))
+
+    @functools.cached_property
+    def figures(self) -> dict[str, float]:
+        """What ``evaluate`` gives, kept for the checks that compare with it."""
+        return self.adapted.evaluate(self.options.data)
+
+    @functools.cached_property
+    def figures_again(self) -> tuple[dict[str, float], tuple[str, ...]]:
+        """The same once more while the model trains; and what that changed, which should be nothing."""
+        from zoo.testing.compare import watched
+
+        return watched(self.adapted, lambda: self.adapted.evaluate(self.options.data))
+
+
+def config_file(folder: Path | None) -> Path:
+    """The file that holds a folder's configuration."""
+    folder = folder or Path()
+    return next((path for name in registry.CONFIGS if (path := folder / name).is_file()), folder / registry.CONFIGS[0])
+
+
+def implementations(plugin: object) -> Iterator[Implementation]:
+    """What of a plugin object is marked with ``@zoo.hookimpl``."""
+    import inspect
+
+    from zoo.hookspecs import PROJECT
+
+    for name in dir(plugin):
+        function = getattr(plugin, name, None)
+        marks = getattr(function, f"{PROJECT}_impl", None) if isroutine(function) else None
+        if not isinstance(marks, dict):
+            continue
+        taken = tuple(
+            argument.name
+            for argument in inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+            if argument.default is argument.empty and argument.kind is argument.POSITIONAL_OR_KEYWORD
+        )
+        hook = marks.get("specname") or name
+        yield Implementation(hook, taken, bool(marks.get("wrapper") or marks.get("hookwrapper")))
