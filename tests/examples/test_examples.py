@@ -7,9 +7,11 @@ its README.md says, run in a process of their own, from an empty folder, against
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tomllib
 import xml.etree.ElementTree as ElementTree
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,25 @@ def project(example: Path) -> dict[str, Any]:
     return tomllib.loads((example / "pyproject.toml").read_text())["project"]
 
 
+def requirements(lines: list[str]) -> set[str]:
+    """The distributions that requirements name, without their versions."""
+    return {re.split(r"[^\w.-]", line)[0].lower() for line in lines}
+
+
+def test_the_extra_for_tests_has_everything_that_the_examples_need():
+    own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    there = requirements([own["name"], *own["dependencies"], *own["optional-dependencies"]["test"]])
+    for example in EXAMPLES:
+        assert requirements(project(example)["dependencies"]) <= there, example.name
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_passes_its_own_tests_once_installed(example, installed, run, tmp_path):
+    for needed in requirements(project(example)["dependencies"]) - {"adapter-zoo"}:
+        try:
+            metadata.distribution(needed)
+        except metadata.PackageNotFoundError:
+            pytest.skip(f"{needed} is not installed: pip install -e '.[test]'")
     work = tmp_path / example.name
     shutil.copytree(example / "tests", work / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(example / "pyproject.toml", work)
