@@ -29,6 +29,7 @@ _HOME = {
     "LoHa": "zoo.adapters.kinds.config",
     "LoKr": "zoo.adapters.kinds.config",
     "Targets": "zoo.adapters.config",
+    "lora_update": "zoo.adapters.kinds.lora",
     "Quantization": "zoo.weights.scheme",
     "Packed": "zoo.weights.packed",
     "Codec": "zoo.weights.packed",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from zoo.adapters.config import Targets as Targets
     from zoo.adapters.kinds.config import LoHa as LoHa
     from zoo.adapters.kinds.config import LoKr as LoKr
+    from zoo.adapters.kinds.lora import lora_update as lora_update
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
     from zoo.errors import DataError as DataError

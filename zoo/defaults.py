@@ -49,18 +49,21 @@ def adapter_config(raw: dict[str, Any]) -> Adapter | None:
 
 @hookimpl
 def inject_adapter(name: str, weight: Weight, config: Adapter) -> Update | None:
-    """LoRA on any weight; None for another kind."""
-    from zoo.adapters.config import LoRA
-    from zoo.weights.update import LowRank
+    """LoRA and its variants, LoHa, LoKr and full training, on any weight; None for another kind."""
+    from zoo.adapters.config import Full, LoRA
+    from zoo.adapters.kinds.config import LoHa, LoKr
 
-    if not isinstance(config, LoRA) or config.dora or config.init != "default":
-        return None
     path = name.removesuffix(".weight")
-    return LowRank(
-        weight.shape,
-        config.rank_of(path),
-        config.scale_of(path),
-        layout=weight.layout,
-        dropout=config.dropout,
-        device=weight.device,
-    )
+    if isinstance(config, LoRA):
+        from zoo.adapters.kinds.lora import lora_update
+
+        return lora_update(name, weight, config)
+    if isinstance(config, Full):
+        from zoo.adapters.kinds.full import Replace
+
+        return Replace(weight)
+    if isinstance(config, LoHa | LoKr):
+        from zoo.adapters.kinds.lycoris import Hadamard, Kronecker
+
+        return Hadamard(weight, path, config) if isinstance(config, LoHa) else Kronecker(weight, path, config)
+    return None

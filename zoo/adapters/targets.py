@@ -36,6 +36,35 @@ def adaptable(held: nn.Parameter | Store) -> bool:
     return matrix_like(held.shape) and held.dtype.is_floating_point
 
 
+def named(module: nn.Module, targets: Targets, what: str = "target") -> list[Group]:
+    """The weights of any number of dimensions that ``targets`` names, or whose modules it names.
+
+    Of a list each name must find something, a path with or without ``.weight`` or that of a module around it; what: how
+    the error calls a name. Raises ``AdapterError`` where one finds nothing.
+    """
+    groups = [group for group in grouped_sites(module) if group[0].dtype.is_floating_point and group[0].shape.numel()]
+    names = {id(group[0]): {name for site in group[1] for name in _names(site)} for group in groups}
+    found = [group for group in groups if any(matches(name, targets) for name in names[id(group[0])])]
+    every = set().union(*names.values())
+    wanted = targets if isinstance(targets, tuple) else (str(targets),)
+    for one in wanted if isinstance(targets, tuple) or not found else ():
+        if not found or not any(matches(name, (one,)) for name in every):
+            known = sorted(every, key=lambda name: (name.count("."), name))
+            endings = sorted({name.split(".")[-1] for name in every})
+            shown = ", ".join(endings[:12]) + (", …" if len(endings) > 12 else "")
+            raise AdapterError(
+                f"{what} {one!r} matches no parameter and no module with any.{did_you_mean(one, [*endings, *known])} "
+                f"Their paths end in: {shown}"
+            )
+    return found
+
+
+def _names(site: Site) -> set[str]:
+    """What a parameter may be called by ``named``: its own name, and those of the modules that it is in."""
+    parts = site.path.split(".") if site.path else []
+    return {site.name, path_of(site), *(".".join(parts[: n + 1]) for n in range(len(parts)))}
+
+
 def targeted(module: nn.Module, targets: Targets) -> list[Group]:
     """The weights (each with all the places that share it) that ``targets`` names.
 
@@ -57,7 +86,9 @@ def targeted(module: nn.Module, targets: Targets) -> list[Group]:
 def _unmatched(target: str, groups: list[Group], able: list[Group]) -> AdapterError:
     paths = _paths(able)
     if any(matches(path, (target,)) for path in _paths(groups) - paths):
-        return AdapterError(f"target {target!r} names only weights of one dimension; LoRA needs two or more")
+        return AdapterError(
+            f"target {target!r} names only weights of one dimension; LoRA needs two or more, zoo.Full takes them"
+        )
     endings = sorted({path.split(".")[-1] for path in paths})
     known = [*endings, *{".".join(path.split(".")[-2:]) for path in paths}, *paths]
     shown = ", ".join(endings[:12]) + (", …" if len(endings) > 12 else "")
@@ -85,7 +116,7 @@ def layout_of(sites: Sequence[Site], shape: torch.Size) -> Layout:
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
             return Layout()
     leading = next((n for n, size in enumerate(shape) if size != 1), 0)
-    return Layout(split=min(leading + 1, len(shape) - 1))
+    return Layout(split=max(min(leading + 1, len(shape) - 1), 0))
 
 
 def is_hf_conv1d(layer: nn.Module) -> bool:

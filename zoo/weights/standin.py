@@ -41,14 +41,19 @@ class Weight:
         weight = self._zoo_store.dense()
         return weight.detach() if self._zoo_detached else weight
 
+    def base(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight without any active adapter, as a plain tensor that must not be written to."""
+        return self._zoo_store.base_dense(dtype).detach()
+
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         direct = DIRECT.get(func)
         # What layers themselves call, op(input, weight, bias, …) by position, skips the sorting out of arguments.
         if direct is not None and not kwargs and len(args) > 2:
             x, weight, bias = args[:3]
-            if type(weight) is cls and not (weight._zoo_detached or type(x) is cls or type(bias) is cls):
-                result = direct(weight._zoo_store, x, *args[2:])
+            if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
+                rest = (bias.dense(), *args[3:]) if type(bias) is cls else args[2:]
+                result = direct(weight._zoo_store, x, *rest)
                 if result is not None:
                     return result
         path = PATHS.get(func)

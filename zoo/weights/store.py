@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +11,13 @@ from torch import Tensor, nn
 from zoo.errors import AdapterError, WeightError
 from zoo.weights.packed import Packed
 from zoo.weights.update import Factors, Layout, Update
+
+
+def _updated(weight: Tensor, updates: Iterable[Update]) -> Tensor:
+    base = weight
+    for update in updates:
+        weight = update(weight, base) if update.takes_base else update(weight)
+    return weight
 
 
 class Store(nn.Module):
@@ -32,6 +40,7 @@ class Store(nn.Module):
         self.updates = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self._updates_in_use: tuple[Update, ...] = ()
+        self._replacing: tuple[Update, ...] = ()  # at most one; in a tuple, not a child of its own
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,8 +61,20 @@ class Store(nn.Module):
         merged = held["merged"]
         return merged if merged is not None else held["base"]
 
+    def whole(self) -> Tensor | None:
+        """The dense tensor that the updates in use change: an active replacement, else ``plain()``."""
+        if not self._replacing:
+            return self.plain()
+        weight, dtype = self._replacing[0].replacement(), self.dtype
+        return weight if weight.dtype is dtype else weight.to(dtype)  # type: ignore[union-attr]
+
+    def ready(self) -> bool:
+        """Whether ``dense()`` has nothing to compute."""
+        return not self._updates_in_use and (bool(self._replacing) or self.plain() is not None)
+
     def in_use(self) -> tuple[Update, ...]:
-        """The active updates, in order."""
+        """The active updates that take effect, in order: of those that replace the weight the last, which is not
+        among these but in ``whole()``, and what comes after it."""
         return self._updates_in_use
 
     def base_dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -65,10 +86,11 @@ class Store(nn.Module):
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight as its layer should see it: base and active updates, differentiable in all that trains."""
-        weight = self.base_dense(dtype)
-        for update in self._updates_in_use:
-            weight = update(weight)
-        return weight
+        if self._replacing:
+            weight = self._replacing[0].replacement().to(dtype or self.dtype)  # type: ignore[union-attr]
+        else:
+            weight = self.base_dense(dtype)
+        return _updated(weight, self._updates_in_use)
 
     def factors(self) -> list[Factors] | None:
         """The active updates' low-rank factors; None where one of them is not low-rank."""
@@ -96,7 +118,10 @@ class Store(nn.Module):
     def activate(self, names: tuple[str, ...]) -> None:
         """Let exactly these adapters apply, in this order; names this weight does not have are passed over."""
         self.active = tuple(name for name in names if name in self.updates)
-        self._updates_in_use = tuple(self.updates[name] for name in self.active)  # type: ignore[misc]
+        found: list[Update] = [self.updates[name] for name in self.active]  # type: ignore[misc]
+        last = max((n for n, update in enumerate(found) if update.replacement() is not None), default=-1)
+        self._replacing = (found[last],) if last >= 0 else ()
+        self._updates_in_use = tuple(found[last + 1 :])
 
     @torch.no_grad()
     def merge(self, names: tuple[str, ...]) -> None:
@@ -108,8 +133,7 @@ class Store(nn.Module):
         weight = self.base_dense(torch.promote_types(dtype, torch.float32))
         was_training = self.training
         self.eval()  # dropout must not be folded in
-        for name in names:
-            weight = self.updates[name](weight)
+        weight = _updated(weight, [self.updates[name] for name in names])  # type: ignore[misc]
         self.train(was_training)
         self.activate(tuple(name for name in self.active if name not in names))
         self.merged_names = (*self.merged_names, *names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +40,37 @@ class Layout(NamedTuple):
     transposed: bool = False
     zero_first: bool = False
 
+    @property
+    def output_dims(self) -> tuple[int, ...]:
+        """The dimensions that number the layer's outputs; what else the columns hold (a kernel) is not among them."""
+        return (self.split,) if self.transposed else tuple(range(self.split))
+
+    @property
+    def input_dims(self) -> tuple[int, ...]:
+        """The dimensions that number the layer's inputs."""
+        return tuple(range(self.split)) if self.transposed else (self.split,)
+
+    def matrix(self, shape: torch.Size) -> tuple[int, int]:
+        """(outputs, inputs): how many there are of each in a weight of ``shape`` seen as a matrix."""
+        rows, columns = math.prod(shape[: self.split]), math.prod(shape[self.split :])
+        return (columns, rows) if self.transposed else (rows, columns)
+
 
 class Update(nn.Module):
     """What one adapter does to one weight. Its parameters are what trains.
 
-    A kind of adapter implements ``forward`` (the updated dense weight); where the update is a low-rank product, also
-    ``factors``, which lets linear layers and convolutions run without ever forming the product.
+    A kind of adapter implements ``forward`` (the updated dense weight). Where the update is a low-rank product, also
+    ``factors``, which lets linear layers and convolutions run without ever forming the product; where it replaces the
+    weight, ``replacement``; where it changes the bias that goes with the weight too, ``for_bias``.
+
+    dropout: not 0 where training draws random numbers. frozen: names of parameters that never train.
+    takes_base: ``forward`` gets the base as its second argument, which other active adapters have not changed yet.
     """
 
     kind = "update"
     dropout = 0.0
+    frozen: tuple[str, ...] = ()
+    takes_base = False
 
     def forward(self, weight: Tensor) -> Tensor:
         """The updated weight: same shape and dtype, differentiable in this update's parameters (and in ``weight``)."""
@@ -59,12 +80,25 @@ class Update(nn.Module):
         """The low-rank factors when the update is W + scale · left @ right, else None."""
         return None
 
+    def replacement(self) -> Tensor | None:
+        """The weight that stands in the base's place, when the update does not depend on the base, else None."""
+        return None
 
-class LowRank(Update):
-    """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape, seen as a matrix as ``layout`` says.
+    def for_bias(self) -> Update | None:
+        """What goes with this to the bias of the weight's layer, if anything; it may look this update's tensors up."""
+        return None
 
-    A is (rank, inputs), B is (outputs, rank). One of the two starts at zero, so that a new adapter changes nothing;
-    the other is drawn as PEFT draws it: A uniformly (Kaiming, a = √5), B from a normal distribution.
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let the parameters train or not; those in ``frozen`` never do."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(requires_grad and name not in self.frozen)
+        return self
+
+
+class Factored(Update):
+    """W + scale · B @ A with A (rank, inputs) and B (outputs, rank), of a weight seen as a matrix as ``layout`` says.
+
+    The base of LoRA and its variants. A and B are empty: whoever makes one fills them (``zoo.adapters.kinds.lora``).
     """
 
     kind = "lora"
@@ -81,26 +115,21 @@ class LowRank(Update):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        rows, columns = math.prod(shape[: layout.split]), math.prod(shape[layout.split :])
-        inputs, outputs = (rows, columns) if layout.transposed else (columns, rows)
+        outputs, inputs = layout.matrix(shape)
         self.shape, self.rank, self.scale = torch.Size(shape), rank, scale
         self.split, self.transposed, self.dropout = layout.split, layout.transposed, dropout
         self.A = nn.Parameter(torch.empty(rank, inputs, dtype=dtype, device=device))
         self.B = nn.Parameter(torch.empty(outputs, rank, dtype=dtype, device=device))
-        if self.A.device.type == "meta":
-            return
-        if layout.zero_first:
-            nn.init.zeros_(self.A)
-            nn.init.normal_(self.B)
-        else:
-            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-            nn.init.zeros_(self.B)
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """(A, B) whose product, times ``scale``, is the update, as they are now."""
+        held = self._parameters
+        return held["A"], held["B"]  # type: ignore[return-value]
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """(left, right) with ΔW = scale · left @ right in the weight's own layout (rows, columns)."""
-        held = self._parameters
-        A, B = held["A"], held["B"]
-        return (A.t(), B.t()) if self.transposed else (B, A)  # type: ignore[union-attr, return-value]
+        A, B = self.pair()
+        return (A.t(), B.t()) if self.transposed else (B, A)
 
     def factors(self) -> Factors | None:
         """The factors, when the rows are the first dimension alone; see ``Update.factors``."""
@@ -108,17 +137,57 @@ class LowRank(Update):
             return None
         return Factors(*self.matrices(), self.scale)
 
+    def product(self) -> Tensor:
+        """scale · B @ A in the weight's shape."""
+        left, right = self.matrices()
+        with without_autocast(left):
+            return self.scale * (left @ right).view(self.shape)
+
+    def dropped(self, change: Tensor) -> Tensor:
+        """A change of the weight; in training with dropout, without what inputs drawn for this one use contribute."""
+        if not (self.dropout and self.training):
+            return change
+        split = len(self.shape[: self.split])
+        sizes = [size if (dim < split) == self.transposed else 1 for dim, size in enumerate(self.shape)]
+        return change * F.dropout(change.new_ones(sizes), self.dropout)
+
     def forward(self, weight: Tensor) -> Tensor:
         """W + scale · B @ A. In training with dropout, inputs are dropped: the same ones for the whole use."""
-        left, right = self.matrices()
-        if self.dropout and self.training:
-            if self.transposed:
-                left = F.dropout(left.new_ones(left.shape[0], 1), self.dropout) * left
-            else:
-                right = F.dropout(right.new_ones(1, right.shape[1]), self.dropout) * right
-        with without_autocast(left):
-            delta = (left @ right).view(weight.shape)
-        return weight + (self.scale * delta).to(weight.dtype)
+        return weight + self.dropped(self.product()).to(weight.dtype)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, rank={self.rank}, scale={self.scale:g}"
+
+
+class LowRank(Factored):
+    """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape, seen as a matrix as ``layout`` says.
+
+    A is (rank, inputs), B is (outputs, rank). One of the two starts at zero, so that a new adapter changes nothing;
+    the other is drawn as PEFT draws it: A uniformly (Kaiming, a = √5), B from a normal distribution.
+    """
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        rank: int,
+        scale: float,
+        *,
+        layout: Layout = Layout(),  # noqa: B008 - immutable
+        dropout: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(shape, rank, scale, layout=layout, dropout=dropout, dtype=dtype, device=device)
+        start(self.A, self.B, layout)
+
+
+def start(A: Tensor, B: Tensor, layout: Layout) -> None:
+    """Fill factors so that B @ A is zero, as PEFT does: see ``LowRank``."""
+    if A.device.type == "meta":
+        return
+    if layout.zero_first:
+        nn.init.zeros_(A)
+        nn.init.normal_(B)
+    else:
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+        nn.init.zeros_(B)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo import CheckpointError, LowRank, ZooError
+from zoo import CheckpointError, ZooError, lora_update
 
 from . import config as configs
 from . import foreign
@@ -71,15 +71,7 @@ def update(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | No
     factor = gain(name, weight.shape)
     if config.kind != "lora" or factor is None:
         return None
-    path = name.removesuffix(".weight")
-    return LowRank(
-        weight.shape,
-        config.rank_of(path),
-        config.scale_of(path) / factor,
-        layout=weight.layout,
-        dropout=config.dropout,
-        device=weight.device,
-    )
+    return lora_update(name, weight, config, gain=factor)
 
 
 def gain(name: str, shape: torch.Size) -> float | None:

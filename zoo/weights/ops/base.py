@@ -31,7 +31,7 @@ class Base(NamedTuple):
 
 def base_of(store: Store) -> Base:
     """The store's base as it is now. Its tensors are looked up at every use and never kept."""
-    dense = store.plain()
+    dense = store.whole()
     if dense is not None:
         return Base(None, store.shape, (dense,))
     packed = store._modules["packed"]

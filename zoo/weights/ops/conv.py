@@ -224,7 +224,9 @@ def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry
         return None
     updates = store.in_use()
     found = store.factors()
-    if found is None or transforms_active():
+    if found is None:
+        return None
+    if transforms_active():
         return _convolve(x, store.dense(dtype), bias, geometry)
     base = base_of(store)
     if store.training and any(update.dropout for update in updates):

@@ -43,7 +43,7 @@ def embedding(
         raise WeightError(RENORM)
     updates = store.in_use()
     found = store.factors()
-    dense = store.plain()
+    dense = store.whole()
     general = len(store.shape) != 2 or transforms_active() or scale_grad_by_freq
     general = general or (store.training and any(update.dropout for update in updates))
     if found is None or general:

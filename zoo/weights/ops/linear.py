@@ -129,7 +129,7 @@ def linear(store: Store, x: Tensor, bias: Tensor | None = None, *, flip: bool = 
     """
     if len(store.shape) != 2 or not x.dim():
         return None
-    plain, updates = store.plain(), store.in_use()
+    plain, updates = store.whole(), store.in_use()
     dtype = store.dtype if plain is None else plain.dtype
     cast = compute_dtype(x, dtype)
     if cast is not None:

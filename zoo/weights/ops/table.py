@@ -25,6 +25,12 @@ def _store(value: Any) -> Any:
     return None if store is None or value._zoo_detached else store
 
 
+def _dense(tree: Any) -> Any:
+    from zoo.weights.standin import to_dense
+
+    return to_dense(tree)
+
+
 def _by_name(path: Path, *names: str) -> Path:
     """``path`` with its leading arguments ``names`` given by position or by keyword, as torch allows."""
 
@@ -40,14 +46,17 @@ def _by_name(path: Path, *names: str) -> Path:
 
 
 def _with_store(op: Callable[..., Tensor | None]) -> Path:
-    """A path for ``op(input, weight, …)``: the second argument must be the managed weight, and the only one."""
+    """A path for ``op(input, weight, …)``: the second argument must be the managed weight, and the first none.
+
+    A managed bias is small, and goes in as the tensor that it stands for.
+    """
 
     def path(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Tensor | None:
         store = _store(weight)
         if store is None or _store(input) is not None:
             return None
-        if any(_store(value) is not None for value in (*args, *kwargs.values())):
-            return None
+        if args or kwargs:
+            args, kwargs = _dense((args, kwargs))
         return op(store, input, *args, **kwargs)
 
     return _by_name(path, "input", "weight")
@@ -70,16 +79,16 @@ def _rmatmul(second: Any, first: Any) -> Tensor | None:
 
 def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1, **kwargs: Any) -> Tensor | None:
     store = _store(weight)
-    if kwargs or store is None or _store(bias) is not None or _store(x) is not None:
+    if kwargs or store is None or _store(x) is not None:
         return None
-    return linear.addmm(store, bias, x, beta=beta, alpha=alpha)
+    return linear.addmm(store, _dense(bias), x, beta=beta, alpha=alpha)
 
 
 def recomputed(func: Callable[..., Any]) -> Path:
     """A path for any form of any function: run on the dense weights, which are made again in backward, not kept."""
 
     def path(*args: Any, **kwargs: Any) -> Any:
-        from zoo.weights.standin import Weight, to_dense
+        from zoo.weights.standin import Weight
 
         if not torch.is_grad_enabled() or transforms_active() or torch.compiler.is_compiling():
             return None
@@ -87,13 +96,13 @@ def recomputed(func: Callable[..., Any]) -> Path:
             return None
         leaves = tree_leaves((args, kwargs))
         held = [leaf._zoo_store for leaf in leaves if isinstance(leaf, Weight)]
-        if all(store.plain() is not None and not store.in_use() for store in held):
+        if all(store.ready() for store in held):
             return None  # the dense weights are there anyway
         if not any(getattr(leaf, "requires_grad", False) for leaf in leaves):
             return None
 
         def run(*inner: Any) -> Any:
-            dense_args, dense_kwargs = to_dense((inner, kwargs))
+            dense_args, dense_kwargs = _dense((inner, kwargs))
             return func(*dense_args, **dense_kwargs)
 
         drawn = any(store.training and update.dropout for store in held for update in store.in_use())

@@ -1,0 +1,48 @@
+"""DoRA (arXiv 2402.09353): a weight's magnitude and direction, adapted apart."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo.weights.standin import Weight
+from zoo.weights.update import Factored, Factors
+
+
+class Dora(Factored):
+    """W' = m · (W + s·B·A) / ‖W + s·B·A‖: one trained magnitude m per output, the norm over all that output takes in.
+
+    magnitude: (outputs,), in float32; it starts as the norms of the base, so that a new adapter changes nothing. The
+    outputs are the dimensions that the weight's layout calls so: a convolution's channels, an embedding's features.
+    The norm takes no gradient (section 4.3). Where other adapters are active too, each adds the change that it makes to
+    the base, as in PEFT. Dropout is of the inputs of all that the adapter adds.
+    """
+
+    takes_base = True
+
+    def begin(self, weight: Weight) -> None:
+        """Take the magnitudes from the base of the weight that this is for."""
+        outputs = weight.layout.output_dims
+        self.summed = tuple(dim for dim in range(weight.dim()) if dim not in outputs)
+        if weight.is_meta:
+            self.magnitude = nn.Parameter(self.A.new_empty(math.prod(weight.shape[dim] for dim in outputs)))
+        else:
+            self.magnitude = nn.Parameter(self.norms(weight.base()).reshape(-1))
+
+    def norms(self, weight: Tensor) -> Tensor:
+        """The norms, in float32 or better, of a shape that broadcasts against the weight's."""
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return torch.linalg.vector_norm(weight.detach().to(dtype), dim=self.summed, keepdim=True)
+
+    def factors(self) -> Factors | None:
+        """None: it is no low-rank change."""
+        return None
+
+    def forward(self, weight: Tensor, base: Tensor) -> Tensor:  # type: ignore[override]
+        """``weight`` with what the adapter changes of ``base``: (m/n - 1) · base + m/n · s·B·A, where n is the norm."""
+        delta = self.product()
+        norms = self.norms(base + delta)
+        ratio = self._parameters["magnitude"].view(norms.shape) / norms  # type: ignore[union-attr]
+        return weight + self.dropped((ratio - 1) * base + ratio * delta).to(weight.dtype)
