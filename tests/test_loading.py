@@ -451,7 +451,7 @@ def test_unknown_names_suggest_near_ones() -> None:
 def test_an_unreachable_hub_is_one_error_and_soon(tmp_path: Path) -> None:
     code = """
         import time, zoo
-        for name in ("someone/some-model", "someone/other@x"):
+        for name in ("someone/some-model", "someone/other@.."):
             start = time.perf_counter()
             try:
                 zoo.load(name, device="cpu")

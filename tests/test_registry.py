@@ -10,7 +10,7 @@ import pytest
 
 import zoo
 from zoo import health, registry
-from zoo.errors import CheckpointError, PluginError, RegistryError, UnknownNameError
+from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError
 
 PLUGIN = """
     import zoo
@@ -186,7 +186,7 @@ def test_missing_embedded_weights_are_an_error_that_names_the_distribution(site)
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """Hub downloads answered from folders; what was asked is recorded."""
-    import zoo.hub
+    import zoo.hub.adapters
 
     asked = []
 
@@ -195,6 +195,7 @@ def hub(tmp_path, monkeypatch):
         return tmp_path / "hub" / repository
 
     monkeypatch.setattr(zoo.hub, "snapshot", snapshot)
+    monkeypatch.setattr(zoo.hub.adapters, "get", lambda place: (snapshot(place.repository, place.revision), False))
     snapshot.asked = asked
     snapshot.folder = tmp_path / "hub"
     return snapshot
@@ -273,7 +274,7 @@ def test_what_nobody_or_several_recognise_is_an_error(site, tmp_path):
     ("files", "message"),
     [
         ({}, "neither config.json nor model_index.json"),
-        ({"adapter_config.json": "{}"}, "holds an adapter, not a model: load its base and give lora="),
+        ({"adapter_config.json": "{}"}, "holds an adapter, .* names no base: load its base and give lora="),
         ({"config.json": "{"}, "cannot be read as JSON"),
         ({"config.json": "[]"}, "expected a JSON object, got list"),
     ],
@@ -281,11 +282,11 @@ def test_what_nobody_or_several_recognise_is_an_error(site, tmp_path):
 def test_a_folder_that_is_no_model_is_an_error(tmp_path, files, message):
     for name, text in files.items():
         save_config(tmp_path, text, name)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises((CheckpointError, AdapterError), match=message):
         registry.resolve(f"{tmp_path}/")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "~/nowhere-at-all", "a/b/c", "..", "owner/", "../x"])
+@pytest.mark.parametrize("name", ["./nowhere", "~/nowhere-at-all", "a/../c", "..", "owner/", "../x"])
 def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(hub, tmp_path, monkeypatch, name):
     inner = tmp_path / "inner"
     inner.mkdir()

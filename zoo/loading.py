@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from zoo import host, registry
 from zoo.adapters.config import Adapter
 from zoo.adapters.targets import Group, layout_of, matches, path_of
-from zoo.errors import CheckpointError, QuantizationError, ZooError
+from zoo.errors import AdapterError, CheckpointError, QuantizationError, ZooError
 from zoo.fingerprint import Fingerprint
 from zoo.model import Model, Plan
 from zoo.registry import Entry
@@ -37,6 +38,7 @@ from zoo.weights.scheme import Quantization, as_quantization, unknown_scheme
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
 
+DEFAULT = "default"  # what an adapter is called that the user gave no name
 COMPUTE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -53,10 +55,12 @@ def load(
 ) -> Model:
     """A model of any architecture, quantized and with adapters if asked.
 
-    name: a registry name (``zoo list``), a Hub repository ``owner/name``, or a local folder.
+    name: a registry name (``zoo list``), a Hub repository ``owner/name`` or ``owner/name@revision``, or a local folder.
+        Where a saved adapter lies there, its base is loaded with it; the adapter is called "default".
     weights, revision: another Hub repository, folder or commit than the entry's own.
     bits: 4, 8, 16, 32 or a ``zoo.Quantization``; None keeps the checkpoint's values as they are.
-    lora: a rank, a ``zoo.LoRA``, a saved adapter's folder, or a dict of several by name; all of them become active.
+    lora: a rank, a ``zoo.LoRA``, where a saved adapter lies (a folder, a Hub repository ``owner/name``,
+        ``owner/name@revision``, ``owner/name/folder``), or a dict of several by name; all of them become active.
     device: where to; default CUDA, then MPS, then CPU. ``"meta"`` builds the structure alone, without weights.
     dtype: the type to compute in; default bfloat16 on a GPU that has it, else float32.
     seed: for the adapters' random start.
@@ -68,6 +72,13 @@ def load(
     target = pick_device(device)
     compute = pick_dtype(dtype, target)
     entry = registry.resolve(name, weights=weights, revision=revision, download=target.type != "meta")
+    named = _named(lora)
+    if entry.adapter is not None:
+        if DEFAULT in named:
+            raise AdapterError(
+                f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
+            )
+        entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
     with meta_parameters():
         module = host.construct(entry)
     if target.type == "meta":
@@ -77,7 +88,7 @@ def load(
         fingerprint = stream(module, entry, scheme, target, compute)
     module.eval()
     model = Model(module, entry, target, compute, scheme, fingerprint)
-    return _ready(model, [model.plan(name, one, seed=seed) for name, one in _named(lora).items()])
+    return _ready(model, [model.plan(name, one, seed=seed) for name, one in named.items()])
 
 
 def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int | None = None) -> Model:
@@ -115,7 +126,7 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
 def _named(lora: Lora) -> dict[str, Any]:
     if isinstance(lora, Mapping):
         return dict(lora)
-    return {} if lora is None else {"default": lora}
+    return {} if lora is None else {DEFAULT: lora}
 
 
 def _ready(model: Model, plans: list[Plan]) -> Model:

@@ -58,6 +58,7 @@ class Entry:
     targets: LoRA's default targets (suffixes of parameter paths, or "all"); None leaves them to the plugin.
     keep: suffixes of the parameter paths that stay in full precision.
     folder: where the files lie, once resolved; None before, and where only the structure is wanted.
+    adapter: the folder of the saved adapter that the name stands for, if it does; the rest is its base's.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Entry:
     demo: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     source: Literal["registry", "hub", "folder", "module"] = "registry"
+    adapter: Path | None = None
 
 
 def entries() -> tuple[Entry, ...]:
@@ -119,15 +121,24 @@ def find(name: str) -> Entry:
     )
 
 
-def resolve(name: str, weights: str | None = None, revision: str | None = None, *, download: bool = True) -> Entry:
+def resolve(
+    name: str,
+    weights: str | None = None,
+    revision: str | None = None,
+    *,
+    download: bool = True,
+    local: bool = True,
+) -> Entry:
     """The entry of a registry name, Hub repository or local folder, with the folder that holds its files.
 
     weights: "embedded", a Hub repository or a local folder to take instead of the entry's own; revision: of the Hub
-    repository. download=False leaves the folder of Hub weights None where the configuration is known without it.
+    repository. download=False leaves the folder of Hub weights None where the configuration is known without it;
+    local=False takes no folder on this machine.
 
     Raises:
         UnknownNameError: there is no such name or folder, or no plugin recognises its configuration.
         CheckpointError: the folder holds no configuration, or the plugin carries no weights.
+        AdapterError: an adapter names no base that can be found.
         HubError: the Hub refused or could not be reached.
     """
     name = str(name)
@@ -140,9 +151,11 @@ def resolve(name: str, weights: str | None = None, revision: str | None = None, 
                 f"{name!r} has no Hub repository that revision {revision!r} could be of: give weights= too"
             )
         # Other weights may be of another configuration than the entry's: their own file is what counts.
-        entry = _located(replace(entry, weights=weights or entry.weights, revision=revision), True, given=weights)
+        entry = _located(
+            replace(entry, weights=weights or entry.weights, revision=revision), True, given=weights if local else None
+        )
         return replace(entry, config=_config(entry.folder) or entry.config)
-    return _unnamed(name, weights, revision)
+    return unnamed(name, weights, revision, local=local)
 
 
 def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
@@ -165,24 +178,38 @@ def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
     return replace(entry, folder=folder, config=entry.config or _config(folder) or {})
 
 
-def _unnamed(name: str, weights: str | None, revision: str | None) -> Entry:
-    """The entry of a local folder or Hub repository, whose plugin is the one that recognises its configuration."""
+def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool = True, base: bool = False) -> Entry:
+    """The entry of a local folder or Hub repository, whose plugin is the one that recognises its configuration.
+
+    local: whether the name may be a folder on this machine; what a Hub repository names never is. base: whether it
+    has to be a model and no adapter.
+    """
+    from zoo.adapters.base import entry_of
+    from zoo.hub.adapters import get, is_adapter_folder, reference_of
+
     folder = Path(name).expanduser()
     source: Literal["hub", "folder"] = "folder"
-    if not folder.is_dir():
-        if not _REPOSITORY.fullmatch(name):
-            raise UnknownNameError(f"{name!r}: expected a folder that exists, or a Hub repository written owner/name")
-        folder, source = _snapshot(name, revision), "hub"
-    elif revision is not None and weights is None:
-        raise UnknownNameError(f"{name!r} is a local folder, which has no revision {revision!r}: leave revision out")
+    if local and folder.is_dir():
+        if is_adapter_folder(folder):
+            if base:
+                raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")
+            return entry_of(folder, weights, revision, trusted=True)
+        if revision is not None and weights is None:
+            raise UnknownNameError(
+                f"{name!r} is a local folder, which has no revision {revision!r}: leave revision out"
+            )
+    else:
+        reference = reference_of(name, revision if weights is None else None)
+        folder, adapter = get(reference)
+        if adapter and base:
+            raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")
+        if adapter:
+            return entry_of(folder, weights, revision if weights is not None else None, trusted=False)
+        name, source = reference.repository, "hub"
+        revision = reference.revision if weights is None else revision
     config = _config(folder)
     if config is None:
-        adapter = (folder / "adapter_config.json").is_file()
-        raise CheckpointError(
-            f"{name!r} holds an adapter, not a model: load its base and give lora={name!r}"
-            if adapter
-            else f"{name!r} holds neither {' nor '.join(CONFIGS)}: expected a model's folder"
-        )
+        raise CheckpointError(f"{name!r} holds neither {' nor '.join(CONFIGS)}: expected a model's folder")
     entry = Entry(name, _recognised(name, config), weights=name, revision=revision, config=config, source=source)
     if weights is not None:
         return _located(replace(entry, weights=weights, revision=revision), True, given=weights)

@@ -227,7 +227,9 @@ def base_of(folder: Path, *, trusted: bool) -> Base:
         said = (raw.get("base_model_name_or_path"), None, None, raw.get("revision") or None)
         source = CONFIG
     if not said[0] or not all(value is None or isinstance(value, str) for value in said):
-        raise AdapterError(f"{folder}: its {source} names no base; load the base and give lora={str(folder)!r}")
+        raise AdapterError(
+            f"{folder} holds an adapter, and its {source} names no base: load its base and give lora={str(folder)!r}"
+        )
     found = Base(*said)
     for named in (found.name, found.weights):
         if named is not None and not trusted and not _public(named):

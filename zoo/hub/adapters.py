@@ -1,16 +1,31 @@
-"""Saved adapters in Hub repositories."""
+"""Saved adapters in Hub repositories: which files they are, and that they are what they should be."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from zoo.errors import AdapterError
-from zoo.hub.reference import parse
+from zoo.errors import AdapterError, HubError, UnknownNameError
+from zoo.hub import listing
+from zoo.hub.download import fetch, snapshot
+from zoo.hub.listing import Commit
+from zoo.hub.reference import Reference, parse
+from zoo.hub.verify import discard
+
+CONFIG, OWN = "adapter_config.json", "zoo.json"
+TENSORS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # PEFT's name, diffusers' name
+MODELS = ("config.json", "model_index.json")
+WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model", "open_pytorch_model")  # what models' files are called
+PICKLED = ("adapter_model.bin", "pytorch_lora_weights.bin")
+JSON_LIMIT = 2**20  # bytes
+TENSOR_LIMIT = 8 * 2**30  # bytes, unless the environment says otherwise
+LIMIT_VARIABLE = "ZOO_MAX_ADAPTER_BYTES"
 
 
 def locate(where: str | os.PathLike[str]) -> Path:
-    """The folder of a saved adapter: a local one if it exists, else one of a Hub repository. Raises a ``ZooError``."""
+    """The folder of a saved adapter: a local one if it exists, else one in a Hub repository."""
     folder = Path(where).expanduser()
     if folder.is_dir():
         return folder
@@ -20,6 +35,161 @@ def locate(where: str | os.PathLike[str]) -> Path:
             f"lora={os.fspath(where)!r}: expected a folder that exists, or a Hub repository written owner/name, "
             "owner/name@revision or owner/name/folder"
         )
-    from zoo.hub import snapshot
+    return download(reference)
 
-    return snapshot(reference.repository, reference.revision) / reference.folder
+
+def get(reference: Reference) -> tuple[Path, bool]:
+    """The folder in the cache of what a reference names, and whether it is an adapter (else it is a model).
+
+    Raises ``AdapterError`` where it is neither and the repository has adapters elsewhere; ``HubError``.
+    """
+    commit = listing.resolve(reference.repository, reference.revision)
+    names = {PurePosixPath(name).name for name in commit.files if _lies_in(name, reference.folder)}
+    if holds_adapter(names):
+        return download(reference, commit), True
+    if reference.folder or (not names & {*MODELS} and adapter_folders(commit)):
+        raise AdapterError(no_adapter(commit, reference))
+    return snapshot(reference.repository, commit=commit), False
+
+
+def reference_of(name: str, revision: str | None) -> Reference:
+    """The place in the Hub that a model's name is written for. Raises ``UnknownNameError``."""
+    reference = parse(name)
+    if reference is None:
+        raise UnknownNameError(
+            f"{name!r}: expected a folder that exists, or a Hub repository written owner/name or owner/name@revision"
+        )
+    if revision is not None and reference.revision not in (None, revision):
+        raise UnknownNameError(f"{name!r} has a revision, and revision {revision!r} was given too: leave one out")
+    return replace(reference, revision=reference.revision or revision)
+
+
+def is_adapter(name: str, revision: str | None = None) -> bool:
+    """Whether a local folder or a place in the Hub holds a saved adapter; nothing is downloaded to find out."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return is_adapter_folder(folder)
+    reference = reference_of(name, revision)
+    commit = listing.resolve(reference.repository, reference.revision)
+    return holds_adapter({PurePosixPath(file).name for file in commit.files if _lies_in(file, reference.folder)})
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    return holds_adapter([path.name for path in folder.iterdir()])
+
+
+def holds_adapter(names: Collection[str]) -> bool:
+    """Whether a folder with files of these names is a saved adapter's, and not a model's with one beside it."""
+    return not _is_model(names) and any(name in names for name in (CONFIG, OWN, *TENSORS, *PICKLED))
+
+
+def download(reference: Reference, commit: Commit | None = None) -> Path:
+    """The folder in the cache that holds an adapter of a repository, and nothing else than its files.
+
+    One commit is resolved and all files come from it. Their sizes are checked before they are downloaded, and their
+    content after it, against the Hub's digests and those in ``zoo.json``.
+
+    Raises:
+        AdapterError: there is no adapter, or only elsewhere in the repository, or a file is too large.
+        HubError: the Hub refused or could not be reached, or a file stayed damaged.
+    """
+    commit = commit or listing.resolve(reference.repository, reference.revision)
+    names = adapter_files(commit, reference.folder)
+    if not names:
+        raise AdapterError(no_adapter(commit, reference))
+    _check_sizes(commit, names)
+    root = fetch(commit, names)
+    folder = root / reference.folder
+    _check_digests(commit, folder, names, root)
+    return folder
+
+
+def adapter_files(commit: Commit, folder: str = "") -> list[str]:
+    """The files of the adapter in a folder of the repository; none where there is no adapter.
+
+    Its tensors lie under one of the customary names, or in the only safetensors file there is.
+    """
+    here = {PurePosixPath(name).name: name for name in commit.files if _lies_in(name, folder)}
+    found = [name for name in TENSORS if name in here]
+    if not found:
+        only = [name for name in here if name.endswith(".safetensors") and not name.startswith(".")]
+        # Without a configuration a single file may be anything; LyCORIS and kohya write no configuration at all.
+        found = only if len(only) == 1 and not _is_model(here) else []
+    if not found:
+        return []
+    return [here[name] for name in (CONFIG, OWN, found[0]) if name in here]
+
+
+def adapter_folders(commit: Commit) -> list[str]:
+    """The folders below the root that hold an adapter."""
+    above = {str(PurePosixPath(name).parent) for name in commit.files if PurePosixPath(name).name == CONFIG}
+    return sorted(folder for folder in above if folder != "." and adapter_files(commit, folder))
+
+
+def no_adapter(commit: Commit, reference: Reference) -> str:
+    """Why nothing could be loaded from there, and what could be."""
+    place = f"{commit}" + (f" in {reference.folder}" if reference.folder else "")
+    at = f"@{reference.revision}" if reference.revision else ""
+    folders = adapter_folders(commit)
+    if folders:
+        first = folders[0]
+        shown = f"{', '.join(folders[:8])}{', …' if len(folders) > 8 else ''}"
+        example = f'lora={{"{PurePosixPath(first).name}": "{reference.repository}/{first}{at}"}}'
+        return f"{place}: no adapter here, but in its folders {shown}; name one, e.g. {example}"
+    pickled = [name for name in commit.files if _lies_in(name, reference.folder) and name.endswith(PICKLED)]
+    if pickled:
+        return f"{place}: its adapter is a pickle, {pickled[0]}, which zoo does not execute; save it as {TENSORS[0]}"
+    return f"{place}: no adapter, expected {CONFIG} and {TENSORS[0]}, or one safetensors file"
+
+
+def limit() -> int:
+    """How many bytes of tensors an adapter may have before it is downloaded."""
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    if not text:
+        return TENSOR_LIMIT
+    if not text.isdecimal():
+        raise HubError(f"{LIMIT_VARIABLE}={text!r}: expected a number of bytes")
+    return int(text)
+
+
+def _check_sizes(commit: Commit, names: list[str]) -> None:
+    for name in names:
+        tensors = name.endswith(".safetensors")
+        most = limit() if tensors else JSON_LIMIT
+        if commit.files[name].size > most:
+            more = f"; set {LIMIT_VARIABLE} to allow more" if tensors else ""
+            raise AdapterError(
+                f"{commit}: {name} has {commit.files[name].size:,} bytes, expected at most {most:,}{more}"
+            )
+
+
+def _check_digests(commit: Commit, folder: Path, names: list[str], root: Path) -> None:
+    """Hold the files against ``zoo.json``; where one differs, none of them stays in the cache."""
+    from zoo import files
+    from zoo.adapters import manifest
+
+    try:
+        own = manifest.read(folder)
+    except AdapterError as error:
+        raise AdapterError(f"{commit}: {str(error).removeprefix(str(folder) + os.sep)}") from error
+    for name in names if own is not None else ():
+        short = PurePosixPath(name).name
+        if short == OWN:
+            continue
+        if files.digest(root / name) != own["sha256"].get(short):  # type: ignore[index]
+            for each in names:
+                discard(root / each)
+            raise HubError(
+                f"{commit}: {name} is not the file whose sha256 is in {OWN}: it was changed after it was saved, or one "
+                "of the two was. Nothing is kept; ask its author, or load an earlier revision"
+            )
+
+
+def _lies_in(name: str, folder: str) -> bool:
+    return str(PurePosixPath(name).parent) == (folder or ".")
+
+
+def _is_model(names: Collection[str]) -> bool:
+    """Whether a folder's files are a whole model's: weights under a customary name, or a pipeline of folders."""
+    ends = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
+    return MODELS[1] in names or any(f"{name}.{end}" in names for name in WEIGHTS for end in ends)

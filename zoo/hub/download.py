@@ -1,0 +1,88 @@
+"""Files of one commit, downloaded into the client's cache or found there, and right in either case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+
+from zoo.errors import HubError
+from zoo.hub import listing
+from zoo.hub.listing import Commit
+from zoo.hub.reference import is_safe
+from zoo.hub.trouble import explained, patiently
+from zoo.hub.verify import discard, is_right
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "SHA256SUMS")
+PICKLES = ("*.bin", "*.pth", "*.json", "*.txt")
+WORKERS = 4
+
+
+def snapshot(repository: str, revision: str | None = None, commit: Commit | None = None) -> Path:
+    """The folder of a Hub repository's weights and configuration at ``revision``, downloaded or from the cache.
+
+    The revision is resolved to one commit, which all files come from. Each file's content is compared with the Hub's
+    digest. Pickled weights (``.bin``, ``.pth``) are fetched only where the repository has no safetensors, and nothing
+    in them is executed. commit: what the revision was resolved to already.
+
+    Raises ``HubError`` where the Hub cannot be reached or refuses, or the repository does not exist.
+    """
+    commit = commit or listing.resolve(repository, revision)
+    safe = any(name.endswith(".safetensors") for name in commit.files)
+    patterns = MODEL_FILES if safe else PICKLES
+    names = [name for name in commit.files if any(fnmatch(name, pattern) for pattern in patterns)]
+    return fetch(commit, names)
+
+
+def fetch(commit: Commit, names: Iterable[str]) -> Path:
+    """The folder in the cache that holds these files of a commit, each with the content that the Hub says.
+
+    Raises ``HubError``; a file that is not what it should be is then no longer in the cache.
+    """
+    names = list(names)
+    _check_names(commit, names)
+    with explained(str(commit)):
+        if not commit.asked and not commit.offline and not all((commit.folder / name).is_file() for name in names):
+            listing.ask(commit.repository, commit.sha)  # the client would try for half a minute
+        if len(names) == 1:
+            _one(commit, names[0])
+        else:
+            with ThreadPoolExecutor(WORKERS) as workers:
+                list(workers.map(lambda name: _one(commit, name), names))
+    listing.said_so(commit)
+    listing.remember(commit)
+    return commit.folder
+
+
+def _one(commit: Commit, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    remote = commit.files[name]
+    for _ in range(2):
+        found = patiently(lambda: hf_hub_download(commit.repository, name, revision=commit.sha))
+        path = Path(found)
+        if not path.resolve().is_relative_to(_root(commit)):
+            raise HubError(f"{commit}: {name} lies outside the cache, in {path.resolve()}; remove it there")
+        if is_right(path, remote):
+            return path
+        discard(path)
+    raise HubError(
+        f"{commit}: {name} arrived damaged twice, its content is not what the Hub's digest says; nothing of it is "
+        "kept. Try again later"
+    )
+
+
+def _root(commit: Commit) -> Path:
+    """What the client's cache lies in; the blobs of some repositories are shared beside their folders."""
+    return listing.storage(commit.repository).parent.resolve()
+
+
+def _check_names(commit: Commit, names: list[str]) -> None:
+    folded: dict[str, str] = {}
+    for name in names:
+        if not is_safe(name):
+            raise HubError(f"{commit}: the repository has a file {name!r}, which cannot be a plain file below a folder")
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise HubError(f"{commit}: {other} and {name} are one file where case does not count; rename one of them")
