@@ -1,0 +1,73 @@
+"""The module, its weights under the names of any year, its tokenizer and image processor, and the library's format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo import CheckpointError, ZooError
+from zoo.libraries import transformers as library
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import CLIPModel, PreTrainedTokenizerBase
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from zoo import Entry, Model
+
+
+def build(entry: Entry) -> CLIPModel:
+    """The model of a config.json, in evaluation mode. Raises zoo.CheckpointError for one that is not valid."""
+    from transformers import CLIPModel
+
+    values = {"model_type": "clip", **entry.config} if entry.config else {}
+    config = library.library_config(entry, values, known=lambda name: name == "clip", called="CLIP")
+    return CLIPModel(config).eval()
+
+
+def named_tensors(entry: Entry, module: CLIPModel) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor); the position numbers that older files stored are computed and not read."""
+    return library.named_tensors(entry, module, ignored=lambda name: name.endswith("position_ids"))
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights. Raises zoo.CheckpointError where there is none, or it does not fit."""
+    if model.entry.folder is None:
+        raise CheckpointError(f"{model.entry.name}: expected a folder with a tokenizer, and it was built without files")
+    tokenizer = library.read_tokenizer(str(model.entry.folder))
+    size = model.module.config.text_config.vocab_size
+    if len(tokenizer) > size:
+        raise CheckpointError(f"{model.entry.name}: its tokenizer has {len(tokenizer)} tokens, the model {size}")
+    return tokenizer
+
+
+def processor_of(model: Model) -> BaseImageProcessor:
+    """The image processor beside the weights; where there is none, the paper's, at the model's size."""
+    folder = model.entry.folder
+    return _processor(folder and str(folder), model.module.config.vision_config.image_size)
+
+
+@lru_cache(maxsize=8)
+def _processor(folder: str | None, size: int) -> BaseImageProcessor:
+    from transformers import CLIPImageProcessor
+
+    if folder is None or not (Path(folder) / "preprocessor_config.json").is_file():
+        return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    try:
+        return CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the reader raises whatever its parsers do
+        told = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {told}") from error
+
+
+def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
+    """config.json, safetensors, tokenizer and preprocessing, as `from_pretrained` reads them."""
+    module: Any = model.module
+    library.save_library_model(module, folder, state_dict)
+    processor_of(model).save_pretrained(folder)
+    try:
+        tokenizer_of(model).save_pretrained(folder)
+    except ZooError:  # a model that came without one is saved without one
+        return

@@ -1,0 +1,143 @@
+"""Batches, the contrastive loss, and which text an image is likeliest to belong to. Shapes: b images, t texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo import DataError, Samples, ZooError
+from zoo.data.images import image_items, open_image, with_channels
+from zoo.data.stream import stream
+from zoo.samples import to_pictures
+
+from .model import processor_of, tokenizer_of
+from .pairs import Pairs, all_strings, read
+
+if TYPE_CHECKING:
+    from zoo import BatchRequest, Model, SampleRequest
+
+_CHUNK = 64  # images in one call of the model
+
+
+def prepared(model: Model, images: Any) -> Tensor:
+    """pixel_values [b, 3, s, s] of images as `zoo.data.images.ImageItems` holds them.
+
+    Tensors that have the model's size already are only normalised, and keep their precision.
+    """
+    processor: Any = processor_of(model)
+    size = model.module.config.vision_config.image_size
+    if isinstance(images, Tensor) and images.shape[2:] == (size, size):
+        mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (processor.image_mean, processor.image_std))
+        return (with_channels(images, 3) / 2 + 0.5 - mean) / std
+    pictures = []
+    for image in images:
+        if isinstance(image, Tensor):
+            image = to_pictures(with_channels(image[None], 3) / 2 + 0.5)[0]
+        pictures.append((image if hasattr(image, "convert") else open_image(image)).convert("RGB"))
+    return processor(images=pictures, return_tensors="pt")["pixel_values"]
+
+
+def tokens(model: Model, texts: Sequence[str]) -> dict[str, Tensor]:
+    """{"input_ids", "attention_mask"}, int64 [t, length]; texts longer than the model's context are cut."""
+    context = model.module.config.text_config.max_position_embeddings
+    found = tokenizer_of(model)(list(texts), padding=True, truncation=True, max_length=context, return_tensors="pt")
+    return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+    """{"pixel_values" [b, 3, s, s], "input_ids" and "attention_mask" [b, length]} of images and their texts."""
+    return batches_of(model, read(data, request.split), request)
+
+
+def batches_of(model: Model, pairs: Pairs, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+    words = tokens(model, pairs.texts)
+
+    def made(row: dict[str, Tensor]) -> dict[str, Tensor]:
+        text = pairs.which[row["index"]]
+        images = _chosen(pairs.images, row["index"])
+        return {"pixel_values": prepared(model, images), **{name: ids[text] for name, ids in words.items()}}
+
+    return (made(row) for row in stream({"index": torch.arange(len(pairs))}, request))
+
+
+def _chosen(images: Any, index: Tensor) -> Any:
+    return images[index] if isinstance(images, Tensor) else [images[i] for i in index.tolist()]
+
+
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross entropy of finding the texts of b images and the images of b texts, in nats.
+
+    As the paper's, and equal to it where no two texts of the batch are the same; those that are count as equally right.
+    """
+    scores = _scores(model, batch["pixel_values"], batch)
+    ids = batch["input_ids"].to(scores.device)
+    same = (ids[:, None] == ids[None]).all(-1).float()
+    right = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+
+
+def _scores(model: Model, pixels: Tensor, words: dict[str, Tensor]) -> Tensor:
+    """Logits float32 [b, t]: cosines over a temperature."""
+    words = {name: words[name].to(model.device) for name in ("input_ids", "attention_mask") if name in words}
+    return model.module(pixel_values=pixels.to(model.device, model.dtype), **words).logits_per_image.float()
+
+
+def _posterior(model: Model, images: Any, words: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(log-probabilities of the texts, pixel_values), chunk by chunk."""
+    for start in range(0, len(images), _CHUNK):
+        pixels = prepared(model, images[start : start + _CHUNK])
+        yield _scores(model, pixels, words).log_softmax(1).cpu(), pixels
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """`accuracy`, the share of held-out images whose likeliest text, of all those of the data, is their own; `loss`,
+    the cross entropy of that choice, in nats."""
+    pairs = read(data, "test")
+    found = torch.cat([part for part, _ in _posterior(model, pairs.images, tokens(model, pairs.texts))])
+    right = (found.argmax(1) == pairs.which).double().mean().item()
+    return {"accuracy": right, "loss": F.nll_loss(found, pairs.which).item()}
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """Zero-shot posteriors [n, texts]: which of some texts an image is likeliest to belong to.
+
+    Options: `labels`, the texts (default: those of `data`); `images` to classify, all of them, or else n held-out
+    images are drawn from `data` (default: letters) by the seed; `top_k`, how many texts are shown.
+    """
+    options = request.take(data=None, images=None, labels=None, top_k=5)
+    labels, images = options["labels"], options["images"]
+    if labels is not None and (not isinstance(labels, list | tuple) or not all_strings(labels)):
+        raise ZooError(f"labels: expected a list of texts, got {labels!r}")
+    if options["top_k"] < 1:
+        raise ZooError(f"top_k: expected at least 1, got {options['top_k']}")
+    captions = None
+    if images is None:
+        pairs = read(options["data"], "test")
+        if not len(pairs):
+            raise DataError("there are no held-out images to classify: give images=")
+        drawn = _drawn(len(pairs), request)
+        images, captions = _chosen(pairs.images, drawn), [pairs.texts[i] for i in pairs.which[drawn].tolist()]
+        labels = labels or pairs.texts
+    else:
+        images = image_items([images] if hasattr(images, "convert") else images, split="test").images
+        labels = labels or read(options["data"], "test").texts
+        if request.n not in (1, len(images)):
+            raise ZooError(f"there are {len(images)} images to classify, and n is {request.n}: leave n out")
+    parts = list(_posterior(model, images, tokens(model, labels)))
+    processor: Any = processor_of(model)
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (processor.image_mean, processor.image_std))
+    seen = (torch.cat([pixels for _, pixels in parts]) * std + mean).clamp(0, 1)
+    found = torch.cat([part for part, _ in parts]).exp()
+    return Samples(found, "posterior", captions, labels=labels, images=seen, top=options["top_k"])
+
+
+def _drawn(count: int, request: SampleRequest) -> Tensor:
+    """`request.n` of `count` numbers, each once before one comes again."""
+    generator = torch.Generator()
+    generator.seed() if request.seed is None else generator.manual_seed(request.seed)
+    rounds = -(-request.n // count)
+    return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[: request.n]

@@ -1,0 +1,89 @@
+"""Batches, the loss of both players, figures and samples. Shapes: n images of c channels, s × s pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo import Samples
+from zoo.data.images import image_data
+from zoo.data.stream import stream
+from zoo.metrics import frechet_distance
+
+if TYPE_CHECKING:
+    from zoo import BatchRequest, Model, SampleRequest
+
+    from .model import DCGAN
+
+_EVALUATED = 520  # images at most
+_SMALL = 8  # pixels at which real and generated images are compared
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+    """{"images": [n, c, s, s] in [-1, 1], "z": [n, latent] from the request's seed}; labels are left out."""
+    images, _ = image_data(data, size=model.module.size, channels=model.module.channels, split=request.split)
+    generator = torch.Generator().manual_seed(request.seed)
+    latent = model.module.latent
+    rows = stream({"images": images}, request)
+    return ({**row, "z": torch.randn(len(row["images"]), latent, generator=generator)} for row in rows)
+
+
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """One step of both players, with the running means that the checkpoint came with; see `play`.
+
+    An adapter holds factors and no running means: would they follow the batches, it were not the same model once it is
+    loaded again. Full tuning does the same, so that the two are one objective.
+    """
+    for layer in model.module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+    images, z = (batch[name].to(model.device, model.dtype) for name in ("images", "z"))
+    return play(model.module, images, z)
+
+
+def play(module: DCGAN, real: Tensor, z: Tensor) -> Tensor:
+    """softplus(D(G(z))) + softplus(-D(x)) for the discriminator and softplus(-D(G(z))) for the generator, one scalar.
+
+    One backward pass trains both: the generator's gradient goes through the images and not into the discriminator, the
+    discriminator's stops at the images. 3 log 2 = 2.08 where the discriminator knows nothing.
+    """
+    fake = module(z)
+    shown = fake.detach().requires_grad_()
+    says_fake = module.discriminator(shown).float()
+    says_real = module.discriminator(real).float()
+    loss_d = F.softplus(says_fake).mean() + F.softplus(-says_real).mean()
+    loss_g = F.softplus(-says_fake).mean()
+    (pull,) = torch.autograd.grad(loss_g, shown, retain_graph=True)
+    total = loss_d + (fake * pull).float().sum()
+    return total - total.detach() + loss_d.detach() + loss_g.detach()
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """`frechet_pixels`, the Fréchet distance of held-out and as many generated images at 8 × 8 pixels (z of seed 0),
+    and `critic_gap`, by how much the discriminator's logits of held-out images are above those of generated ones."""
+    module = model.module
+    images, _ = image_data(data, size=module.size, channels=module.channels, split="test")
+    images = images[:_EVALUATED]
+    z = torch.randn(len(images), module.latent, generator=torch.Generator().manual_seed(0))
+    fake = module(z.to(model.device, model.dtype))
+    gap = module.discriminator(images.to(model.device, model.dtype)).mean() - module.discriminator(fake).mean()
+    distance = frechet_distance(_small(fake), _small(images))
+    return {"frechet_pixels": distance, "critic_gap": float(gap)}
+
+
+def _small(images: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(images.float().cpu(), _SMALL).flatten(1)
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """`request.n` images. Option: `spread`, the standard deviation of z (below 1: likelier, less varied images)."""
+    spread = request.take(spread=1.0)["spread"]
+    generator = torch.Generator()  # on the CPU: a seed gives the same images on every device, up to rounding
+    generator.seed() if request.seed is None else generator.manual_seed(request.seed)
+    z = spread * torch.randn(request.n, model.module.latent, generator=generator)
+    images = model.module(z.to(model.device, model.dtype))
+    return Samples((images.float().cpu() / 2 + 0.5).clamp(0, 1), "image")

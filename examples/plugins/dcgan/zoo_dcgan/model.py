@@ -1,0 +1,65 @@
+"""Both networks, as the paper has them: no pooling, no dense layer, batch normalisation but at the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo import CheckpointError
+
+SMALLEST = 4  # pixels of the first feature map
+
+
+def _count(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"config.json: expected {name} as a whole number above 0, found {value!r}")
+    return value
+
+
+def _generator(latent: int, widths: list[int], channels: int) -> nn.Sequential:
+    """[n, latent, 1, 1] → [n, channels, s, s] in [-1, 1]; each layer doubles the size. widths: from the pixels up."""
+    layers: list[nn.Module] = []
+    inputs = latent
+    for width in reversed(widths):
+        stride, padding = (1, 0) if not layers else (2, 1)
+        layers += [nn.ConvTranspose2d(inputs, width, 4, stride, padding, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.ConvTranspose2d(inputs, channels, 4, 2, 1, bias=False), nn.Tanh())
+
+
+def _discriminator(widths: list[int], channels: int) -> nn.Sequential:
+    """[n, channels, s, s] → logits [n, 1, 1, 1], high for what looks real; each layer halves the size."""
+    layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+    for inputs, width in pairwise(widths):
+        layers += [nn.Conv2d(inputs, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 0, bias=False))
+
+
+class DCGAN(nn.Module):
+    """size: pixels of an edge, a power of two above 4. channels: of an image. latent: of z. features: at half size.
+
+    Towards the middle the features double where the size halves.
+    """
+
+    def __init__(self, size: int = 32, channels: int = 1, latent: int = 64, features: int = 32) -> None:
+        super().__init__()
+        self.size, self.channels, self.latent = size, channels, latent
+        widths = [features * 2**i for i in range((size // SMALLEST).bit_length() - 1)]
+        self.generator = _generator(latent, widths, channels)
+        self.discriminator = _discriminator(widths, channels)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> DCGAN:
+        """The module of a config.json. Raises CheckpointError where a number is missing or not possible."""
+        size, channels, latent, features = (_count(config, name) for name in ("size", "channels", "latent", "features"))
+        if size <= SMALLEST or size & (size - 1):
+            raise CheckpointError(f"config.json: expected size as a power of two above {SMALLEST}, found {size}")
+        return cls(size, channels, latent, features).eval()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images [n, channels, size, size] in [-1, 1] of latents [n, latent]."""
+        return self.generator(z[:, :, None, None])
