@@ -16,11 +16,13 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 import zoo
 from zoo.data.letters import render
-from zoo.testing import check_plugin
+from zoo.testing import conformance
 
 EMBEDDED = Path(find_spec("zoo_clip").origin).parent / "embedded"
 TEXT = {"vocab_size": 320, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3}
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+test_promise = conformance("clip")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,10 +59,6 @@ def inputs(size: int, length: int, vocabulary: int) -> dict[str, torch.Tensor]:
     ids = torch.randint(2, vocabulary, (3, length))
     ids[:, 0], ids[:, -1] = 0, 1
     return {"pixel_values": torch.randn(4, 3, size, size), "input_ids": ids}
-
-
-def test_the_promises_are_kept():
-    check_plugin("clip")
 
 
 def test_at_real_size_everything_is_quantized_and_adapted():

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.testing import check_plugin
+from zoo.testing import conformance
+
+test_promise = conformance("lstm")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,10 +27,6 @@ def tuned():
     before = model.evaluate("text:licences")["bits_per_byte"]
     model.tune("text:licences", steps=8, batch_size=8, lr=5e-3, quiet=True)
     return model, before
-
-
-def test_the_promises_are_kept():
-    check_plugin("lstm")
 
 
 def test_at_real_size_everything_is_quantized_and_adapted():
