@@ -109,8 +109,16 @@ def strict() -> bool:
 
 def restriction() -> tuple[str, ...] | None:
     """The names in ``ZOO_PLUGINS``, or None where it is not set or empty."""
-    names = tuple(name.strip() for name in os.environ.get("ZOO_PLUGINS", "").split(",") if name.strip())
-    return names or None
+    return _names("ZOO_PLUGINS") or None
+
+
+def observers() -> tuple[str, ...]:
+    """The names in ``ZOO_OBSERVE``: installed observers that are to see every hook."""
+    return _names("ZOO_OBSERVE")
+
+
+def _names(variable: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in os.environ.get(variable, "").split(",") if name.strip())
 
 
 def unreadable() -> tuple[str, ...]:

@@ -53,12 +53,14 @@ def _state(claims: tuple[discovery.Claim, ...], check: bool) -> Health:
         hooks = host.implemented(name)
     except ZooError as error:
         return Health(name, distribution, version, value, "broken", reason=str(error))
-    return Health(name, distribution, version, value, "ok", _kind(hooks), hooks)
+    return Health(name, distribution, version, value, "ok", _kind(name, hooks), hooks)
 
 
-def _kind(hooks: tuple[str, ...]) -> str:
+def _kind(name: str, hooks: tuple[str, ...]) -> str:
+    if host.observes(name):
+        return "observer"
     if "construct" in hooks:
         return "architecture"
     if "quantize" in hooks:
         return "quantizer"
-    return "adapter kind" if "inject_adapter" in hooks else "observer"
+    return "adapter kind" if "inject_adapter" in hooks else "architecture"

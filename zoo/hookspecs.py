@@ -16,7 +16,16 @@ implements ``quantize``; an *adapter kind* implements ``inject_adapter`` and ``a
 take fewer arguments than its hook has, and must not take others. ``model`` is a ``zoo.Model``: ``.module`` (the
 library's own module, used as ever), ``.entry``, ``.device``, ``.dtype``. Each hook is asked of the plugin that the
 entry names and, where it passes with None, of zoo's own implementation; no plugin needs to ask whether a model is its
-own. Users' mistakes are raised as ``zoo.ZooError`` and shown in one line; any other exception is reported as the
+own. An *observer* has wrappers alone, ``@zoo.hookimpl(wrapper=True)``, around the hooks of all plugins. Installing one
+changes nothing: ``ZOO_OBSERVE=name`` (or ``name,other``) in the environment, or ``zoo.host.observe("name")``, switches
+it on::
+
+    @zoo.hookimpl(wrapper=True)
+    def sample(model, request):
+        print("sampling", model.entry.name)
+        return (yield)
+
+Users' mistakes are raised as ``zoo.ZooError`` and shown in one line; any other exception is reported as the
 plugin's failure.
 """
 

@@ -1,8 +1,9 @@
 """Asking plugins: one typed function per hook; ``hook.x(...)`` is called nowhere else.
 
 An architecture's hooks are asked of the plugin that the entry names and then, where it passes, of zoo's own
-implementation; nobody else is asked. What a plugin raises or returns against its contract becomes a ``PluginError``
-that names plugin and hook, unless ``ZOO_STRICT=1`` asks for the bare exception.
+implementation; nobody else is asked. Observers that are switched on see every call. What a plugin raises or returns
+against its contract becomes a ``PluginError`` that names plugin and hook, unless ``ZOO_STRICT=1`` asks for the bare
+exception.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ from typing import TYPE_CHECKING, Any
 from zoo import discovery
 from zoo.discovery import strict
 from zoo.errors import PluginError, ZooError
-from zoo.registration import HOOKS, OWN, caller, implemented, installed, load, register, reset, told
+from zoo.registration import (
+    HOOKS,
+    OWN,
+    at_fault,
+    caller,
+    implemented,
+    installed,
+    load,
+    observe,
+    observes,
+    register,
+    reset,
+    told,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +56,8 @@ __all__ = [
     "inject_adapter",
     "load",
     "loss",
+    "observe",
+    "observes",
     "quantize",
     "recognise",
     "register",
@@ -58,7 +74,8 @@ def recognise(config: dict[str, Any]) -> tuple[str, ...]:
     found = []
     for name in discovery.claims():
         try:
-            load(name)
+            if observes(name):
+                continue
         except ZooError:
             continue
         if _ask("recognises", name, config=config):
@@ -203,9 +220,10 @@ def _ask(hook: str, plugin: str, /, **arguments: Any) -> Any:
     try:
         return call(**arguments)
     except Exception as error:
-        if isinstance(error, ZooError) or plugin == OWN or strict():
+        culprit = at_fault(error, plugin)
+        if isinstance(error, ZooError) or culprit == OWN or strict():
             raise
-        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {told(error)}") from error
+        raise PluginError(f"plugin {culprit!r} failed in its hook {hook!r}: {told(error)}") from error
 
 
 # Checking what comes back

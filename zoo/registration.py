@@ -28,6 +28,8 @@ class _State:
         self.plugins: dict[str, object] = {}
         self.failures: dict[str, PluginError] = {}
         self.callers: dict[tuple[str, str], Callable[..., Any]] = {}
+        self.observers: dict[str, object] = {}  # those that are switched on
+        self.environment_read = False  # whether what ZOO_OBSERVE names is among them
 
 
 _state = _State()
@@ -54,7 +56,7 @@ def load(name: str) -> object:
     claim = discovery.claim(name)
     try:
         plugin = claim.entry_point().load()
-        register(plugin, name)
+        _add(plugin, name)
     except (Exception, SystemExit) as error:
         if discovery.strict():
             raise
@@ -68,9 +70,37 @@ def load(name: str) -> object:
 def register(plugin: object, name: str) -> None:
     """Add a plugin object of this process (a module, or an instance with hook methods) under ``name``.
 
-    One whose implementations are all wrappers observes every plugin's hooks. Raises PluginError if it implements no
-    hook, or one that does not exist or takes arguments that its hook has not; it is not registered then.
+    One whose implementations are all wrappers observes every plugin's hooks from now on. Raises PluginError if it
+    implements no hook, or one that does not exist or takes arguments that its hook has not; it is not registered then.
     """
+    _add(plugin, name)
+    if observes(name):
+        _state.observers[name] = plugin
+
+
+def observe(name: str) -> None:
+    """Let the installed observer ``name`` see every plugin's hooks from now on; ``ZOO_OBSERVE=name`` does it too.
+
+    An observer that is installed, or loaded for another reason, sees nothing until it is asked to. Raises PluginError
+    for a plugin that answers hooks itself, and whatever ``load`` raises.
+    """
+    plugin = load(name)
+    if not observes(name):
+        raise PluginError(
+            f"plugin {name!r} is no observer: expected all of its implementations to be wrappers, "
+            "@zoo.hookimpl(wrapper=True)"
+        )
+    _state.observers[name] = plugin
+    _state.callers.clear()
+
+
+def observes(name: str) -> bool:
+    """Whether a plugin only watches: all of its implementations are wrappers. Loads it."""
+    found = _implementations(load(name))
+    return bool(found) and all(implementation.wrapper or implementation.hookwrapper for implementation in found)
+
+
+def _add(plugin: object, name: str) -> None:
     manager = _state.manager
     if name in _state.plugins:
         raise PluginError(f"a plugin {name!r} is registered already: expected a new name")
@@ -121,22 +151,41 @@ def caller(hook: str, plugin: str) -> Callable[..., Any]:
         return known
     if plugin == OWN and OWN not in _state.plugins:
         register(import_module("zoo.defaults"), OWN)
+    if not _state.environment_read:
+        _read_environment()
     asked = load(plugin)
     manager = _state.manager
-    others = [other for other in manager.get_plugins() if other is not asked and not _observes(other)]
+    heard = (asked, *_state.observers.values())
+    others = [other for other in manager.get_plugins() if not any(other is one for one in heard)]
     made = _state.callers[hook, plugin] = manager.subset_hook_caller(hook, others)
     return made
 
 
-def _observes(plugin: object) -> bool:
-    manager = _state.manager
-    own = [
-        implementation
-        for caller in manager.get_hookcallers(plugin) or ()
-        for implementation in caller.get_hookimpls()
-        if implementation.plugin is plugin
-    ]
-    return bool(own) and all(implementation.wrapper or implementation.hookwrapper for implementation in own)
+def _read_environment() -> None:
+    for name in discovery.observers():
+        try:
+            observe(name)
+        except ZooError as error:
+            raise PluginError(f"ZOO_OBSERVE={','.join(discovery.observers())}: {error}") from error
+    _state.environment_read = True
+
+
+def at_fault(error: BaseException, plugin: str) -> str:
+    """Who raised ``error`` out of a hook of ``plugin``: an observer, if its code was running and not the plugin's."""
+    running, trace = set(), error.__traceback__
+    while trace is not None:
+        running.add(trace.tb_frame.f_code)
+        trace = trace.tb_next
+    for name in (plugin, *_state.observers):
+        for implementation in _implementations(load(name)):
+            if getattr(implementation.function, "__code__", None) in running:
+                return name
+    return plugin
+
+
+def _implementations(plugin: object) -> list[pluggy.HookImpl]:
+    callers = _state.manager.get_hookcallers(plugin) or ()
+    return [one for caller in callers for one in caller.get_hookimpls() if one.plugin is plugin]
 
 
 def installed(name: str | None) -> str | None:
