@@ -201,6 +201,7 @@ THEIRS: dict[str, dict[str, Any]] = {
     },
     "rslora": {"target_modules": ["fc", "conv1d"], "use_rslora": True, "r": 6},
     "regex": {"target_modules": r"block\.fc|conv\dd"},
+    "a layer's weight as a raw parameter": {"target_modules": ["fc"], "target_parameters": ["embed.weight"]},
     "all-linear": {"target_modules": "all-linear"},
     "excluded": {"target_modules": ["fc"], "exclude_modules": ["block.fc"]},
     "dropout": {"target_modules": ["fc"], "lora_dropout": 0.3},
@@ -335,7 +336,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bias": ({"target_modules": ["fc"], "bias": "lora_only"}, "bias"),
     "lora_bias": ({"target_modules": ["block.fc"], "lora_bias": True}, "lora_bias"),
     "modules_to_save": ({"target_modules": ["fc"], "modules_to_save": ["block.norm"]}, "modules_to_save"),
-    "target_parameters": ({"target_modules": ["fc"], "target_parameters": ["embed.weight"]}, "target_parameters"),
     "trainable tokens": (
         {"target_modules": ["fc"], "trainable_token_indices": {"embed": [1]}},
         "trainable_token_indices",
@@ -362,8 +362,8 @@ def test_what_peft_has_and_zoo_has_not_is_refused_by_name(
 
 def test_another_kind_of_peft_adapter_is_refused(mixed: nn.Module, tmp_path: Path) -> None:
     model = zoo.wrap(copy.deepcopy(mixed))
-    peft.get_peft_model(mixed, peft.LoHaConfig(target_modules=["block.fc"])).save_pretrained(str(tmp_path / "a"))
-    with pytest.raises(AdapterError, match="peft_type 'LORA', got 'LOHA'"):
+    peft.get_peft_model(mixed, peft.VeraConfig(target_modules=["block.fc"])).save_pretrained(str(tmp_path / "a"))
+    with pytest.raises(AdapterError, match="no plugin knows adapters of the kind 'VERA'"):
         model.add_adapter("theirs", tmp_path / "a")
 
 

@@ -10,26 +10,29 @@ from typing import Any
 from torch import nn
 
 from zoo.adapters.config import LoRA
+from zoo.adapters.peft_keys import Slot
 from zoo.adapters.targets import is_hf_conv1d, matches
 from zoo.errors import AdapterError
-from zoo.weights.manage import Site, library_modules
-from zoo.weights.update import LowRank
+from zoo.weights.manage import library_modules
 
 # What PEFT may write and what does not change the outputs of a LoRA that has been trained. Every other key that is not
 # one of `to_lora`'s and that says something is a feature that these files cannot be read without.
 HARMLESS = frozenset(
     """
     auto_mapping base_model_name_or_path revision task_type inference_mode peft_type peft_version fan_in_fan_out
-    layers_pattern layers_to_transform exclude_modules target_modules r lora_alpha lora_dropout use_rslora rank_pattern
-    alpha_pattern init_lora_weights loftq_config eva_config corda_config lora_ga_config qalora_group_size
-    megatron_config megatron_core runtime_config
+    layers_pattern layers_to_transform exclude_modules target_modules target_parameters r lora_alpha lora_dropout
+    use_rslora rank_pattern alpha_pattern init_lora_weights loftq_config eva_config corda_config lora_ga_config
+    qalora_group_size megatron_config megatron_core runtime_config
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
+# What ``peft_type`` begins with where some of the adapter lies under zoo's own keys, which PEFT would pass over without
+# a word: so it refuses the whole, for it knows no such type.
+OWN_TYPE = "ZOO_"
 # The other initialisations (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base's own weights too.
 INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
-def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Site, LowRank]]) -> dict[str, Any]:
+def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]]) -> dict[str, Any]:
     """The part of PEFT's configuration that says what the adapter is.
 
     placed: every place that PEFT adapts, with its update. Its rank and scale are written as they are, whatever
@@ -37,17 +40,19 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Site, LowR
     """
     placed = list(placed)
     ranks, alphas = {}, {}
-    for site, update in placed:
-        pattern = "^" + re.escape(site.path)
-        if config.rank_of(site.path) != update.rank:
+    for slot, update in placed:
+        pattern = "^" + re.escape(slot.name)
+        if config.rank_of(slot.name) != update.rank:
             ranks[pattern] = update.rank
         alpha = update.scale * (math.sqrt(update.rank) if config.rslora else update.rank)
-        if not math.isclose(alpha, config.alpha_of(site.path), rel_tol=1e-12, abs_tol=0.0):
+        if not math.isclose(alpha, config.alpha_of(slot.name), rel_tol=1e-12, abs_tol=0.0):
             alphas[pattern] = alpha
+    layers = {slot.name for slot, _ in placed if not slot.is_parameter}
+    parameters = sorted(slot.name for slot, _ in placed if slot.is_parameter)
     return {
         "alpha_pattern": {**alphas, **config.alpha_pattern},
         "bias": "none",
-        "fan_in_fan_out": any(is_hf_conv1d(site.layer) for site, _ in placed),
+        "fan_in_fan_out": any(is_hf_conv1d(slot.site.layer) for slot, _ in placed),
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": config.alpha,
@@ -56,7 +61,8 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Site, LowR
         "peft_type": "LORA",
         "r": config.rank,
         "rank_pattern": {**ranks, **config.rank_pattern},
-        "target_modules": _target_modules(module, {site.path for site, _ in placed}),
+        "target_modules": _target_modules(module, layers),
+        "target_parameters": parameters or None,
         "task_type": None,
         "use_dora": False,
         "use_rslora": config.rslora,

@@ -1,136 +1,192 @@
-"""PEFT's names and shapes for an adapter's factors, and ours for what PEFT cannot express.
+"""PEFT's names and shapes for what an adapter trains, and ours for what PEFT cannot express.
 
-PEFT: ``base_model.model.<module path>.lora_A.weight`` (rank, in, *kernel) and ``….lora_B.weight`` (out, rank, *ones);
-for embeddings ``….lora_embedding_A`` (rank, rows) and ``….lora_embedding_B`` (features, rank); for transformers'
-``Conv1D`` as for linear layers, never transposed. Ours: ``zoo.<parameter name>.lora_A`` (rank, inputs) and ``….lora_B``
-(outputs, rank), with the weight seen as a matrix as ``zoo.adapters.targets.layout_of`` says.
+PEFT, after ``base_model.model.<module path>.``: ``lora_A.weight`` (rank, in, *kernel) and ``lora_B.weight`` (out, rank,
+*ones); for embeddings ``lora_embedding_A`` (rank, rows) and ``lora_embedding_B`` (features, rank); for transformers'
+``Conv1D`` as for linear layers, never transposed; ``lora_magnitude_vector`` (out,), for convolutions (1, out, *ones).
+Of ``nn.MultiheadAttention`` at ``att``: ``att.lora_A.weight`` is that of ``in_proj_weight`` and
+``att.base_layer.out_proj.lora_A.weight`` that of ``out_proj``. Of the raw parameters that ``target_parameters`` names
+in one module, the last one's factors lie at the module, each earlier one's under one more ``.base_layer``. Ours:
+``zoo.<parameter name>.<factor>``, with the weight seen as a matrix as ``zoo.adapters.targets.layout_of`` says.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from zoo.adapters.targets import is_hf_conv1d
 from zoo.errors import AdapterError
-from zoo.weights.manage import Site
-from zoo.weights.update import Layout, LowRank
+from zoo.weights.manage import Site, library_modules, parameter_names
+from zoo.weights.update import Layout
 
 PREFIX = "base_model.model."
 OWN = "zoo."
-_OWN = re.compile(r"zoo\.(?P<path>.+)\.lora_(?P<factor>[AB])")
-_PEFT = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|embedding_(?P<embedding>[AB]))")
-_BASE = re.compile(r"base_model\.model\.(?P<path>.+?)(?:\.base_layer)?\.weight")
+WRAPPED = ".base_layer"
+# PEFT adds the update of an attention's out_proj to its weight twice, merged or not (peft 0.14 to 0.21 at least).
+OUT_PROJ = 2.0
+_LORA = re.compile(r"(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|(?P<other>embedding_[AB]|magnitude_vector))")
 
 
-def kind_of(site: Site) -> str | None:
-    """How PEFT writes the factors of the weight at ``site``: "linear", "conv", "embedding"; None where it cannot."""
-    return None if reason_against(site) else _kind(site.layer)
+class Slot(NamedTuple):
+    """Where PEFT keeps the adapter of the weight at ``site``.
+
+    kind: "linear", "conv", "embedding", "attention" (its ``in_proj_weight``), "out_proj" (an attention's),
+    "parameter", "experts" (a raw one of three dimensions), or "" where PEFT adapts no such layer. path: what its keys
+    begin with after ``base_model.model.``. name: what the configuration's targets and patterns call it.
+    """
+
+    site: Site
+    kind: str
+    path: str
+    name: str
+
+    def reason_against(self) -> str | None:
+        """Why PEFT's low-rank adapter of it is not one that zoo computes alike; None where it is."""
+        layer = self.site.layer
+        if self.kind == "linear" and isinstance(layer, NonDynamicallyQuantizableLinear):
+            return "nn.MultiheadAttention never calls it, so PEFT's adapter there does nothing"
+        if not self.kind:
+            return f"PEFT adapts no {type(layer).__name__}"
+        if self.kind == "conv":
+            if layer.groups != 1:
+                return "it is a grouped convolution, and PEFT's adapter reaches across its groups"
+            if layer.padding_mode != "zeros":
+                return f"it pads with {layer.padding_mode!r}, and PEFT's adapter pads with zeros"
+            if any(step != 1 for step in layer.dilation):  # type: ignore[union-attr]
+                return "it is a dilated convolution, and PEFT's adapter is not dilated"
+        return None
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether ``target_parameters`` names it, and not ``target_modules``."""
+        return self.kind in ("parameter", "experts")
+
+    @property
+    def inputs_first(self) -> bool:
+        """Whether the weight's rows are what A takes in, as in embeddings and transformers' ``Conv1D``."""
+        return not self.is_parameter and (self.kind == "embedding" or is_hf_conv1d(self.site.layer))
 
 
-def reason_against(site: Site) -> str | None:
-    """Why PEFT cannot express an adapter of the weight at ``site`` as zoo computes it; None where it can."""
-    layer = site.layer
-    if site.attribute != "weight" or not site.path:
-        return "it is not a layer's weight"
-    if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return "nn.MultiheadAttention never calls it, so PEFT's adapter there does nothing"
-    kind = _kind(layer)
-    if kind is None:
-        return f"PEFT adapts no {type(layer).__name__}"
-    if kind == "conv":
-        if layer.groups != 1:
-            return "it is a grouped convolution, and PEFT's adapter reaches across its groups"
-        if layer.padding_mode != "zeros":
-            return f"it pads with {layer.padding_mode!r}, and PEFT's adapter pads with zeros"
-        if any(step != 1 for step in layer.dilation):  # type: ignore[union-attr]
-            return "it is a dilated convolution, and PEFT's adapter is not dilated"
-    return None
+def slots(module: nn.Module, parameters: Iterable[str] = ()) -> dict[str, Slot]:
+    """Where PEFT keeps what of a model, by what the keys begin with. parameters: the ``target_parameters``."""
+    wanted = tuple(parameters)
+    found: dict[str, Slot] = {}
+    inside: dict[str, str] = {}  # path of a module → the same with what wraps the modules above it
+    for path, layer in library_modules(module, remove_duplicate=False):
+        above, _, own = path.rpartition(".")
+        here = inside.get(above, above)
+        here = f"{here}.{own}" if here else own
+        raw = [name for name in parameter_names(layer) if _named(f"{path}.{name}", wanted)] if wanted and path else []
+        inside[path] = here + WRAPPED * len(raw)
+        if raw:
+            for depth, attribute in enumerate(reversed(raw)):
+                site = Site(path, layer, attribute)
+                kind = "experts" if _is_experts(site) else "parameter"
+                found[here + WRAPPED * depth] = Slot(site, kind, here + WRAPPED * depth, f"{path}.{attribute}")
+        elif isinstance(layer, nn.MultiheadAttention):
+            if layer._qkv_same_embed_dim and path:
+                found[here] = Slot(Site(path, layer, "in_proj_weight"), "attention", here, path)
+                out = f"{here}{WRAPPED}.out_proj"
+                found[out] = Slot(Site(f"{path}.out_proj", layer.out_proj, "weight"), "out_proj", out, path)
+        elif path and "weight" in parameter_names(layer):
+            found[here] = Slot(Site(path, layer, "weight"), _kind(layer), here, path)
+    return found
 
 
-def _kind(layer: nn.Module) -> str | None:
+def _named(name: str, wanted: tuple[str, ...]) -> bool:
+    return any(name == target or name.endswith("." + target) for target in wanted)
+
+
+def _is_experts(site: Site) -> bool:
+    shape = getattr(site.layer, site.attribute).shape
+    return len(shape) == 3 and shape[0] > 1
+
+
+def _kind(layer: nn.Module) -> str:
     if isinstance(layer, nn.Linear) or is_hf_conv1d(layer):
         return "linear"
     if isinstance(layer, nn.modules.conv._ConvNd):
-        return None if isinstance(layer, nn.modules.conv._ConvTransposeNd) else "conv"
-    return "embedding" if isinstance(layer, nn.Embedding) else None
+        return "" if isinstance(layer, nn.modules.conv._ConvTransposeNd) else "conv"
+    return "embedding" if isinstance(layer, nn.Embedding) else ""
 
 
-def written(sites: list[Site], update: LowRank) -> dict[str, Tensor]:
-    """The file's keys and tensors for one update: in PEFT's terms at every place where PEFT can express it.
+def factors_to_file(slot: Slot, A: Tensor, B: Tensor, shape: torch.Size, transposed: bool) -> dict[str, Tensor]:
+    """The file's tensors for a low-rank update, A (rank, inputs) and B (outputs, rank), of a weight of ``shape``.
 
-    A tied weight is written once per place, so that PEFT, which adapts each place by itself, computes the same.
+    transposed: the rows of the update's own matrix are its inputs, see ``Layout``.
     """
-    A, B = update.A.detach(), update.B.detach()
-    if not all(kind_of(site) for site in sites):
-        return {f"{OWN}{sites[0].name}.lora_A": A, f"{OWN}{sites[0].name}.lora_B": B}
-    tensors: dict[str, Tensor] = {}
-    for site in sites:
-        kind, path = kind_of(site), PREFIX + site.path
-        inputs_first = kind == "embedding" or is_hf_conv1d(site.layer)
-        # The same product in the other orientation: (B @ A).T = A.T @ B.T.
-        first, second = (A, B) if inputs_first == update.transposed else (B.t(), A.t())
-        if kind == "embedding":
-            tensors |= {f"{path}.lora_embedding_A": first, f"{path}.lora_embedding_B": second}
-        else:
-            kernel = update.shape[2:] if kind == "conv" else ()
-            tensors[f"{path}.lora_A.weight"] = first.reshape(first.shape[0], -1, *kernel) if kernel else first
-            tensors[f"{path}.lora_B.weight"] = second.reshape(*second.shape, *(1 for _ in kernel))
+    # The same product in the other orientation: (B @ A).T = A.T @ B.T.
+    first, second = (A, B) if slot.inputs_first == transposed else (B.t(), A.t())
+    path = PREFIX + slot.path
+    if slot.kind == "embedding":
+        tensors = {f"{path}.lora_embedding_A": first, f"{path}.lora_embedding_B": second}
+    else:
+        if slot.kind == "conv":
+            kernel = shape[2:]
+            first, second = (
+                first.reshape(first.shape[0], -1, *kernel),
+                second.reshape(*second.shape, *[1] * len(kernel)),
+            )
+        if slot.kind == "out_proj":
+            second = second / OUT_PROJ
+        tensors = {f"{path}.lora_A.weight": first, f"{path}.lora_B.weight": second}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
+def factors_from_file(slot: Slot, layout: Layout, shape: torch.Size, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """A (rank, inputs) and B (outputs, rank) of an update with ``layout``, from PEFT's two tensors.
+
+    Raises ``AdapterError`` that names the weight, what was expected and what was found.
+    """
+    if slot.is_parameter:
+        outputs, inputs = shape[-2:].numel() // shape[-1], shape[-1]
+    else:
+        rows, columns = shape[: layout.split].numel(), shape[layout.split :].numel()
+        inputs, outputs = (rows, columns) if slot.inputs_first else (columns, rows)
+    rank = A.shape[0] if A.dim() else 0
+    kernel = tuple(shape[2:]) if slot.kind == "conv" else ()
+    first = (rank, shape[1], *kernel) if kernel else (rank, inputs)
+    check_shapes(slot.site, (A, B), (first, (outputs, rank, *(1 for _ in kernel))))
+    if slot.kind == "out_proj":
+        B = B * OUT_PROJ
+    A, B = A.flatten(1), B.flatten(1)
+    return (A, B) if slot.inputs_first == layout.transposed else (B.t(), A.t())
+
+
+def check_shapes(site: Site, found: Iterable[Tensor], expected: Iterable[tuple[int, ...]]) -> None:
+    """``AdapterError`` where an adapter's tensors have other shapes than its weight wants."""
+    got, wanted = [tuple(tensor.shape) for tensor in found], list(expected)
+    if got != wanted:
+        shown = [" and ".join(map(str, shapes)) for shapes in (got, wanted)]
+        raise AdapterError(
+            f"{site.name}: the adapter's factors have shapes {shown[0]}, expected {shown[1]}; it was made for another "
+            "model"
+        )
+
+
 class Key(NamedTuple):
-    """What a file's key speaks of. own: it is one of ours, and path a parameter's name; else PEFT's, and a layer's."""
+    """What a file's key speaks of: a place (by its own name in zoo's keys, else by PEFT's path), and which factor."""
 
     own: bool
     path: str
     factor: str
 
 
-def parse(key: str, layers: Mapping[str, nn.Module]) -> Key:
-    """A file's key taken apart. layers: the model's, by path. Raises ``AdapterError`` for a key of any other form."""
-    if match := _OWN.fullmatch(key):
-        return Key(True, match["path"], match["factor"])
-    if match := _PEFT.fullmatch(key):
-        embedded = isinstance(layers.get(match["path"]), nn.Embedding)
-        if embedded == (match["embedding"] is not None):
-            return Key(False, match["path"], match["embedding"] or match["factor"])
-    raise AdapterError(f"unexpected key {key!r}: expected {PREFIX}<layer's path>.lora_A.weight and the like")
-
-
-def base_path(key: str) -> str | None:
-    """The path of the layer whose own weight a key holds: PEFT puts embeddings and heads that it adapts beside them."""
-    match = _BASE.fullmatch(key)
-    return match["path"] if match else None
-
-
-def read_pair(site: Site, layout: Layout, shape: torch.Size, A: Tensor, B: Tensor, own: bool) -> tuple[Tensor, Tensor]:
-    """The factors A (rank, inputs) and B (outputs, rank) of an update with ``layout``, from a file's two tensors.
-
-    Raises ``AdapterError`` that names the weight, what was expected and what was found.
-    """
-    if not own and (reason := reason_against(site)):
-        raise AdapterError(f"{site.name}: its adapter is not one that zoo can apply: {reason}")
-    kind = None if own else kind_of(site)
-    rows, columns = torch.Size(shape[: layout.split]).numel(), torch.Size(shape[layout.split :]).numel()
-    inputs_first = layout.transposed if own else kind == "embedding" or is_hf_conv1d(site.layer)
-    inputs, outputs = (rows, columns) if inputs_first else (columns, rows)
-    rank = A.shape[0] if A.dim() else 0
-    kernel = tuple(shape[2:]) if kind == "conv" else ()
-    first = (rank, shape[1], *kernel) if kernel else (rank, inputs)
-    second = (outputs, rank, *(1 for _ in kernel))
-    if tuple(A.shape) != first or tuple(B.shape) != second:
-        raise AdapterError(
-            f"{site.name}: the adapter's factors have shapes {tuple(A.shape)} and {tuple(B.shape)}, expected "
-            f"{_shown(first)} and {_shown(second)}; it was made for another model"
-        )
-    A, B = A.flatten(1), B.flatten(1)
-    return (A, B) if inputs_first == layout.transposed else (B.t(), A.t())
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(map(str, shape)) + ")"
+def parse_lora(key: str, layers: Mapping[str, Slot]) -> Key | None:
+    """A key of a low-rank factor taken apart, the prefix gone; None for a key of any other form."""
+    match = _LORA.fullmatch(key)
+    if match is None:
+        return None
+    factor = match["factor"] or match["other"]
+    slot = layers.get(match["path"])
+    embedded = slot is not None and slot.kind == "embedding"
+    if factor == "magnitude_vector":
+        return Key(False, match["path"], "magnitude")
+    if embedded != (match["other"] is not None):
+        return None
+    return Key(False, match["path"], factor[-1])

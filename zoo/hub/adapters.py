@@ -25,9 +25,9 @@ LIMIT_VARIABLE = "ZOO_MAX_ADAPTER_BYTES"
 
 
 def locate(where: str | os.PathLike[str]) -> Path:
-    """The folder of a saved adapter: a local one if it exists, else one in a Hub repository."""
+    """A saved adapter's folder, or its one file: a local one if it exists, else one in a Hub repository."""
     folder = Path(where).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or folder.is_file():
         return folder
     reference = parse(os.fspath(where))
     if reference is None:

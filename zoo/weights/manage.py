@@ -181,11 +181,21 @@ def _put(site: Site, store: Store, weight: Weight, register: bool) -> None:
     setattr(layer, attribute, weight)
 
 
+def parameter_names(layer: nn.Module) -> list[str]:
+    """The names of a layer's own parameters, managed or not, in the order in which the library registered them."""
+    plain = [name for name, parameter in layer._parameters.items() if parameter is not None]
+    managed = [name for name, value in layer.__dict__.items() if isinstance(value, Weight) and not value._zoo_detached]
+    return _in_order(layer, [*plain, *managed])
+
+
+def _in_order(layer: nn.Module, names: list[str]) -> list[str]:
+    order = layer.__dict__.get(ORDER, ())
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
 def _restore_order(layer: nn.Module) -> None:
     """Give a layer's parameters the order they had: optimizers and their saved states go by it."""
-    order = layer.__dict__.get(ORDER, ())
-    names = list(layer._parameters)
-    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
+    for name in _in_order(layer, list(layer._parameters)):
         layer._parameters[name] = layer._parameters.pop(name)
     if not any(isinstance(value, Weight) for value in layer.__dict__.values()):
         layer.__dict__.pop(ORDER, None)
