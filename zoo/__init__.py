@@ -23,6 +23,7 @@ _HOME = {
     "wrap": "zoo.loading",
     "Model": "zoo.model",
     "Footprint": "zoo.footprint",
+    "MergeReport": "zoo.adapters.merging",
     "Adapter": "zoo.adapters.config",
     "LoRA": "zoo.adapters.config",
     "Full": "zoo.adapters.config",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from zoo.adapters.kinds.config import LoHa as LoHa
     from zoo.adapters.kinds.config import LoKr as LoKr
     from zoo.adapters.kinds.lora import lora_update as lora_update
+    from zoo.adapters.merging import MergeReport as MergeReport
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
     from zoo.errors import DataError as DataError

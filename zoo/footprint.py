@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -51,13 +51,18 @@ def stored_bytes(held: nn.Parameter | Store) -> int:
     """Bytes that a weight's base takes as it is stored."""
     if isinstance(held, nn.Parameter):
         return held.numel() * held.element_size()
-    own = [held.base, held.merged, *(held.packed.parameters() if held.packed is not None else ())]
+    own: list[Any] = [held.base, held.merged]
+    for packed in (held.packed, held.merged_packed):
+        own += [] if packed is None else packed.tensors()
     return sum(tensor.numel() * tensor.element_size() for tensor in own if tensor is not None)
 
 
 def quantized(held: nn.Parameter | Store) -> bool:
     """Whether a weight is stored in fewer than 16 bits."""
-    return isinstance(held, Store) and isinstance(held.packed, Packed) and held.packed.codec.bits < 16
+    if not isinstance(held, Store):
+        return False
+    packed = held.merged_packed if held.merged_packed is not None else held.packed
+    return isinstance(packed, Packed) and packed.codec.bits < 16
 
 
 def weights(module: nn.Module) -> Iterator[WeightInfo]:

@@ -16,24 +16,23 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo import host, registry
 from zoo.adapters.config import Adapter
-from zoo.adapters.targets import Group, layout_of, matches, path_of
-from zoo.errors import AdapterError, CheckpointError, QuantizationError, ZooError
+from zoo.adapters.targets import Group, layout_of
+from zoo.errors import AdapterError, CheckpointError, ZooError
 from zoo.fingerprint import Fingerprint
 from zoo.model import Model, Plan
+from zoo.packing import pack_weight
 from zoo.registry import Entry
-from zoo.weights.codecs import StoredFloat
 from zoo.weights.manage import (
     find_parameter,
     grouped_sites,
     library_modules,
     manage,
-    matrix_like,
     save_pretrained,
     set_parameter,
     stores,
 )
 from zoo.weights.packed import Packed
-from zoo.weights.scheme import Quantization, as_quantization, unknown_scheme
+from zoo.weights.scheme import Quantization, as_quantization
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -194,37 +193,6 @@ def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.d
         known = ", ".join(str(each).removeprefix("torch.") for each in COMPUTE_TYPES)
         raise ZooError(f"dtype {dtype!r}: expected one of {known}")
     return chosen
-
-
-def pack_weight(entry: Entry, group: Group, weight: Tensor, scheme: Quantization, dtype: torch.dtype) -> Packed | None:
-    """What a weight's store holds under ``scheme``; None where it stays a plain parameter in ``dtype``.
-
-    Kept are: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
-    what the entry's ``keep`` names, what the architecture's own hook returns as it is, and integers.
-    """
-    held, sites = group
-    if not weight.is_floating_point() or not matrix_like(held.shape):
-        return None
-    if scheme.bits < 16 and sum(size > 1 for size in held.shape) < 2:
-        return None
-    if entry.keep and any(matches(path_of(site), entry.keep) for site in sites):
-        return None
-    name = sites[0].name
-    try:
-        stored = host.quantize(entry, name, weight, scheme)
-    except QuantizationError as error:
-        raise QuantizationError(f"{name}: {error}") from error
-    if stored is None:
-        raise unknown_scheme(scheme.scheme)
-    if not isinstance(stored, Packed):
-        return None
-    if tuple(stored.shape) != tuple(held.shape):
-        expected = tuple(held.shape)
-        raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
-    if isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype:
-        return None
-    stored.dtype = dtype
-    return stored
 
 
 def fill_meta(module: nn.Module, entry: Entry, scheme: Quantization | None, dtype: torch.dtype) -> None:

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo import footprint as measure
 from zoo import host
-from zoo.adapters import inject, manifest, saved
+from zoo.adapters import inject, manifest, merging, saved
 from zoo.adapters.config import Adapter, as_adapter, check_name
-from zoo.errors import AdapterError, OutputError, TuningError, UnknownNameError, did_you_mean
+from zoo.adapters.merging import MergeReport
+from zoo.adapters.switching import Adapters, Plan
+from zoo.errors import AdapterError, OutputError, TuningError
 from zoo.hub.adapters import locate
 from zoo.registry import Entry
 from zoo.requests import BatchRequest, SampleRequest
-from zoo.weights.manage import grouped_sites, stores
+from zoo.weights.manage import grouped_sites
 from zoo.weights.scheme import Quantization
 from zoo.weights.store import Store
-from zoo.weights.update import Update
 
 if TYPE_CHECKING:
     from zoo.samples import Samples
     from zoo.tuning.loop import TuneResult
-
-
-class Plan(NamedTuple):
-    """An adapter that is ready to be attached: nothing of it can fail any more."""
-
-    name: str
-    config: Adapter
-    updates: dict[str, Update]
-    record: dict[str, Any] | None = None  # what zoo.json said of a saved one
 
 
 class Model:
@@ -64,10 +56,7 @@ class Model:
         self.scheme = scheme
         self.fingerprint = fingerprint
         self.records: dict[str, dict[str, Any]] = {}
-        self._adapters: dict[str, Adapter] = {}
-        self._active: tuple[str, ...] = ()
-        self._merged: tuple[str, ...] = ()
-        self._before_merge: tuple[str, ...] = ()  # what was active then
+        self.held = Adapters(module)
         self._trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
         self._quantized = False  # the base never trains then
 
@@ -77,7 +66,8 @@ class Model:
 
     def __repr__(self) -> str:
         bits = f", bits={self.scheme.bits}" if self.scheme else ""
-        active = f", active={', '.join(self._active)}" if self._active else ""
+        shares = [name if share == 1.0 else f"{share:g} · {name}" for name, share in self.held.weights.items()]
+        active = f", active={', '.join(shares)}" if shares else ""
         kind = type(self.module).__name__
         return f"zoo.Model({self.entry.name!r}, {kind}, {self.device}, {self.dtype}{bits}{active})"
 
@@ -161,7 +151,7 @@ class Model:
         found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
         if not found:
             first = "activate an adapter first, model.activate(...)"
-            raise TuningError(f"nothing can train: {first if self._adapters else 'add one with lora= or add_adapter'}")
+            raise TuningError(f"nothing can train: {first if self.adapters else 'add one with lora= or add_adapter'}")
         return iter(found)
 
     # Adapters
@@ -169,17 +159,22 @@ class Model:
     @property
     def adapters(self) -> Mapping[str, Adapter]:
         """Every adapter's configuration by name, active or not."""
-        return MappingProxyType(self._adapters)
+        return MappingProxyType(self.held.configs)
 
     @property
     def active(self) -> tuple[str, ...]:
         """The names of the adapters that apply now, in order; merged ones are part of the base and not named."""
-        return self._active
+        return self.held.active
+
+    @property
+    def active_weights(self) -> Mapping[str, float]:
+        """The weight of every active adapter, by name, in order."""
+        return MappingProxyType(self.held.weights)
 
     def plan(self, name: str, lora: Any, *, seed: int | None = None) -> Plan:
         """Everything of an adapter that can fail, without changing the model; for ``attach``."""
         check_name(name)
-        if name in self._adapters:
+        if name in self.adapters:
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
             folder = locate(lora)
@@ -202,14 +197,12 @@ class Model:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._trained.get(name, True) and parameter.is_floating_point())
 
-    def attach(self, plan: Plan) -> None:
-        """Add a planned adapter and let it apply."""
-        if not self._adapters:
+    def attach(self, plan: Plan, active: bool = True) -> None:
+        """Add a planned adapter; ``active``: and let it apply."""
+        if not self.adapters:
             self.freeze()
-        inject.attach(self.module, plan.name, plan.updates)
-        self._adapters[plan.name] = plan.config
+        self.held.attach(plan, active)
         self.records[plan.name] = dict(plan.record or {})
-        self.activate(*self._active, plan.name)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
         """Add an adapter, which applies at once beside those that are active: a new one changes nothing yet.
@@ -219,15 +212,13 @@ class Model:
         """
         self.attach(self.plan(name, lora, seed=seed))
 
-    def activate(self, *names: str) -> None:
-        """Let exactly these adapters apply (and train), in this order."""
-        for name in names:
-            self._known(name)
-            if name in self._merged:
-                raise AdapterError(f"adapter {name!r} is merged into the base: model.unmerge() takes it out again")
-        names = tuple(dict.fromkeys(names))
-        inject.activate(self.module, names)
-        self._active = names
+    def activate(self, *names: str, weights: Sequence[float] | None = None) -> None:
+        """Let exactly these adapters apply (and train), in this order.
+
+        weights: one number for each, 1 by default, which scales the adapter's whole effect; any sign. One of weight 0
+        does exactly nothing and does not train. Saving an adapter writes it as it is, without its weight.
+        """
+        self.held.activate(names, weights)
 
     def deactivate(self) -> None:
         """Let no adapter apply: the base as it was, exactly."""
@@ -235,46 +226,24 @@ class Model:
 
     def remove_adapter(self, name: str) -> None:
         """Take an adapter away. After the last one the base trains again as it did before the first."""
-        self._known(name)
-        if name in self._merged:
-            raise AdapterError(f"adapter {name!r} is merged into the base: model.unmerge() first, or model.unload()")
-        inject.detach(self.module, name)
-        del self._adapters[name]
+        self.held.remove(name)
         self.records.pop(name, None)
-        self._active = tuple(other for other in self._active if other != name)
-        if not self._adapters and not self._quantized:
+        if not self.adapters and not self._quantized:
             self._thaw()
 
-    def merge(self, *names: str) -> None:
-        """Fold adapters (default: the active ones) into the weights, exactly.
+    def merge(self, *names: str, bits: int | Quantization | None = None) -> MergeReport:
+        """Fold adapters (default: the active ones) into the weights, active ones with their weights, others whole.
 
-        A quantized weight that takes one becomes full precision; its quantized base is kept beside it, so that
-        ``unmerge`` comes back to the identical bits.
+        bits: None is exact: a quantized weight that takes a delta becomes full precision. 4, 8 or a
+        ``zoo.Quantization`` quantizes the weights that take one again, which loses some of it; how much is measured,
+        logged as a warning and returned. The base is kept beside both, so that ``unmerge`` comes back to the identical
+        bits. Raises a ``ZooError``; nothing is merged then.
         """
-        names = tuple(dict.fromkeys(names or self._active))
-        if not names:
-            raise AdapterError("no adapter is active: name the adapters to merge")
-        for name in names:
-            self._known(name)
-            if name in self._merged:
-                raise AdapterError(f"adapter {name!r} is merged already")
-        if not self._merged:
-            self._before_merge = self._active
-        rest = tuple(name for name in self._active if name not in names)
-        for store in stores(self.module).values():
-            store.merge(names)
-        self._merged = (*self._merged, *names)
-        self.activate(*rest)
+        return merging.merge(self, names, bits)
 
     def unmerge(self) -> None:
         """Take every merged adapter out again, bit for bit; those that were active before are active again."""
-        if not self._merged:
-            raise AdapterError("no adapter is merged")
-        for store in stores(self.module).values():
-            store.unmerge()
-        back = {*self._merged, *self._active}
-        self._merged = ()
-        self.activate(*(name for name in self._before_merge if name in back), *self._active)
+        self.held.unmerge()
 
     def unload(self) -> nn.Module:
         """Plain parameters everywhere, and the module itself: merged adapters stay, unmerged ones are dropped.
@@ -282,10 +251,11 @@ class Model:
         Quantized weights become full precision.
         """
         inject.unload(self.module)
-        if self._adapters or self._quantized:
+        if self.adapters or self._quantized:
             self._thaw()
-        self._adapters, self._active, self._merged, self.scheme, self._quantized = {}, (), (), None, False
+        self.held.forget()
         self.records.clear()
+        self.scheme, self._quantized = None, False
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading
             self.module.__dict__.pop(name, None)
         return self.module
@@ -296,10 +266,10 @@ class Model:
         Raises ``OutputError`` where the folder cannot be written; what was there is then as it was.
         """
         if name is None:
-            if len(self._adapters) != 1:
-                raise AdapterError(f"which adapter? There are {', '.join(self._adapters) or 'none'}; give name=")
-            name = next(iter(self._adapters))
-        self._known(name)
+            if len(self.adapters) != 1:
+                raise AdapterError(f"which adapter? There are {', '.join(self.adapters) or 'none'}; give name=")
+            name = next(iter(self.adapters))
+        self.held.known(name)
         return saved.save(self, Path(folder), name)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -321,11 +291,6 @@ class Model:
                 files.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
             check_alone(Path(folder), staged)
         return Path(folder)
-
-    def _known(self, name: str) -> None:
-        if name not in self._adapters:
-            listed = ", ".join(self._adapters) or "none"
-            raise UnknownNameError(f"no adapter {name!r}; there are {listed}.{did_you_mean(name, self._adapters)}")
 
 
 @contextmanager

@@ -92,12 +92,13 @@ def attach(module: nn.Module, name: str, updates: Mapping[str, Update]) -> None:
             store.add(name, update)
 
 
-def activate(module: nn.Module, names: tuple[str, ...]) -> None:
-    """Let exactly these adapters apply and train; the others rest."""
+def activate(module: nn.Module, weights: Mapping[str, float]) -> None:
+    """Let exactly these adapters apply, each scaled by its weight, and train; the others rest, and so does weight 0."""
+    names = tuple(weights)
     for store in stores(module).values():
-        store.activate(names)
+        store.activate(names, weights)
         for name, update in store.updates.items():
-            update.requires_grad_(name in names)
+            update.requires_grad_(weights.get(name, 0.0) != 0.0)
 
 
 def detach(module: nn.Module, name: str) -> None:
@@ -105,7 +106,7 @@ def detach(module: nn.Module, name: str) -> None:
     for held, sites in grouped_sites(module):
         if isinstance(held, Store):
             held.remove(name)
-            if held.base is not None and held.merged is None and not held.updates:
+            if held.base is not None and held.plain() is held.base and not held.updates:
                 unmanage(sites, held.base)
 
 

@@ -139,7 +139,7 @@ class Weight:
     def data_ptr(self) -> int:
         """The address of the stored base: equal for two places only where they share the weight."""
         dense = self._zoo_store.plain()
-        return (dense if dense is not None else self._zoo_store.packed.tensors()[0]).data_ptr()  # type: ignore[union-attr]
+        return (dense if dense is not None else self._zoo_store.packed_in_use().tensors()[0]).data_ptr()
 
     def requires_grad_(self, requires_grad: bool = True) -> Weight:
         """Freezing is what a managed base always is; asking a managed weight to train is an error."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +12,33 @@ from zoo.errors import AdapterError, WeightError
 from zoo.weights.packed import Packed
 from zoo.weights.update import Factors, Layout, Update
 
+EVERY_ONE: Mapping[str, float] = {}  # no weight is given: each adapter applies as it is
 
-def _updated(weight: Tensor, updates: Iterable[Update]) -> Tensor:
-    base = weight
-    for update in updates:
-        weight = update(weight, base) if update.takes_base else update(weight)
-    return weight
+
+class Merge(NamedTuple):
+    """Adapters folded into a weight, not in place yet. The norms are Frobenius norms, computed in float32 or better.
+
+    value: what stands for the base then, dense or packed; None where the adapters change nothing.
+    base, effect, error: the norms of W, of ΔW, and of value − (W + ΔW).
+    """
+
+    names: tuple[str, ...]
+    value: nn.Parameter | Packed | None
+    base: float
+    effect: float
+    error: float
 
 
 class Store(nn.Module):
     """Everything about one weight as plain tensors. Layers that share a weight share its store, a child of the first.
 
-    Exactly one of ``base`` (a dense parameter) and ``packed`` is the base. ``merged``, where present, is the dense
-    weight with some adapters folded in and stands in for the base, which stays untouched beside it. ``updates`` has
-    one ``Update`` per adapter, ``active`` the names of those that apply now, in order.
+    Exactly one of ``base`` (a dense parameter) and ``packed`` is the base. ``merged`` or ``merged_packed``, where
+    present, is the weight with some adapters folded in, dense or quantized again, and stands in for the base, which
+    stays untouched beside it. ``updates`` has one ``Update`` per adapter, ``active`` the names of those that apply now,
+    in order, each with a weight that scales its whole effect.
     """
+
+    merged_packed: Packed | None
 
     def __init__(self, base: nn.Parameter | Packed, layout: Layout = Layout()) -> None:  # noqa: B008 - immutable
         super().__init__()
@@ -34,32 +46,42 @@ class Store(nn.Module):
         self.register_parameter("base", dense)
         self.packed = base if isinstance(base, Packed) else None
         self.register_parameter("merged", None)
+        self.register_module("merged_packed", None)
         self.shape = torch.Size(base.shape)
         self.layout = layout
         self.merged_names: tuple[str, ...] = ()
         self.updates = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self._updates_in_use: tuple[Update, ...] = ()
+        self.weights: dict[str, float] = {}  # of the active ones
         self._replacing: tuple[Update, ...] = ()  # at most one; in a tuple, not a child of its own
+        self._shares: tuple[float, ...] = ()  # the weights of the updates in use
 
     @property
     def dtype(self) -> torch.dtype:
         """The type that the layer sees."""
-        held = self._parameters
-        dense = held["merged"] if held["merged"] is not None else held["base"]
-        return dense.dtype if dense is not None else self._modules["packed"].dtype  # type: ignore[union-attr, return-value]
+        dense = self.plain()
+        return dense.dtype if dense is not None else self.packed_in_use().dtype
 
     @property
     def device(self) -> torch.device:
         """Where the base lies."""
         dense = self.plain()
-        return dense.device if dense is not None else self._modules["packed"].tensors()[0].device  # type: ignore[union-attr, operator]
+        return dense.device if dense is not None else self.packed_in_use().tensors()[0].device
 
     def plain(self) -> nn.Parameter | None:
         """The dense parameter that stands for the base now (merged, or never quantized); None where it is packed."""
         held = self._parameters
         merged = held["merged"]
-        return merged if merged is not None else held["base"]
+        if merged is not None:
+            return merged
+        return held["base"] if self._modules["merged_packed"] is None else None
+
+    def packed_in_use(self) -> Packed:
+        """What is unpacked where ``plain`` is None: the base, or the weight that was quantized again after a merge."""
+        held = self._modules
+        merged = held["merged_packed"]
+        return held["packed"] if merged is None else merged  # type: ignore[return-value]
 
     def whole(self) -> Tensor | None:
         """The dense tensor that the updates in use change: an active replacement, else ``plain()``."""
@@ -73,8 +95,8 @@ class Store(nn.Module):
         return not self._updates_in_use and (bool(self._replacing) or self.plain() is not None)
 
     def in_use(self) -> tuple[Update, ...]:
-        """The active updates that take effect, in order: of those that replace the weight the last, which is not
-        among these but in ``whole()``, and what comes after it."""
+        """The active updates that take effect, in order: of those that replace the whole weight the last, which is
+        not among these but in ``whole()``, and what comes after it; none of weight 0."""
         return self._updates_in_use
 
     def base_dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -82,7 +104,7 @@ class Store(nn.Module):
         dense = self.plain()
         if dense is not None:
             return dense if dtype is None or dense.dtype == dtype else dense.to(dtype)
-        return self._modules["packed"](dtype)  # type: ignore[misc]
+        return self.packed_in_use()(dtype)
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight as its layer should see it: base and active updates, differentiable in all that trains."""
@@ -90,16 +112,16 @@ class Store(nn.Module):
             weight = self._replacing[0].replacement().to(dtype or self.dtype)  # type: ignore[union-attr]
         else:
             weight = self.base_dense(dtype)
-        return _updated(weight, self._updates_in_use)
+        return updated(weight, zip(self._updates_in_use, self._shares, strict=True))
 
     def factors(self) -> list[Factors] | None:
-        """The active updates' low-rank factors; None where one of them is not low-rank."""
+        """The active updates' low-rank factors, weights in their scales; None where one of them is not low-rank."""
         found = []
-        for update in self._updates_in_use:
+        for update, share in zip(self._updates_in_use, self._shares, strict=True):
             pair = update.factors()
             if pair is None:
                 return None
-            found.append(pair)
+            found.append(pair if share == 1.0 else Factors(pair.left, pair.right, share * pair.scale))
         return found
 
     def add(self, name: str, update: Update) -> None:
@@ -112,37 +134,79 @@ class Store(nn.Module):
     def remove(self, name: str) -> None:
         """Take an adapter's update away; a weight without it is left as it is."""
         if name in self.updates:
-            self.activate(tuple(other for other in self.active if other != name))
+            self._leave_out((name,))
             del self.updates[name]
 
-    def activate(self, names: tuple[str, ...]) -> None:
-        """Let exactly these adapters apply, in this order; names this weight does not have are passed over."""
+    def activate(self, names: tuple[str, ...], weights: Mapping[str, float] = EVERY_ONE) -> None:
+        """Let exactly these adapters apply, in this order; names this weight does not have are passed over.
+
+        weights: by name, 1 where not given. An adapter of weight 0 is active and does exactly nothing.
+        """
         self.active = tuple(name for name in names if name in self.updates)
-        found: list[Update] = [self.updates[name] for name in self.active]  # type: ignore[misc]
-        last = max((n for n, update in enumerate(found) if update.replacement() is not None), default=-1)
-        self._replacing = (found[last],) if last >= 0 else ()
-        self._updates_in_use = tuple(found[last + 1 :])
+        self.weights = {name: float(weights.get(name, 1.0)) for name in names if name in self.updates}
+        self.active = tuple(self.weights)
+        used: list[tuple[Update, float]]
+        used = [(self.updates[name], share) for name, share in self.weights.items() if share != 0.0]  # type: ignore[misc]
+        replacing = [n for n, (update, share) in enumerate(used) if share == 1.0 and update.replacement() is not None]
+        last = max(replacing, default=-1)
+        self._replacing = (used[last][0],) if last >= 0 else ()
+        self._updates_in_use = tuple(update for update, _ in used[last + 1 :])
+        self._shares = tuple(share for _, share in used[last + 1 :])
+
+    def _leave_out(self, names: tuple[str, ...]) -> None:
+        """Let these no longer apply, and the others as they do."""
+        self.activate(tuple(name for name in self.active if name not in names), self.weights)
 
     @torch.no_grad()
-    def merge(self, names: tuple[str, ...]) -> None:
-        """Fold adapters into a dense copy of the weight, computed in float32 or better; the base itself is kept."""
+    def folded(
+        self,
+        names: tuple[str, ...],
+        weights: Mapping[str, float] = EVERY_ONE,
+        pack: Callable[[Tensor], Packed | None] | None = None,
+    ) -> Merge | None:
+        """The weight with adapters folded in, computed in float32 or better; None where it has none of them.
+
+        Nothing changes yet. pack: how the sum is stored, None from it (or no pack at all) for dense in the weight's
+        own type.
+        """
         names = tuple(name for name in names if name in self.updates)
         if not names:
-            return
+            return None
         dtype = self.dtype
-        weight = self.base_dense(torch.promote_types(dtype, torch.float32))
+        base = self.base_dense(torch.promote_types(dtype, torch.float32))
         was_training = self.training
         self.eval()  # dropout must not be folded in
-        weight = _updated(weight, [self.updates[name] for name in names])  # type: ignore[misc]
+        shares = [(self.updates[name], weights.get(name, 1.0)) for name in names]
+        exact = updated(base, shares)  # type: ignore[arg-type]
         self.train(was_training)
-        self.activate(tuple(name for name in self.active if name not in names))
-        self.merged_names = (*self.merged_names, *names)
-        self.merged = nn.Parameter(weight.to(dtype, copy=True), requires_grad=False)
+        size, effect = _norm(base), _norm(exact - base)
+        if effect == 0.0 and (pack is not None or not any(share for _, share in shares)):
+            return Merge(names, None, size, effect, 0.0)
+        value: nn.Parameter | Packed | None = None if pack is None else pack(exact)
+        if value is None:
+            value = nn.Parameter(exact.to(dtype, copy=True), requires_grad=False)
+        stored = value(exact.dtype) if isinstance(value, Packed) else value
+        return Merge(names, value, size, effect, _norm(stored - exact))
+
+    def put(self, merge: Merge) -> None:
+        """Let what ``folded`` made stand for the base, which is kept."""
+        self._leave_out(merge.names)
+        self.merged_names = (*self.merged_names, *merge.names)
+        if merge.value is not None:
+            is_packed = isinstance(merge.value, Packed)
+            self._modules["merged_packed"] = merge.value if is_packed else None  # type: ignore[assignment]
+            self._parameters["merged"] = None if is_packed else merge.value  # type: ignore[assignment]
+
+    def merge(self, names: tuple[str, ...], weights: Mapping[str, float] = EVERY_ONE) -> None:
+        """Fold adapters into a dense copy of the weight; the base itself is kept."""
+        merge = self.folded(names, weights)
+        if merge is not None:
+            self.put(merge)
 
     def unmerge(self) -> tuple[str, ...]:
         """Back to the base as it was, bit for bit; returns the names that had been merged."""
         names, self.merged_names = self.merged_names, ()
-        self._parameters["merged"] = None
+        self._parameters["merged"] = self._modules["merged_packed"] = None
         return names
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -158,3 +222,21 @@ class Store(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, {self.dtype}" + (f", active={', '.join(self.active)}" if self.active else "")
+
+
+def updated(base: Tensor, updates: Iterable[tuple[Update, float]]) -> Tensor:
+    """The weight that updates make of the base, one after the other, each with its effect scaled by a share."""
+    weight = base
+    for update, share in updates:
+        if share == 1.0:
+            weight = update(weight, base) if update.takes_base else update(weight)
+        elif share != 0.0:  # in 16 bits the small difference is taken in float32
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            wide = weight.to(dtype)
+            whole = update(wide, base.to(dtype)) if update.takes_base else update(wide)
+            weight = (wide + share * (whole - wide)).to(weight.dtype)
+    return weight
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor))

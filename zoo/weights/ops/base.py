@@ -34,8 +34,8 @@ def base_of(store: Store) -> Base:
     dense = store.whole()
     if dense is not None:
         return Base(None, store.shape, (dense,))
-    packed = store._modules["packed"]
-    return Base(packed.codec, store.shape, packed.tensors())  # type: ignore[union-attr, arg-type, operator]
+    packed = store.packed_in_use()
+    return Base(packed.codec, store.shape, packed.tensors())
 
 
 def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> Tensor:

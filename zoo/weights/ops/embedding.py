@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from zoo.errors import WeightError
 from zoo.weights.ops.base import join, transforms_active
-from zoo.weights.packed import Packed
 from zoo.weights.store import Store
 from zoo.weights.update import without_autocast
 
@@ -69,8 +68,7 @@ def embedding(
 
 def _rows(store: Store, index: Tensor) -> Tensor:
     """The packed base's rows at ``index``: (...) → (..., features)."""
-    packed = store.packed
-    assert isinstance(packed, Packed)
+    packed = store.packed_in_use()
     width = packed.shape[1]
     rows = getattr(packed.codec, "rows", None)
     if rows is not None and index.numel() < packed.shape[0]:

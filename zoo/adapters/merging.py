@@ -1,0 +1,103 @@
+"""Folding adapters into the weights, exactly or quantized again, and what that does to their effect."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from zoo.errors import AdapterError
+from zoo.packing import pack_weight
+from zoo.weights.manage import grouped_sites
+from zoo.weights.packed import Packed
+from zoo.weights.scheme import Quantization, as_quantization
+from zoo.weights.store import Merge
+
+if TYPE_CHECKING:
+    from zoo.model import Model
+
+log = logging.getLogger(__name__)
+
+# The name of a weight → how the sum of it and its adapters is stored, None for dense.
+Packer = Callable[[str], Callable[[Tensor], Packed | None]]
+
+
+class MergedWeight(NamedTuple):
+    """What a merge did to one weight W.
+
+    bits: stored bits per value, scales not counted. change: ‖ΔW‖ / ‖W‖. error: ‖stored − (W + ΔW)‖ / ‖ΔW‖, so that 1 is
+    an adapter whose whole effect is lost in noise of its own size.
+    """
+
+    name: str
+    bits: int
+    change: float
+    error: float
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What ``model.merge`` did, and how far what is stored is from what was meant.
+
+    names: the merged adapters with their weights. weights: those that took a delta. error: of all of them together,
+    √Σ‖stored − (W + ΔW)‖² / √Σ‖ΔW‖²; 0 where nothing took one. All of it is measured in float32 or better.
+    """
+
+    names: Mapping[str, float]
+    weights: tuple[MergedWeight, ...]
+    error: float
+
+    def __str__(self) -> str:
+        names = ", ".join(name if share == 1.0 else f"{share:g} · {name}" for name, share in self.names.items())
+        if not self.weights:
+            return f"merged {names}: no weight has changed"
+        bits = ", ".join(f"{width} bit" for width in sorted({one.bits for one in self.weights}))
+        text = (
+            f"merged {names} into {len(self.weights)} weights, {bits}: error {self.error:.2g} of the adapters' effect"
+        )
+        worst = max(self.weights, key=lambda one: one.error)
+        return text + (f", at most {worst.error:.2g} in {worst.name}" if worst.error > 0 else "")
+
+
+def merge(model: Model, names: Sequence[str], bits: int | Quantization | None = None) -> MergeReport:
+    """Fold adapters into the weights; see ``zoo.Model.merge``."""
+    scheme = as_quantization(bits)
+    if model.device.type == "meta":
+        raise AdapterError("an adapter on 'meta' has no values to merge: load the model on a device")
+    shares, made = model.held.merge(names, None if scheme is None else _packer(model, scheme))
+    report = _report(shares, made)
+    if scheme is not None:  # it has lost something, and nobody should have to ask how much
+        log.warning("%s", report)
+    return report
+
+
+def _packer(model: Model, scheme: Quantization) -> Packer:
+    groups = {group[1][0].name: group for group in grouped_sites(model.module)}
+
+    def pack(name: str) -> Callable[[Tensor], Packed | None]:
+        group = groups[name]
+        return lambda weight: pack_weight(model.entry, group, weight, scheme, group[0].dtype)
+
+    return pack
+
+
+def _report(shares: Mapping[str, float], made: Mapping[str, Merge]) -> MergeReport:
+    weights = []
+    for name, one in made.items():
+        if one.value is not None:
+            packed = isinstance(one.value, Packed)
+            width = one.value.codec.bits if packed else 8 * one.value.dtype.itemsize  # type: ignore[union-attr]
+            weights.append(MergedWeight(name, width, _share(one.effect, one.base), _share(one.error, one.effect)))
+    effect = math.sqrt(sum(one.effect**2 for one in made.values()))
+    error = math.sqrt(sum(one.error**2 for one in made.values()))
+    return MergeReport(dict(shares), tuple(weights), _share(error, effect))
+
+
+def _share(part: float, whole: float) -> float:
+    if whole == 0.0:
+        return 0.0 if part == 0.0 else math.inf
+    return part / whole
