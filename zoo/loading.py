@@ -30,6 +30,7 @@ from zoo.weights.manage import (
     save_pretrained,
     set_parameter,
     stores,
+    unmanage,
 )
 from zoo.weights.packed import Packed
 from zoo.weights.scheme import Quantization, as_quantization
@@ -115,10 +116,15 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     first = next(module.parameters(), torch.empty(0))
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint.hexdigest())
-    # May refuse: nothing has changed yet.
-    plans = [model.plan(name, one, seed=seed) for name, one in _named(lora).items()]
-    for (_, sites), packed in stored:
-        manage(sites, packed, layout_of(sites, packed.shape))
+    try:  # planning may refuse, and sees the weights as they will be stored
+        for (_, sites), packed in stored:
+            manage(sites, packed, layout_of(sites, packed.shape))
+        plans = [model.plan(name, one, seed=seed) for name, one in _named(lora).items()]
+    except BaseException:
+        for (held, sites), _ in stored:
+            if isinstance(held, nn.Parameter):
+                unmanage(sites, held)
+        raise
     return _ready(model, plans)
 
 

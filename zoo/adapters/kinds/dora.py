@@ -16,8 +16,9 @@ class Dora(Factored):
 
     magnitude: (outputs,), in float32; it starts as the norms of the base, so that a new adapter changes nothing. The
     outputs are the dimensions that the weight's layout calls so: a convolution's channels, an embedding's features.
-    The norm takes no gradient (section 4.3). Where other adapters are active too, each adds the change that it makes to
-    the base, as in PEFT. Dropout is of the inputs of all that the adapter adds.
+    The norm takes no gradient (section 4.3). It is that of the base and this update also where other adapters are
+    active too, whose weights the magnitudes then rescale in the order of activation, as in PEFT. Dropout is of the
+    inputs of all that the adapter adds.
     """
 
     takes_base = True
@@ -41,8 +42,8 @@ class Dora(Factored):
         return None
 
     def forward(self, weight: Tensor, base: Tensor) -> Tensor:  # type: ignore[override]
-        """``weight`` with what the adapter changes of ``base``: (m/n - 1) · base + m/n · s·B·A, where n is the norm."""
+        """m/n · (``weight`` + s·B·A), where n are the norms of ``base`` + s·B·A."""
         delta = self.product()
         norms = self.norms(base + delta)
         ratio = self._parameters["magnitude"].view(norms.shape) / norms  # type: ignore[union-attr]
-        return weight + self.dropped((ratio - 1) * base + ratio * delta).to(weight.dtype)
+        return weight + self.dropped((ratio - 1) * weight + ratio * delta).to(weight.dtype)

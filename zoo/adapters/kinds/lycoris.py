@@ -24,7 +24,7 @@ def core(rank: int, kernel: torch.Size) -> tuple[int, ...]:
 
 def from_core(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """A kernel (out, in, k, l) from its core t (rank, rank, k, l), a (rank, out) and b (rank, in); FedPara, prop. 3."""
-    return torch.einsum("ijkl,jq,ip->pqkl", t, b, a)
+    return torch.einsum("ijkl,jq,ip->pqkl", t, b, a).contiguous()
 
 
 class Formed(Update):
