@@ -121,9 +121,9 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
             manage(sites, packed, layout_of(sites, packed.shape))
         plans = [model.plan(name, one, seed=seed) for name, one in _named(lora).items()]
     except BaseException:
-        for (held, sites), _ in stored:
-            if isinstance(held, nn.Parameter):
-                unmanage(sites, held)
+        for (parameter, sites), _ in stored:
+            if isinstance(parameter, nn.Parameter):
+                unmanage(sites, parameter)
         raise
     return _ready(model, plans)
 

@@ -113,7 +113,5 @@ def _config(raw: dict[str, Any], targets: Any) -> Adapter:
         raw["target_modules"] = targets
     config = host.adapter_config(raw["peft_type"].lower(), raw)
     if config is None:
-        raise AdapterError(
-            f"no plugin knows adapters of the kind {kind!r}; expected peft_type 'LORA' or a plugin's"
-        )
+        raise AdapterError(f"no plugin knows adapters of the kind {kind!r}; expected peft_type 'LORA' or a plugin's")
     return config

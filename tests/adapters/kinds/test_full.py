@@ -75,18 +75,26 @@ BIASES = {name for name in EVERY if name.endswith(".bias")}
         (zoo.Full(targets="all"), EVERY, 0),
         (zoo.Full(targets=["bias"]), BIASES, 0),
         (zoo.Full(targets=["norms"]), {name for name in EVERY if name.startswith("norms.")}, 0),
-        (zoo.Full(targets=["layer", "group.weight", "gain"]), {"norms.layer.weight", "norms.layer.bias", "norms.group.weight", "gain"}, 0),
+        (
+            zoo.Full(targets=["layer", "group.weight", "gain"]),
+            {"norms.layer.weight", "norms.layer.bias", "norms.group.weight", "gain"},
+            0,
+        ),
         (zoo.Full(targets=r"norms\..*|.*bias_.*"), {n for n in EVERY if n.startswith("norms.") or "bias_" in n}, 0),
         (zoo.Full(targets=["head"]), {"embed.weight", "head.bias"}, 0),
         (zoo.LoRA(2, targets=["conv", "up"], bias="lora_only"), {"conv.bias", "up.bias"}, 2),
         (zoo.LoRA(2, targets=["conv"], bias="all"), BIASES, 1),
-        (zoo.LoRA(2, modules_to_save=["att", "norms.batch", "gain"], bias="lora_only"),
-         {n for n in EVERY if n.startswith(("att.", "norms.batch."))} | {"gain", "conv.bias", "up.bias", "head.bias"}, 5),
+        (
+            zoo.LoRA(2, modules_to_save=["att", "norms.batch", "gain"], bias="lora_only"),
+            {n for n in EVERY if n.startswith(("att.", "norms.batch."))}
+            | {"gain", "conv.bias", "up.bias", "head.bias"},
+            5,
+        ),
         (zoo.LoHa(2, targets=["conv"], modules_to_save=["up"]), {"up.weight", "up.bias"}, 1),
         (zoo.LoKr(2, targets=["conv"], bias="lora_only"), {"conv.bias"}, 1),
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("bits", [None, 4])
 def test_what_trains_switches_off_and_merges_exactly(
     config: Any, replaced: set[str], others: int, bits: int | None
@@ -276,14 +284,10 @@ def test_modules_to_save_and_biases_equal_peft() -> None:
     import peft
 
     module, x = mixed(), index()
-    config = peft.LoraConfig(
-        r=2, lora_alpha=4, target_modules=["conv"], modules_to_save=["act", "norms.layer"], bias="lora_only", init_lora_weights=False
-    )  # fmt: skip
+    beside: Any = {"modules_to_save": ["act", "norms.layer"], "bias": "lora_only"}
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["conv"], init_lora_weights=False, **beside)
     theirs = peft.get_peft_model(copy.deepcopy(module), config)
-    ours = zoo.wrap(
-        copy.deepcopy(module),
-        lora=zoo.LoRA(2, 4, targets=["conv"], modules_to_save=["act", "norms.layer"], bias="lora_only"),
-    )
+    ours = zoo.wrap(copy.deepcopy(module), lora=zoo.LoRA(2, 4, targets=["conv"], **beside))
     reference = {name: one for name, one in theirs.named_parameters() if one.requires_grad}
     names = {
         "conv.weight_store.updates.default.A": "conv.lora_A.default.weight",

@@ -65,7 +65,7 @@ def test_outputs_and_gradients_equal_peft(kind: str, options: dict[str, Any], na
 
 @pytest.mark.parametrize("name", ["Conv1d", "Conv2d"])
 def test_gradients_of_cores_are_those_of_finite_differences(name: str) -> None:
-    theirs, ours, x = make("loha", name, {"use_effective_conv2d": True})
+    _, ours, _ = make("loha", name, {"use_effective_conv2d": True})
     update = update_of(ours).double()
     with torch.no_grad():
         values = {key: one.normal_().clone().requires_grad_() for key, one in update.named_parameters()}
