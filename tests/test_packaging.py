@@ -82,6 +82,8 @@ def test_the_wheel_holds_the_registry_and_every_plugin_with_its_weights(built):
         files = {str(path.relative_to(plugin)) for path in package.rglob("*") if path.is_file()}
         files = {name for name in files if "__pycache__" not in name}
         assert files <= names
+    templates = {path for path in (ROOT / "zoo" / "template").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {str(path.relative_to(ROOT)) for path in templates} <= names, "`zoo new-plugin` writes these"
     assert not {name.split("/")[0] for name in names} & {"tests", "plugins", "conftest.py", "benchmarks"}
 
 

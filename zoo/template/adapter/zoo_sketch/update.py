@@ -1,0 +1,29 @@
+"""What the adapter does to one weight."""
+
+from __future__ import annotations
+
+import torch
+import zoo
+from torch import Tensor, nn
+
+
+class Gains(zoo.Update):
+    """W · (1 + g) with one parameter g for each output, or each input, of a weight of any shape.
+
+    A new one changes nothing, for g is zero, and has a gradient wherever the weight has one.
+    """
+
+    kind = "sketch"
+
+    def __init__(self, shape: torch.Size, layout: zoo.Layout, side: str, device: torch.device | None) -> None:
+        super().__init__()
+        # The leading dimensions are the layer's outputs and the next one its inputs, or the other way round; what
+        # follows (a convolution's kernel) is neither.
+        leading = (side == "outputs") != layout.transposed
+        chosen = range(layout.split) if leading else (layout.split,)
+        sizes = [size if place in chosen else 1 for place, size in enumerate(shape)]
+        self.gain = nn.Parameter(torch.zeros(sizes, device=device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The updated weight, in the weight's shape and type."""
+        return weight * (1 + self.gain).to(weight.dtype)

@@ -1,0 +1,54 @@
+"""The module: put yours in its place. Here a language model of characters after Bengio et al. (JMLR 3, 2003).
+
+Shapes: n texts, t characters of context, w numbers for each character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHARACTERS = 128  # ASCII; what lies outside is read as "?"
+
+
+class Sketch(nn.Module):
+    """Predicts the next character from the last ``context`` ones with two layers over their embeddings."""
+
+    def __init__(self, context: int = 16, width: int = 32, hidden: int = 256) -> None:
+        super().__init__()
+        self.context = context
+        self.embed = nn.Embedding(CHARACTERS, width)
+        self.hidden = nn.Linear(context * width, hidden)
+        self.out = nn.Linear(hidden, CHARACTERS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 ``[n, t]`` → logits ``[n, CHARACTERS]``."""
+        embedded = self.embed(tokens).flatten(1)  # [n, t·w]
+        return self.out(F.gelu(self.hidden(embedded)))
+
+
+def build(config: dict[str, Any]) -> Sketch:
+    """The module of a configuration, in evaluation mode. zoo calls this with parameters on ``meta``."""
+    return Sketch(**{key: value for key, value in config.items() if key != "model_type"}).eval()
+
+
+def untrained(config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Random weights, the same every time, for as long as the package carries no trained ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = build(config)
+    yield from module.state_dict().items()
+
+
+def encode(text: str) -> Tensor:
+    """A text's characters: int64 ``[len(text)]``."""
+    characters = bytearray(text.encode("ascii", "replace"))
+    return torch.frombuffer(characters, dtype=torch.uint8).long() if characters else torch.empty(0, dtype=torch.int64)
+
+
+def decode(tokens: Tensor) -> str:
+    return bytes(tokens.tolist()).decode("ascii")

@@ -1,0 +1,50 @@
+"""Batches, loss and held-out figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch.nn import functional as F
+from zoo.data.stream import stream
+from zoo.data.text import text_data
+
+from .model import encode
+
+if TYPE_CHECKING:
+    import zoo
+    from torch import Tensor
+
+_EVALUATED = 4096  # predictions at most
+
+
+def batches(model: zoo.Model, data: Any, request: zoo.BatchRequest) -> Iterable[dict[str, Tensor]]:
+    """Batches of ``tokens`` int64 ``[n, context + 1]``: the last one is to be predicted from the others.
+
+    data: None ("text:english"), another name that ``zoo.data.text`` knows, a text file, a folder, texts.
+    """
+    return stream({"tokens": _windows(model, data, request.split)}, request)
+
+
+def loss(model: zoo.Model, batch: dict[str, Tensor]) -> Tensor:
+    """Cross entropy of the next character, in nats."""
+    tokens = batch["tokens"].to(model.device)
+    return F.cross_entropy(model.module(tokens[:, :-1]).float(), tokens[:, -1])
+
+
+def evaluate(model: zoo.Model, data: Any) -> dict[str, float]:
+    """``bits_per_character`` of held-out text (7: a uniform guess), and ``accuracy``, the share guessed right."""
+    windows = _windows(model, data, "test")
+    windows = windows[:: max(1, len(windows) // _EVALUATED)][:_EVALUATED].to(model.device)
+    logits, last = model.module(windows[:, :-1]).float(), windows[:, -1]
+    return {
+        "bits_per_character": F.cross_entropy(logits, last).item() / math.log(2),
+        "accuracy": (logits.argmax(1) == last).float().mean().item(),
+    }
+
+
+def _windows(model: zoo.Model, data: Any, split: str) -> Tensor:
+    """Every stretch of context + 1 characters, as a view ``[m, context + 1]``."""
+    text = "\n\n".join(text_data(data, split=split))
+    return encode(text).unfold(0, model.entry.config["context"] + 1, 1)
