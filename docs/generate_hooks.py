@@ -1,0 +1,114 @@
+"""Writes docs/hooks.md from zoo/hookspecs.py: python docs/generate_hooks.py
+
+The source is read, not imported; a test asserts that the committed page is what this writes.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from textwrap import dedent, indent
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRACT = ROOT / "zoo" / "hookspecs.py"
+PAGE = ROOT / "docs" / "hooks.md"
+
+HEAD = """\
+# Hooks
+
+Every hook that a plugin may implement. Written from the docstrings of `zoo/hookspecs.py` by
+`docs/generate_hooks.py`: change those, not this page. [plugins.md](plugins.md) shows the hooks at work and says how
+the contract [evolves](plugins.md#how-the-contract-evolves).
+"""
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One function of the contract, as its source has it. example: the lines of an implementation's body."""
+
+    name: str
+    arguments: tuple[tuple[str, str], ...]
+    returns: str
+    summary: str
+    text: str
+    example: str
+
+    @property
+    def signature(self) -> str:
+        written = ", ".join(f"{name}: {kind}" for name, kind in self.arguments)
+        return f"{self.name}({written}) -> {self.returns}"
+
+    def implementation(self) -> str:
+        """The example as a whole function, taking all arguments that the hook has."""
+        names = ", ".join(name for name, _ in self.arguments)
+        return f"@zoo.hookimpl\ndef {self.name}({names}):\n{indent(self.example, '    ')}\n"
+
+
+def contract(path: Path = CONTRACT) -> tuple[str, list[Hook]]:
+    """The contract's introduction (Markdown, without its first line) and its hooks, in their order."""
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    hooks = [_hook(node) for node in module.body if isinstance(node, ast.FunctionDef) and _is_hook(node)]
+    introduction = (ast.get_docstring(module) or "").partition("\n\n")[2]
+    return introduction, hooks
+
+
+def page() -> str:
+    """The whole of docs/hooks.md."""
+    introduction, hooks = contract()
+    answers = {hook.name: _implementers(hook.name) for hook in hooks}
+    rows = "\n".join(f"| [`{hook.name}`](#{hook.name}) | {_code(hook.summary).rstrip('.')} |" for hook in hooks)
+    parts = [HEAD, _markdown(introduction), f"| hook | gives |\n|---|---|\n{rows}\n"]
+    for hook in hooks:
+        seen = answers[hook.name]
+        parts.append(
+            f"## {hook.name}\n\n{_code(hook.summary)}\n\n```py\n{hook.signature}\n```\n\n{hook.text}\n\n"
+            f"```py\n{hook.implementation()}```\n" + (f"\nSee it in {', '.join(seen)}.\n" if seen else "")
+        )
+    return "\n".join(parts)
+
+
+def _is_hook(node: ast.FunctionDef) -> bool:
+    return any("hookspec" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def _hook(node: ast.FunctionDef) -> Hook:
+    arguments = tuple((one.arg, ast.unparse(one.annotation) if one.annotation else "Any") for one in node.args.args)
+    told, _, example = (ast.get_docstring(node) or "").partition("::\n\n")
+    summary, _, text = told.partition("\n\n")
+    if not (summary and text and example and node.returns):
+        raise SystemExit(f"{CONTRACT.name}: {node.name} lacks a summary, a text, an example after '::', or a result")
+    return Hook(node.name, arguments, ast.unparse(node.returns), summary, _code(text) + ":", dedent(example).rstrip())
+
+
+def _markdown(text: str) -> str:
+    """reStructuredText as the contract's introduction uses it: literals, and indented blocks after ``::``."""
+    made = []
+    for indented, paragraphs in groupby(text.split("\n\n"), key=lambda paragraph: paragraph.startswith("    ")):
+        joined = "\n\n".join(paragraphs)
+        made.append(f"```\n{dedent(joined)}\n```" if indented else _code(joined.removesuffix(":")))
+    return "\n\n".join(made) + "\n"
+
+
+def _code(text: str) -> str:
+    return inspect.cleandoc(text).replace("``", "`")
+
+
+def _implementers(hook: str) -> list[str]:
+    """Links to the architectures of this repository that implement a hook; one word where all of them do."""
+    packages = sorted(ROOT.glob("plugins/*/zoo_*/__init__.py"))
+    found = [path for path in packages if hook in _functions(path)]
+    if found == packages:
+        return ["every package in [plugins](../plugins)"]
+    return [f"[{path.parent.name[4:]}](../{path.relative_to(ROOT).as_posix()})" for path in found]
+
+
+def _functions(path: Path) -> set[str]:
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
