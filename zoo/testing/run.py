@@ -30,6 +30,18 @@ def checks(subject: Subject, level: Level = "full") -> tuple[Check, ...]:
         from zoo.testing import adapting, drawing, learning, structure, weights
 
         found += structure.CHECKS + weights.CHECKS + adapting.CHECKS + learning.CHECKS + drawing.CHECKS
+    if "quantizer" in kinds:
+        from zoo.testing import quantizing
+
+        found += quantizing.CHECKS
+    if "adapter kind" in kinds:
+        from zoo.testing import kinds as adapter_kinds
+
+        found += adapter_kinds.CHECKS
+    if "observer" in kinds:
+        from zoo.testing import observing
+
+        found += observing.CHECKS
     return found
 
 

@@ -7,7 +7,7 @@ import functools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import isroutine
 from pathlib import Path
@@ -66,6 +66,7 @@ class Subject:
         self.name, self.options = name, options
         self._folder: Path | None = None
         self._folders = 0
+        self._remembered: dict[str, Any] = {}
 
     def __enter__(self) -> Subject:
         return self
@@ -74,6 +75,12 @@ class Subject:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gave at the first call under this name."""
+        if name not in self._remembered:
+            self._remembered[name] = make()
+        return self._remembered[name]
 
     def new_folder(self) -> Path:
         """A path in a temporary folder at which nothing lies yet."""
@@ -101,7 +108,8 @@ class Subject:
     @functools.cached_property
     def kinds(self) -> tuple[str, ...]:
         """ "architecture", "quantizer", "adapter kind", "observer": what the plugin is, by its hooks."""
-        if all(one.wrapper for one in self.implementations()):
+        marked = self.implementations()
+        if marked and all(one.wrapper for one in marked):
             return ("observer",)
         if "construct" in self.hooks or not {"quantize", "inject_adapter", "adapter_config"}.intersection(self.hooks):
             return ("architecture",)
@@ -191,6 +199,7 @@ class Subject:
         """The same drawn again while the model trains; and what that changed, which should be nothing."""
         from zoo.testing.compare import watched
 
+        self.samples  # first, because a first call may import a library, and that draws what it likes
         return watched(self.adapted, lambda: self.sample(2, 1))
 
     @functools.cached_property
@@ -203,6 +212,7 @@ class Subject:
         """The same once more while the model trains; and what that changed, which should be nothing."""
         from zoo.testing.compare import watched
 
+        self.figures
         return watched(self.adapted, lambda: self.adapted.evaluate(self.options.data))
 
 

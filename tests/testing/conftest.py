@@ -1,0 +1,56 @@
+"""Four healthy plugins, one of each kind, installed as they are or with one thing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zoo import registry
+from zoo.testing import Site
+
+SOURCES = Path(__file__).with_name("toys")
+ROOTS = {"toy": "zoo_toy", "round": "zoo_round", "gain": "zoo_gain", "watch": "zoo_watch"}
+
+
+def sources(name: str) -> dict[str, str]:
+    """A toy plugin's files: path → text."""
+    root = SOURCES / ROOTS[name]
+    paths = sorted(root.glob("*.*")) if root.is_dir() else [root.with_suffix(".py")]
+    return {path.relative_to(SOURCES).as_posix(): path.read_text() for path in paths if path.is_file()}
+
+
+def weights(folder: Path, seed: int = 0) -> None:
+    """Random weights of the toy architecture, and its configuration."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = {"encode": nn.Linear(8, 16), "norm": nn.BatchNorm1d(16), "decode": nn.Linear(16, 8)}
+        layers["norm"].running_mean.normal_()
+    tensors = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "toy", "size": 8, "width": 16}))
+
+
+@pytest.fixture
+def install(site: Site) -> Callable[..., None]:
+    """``install("toy", {path: (old, new)})``: a toy plugin, with ``old`` replaced by ``new`` in that file."""
+
+    def put(name: str, changes: dict[str, tuple[str, str]] | None = None) -> None:
+        files = sources(name)
+        for path, (old, new) in (changes or {}).items():
+            assert files[path].count(old) >= 1, f"{path} has no {old!r}"
+            files[path] = files[path].replace(old, new)
+        if name == "toy":
+            weights(site.folder / "zoo_toy" / "embedded")
+        site.install(f"zoo-{name}", {name: ROOTS[name]}, files)
+        registry.forget()
+
+    return put

@@ -1,0 +1,253 @@
+"""Checks of an adapter kind: its configuration, and what its updates do to modules of every sort of layer."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import pickle
+from typing import Any
+
+import torch
+from torch import nn
+
+import zoo
+from zoo.adapters.config import Adapter
+from zoo.errors import PluginError, ZooError
+from zoo.model import Model
+from zoo.registration import caller
+from zoo.testing import toys
+from zoo.testing.compare import stir
+from zoo.testing.promise import NotCheckable, promise, require
+from zoo.testing.subject import Subject
+from zoo.weights.manage import stores
+from zoo.weights.update import Update
+
+STEPS = 20
+
+
+@promise(
+    "adapter_config",
+    "the configuration that a saved adapter's file says, equal to the one that was saved",
+    "implement adapter_config(raw) with your configuration's from_peft; to_peft must say all of it, in JSON",
+    basic=True,
+)
+def configuration_comes_back(subject: Subject) -> None:
+    require("inject_adapter" in subject.hooks, "inject_adapter is missing", hook="inject_adapter")
+    require("adapter_config" in subject.hooks, "adapter_config is missing")
+    config = configuration(subject)
+    require(isinstance(config, Adapter), f"{type(config).__qualname__}, not a zoo.Adapter")
+    require(config.kind == subject.name, f"kind {config.kind!r}, where the plugin is named {subject.name!r}")
+    raw = json.loads(json.dumps(config.to_peft()))
+    kind = str(raw.get("peft_type"))
+    require(kind.lower() == subject.name, f"peft_type {kind!r}: a saved adapter would be taken for another kind's")
+    again = _read(subject, raw)
+    require(again == config, f"{again} for {config}")
+
+
+@promise(
+    "inject_adapter",
+    "a zoo.Update for a linear layer's weight; for any other an Update too, or zoo.AdapterError, or None",
+    "return an Update whose parameters train, or None for weights that the kind cannot take",
+    basic=True,
+)
+def makes_updates(subject: Subject) -> None:
+    model = _wrapped(subject, toys.Linears)
+    for name, store in stores(model.module).items():
+        for update in store.updates.values():
+            require(isinstance(update, Update), f"{type(update).__qualname__} for {name}")
+            require(any(True for _ in update.parameters()), f"an update without parameters for {name}")
+    try:
+        _wrapped(subject, toys.Mixed)
+    except PluginError as error:
+        raise error
+    except ZooError:
+        return
+
+
+@promise(
+    "inject_adapter",
+    "an updated weight of the weight's own shape and type, with a graph; and factors(), if any, that say the same",
+    "return weight + update in forward, cast to weight.dtype; factors() is (left, right, scale) of weight + scale · left @ right",
+)
+def updates_keep_shape_and_type(subject: Subject) -> None:
+    model = _stirred(subject, _kind(subject))
+    for name, store in stores(model.module).items():
+        for update in store.updates.values():
+            for dtype in (torch.float32, torch.bfloat16, torch.float64):
+                weight = toys.gaussian(*store.shape).to(dtype)
+                got = update(weight)
+                require(got.shape == weight.shape, f"shape {tuple(got.shape)} for {name}'s {tuple(weight.shape)}")
+                require(got.dtype == dtype, f"{got.dtype} for {name} in {dtype}")
+                require(got.requires_grad, f"no graph for {name}")
+            pair = update.factors()
+            if pair is not None:
+                weight = toys.gaussian(*store.shape).double()
+                product = pair.scale * (pair.left.double() @ pair.right.double())
+                says = weight + product.view(weight.shape)
+                require(torch.allclose(update(weight), says, atol=1e-5), f"factors() of {name} say another weight")
+
+
+@promise(
+    "inject_adapter",
+    "a new adapter that changes nothing, unless the configuration's class says identity = False",
+    "let the update start at zero (or at one, if it multiplies)",
+)
+def a_new_one_changes_nothing(subject: Subject) -> None:
+    if not getattr(configuration(subject), "identity", True):
+        raise NotCheckable("its configuration says identity = False")
+    for kind in _toys(subject):
+        plain, adapted = zoo.wrap(toys.made(kind)), _wrapped(subject, kind)
+        far = float((toys.output(plain) - toys.output(adapted)).abs().max())
+        require(far < 1e-6, f"{kind.__name__}'s output changed by {far:.2g}")
+
+
+@promise(
+    "inject_adapter",
+    "finite gradients that reach every update, from its first or second step on, and a loss that they lower",
+    "use the update's parameters in forward without detaching them, and do not start with all of them at zero",
+)
+def it_learns(subject: Subject) -> None:
+    for kind in _toys(subject):
+        for bits in (None, 4):
+            model = _wrapped(subject, kind, bits=bits)
+            reached: set[str] = set()
+            optimizer = torch.optim.Adam([factor for _, factor in model.trainable_parameters()], lr=1e-2)
+            start = float(toys.error(model).detach())
+            for _ in range(STEPS):
+                optimizer.zero_grad()
+                toys.error(model).backward()
+                for name, factor in model.trainable_parameters():
+                    grad = factor.grad
+                    require(grad is None or bool(torch.isfinite(grad).all()), f"{name}'s gradient is not finite")
+                    if grad is not None and bool(grad.any()):
+                        reached.add(name)
+                optimizer.step()
+            dead = [name for name, _ in model.trainable_parameters() if name not in reached]
+            require(not dead, f"none for {len(dead)} parameters, the first is {dead[:1]}")
+            end = float(toys.error(model).detach())
+            require(end < start, f"{start:.5g} before and {end:.5g} after {STEPS} steps")
+
+
+@promise(
+    "inject_adapter",
+    "an adapter that can be switched off and on, and taken away, exactly",
+    "change nothing outside of the update: not the weight, not the module",
+)
+def it_switches_off(subject: Subject) -> None:
+    for kind in _toys(subject):
+        model = _stirred(subject, kind)
+        base, learned = toys.output(zoo.wrap(toys.made(kind))), toys.output(model)
+        require(not torch.equal(base, learned), "the same output with what it learned")
+        model.deactivate()
+        require(torch.equal(toys.output(model), base), "another base when it is switched off")
+        model.activate("default")
+        require(torch.equal(toys.output(model), learned), "another output when it is switched on again")
+        model.remove_adapter("default")
+        require(torch.equal(toys.output(model), base), "another base when it is removed")
+
+
+@promise(
+    "inject_adapter",
+    "a merged adapter that acts as unmerged, and comes out without a trace",
+    "let forward(weight) be all that the update does",
+)
+def it_merges(subject: Subject) -> None:
+    for kind in _toys(subject):
+        for bits in (None, 4):
+            model = _stirred(subject, kind, bits=bits)
+            learned = toys.output(model)
+            model.merge()
+            far = float((toys.output(model) - learned).abs().max())
+            require(far < 1e-4, f"{kind.__name__}'s output differs by {far:.2g} when merged")
+            model.unmerge()
+            require(torch.equal(toys.output(model), learned), "another output after unmerge")
+
+
+@promise(
+    "adapter_config",
+    "a saved adapter that gives the same output when it is loaded",
+    "keep everything that is learned in parameters or buffers of the update",
+)
+def it_is_saved(subject: Subject) -> None:
+    for kind in _toys(subject):
+        model = _stirred(subject, kind)
+        folder = model.save_adapter(subject.new_folder())
+        again = zoo.wrap(toys.made(kind), lora=str(folder))
+        far = float((toys.output(again) - toys.output(model)).abs().max())
+        require(far < 1e-6, f"{kind.__name__}'s output differs by {far:.2g}")
+
+
+@promise(
+    "inject_adapter",
+    "an update that can be copied and pickled",
+    "make the update a class of your module, and hold no lambda in it",
+)
+def it_is_copied(subject: Subject) -> None:
+    model = _stirred(subject, _kind(subject))
+    expected = toys.output(model)
+    held = io.BytesIO()
+    pickle.dump(model.module, held)
+    for how, module in (("deepcopy", copy.deepcopy(model.module)), ("pickle", pickle.loads(held.getvalue()))):
+        twin = Model(module, model.entry, model.device, model.dtype)
+        require(torch.equal(toys.output(twin), expected), f"another output after {how}")
+
+
+def configuration(subject: Subject) -> Adapter:
+    """The configuration to check with, for all weights. Raises ``NotCheckable`` where none can be had."""
+    given = subject.options.adapter
+    if given is None:
+        given = subject.remembered("configuration", lambda: _default(subject))
+    return dataclasses.replace(given, targets="all")  # type: ignore[type-var]
+
+
+def _default(subject: Subject) -> Any:
+    try:
+        return _read(subject, {"peft_type": subject.name.upper(), "targets": "all"})
+    except Exception as error:
+        raise NotCheckable(f"no configuration: give adapter=YourConfig(targets='all') ({error})") from error
+
+
+def _read(subject: Subject, raw: dict[str, Any]) -> Any:
+    return caller("adapter_config", subject.name)(raw=raw)
+
+
+def _wrapped(subject: Subject, kind: type[nn.Module], bits: int | None = None) -> Model:
+    return zoo.wrap(toys.made(kind), bits=bits, lora=configuration(subject), seed=0)
+
+
+def _stirred(subject: Subject, kind: type[nn.Module], bits: int | None = None) -> Model:
+    model = _wrapped(subject, kind, bits)
+    stir(model)
+    return model
+
+
+def _toys(subject: Subject) -> tuple[type[nn.Module], ...]:
+    """The toys that the kind takes."""
+    return subject.remembered("toys", lambda: (toys.Linears, *_more(subject)))
+
+
+def _more(subject: Subject) -> tuple[type[nn.Module], ...]:
+    try:
+        _wrapped(subject, toys.Mixed)
+    except ZooError:
+        return ()
+    return (toys.Mixed,)
+
+
+def _kind(subject: Subject) -> type[nn.Module]:
+    return _toys(subject)[-1]
+
+
+CHECKS = (
+    configuration_comes_back,
+    makes_updates,
+    updates_keep_shape_and_type,
+    a_new_one_changes_nothing,
+    it_learns,
+    it_switches_off,
+    it_merges,
+    it_is_saved,
+    it_is_copied,
+)

@@ -1,0 +1,143 @@
+"""Checks of an observer: that it sees every call and changes none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+from torch import nn
+
+from zoo import hookspecs
+from zoo.errors import DataError
+from zoo.model import Model
+from zoo.registration import HOOKS
+from zoo.registry import Entry
+from zoo.requests import BatchRequest, SampleRequest
+from zoo.samples import Samples
+from zoo.testing.compare import random_state_untouched
+from zoo.testing.promise import Broken, promise, require
+from zoo.testing.subject import Subject
+from zoo.weights.scheme import Quantization
+
+PASS = "in each wrapper `result = yield`, and `return result`; let exceptions through"
+
+
+@promise(
+    "import", "wrappers alone: @zoo.hookimpl(wrapper=True)", "make every implementation a wrapper, or none", basic=True
+)
+def only_wraps(subject: Subject) -> None:
+    plain = [one.hook for one in subject.implementations() if not one.wrapper]
+    require(not plain, f"{', '.join(plain)} answers itself")
+
+
+@promise("import", "results passed on unchanged, and none where nobody answers", PASS)
+def passes_results_on(subject: Subject) -> None:
+    for hook in observed(subject):
+        arguments, answers = situation()
+        given = answers[hook]
+        got = _called(subject, hook, given, arguments)
+        if hook in ("checkpoint", "batches"):  # an observer may count what passes
+            got, given = list(got or ()), _ITEMS
+            kept = len(got) == len(given) and all(one is two for one, two in zip(got, given, strict=True))
+        else:
+            kept = got is given
+        require(kept, f"{type(got).__qualname__}, where {type(given).__qualname__} was answered", hook=hook)
+        nothing = _called(subject, hook, None, arguments)
+        require(nothing is None, f"{type(nothing).__qualname__}, where nobody answered", hook=hook)
+
+
+@promise("import", "exceptions let through as they are", PASS)
+def lets_exceptions_through(subject: Subject) -> None:
+    for hook in observed(subject):
+        raised = DataError("of the plugin that is asked")
+        try:
+            _called(subject, hook, raised, situation()[0])
+        except DataError as error:
+            require(error is raised, "another error", hook=hook)
+            continue
+        except Exception as error:
+            raise Broken(f"{type(error).__name__} instead of the error that was raised", hook=hook) from error
+        raise Broken("the error was swallowed", hook=hook)
+
+
+@promise("import", "the global random state left as it was", "draw nothing from the global generator")
+def leaves_the_random_state(subject: Subject) -> None:
+    for hook in observed(subject):
+        arguments, answers = situation()
+        with random_state_untouched("draw nothing from the global generator"):
+            _called(subject, hook, answers[hook], arguments)
+
+
+_ITEMS = [("weight", torch.ones(2, 2)), ("bias", torch.ones(2))]
+
+
+def observed(subject: Subject) -> tuple[str, ...]:
+    """The hooks that it wraps, in the contract's order."""
+    own = {one.hook for one in subject.implementations()}
+    return tuple(hook for hook in HOOKS if hook in own)
+
+
+def situation() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every argument that hooks have, by name, and an answer for each hook."""
+    entry, module = Entry("toy", "toy", config={"size": 2}), nn.Linear(2, 2)
+    model = Model(module, entry, torch.device("cpu"), torch.float32)
+    arguments = {
+        "entry": entry,
+        "module": module,
+        "model": model,
+        "config": {"size": 2},
+        "raw": {"peft_type": "TOY"},
+        "name": "weight",
+        "weight": module.weight,
+        "scheme": Quantization(4),
+        "batch": _ITEMS[0],
+        "data": None,
+        "folder": Path("folder"),
+        "state_dict": {"weight": module.weight},
+    }
+    answers = {
+        "recognises": True,
+        "construct": module,
+        "checkpoint": iter(_ITEMS),
+        "quantize": module.weight,
+        "inject_adapter": nn.Linear(2, 2),
+        "adapter_config": object(),
+        "sample": Samples(["one"], "text"),
+        "loss": torch.tensor(1.0),
+        "batches": iter(_ITEMS),
+        "evaluate": {"error": 1.0},
+        "tuning": {"lr": 1e-3},
+        "describe": {"size": "2"},
+        "save": True,
+    }
+    return arguments, answers
+
+
+def _called(subject: Subject, hook: str, answer: Any, arguments: dict[str, Any]) -> Any:
+    """One call that the observer sees, in a manager of its own, answered by nobody else."""
+    requests = {"sample": SampleRequest(), "batches": BatchRequest(2)}
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(_Answering(hook, answer))
+    manager.register(subject.plugin())
+    call = getattr(manager.hook, hook)
+    needed = call.spec.argnames
+    given = {**arguments, "request": requests.get(hook)}
+    return call(**{name: given[name] for name in needed})
+
+
+class _Answering:
+    """A plugin that gives one hook's answer, or raises it."""
+
+    def __init__(self, hook: str, answer: Any) -> None:
+        def reply() -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        setattr(self, hook, hookspecs.hookimpl(reply))
+
+
+CHECKS = (only_wraps, passes_results_on, lets_exceptions_through, leaves_the_random_state)

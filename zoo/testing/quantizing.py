@@ -1,0 +1,249 @@
+"""Checks of a quantizer: what it makes of a weight, and models whose weights it holds."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.errors import QuantizationError
+from zoo.footprint import stored_bytes
+from zoo.registration import caller
+from zoo.registry import Entry
+from zoo.testing import toys
+from zoo.testing.compare import random_state_untouched, same, stir
+from zoo.testing.promise import Broken, promise, require
+from zoo.testing.subject import Subject
+from zoo.weights.manage import stores
+from zoo.weights.packed import Packed
+from zoo.weights.scheme import Quantization
+
+WIDTHS = (8, 4, 3, 2)
+SHAPES = {"2-D": (64, 32), "4-D": (16, 4, 3, 3), "an embedding's": (50, 32), "1×k": (1, 64), "odd": (7, 5)}
+LARGE = (128, 128)
+WORST = 4.0  # times 2^-bits: the relative error at which a Gaussian weight is no longer what it was; nf4's is 1.5
+OVERHEAD = 2.0  # bits per value that scales may add
+
+
+@promise(
+    "quantize",
+    f"zoo.Packed for a weight of {LARGE} in some width, and zoo.QuantizationError for a width that it does not have",
+    "return Packed(codec, weight.shape, weight.dtype, {name: tensor}) if the scheme is yours",
+    basic=True,
+)
+def packs(subject: Subject) -> None:
+    require(widths(subject), f"none of bits={subject.options.bits or WIDTHS} is taken")
+
+
+@promise(
+    "quantize",
+    "the weight's own shape, type and device again, in any type that it computes in, as a fresh tensor",
+    "in the codec's unpack, return a new tensor of the shape and dtype that it is given",
+)
+def unpacks_to_the_same_shape(subject: Subject) -> None:
+    for bits in widths(subject):
+        for what, shape in SHAPES.items():
+            for dtype in (torch.float32, torch.bfloat16):
+                weight = toys.gaussian(*shape).to(dtype)
+                packed = pack(subject, weight, bits)
+                if isinstance(packed, Tensor):
+                    require(torch.equal(packed, weight), f"another weight where it keeps a {what} one as it is")
+                    continue
+                require(tuple(packed.shape) == shape, f"shape {tuple(packed.shape)} for a {what} weight of {shape}")
+                for wanted in (dtype, torch.float32, torch.float16):
+                    got = packed(wanted)
+                    require(tuple(got.shape) == shape, f"unpacked shape {tuple(got.shape)} for {shape}")
+                    require(got.dtype == wanted, f"unpacked {got.dtype} for {wanted}")
+                    require(got.device == weight.device, f"unpacked on {got.device} for {weight.device}")
+                first = packed(torch.float32)
+                kept = first.clone()
+                first.add_(1)
+                require(torch.equal(packed(torch.float32), kept), "what unpack gave is still the store's own memory")
+
+
+@promise(
+    "quantize",
+    f"weights that stay what they are: a relative error below {WORST:g} · 2^-bits, smaller with more bits",
+    "check the scales, the rounding, and the order in which values are packed",
+)
+def error_is_bounded(subject: Subject) -> None:
+    weight = toys.gaussian(*LARGE)
+    errors = {}
+    for bits in widths(subject):
+        packed = pack(subject, weight, bits)
+        errors[bits] = float((packed(torch.float32) - weight).norm() / weight.norm())
+        bound = min(0.9, WORST * 2.0**-bits)
+        require(errors[bits] < bound, f"{errors[bits]:.3f} in {bits} bit, where {bound:.3f} is much already")
+    ordered = [errors[bits] for bits in sorted(errors)]
+    require(ordered == sorted(ordered, reverse=True), f"{errors} by bits")
+    zeros = pack(subject, torch.zeros(64, 64), widths(subject)[0])
+    require(bool((zeros(torch.float32) == 0).all() if isinstance(zeros, Packed) else True), "no zeros for zeros")
+
+
+@promise(
+    "quantize",
+    f"stored data of at most {OVERHEAD:g} bits more per value than the codec's bits, and fewer than 16",
+    "pack several values into a byte, and let more values share a scale; let codec.bits say what is stored",
+)
+def stores_fewer_bytes(subject: Subject) -> None:
+    for bits in widths(subject):
+        packed = pack(subject, toys.gaussian(*LARGE), bits)
+        stored = 8 * sum(t.numel() * t.element_size() for t in packed.parameters()) / packed.shape.numel()
+        require(stored < 16, f"{stored:.1f} bits per value in {bits} bit")
+        most = packed.codec.bits + OVERHEAD
+        require(stored <= most, f"{stored:.1f} bits per value in {bits} bit, where codec.bits is {packed.codec.bits}")
+
+
+@promise("quantize", "the same data for the same weight, drawn from nothing", "round deterministically")
+def packs_the_same_again(subject: Subject) -> None:
+    weight = toys.gaussian(*LARGE)
+    for bits in widths(subject):
+        with random_state_untouched("draw nothing from the global generator"):
+            packed = pack(subject, weight, bits)
+        again = pack(subject, weight, bits)
+        require(same(packed.tensors(), again.tensors()), f"other data in {bits} bit")
+        require(torch.equal(weight, toys.gaussian(*LARGE)), "the weight itself is changed", "do not write into it")
+
+
+@promise(
+    "quantize",
+    "a codec that is hashable, and equal for equal weights",
+    "make the codec a frozen dataclass of plain values, without tensors",
+)
+def codec_is_a_value(subject: Subject) -> None:
+    for bits in widths(subject):
+        one, two = (pack(subject, toys.gaussian(*LARGE), bits).codec for _ in range(2))
+        require(one == two, f"{one} and {two}")
+        hash(one)
+        require(isinstance(one.bits, int) and isinstance(one.scheme, str), f"bits {one.bits!r}, scheme {one.scheme!r}")
+
+
+@promise(
+    "quantize",
+    "data that casts leave alone (scales too), and that deepcopy, pickle and state_dict carry",
+    "keep everything in the tensors given to Packed and in the codec, and let no buffer or attribute hold data; the "
+    "codec's class must be importable",
+)
+def packed_travels(subject: Subject) -> None:
+    weight = toys.gaussian(*LARGE)
+    for bits in widths(subject):
+        packed = pack(subject, weight, bits)
+        expected = packed(torch.float32)
+        for how, twin in _travelled(subject, packed, bits):
+            require(torch.equal(twin(torch.float32), expected), f"other values after {how} in {bits} bit")
+        cast = copy.deepcopy(packed).half()
+        require(cast().dtype == torch.float16, f"{cast().dtype} after .half() in {bits} bit")
+
+
+@promise(
+    "quantize",
+    "zoo.QuantizationError for a weight with NaN",
+    "raise zoo.QuantizationError unless torch.isfinite(weight).all()",
+)
+def refuses_nan(subject: Subject) -> None:
+    weight = toys.gaussian(*LARGE)
+    weight[3, 5] = torch.nan
+    try:
+        pack(subject, weight, widths(subject)[0])
+    except QuantizationError:
+        return
+    raise Broken("it was packed")
+
+
+@promise(
+    "quantize",
+    "a model that computes with the unpacked weights, of any layer",
+    "pack any shape, or return the weight itself to keep it in full precision",
+)
+def models_compute_with_it(subject: Subject) -> None:
+    for bits in widths(subject):
+        model = zoo.wrap(toys.made(toys.Mixed), bits=Quantization(bits, scheme=subject.name))
+        plain = toys.made(toys.Mixed)
+        plain.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            expected = plain(toys.tokens())
+        require(torch.allclose(toys.output(model), expected, rtol=1e-3, atol=1e-4), f"another result in {bits} bit")
+        held = {name: store for name, store in stores(model.module).items() if isinstance(store.packed, Packed)}
+        require("linear.weight" in held, f"linear.weight of shape (64, 16) is not packed in {bits} bit")
+        for name, store in held.items():
+            width = 8 * stored_bytes(store) / store.shape.numel()
+            require(width < 32, f"{name} takes {width:.0f} bits per value in {bits} bit")
+
+
+@promise(
+    "quantize",
+    "adapters that train on top, merge, and come out without a trace",
+    "let unpack be a function of the stored tensors alone, without in-place changes and without a graph",
+)
+def adapters_train_on_it(subject: Subject) -> None:
+    for bits in widths(subject):
+        lora = zoo.LoRA(rank=2, targets="all")
+        model = zoo.wrap(toys.made(toys.Mixed), bits=Quantization(bits, scheme=subject.name), lora=lora, seed=0)
+        base = toys.output(model)
+        toys.error(model).backward()
+        for name, store in stores(model.module).items():
+            factors = [factor.grad for factor in store.updates.parameters()]
+            require(any(one is not None and bool(one.any()) for one in factors), f"no gradient for {name}'s adapter")
+        stir(model)
+        learned = toys.output(model)
+        model.merge()
+        require(torch.allclose(toys.output(model), learned, rtol=1e-3, atol=1e-4), "another result when merged")
+        model.unmerge()
+        model.deactivate()
+        require(torch.equal(toys.output(model), base), "another base after unmerge")
+
+
+def pack(subject: Subject, weight: Tensor, bits: int) -> Packed | Tensor:
+    """The plugin's answer for one weight. Raises ``Broken`` for one that is neither ``Packed`` nor a tensor."""
+    scheme = Quantization(bits, scheme=subject.name)
+    packed = caller("quantize", subject.name)(entry=Entry("toy", None), name="weight", weight=weight, scheme=scheme)
+    require(isinstance(packed, Packed | Tensor), f"{type(packed).__qualname__} for a weight in {bits} bit")
+    return packed
+
+
+def widths(subject: Subject) -> tuple[int, ...]:
+    """The widths that the quantizer takes."""
+    return subject.remembered("widths", lambda: tuple(_widths(subject)))
+
+
+def _widths(subject: Subject) -> Iterator[int]:
+    for bits in subject.options.bits or WIDTHS:
+        try:
+            packed = pack(subject, toys.gaussian(*LARGE), bits)
+        except QuantizationError:
+            if subject.options.bits:
+                raise
+            continue
+        require(isinstance(packed, Packed), f"a {LARGE} weight kept in full precision in {bits} bit")
+        yield bits
+
+
+def _travelled(subject: Subject, packed: Packed, bits: int) -> Iterator[tuple[str, nn.Module]]:
+    yield "deepcopy", copy.deepcopy(packed)
+    held = io.BytesIO()
+    pickle.dump(packed, held)
+    yield "pickle", pickle.loads(held.getvalue())
+    yield ".half()", copy.deepcopy(packed).half()
+    yield ".to(bfloat16)", copy.deepcopy(packed).to(torch.bfloat16)
+    other = pack(subject, toys.gaussian(*LARGE).flip(0), bits)
+    other.load_state_dict(packed.state_dict())
+    yield "state_dict", other
+
+
+CHECKS = (
+    packs,
+    unpacks_to_the_same_shape,
+    error_is_bounded,
+    stores_fewer_bytes,
+    packs_the_same_again,
+    codec_is_a_value,
+    packed_travels,
+    refuses_nan,
+    models_compute_with_it,
+    adapters_train_on_it,
+)
