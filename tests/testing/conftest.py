@@ -41,13 +41,14 @@ def weights(folder: Path, seed: int = 0) -> None:
 
 @pytest.fixture
 def install(site: Site) -> Callable[..., None]:
-    """``install("toy", {path: (old, new)})``: a toy plugin, with ``old`` replaced by ``new`` in that file."""
+    """``install("toy", {path: [(old, new)]})``: a toy plugin, with each ``old`` replaced by ``new`` in that file."""
 
-    def put(name: str, changes: dict[str, tuple[str, str]] | None = None) -> None:
+    def put(name: str, changes: dict[str, list[tuple[str, str]]] | None = None) -> None:
         files = sources(name)
-        for path, (old, new) in (changes or {}).items():
-            assert files[path].count(old) >= 1, f"{path} has no {old!r}"
-            files[path] = files[path].replace(old, new)
+        for path, pairs in (changes or {}).items():
+            for old, new in pairs:
+                assert old in files[path], f"{path} has no {old!r}"
+                files[path] = files[path].replace(old, new) if old else files[path]
         if name == "toy":
             weights(site.folder / "zoo_toy" / "embedded")
         site.install(f"zoo-{name}", {name: ROOTS[name]}, files)

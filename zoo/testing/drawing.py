@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from zoo.errors import PluginError, ZooError
-from zoo.testing.compare import same, tensors_of
+from zoo.testing.compare import same
 from zoo.testing.promise import Broken, promise, require
 from zoo.testing.subject import Subject
 
@@ -66,12 +66,6 @@ def unknown_options_are_refused(subject: Subject) -> None:
     raise Broken("no_such_option=1 was swallowed")
 
 
-@promise("sample", "samples without a graph, which would hold the whole model's activations", "do not enable gradients")
-def samples_have_no_graph(subject: Subject) -> None:
-    held = [tensor for tensor in tensors_of(subject.samples.data) if tensor.requires_grad]
-    require(not held, "samples that require gradients")
-
-
 @promise("sample", "samples that can be written to a file", "return zoo.Samples(data, kind) as its docstring says")
 def samples_can_be_saved(subject: Subject) -> None:
     suffix = ".txt" if subject.samples.kind in ("text", "posterior") else ".png"
@@ -129,7 +123,6 @@ CHECKS = (
     as_many_samples_as_asked,
     samples_leave_everything,
     unknown_options_are_refused,
-    samples_have_no_graph,
     samples_can_be_saved,
     figures_repeat,
     figures_leave_everything,

@@ -14,12 +14,12 @@ from torch import nn
 
 import zoo
 from zoo.adapters.config import Adapter
-from zoo.errors import PluginError, ZooError
+from zoo.errors import AdapterError, PluginError, ZooError
 from zoo.model import Model
 from zoo.registration import caller
 from zoo.testing import toys
 from zoo.testing.compare import stir
-from zoo.testing.promise import NotCheckable, promise, require
+from zoo.testing.promise import Broken, NotCheckable, promise, require
 from zoo.testing.subject import Subject
 from zoo.weights.manage import stores
 from zoo.weights.update import Update
@@ -69,12 +69,13 @@ def makes_updates(subject: Subject) -> None:
 @promise(
     "inject_adapter",
     "an updated weight of the weight's own shape and type, with a graph; and factors(), if any, that say the same",
-    "return weight + update in forward, cast to weight.dtype; factors() is (left, right, scale) of weight + scale · left @ right",
+    "return weight + update in forward, cast to weight.dtype; factors() is (left, right, scale) of weight + scale · "
+    "left @ right",
 )
 def updates_keep_shape_and_type(subject: Subject) -> None:
     model = _stirred(subject, _kind(subject))
     for name, store in stores(model.module).items():
-        for update in store.updates.values():
+        for update in store.in_use():
             for dtype in (torch.float32, torch.bfloat16, torch.float64):
                 weight = toys.gaussian(*store.shape).to(dtype)
                 got = update(weight)
@@ -173,7 +174,10 @@ def it_merges(subject: Subject) -> None:
 def it_is_saved(subject: Subject) -> None:
     for kind in _toys(subject):
         model = _stirred(subject, kind)
-        folder = model.save_adapter(subject.new_folder())
+        try:
+            folder = model.save_adapter(subject.new_folder())
+        except AdapterError as error:
+            raise NotCheckable(str(error)) from error
         again = zoo.wrap(toys.made(kind), lora=str(folder))
         far = float((toys.output(again) - toys.output(model)).abs().max())
         require(far < 1e-6, f"{kind.__name__}'s output differs by {far:.2g}")
@@ -203,10 +207,17 @@ def configuration(subject: Subject) -> Adapter:
 
 
 def _default(subject: Subject) -> Any:
+    raw = {"peft_type": subject.name.upper(), "targets": "all"}
     try:
-        return _read(subject, {"peft_type": subject.name.upper(), "targets": "all"})
+        config = _read(subject, raw)
+    except ZooError as error:
+        raise NotCheckable(f"no configuration to check with: give adapter=YourConfig(...) ({error})") from error
     except Exception as error:
-        raise NotCheckable(f"no configuration: give adapter=YourConfig(targets='all') ({error})") from error
+        fix = "give every field of the configuration a default, or raise zoo.AdapterError for what is missing"
+        raise Broken(f"{type(error).__name__} ({error}) for {raw}", fix, "adapter_config") from error
+    if config is None:
+        raise NotCheckable(f"no configuration to check with: give adapter=YourConfig(...) (None for {raw})")
+    return config
 
 
 def _read(subject: Subject, raw: dict[str, Any]) -> Any:

@@ -164,14 +164,13 @@ def _pass(batches: Iterable[Any]) -> list[Any]:
     return held
 
 
-CHECKS = (
+# What the checks of weights and adapters rely on.
+FIRST = (
     batches_follow_the_seed,
     batches_leave_the_random_state,
     batches_have_their_size,
     held_out_batches_are_one_pass,
     batches_refuse_unknown_data,
     loss_is_a_finite_scalar,
-    every_adapted_weight_learns,
-    loss_goes_down,
-    tuning_settings_are_known,
 )
+THEN = (every_adapted_weight_learns, loss_goes_down, tuning_settings_are_known)

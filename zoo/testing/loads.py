@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from difflib import get_close_matches
 
-from zoo import discovery, hookspecs, host
+from zoo import discovery, hookspecs, host, registry
 from zoo.errors import did_you_mean
-from zoo.testing.promise import IMPORT, promise, require
+from zoo.testing.promise import IMPORT, REGISTRY, promise, require
 from zoo.testing.subject import ARCHITECTURE, Subject
 
 
@@ -39,9 +40,10 @@ def imports(subject: Subject) -> None:
 def names_of_hooks(subject: Subject) -> None:
     marked = subject.implementations()
     for one in marked:
-        near = did_you_mean(one.hook, host.HOOKS)
-        known = f"there is no hook {one.hook!r}.{near} The hooks are {', '.join(host.HOOKS)}"
-        require(one.hook in host.HOOKS, known)
+        near = get_close_matches(one.hook, host.HOOKS, n=1, cutoff=0.55)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        known = f"there is no hook {one.hook!r}.{meant} The hooks are {', '.join(host.HOOKS)}"
+        require(one.hook in host.HOOKS, known, hook=near[0] if near else None)
     if not marked:
         host.load(subject.name)  # says what is missing
 
@@ -57,7 +59,7 @@ def arguments_of_hooks(subject: Subject) -> None:
         given = list(inspect.signature(getattr(hookspecs, one.hook)).parameters)
         for argument in one.arguments:
             near = did_you_mean(argument, given)
-            require(argument in given, f"argument {argument!r}; it has {', '.join(given)}.{near}", hook=one.hook)
+            require(argument in given, f"argument {argument!r}.{near} It has {', '.join(given)}", hook=one.hook)
 
 
 @promise(IMPORT, "a plugin that zoo can register", "change what zoo refuses", basic=True)
@@ -87,6 +89,17 @@ def prints_nothing(subject: Subject) -> None:
 
 
 @promise(
+    REGISTRY,
+    "a registry.toml, if there is one, in which every entry is as it should be",
+    "correct it as the message says; docs of the keys are in zoo/registry.py",
+)
+def registry_is_valid(subject: Subject) -> None:
+    folder = discovery.package_folder(discovery.claim(subject.name).package)
+    mine = [fault for fault in registry.problems() if folder is not None and str(folder / registry.FILE) in fault]
+    require(not mine, mine[0] if mine else "")
+
+
+@promise(
     "construct",
     f"an architecture with the hooks {', '.join(ARCHITECTURE)}",
     "implement it, decorated with @zoo.hookimpl",
@@ -97,5 +110,14 @@ def has_its_hooks(subject: Subject) -> None:
         require(hook in subject.hooks, f"{hook} is missing", hook=hook)
 
 
-CHECKS = (found, imports, names_of_hooks, arguments_of_hooks, registers, imports_nothing_heavy, prints_nothing)
+CHECKS = (
+    found,
+    imports,
+    names_of_hooks,
+    arguments_of_hooks,
+    registers,
+    imports_nothing_heavy,
+    prints_nothing,
+    registry_is_valid,
+)
 ARCHITECTURE_CHECKS = (has_its_hooks,)

@@ -41,9 +41,12 @@ def passes_results_on(subject: Subject) -> None:
         if hook in ("checkpoint", "batches"):  # an observer may count what passes
             got, given = list(got or ()), _ITEMS
             kept = len(got) == len(given) and all(one is two for one, two in zip(got, given, strict=True))
-        else:
-            kept = got is given
-        require(kept, f"{type(got).__qualname__}, where {type(given).__qualname__} was answered", hook=hook)
+            require(kept, f"{len(got)} items, where others or {len(given)} were answered", hook=hook)
+            continue
+        what = type(given).__qualname__
+        require(got is given, f"{type(got).__qualname__}, and not the {what} that was answered", hook=hook)
+    for hook in observed(subject):
+        arguments, _ = situation()
         nothing = _called(subject, hook, None, arguments)
         require(nothing is None, f"{type(nothing).__qualname__}, where nobody answered", hook=hook)
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo.errors import PluginError
-from zoo.registration import told
+from zoo.registration import HOOKS, told
 
 if TYPE_CHECKING:
     from zoo.testing.subject import Subject
 
-# What a check of loading, rather than of a hook, is about.
-IMPORT = "import"
+# What a check is about that is not about a hook.
+IMPORT, REGISTRY = "import", "registry"
+
+# What to change where an answer is not what its hook promises at all.
+_ANSWERS = {
+    "construct": "return the library's torch.nn.Module",
+    "checkpoint": "return an iterator of pairs (parameter name, tensor), or None",
+    "quantize": "return zoo.Packed, the weight itself, or None",
+    "inject_adapter": "return a zoo.Update, or None",
+    "adapter_config": "return the kind's zoo.Adapter, or None",
+    "sample": "return zoo.Samples(data, kind)",
+    "loss": "return a scalar tensor, say .mean() of what there is per item",
+    "batches": "return an iterable of batches",
+    "evaluate": "return a dict of name → figure",
+    "tuning": "return a dict with some of batch_size, lr, betas, grad_clip, warmup, average",
+    "describe": "return a dict of label → text",
+    "save": "return True, or None",
+}
+_BLAMED = re.compile(r"plugin '[^']*' (broke|failed|returned|does).*? hook '(\w+)'")
 
 
 class Broken(Exception):
@@ -60,11 +78,22 @@ class Check:
         except (Exception, SystemExit) as error:
             if strict():
                 raise
-            raise self._error(subject, told(error)) from error
+            raise self._blaming(subject, error) from error
+
+    def _blaming(self, subject: Subject, error: BaseException) -> PluginError:
+        """The error for an exception that came out of the check: where the host blames another hook, that one's."""
+        blamed = _BLAMED.search(str(error)) if isinstance(error, PluginError) else None
+        if blamed is None:
+            return self._error(subject, told(error))
+        how, hook = blamed.groups()
+        if how == "failed":
+            again = None if hook == self.hook else "make the hook work here; ZOO_STRICT=1 shows where it fails"
+            return self._error(subject, told(error), again, hook)
+        return self._error(subject, told(error), _ANSWERS.get(hook), hook)
 
     def _error(self, subject: Subject, found: str, fix: str | None = None, hook: str | None = None) -> PluginError:
         where = hook or self.hook
-        whose = f"plugin {subject.name!r}" if where == IMPORT else f"plugin {subject.name!r}, hook {where!r}"
+        whose = f"plugin {subject.name!r}, hook {where!r}" if where in HOOKS else f"plugin {subject.name!r}"
         error = PluginError(f"{whose}: expected {self.promise}; found: {found}. Fix: {fix or self.fix}")
         error.hook = where  # type: ignore[attr-defined]
         return error

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import zoo
 from zoo.errors import QuantizationError
@@ -75,7 +75,7 @@ def error_is_bounded(subject: Subject) -> None:
     weight = toys.gaussian(*LARGE)
     errors = {}
     for bits in widths(subject):
-        packed = pack(subject, weight, bits)
+        packed = large(subject, bits)
         errors[bits] = float((packed(torch.float32) - weight).norm() / weight.norm())
         bound = min(0.9, WORST * 2.0**-bits)
         require(errors[bits] < bound, f"{errors[bits]:.3f} in {bits} bit, where {bound:.3f} is much already")
@@ -92,7 +92,7 @@ def error_is_bounded(subject: Subject) -> None:
 )
 def stores_fewer_bytes(subject: Subject) -> None:
     for bits in widths(subject):
-        packed = pack(subject, toys.gaussian(*LARGE), bits)
+        packed = large(subject, bits)
         stored = 8 * sum(t.numel() * t.element_size() for t in packed.parameters()) / packed.shape.numel()
         require(stored < 16, f"{stored:.1f} bits per value in {bits} bit")
         most = packed.codec.bits + OVERHEAD
@@ -104,8 +104,8 @@ def packs_the_same_again(subject: Subject) -> None:
     weight = toys.gaussian(*LARGE)
     for bits in widths(subject):
         with random_state_untouched("draw nothing from the global generator"):
-            packed = pack(subject, weight, bits)
-        again = pack(subject, weight, bits)
+            packed = large(subject, bits, weight)
+        again = large(subject, bits, weight)
         require(same(packed.tensors(), again.tensors()), f"other data in {bits} bit")
         require(torch.equal(weight, toys.gaussian(*LARGE)), "the weight itself is changed", "do not write into it")
 
@@ -117,7 +117,7 @@ def packs_the_same_again(subject: Subject) -> None:
 )
 def codec_is_a_value(subject: Subject) -> None:
     for bits in widths(subject):
-        one, two = (pack(subject, toys.gaussian(*LARGE), bits).codec for _ in range(2))
+        one, two = (large(subject, bits).codec for _ in range(2))
         require(one == two, f"{one} and {two}")
         hash(one)
         require(isinstance(one.bits, int) and isinstance(one.scheme, str), f"bits {one.bits!r}, scheme {one.scheme!r}")
@@ -130,9 +130,8 @@ def codec_is_a_value(subject: Subject) -> None:
     "codec's class must be importable",
 )
 def packed_travels(subject: Subject) -> None:
-    weight = toys.gaussian(*LARGE)
     for bits in widths(subject):
-        packed = pack(subject, weight, bits)
+        packed = large(subject, bits)
         expected = packed(torch.float32)
         for how, twin in _travelled(subject, packed, bits):
             require(torch.equal(twin(torch.float32), expected), f"other values after {how} in {bits} bit")
@@ -206,6 +205,14 @@ def pack(subject: Subject, weight: Tensor, bits: int) -> Packed | Tensor:
     return packed
 
 
+def large(subject: Subject, bits: int, weight: Tensor | None = None) -> Packed:
+    """A large weight packed: no quantizer has a reason to keep it as it is."""
+    packed = pack(subject, toys.gaussian(*LARGE) if weight is None else weight, bits)
+    if not isinstance(packed, Packed):
+        raise Broken(f"a weight of {LARGE} kept in full precision in {bits} bit")
+    return packed
+
+
 def widths(subject: Subject) -> tuple[int, ...]:
     """The widths that the quantizer takes."""
     return subject.remembered("widths", lambda: tuple(_widths(subject)))
@@ -214,23 +221,22 @@ def widths(subject: Subject) -> tuple[int, ...]:
 def _widths(subject: Subject) -> Iterator[int]:
     for bits in subject.options.bits or WIDTHS:
         try:
-            packed = pack(subject, toys.gaussian(*LARGE), bits)
+            large(subject, bits)
         except QuantizationError:
             if subject.options.bits:
                 raise
             continue
-        require(isinstance(packed, Packed), f"a {LARGE} weight kept in full precision in {bits} bit")
         yield bits
 
 
-def _travelled(subject: Subject, packed: Packed, bits: int) -> Iterator[tuple[str, nn.Module]]:
+def _travelled(subject: Subject, packed: Packed, bits: int) -> Iterator[tuple[str, Packed]]:
     yield "deepcopy", copy.deepcopy(packed)
     held = io.BytesIO()
     pickle.dump(packed, held)
     yield "pickle", pickle.loads(held.getvalue())
     yield ".half()", copy.deepcopy(packed).half()
     yield ".to(bfloat16)", copy.deepcopy(packed).to(torch.bfloat16)
-    other = pack(subject, toys.gaussian(*LARGE).flip(0), bits)
+    other = large(subject, bits, toys.gaussian(*LARGE).flip(0))
     other.load_state_dict(packed.state_dict())
     yield "state_dict", other
 

@@ -29,7 +29,8 @@ def checks(subject: Subject, level: Level = "full") -> tuple[Check, ...]:
     if "architecture" in kinds:
         from zoo.testing import adapting, drawing, learning, structure, weights
 
-        found += structure.CHECKS + weights.CHECKS + adapting.CHECKS + learning.CHECKS + drawing.CHECKS
+        found += structure.CHECKS + weights.FIRST + learning.FIRST + weights.THEN
+        found += adapting.CHECKS + learning.THEN + drawing.CHECKS
     if "quantizer" in kinds:
         from zoo.testing import quantizing
 

@@ -199,7 +199,7 @@ class Subject:
         """The same drawn again while the model trains; and what that changed, which should be nothing."""
         from zoo.testing.compare import watched
 
-        self.samples  # first, because a first call may import a library, and that draws what it likes
+        _ = self.samples  # first, because a first call may import a library, and that draws what it likes
         return watched(self.adapted, lambda: self.sample(2, 1))
 
     @functools.cached_property
@@ -212,7 +212,7 @@ class Subject:
         """The same once more while the model trains; and what that changed, which should be nothing."""
         from zoo.testing.compare import watched
 
-        self.figures
+        _ = self.figures
         return watched(self.adapted, lambda: self.adapted.evaluate(self.options.data))
 
 

@@ -125,4 +125,6 @@ def _tied(module: nn.Module) -> dict[str, set[str]]:
     return {name: held[id(tensor)] for name, tensor in tensors.items()}
 
 
-CHECKS = (checkpoint_is_the_modules, streaming_equals_loading, damaged_weights_are_refused, saves_what_it_loads)
+# What every check that loads a model relies on; those after it rely on batches and loss too.
+FIRST = (checkpoint_is_the_modules,)
+THEN = (streaming_equals_loading, damaged_weights_are_refused, saves_what_it_loads)

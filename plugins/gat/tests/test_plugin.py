@@ -13,7 +13,6 @@ from zoo.testing import conformance
 
 HERE = Path(__file__).resolve().parents[1]
 
-
 test_promise = conformance("gat", batch_size=16)
 
 

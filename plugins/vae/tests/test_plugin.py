@@ -14,7 +14,6 @@ from zoo.testing import conformance
 
 HERE = Path(__file__).resolve().parents[1]
 
-
 test_promise = conformance("vae")
 
 

@@ -19,8 +19,7 @@ def construct(entry):
 
 @zoo.hookimpl
 def checkpoint(entry):
-    for name, tensor in zoo.checkpoint.tensors(entry):
-        yield name, tensor
+    return zoo.checkpoint.tensors(entry)
 
 
 @zoo.hookimpl
