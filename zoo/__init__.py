@@ -37,6 +37,7 @@ _HOME = {
     "Update": "zoo.weights.update",
     "LowRank": "zoo.weights.update",
     "Layout": "zoo.weights.update",
+    "Weight": "zoo.weights.standin",
     "Entry": "zoo.registry",
     "entries": "zoo.registry",
     "Samples": "zoo.samples",
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
     from zoo.weights.packed import Codec as Codec
     from zoo.weights.packed import Packed as Packed
     from zoo.weights.scheme import Quantization as Quantization
+    from zoo.weights.standin import Weight as Weight
     from zoo.weights.update import Layout as Layout
     from zoo.weights.update import LowRank as LowRank
     from zoo.weights.update import Update as Update

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def make_updates(module: nn.Module, entry: Entry, config: Adapter) -> dict[str, Update]:
     """One update for every weight that the adapter changes, by the name of the weight's first place.
 
-    Those of the kind for the weights that it targets (and their biases, if it changes those too); full training for
-    what ``modules_to_save`` and ``bias`` name. Nothing is attached yet. A tied weight gets one update, which all its
+    Those of the kind for the weights that it targets; full training for what ``modules_to_save`` and ``bias`` name.
+    Nothing is attached yet. A tied weight gets one update, which all its
     places will see. Raises ``AdapterError`` when a target matches nothing.
     """
     chosen = named(module, config.targets) if config.any_shape else targeted(module, config.targets)
@@ -33,15 +33,9 @@ def make_updates(module: nn.Module, entry: Entry, config: Adapter) -> dict[str, 
     updates: dict[str, Update] = {}
     for held, sites in full:
         updates[sites[0].name] = _ask(entry, held, sites, Full(targets=(sites[0].name,)))
-    chosen = [(held, sites) for held, sites in chosen if sites[0].name not in updates]
-    biases = _biases(module)
     for held, sites in chosen:
-        updates[sites[0].name] = update = _ask(entry, held, sites, config)
-        for site in sites:
-            bias = biases.get((id(site.layer), site.attribute.replace("weight", "bias")))
-            changed = None if bias is None or bias in updates else update.for_bias()
-            if bias is not None and changed is not None:
-                updates[bias] = changed
+        if sites[0].name not in updates:
+            updates[sites[0].name] = _ask(entry, held, sites, config)
     return updates
 
 
@@ -73,23 +67,32 @@ def _ask(entry: Entry, held: nn.Parameter | Store, sites: list[Site], config: Ad
     return update
 
 
-def _biases(module: nn.Module) -> dict[tuple[int, str], str]:
-    """(layer, attribute) of each parameter that is called a bias → the name of the first place that shares it."""
-    return {
-        (id(site.layer), site.attribute): sites[0].name
-        for _, sites in grouped_sites(module)
-        for site in sites
-        if "bias" in site.attribute
-    }
-
-
 def attach(module: nn.Module, name: str, updates: Mapping[str, Update]) -> None:
-    """Put the updates of one adapter in place, not yet active."""
-    for held, sites in grouped_sites(module):
+    """Put the updates of one adapter in place, and what goes with them to biases; not yet active."""
+    groups = grouped_sites(module)
+    updates = {**_for_biases(groups, updates), **updates}
+    for held, sites in groups:
         update = updates.get(sites[0].name)
         if update is not None:
             store = held if isinstance(held, Store) else manage(sites, held, layout_of(sites, held.shape))
             store.add(name, update)
+
+
+def _for_biases(groups: list[Group], updates: Mapping[str, Update]) -> dict[str, Update]:
+    """What ``Update.for_bias`` gives for the biases of the updated weights' layers, by name of the first place."""
+    biases = {(id(site.layer), site.attribute): (held, sites[0].name) for held, sites in groups for site in sites}
+    found: dict[str, Update] = {}
+    for _, sites in groups:
+        update = updates.get(sites[0].name)
+        for site in sites if update is not None else ():
+            attribute = site.attribute.replace("weight", "bias")
+            bias, name = biases.get((id(site.layer), attribute), (None, ""))
+            if bias is None or attribute == site.attribute or not bias.dtype.is_floating_point:
+                continue
+            changed = update.for_bias(bias.shape)  # type: ignore[union-attr]
+            if changed is not None:
+                found.setdefault(name, changed)
+    return found
 
 
 def activate(module: nn.Module, weights: Mapping[str, float]) -> None:

@@ -84,8 +84,12 @@ class Update(nn.Module):
         """The weight that stands in the base's place, when the update does not depend on the base, else None."""
         return None
 
-    def for_bias(self) -> Update | None:
-        """What goes with this to the bias of the weight's layer, if anything; it may look this update's tensors up."""
+    def for_bias(self, shape: torch.Size) -> Update | None:
+        """What goes with this to the bias (of ``shape``) of the weight's layer, if anything.
+
+        It is attached, activated and merged beside this one, and never saved: it has no parameters of its own but looks
+        this update's up whenever it is used.
+        """
         return None
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:

@@ -1,0 +1,60 @@
+"""The update of one weight: scaled along its outputs or its inputs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo import Layout, Update, Weight
+
+
+class Scaled(Update):
+    """W with each output's values, or each input's, times a learned number.
+
+    ia3_l: as PEFT's files have it, (outputs, 1) or, for inputs, (1, inputs); for a convolution's kernel (1, n, 1, …).
+    inputs: scale the inputs. What outputs and inputs are, the weight's layout says.
+    """
+
+    kind = "ia3"
+
+    def __init__(self, weight: Weight, inputs: bool) -> None:
+        super().__init__()
+        shape, layout = torch.Size(weight.shape), weight.layout
+        dims = layout.input_dims if inputs else layout.output_dims
+        self.inputs = inputs
+        self.sizes = tuple(size if dim in dims else 1 for dim, size in enumerate(shape))  # broadcasts against W
+        number = math.prod(self.sizes)
+        if len(shape) > 2 and layout == Layout():
+            form = (1, number, *(1 for _ in shape[2:]))
+        else:
+            form = (1, number) if inputs else (number, 1)
+        self.ia3_l = nn.Parameter(torch.ones(form, device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """W times the numbers."""
+        return (weight * self.ia3_l.view(self.sizes)).to(weight.dtype)
+
+    def for_bias(self, shape: torch.Size) -> Update | None:
+        """The bias is a part of the outputs; None where those are not what is scaled."""
+        if self.inputs or shape.numel() % self.ia3_l.numel():
+            return None
+        return ScaledBias(self)
+
+
+class ScaledBias(Update):
+    """A bias with each output's value times that output's number; groups of outputs share them in order."""
+
+    kind = "ia3"
+
+    def __init__(self, weights: Scaled) -> None:
+        super().__init__()
+        self._weights = (weights,)  # in a tuple: its parameter is not this module's, and is saved and trained once
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The bias times the numbers."""
+        numbers = self._weights[0].ia3_l.reshape(-1)
+        if numbers.numel() != weight.numel():
+            numbers = numbers.repeat(weight.numel() // numbers.numel())
+        return (weight * numbers.view(weight.shape)).to(weight.dtype)
