@@ -44,6 +44,7 @@ _HOME = {
     "SampleRequest": "zoo.requests",
     "BatchRequest": "zoo.requests",
     "TuneResult": "zoo.tuning.result",
+    "PushResult": "zoo.hub.publish",
     "hookimpl": "zoo.hookspecs",
     "hookspec": "zoo.hookspecs",
     "ZooError": "zoo.errors",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from zoo.footprint import Footprint as Footprint
     from zoo.hookspecs import hookimpl as hookimpl
     from zoo.hookspecs import hookspec as hookspec
+    from zoo.hub.publish import PushResult as PushResult
     from zoo.loading import load as load
     from zoo.loading import wrap as wrap
     from zoo.model import Model as Model

@@ -28,6 +28,7 @@ from zoo.weights.scheme import Quantization
 from zoo.weights.store import Store
 
 if TYPE_CHECKING:
+    from zoo.hub.publish import PushResult
     from zoo.samples import Samples
     from zoo.tuning.loop import TuneResult
 
@@ -271,6 +272,28 @@ class Model:
             name = next(iter(self.adapters))
         self.held.known(name)
         return saved.save(self, Path(folder), name)
+
+    def push(
+        self,
+        repo_id: str,
+        name: str | None = None,
+        *,
+        private: bool = False,
+        branch: str | None = None,
+        message: str | None = None,
+        samples: Samples | None = None,
+    ) -> PushResult:
+        """Push an adapter (default: all of them) with a model card and samples to the Hub, in one commit.
+
+        repo_id: ``owner/name``, made where it is missing; files there that are not ours stay. One adapter lies at the
+        root, several in a folder each. private: of a repository that is made. branch: default main, made where it is
+        missing. samples: what the card shows instead of samples drawn for it.
+
+        Raises ``HubError`` where the Hub refuses or cannot be reached. A push that is repeated makes no second commit.
+        """
+        from zoo.hub.push import push
+
+        return push(self, repo_id, name, private=private, branch=branch, message=message, samples=samples)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.

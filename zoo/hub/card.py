@@ -1,0 +1,252 @@
+"""The model card of pushed adapters: what they are for, how to load them, how they were made, what they do."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.hub import markup
+from zoo.hub.markup import block, inline, table
+from zoo.hub.reference import is_repository
+
+SHEET = "samples.png"
+_LICENSES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 cc-by-4.0 cc-by-sa-4.0
+    cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 gpl-2.0 gpl-3.0 isc lgpl-3.0 mit mpl-2.0 openrail creativeml-openrail-m
+    llama2 llama3 gemma unlicense wtfpl
+    """.split()  # noqa: SIM905 - a list of words reads better so
+)
+_LIBRARIES = ("transformers", "diffusers", "timm")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One adapter of a push.
+
+    name: the adapter's. folder: where it goes in the repository, "" for the root. record: its zoo.json. config: its
+    adapter_config.json. peft: whether PEFT can load it. texts: samples that are texts. sheet: whether there is a
+    picture of samples beside it.
+    """
+
+    name: str
+    folder: str
+    record: Mapping[str, Any]
+    config: Mapping[str, Any]
+    peft: bool
+    texts: Sequence[str] = ()
+    sheet: bool = False
+
+    def path(self, file: str) -> str:
+        return f"{self.folder}/{file}" if self.folder else file
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says beside its adapters: the base's class and library, its licence, and what its plugin tells."""
+
+    repository: str
+    branch: str | None
+    module: tuple[str, str]  # package, class
+    license: str | None
+    described: Mapping[str, str]
+
+
+def metadata(items: Sequence[Item], facts: Facts) -> dict[str, Any]:
+    """The card's head, as the Hub reads it."""
+    base = hub_base(items[0].record)
+    found: dict[str, Any] = {}
+    if base:
+        found |= {"base_model": base, "base_model_relation": "adapter"}
+    found["library_name"] = "peft" if all(item.peft for item in items) else "adapter-zoo"
+    if facts.license:
+        known = facts.license.lower()
+        found["license"] = known if known in _LICENSES else "other"
+        if known not in _LICENSES:
+            found["license_name"] = " ".join(facts.license.split())[:100]
+    words = [str(item.record.get(key)) for item in items for key in ("kind", "architecture") if item.record.get(key)]
+    found["tags"] = list(dict.fromkeys([*words, "zoo"]))
+    return found
+
+
+def body(items: Sequence[Item], facts: Facts) -> str:
+    """The card's text."""
+    title = facts.repository.split("/")[1]
+    parts = [f"# {title}"]  # a repository's name has no character that Markdown would read
+    if len(items) > 1:
+        parts.append(f"{len(items)} adapters, each in a folder of its name.")
+    for item in items:
+        if len(items) > 1:
+            parts.append(f"## {inline(item.name)}")
+        parts += [_sentence(item), *_samples(item)]
+    parts += ["## Load with zoo", block(_with_zoo(items, facts), "python")]
+    loadable = [item for item in items if item.peft]
+    if loadable:
+        parts += ["## Load with PEFT", block(_with_peft(loadable[0], facts), "python")]
+    for item in items:
+        suffix = f" of {inline(item.name)}" if len(items) > 1 else ""
+        parts += _made(item, suffix)
+    parts += ["## Base", table(("", ""), _base_rows(items[0].record, facts))]
+    return "\n\n".join(parts)
+
+
+def hub_base(record: Mapping[str, Any]) -> str | None:
+    """The Hub repository that the base's weights are in, where they are."""
+    base = record.get("base")
+    weights = base.get("weights") if isinstance(base, Mapping) else None
+    return weights if isinstance(weights, str) and is_repository(weights) else None
+
+
+def _base(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    base = record.get("base")
+    return base if isinstance(base, Mapping) else {}
+
+
+def _sentence(item: Item) -> str:
+    config, base = item.config, _base(item.record)
+    size = [f"rank {inline(config['r'])}"] if "r" in config else []
+    size += [f"alpha {inline(config['lora_alpha'])}"] if "lora_alpha" in config else []
+    targets = item.record.get("targets")
+    told = {None: "", "all": ", on every weight"}.get(targets if isinstance(targets, str | None) else "", "")
+    if isinstance(targets, list | str) and targets != "all":
+        told = f", on {inline(', '.join(map(str, targets)) if isinstance(targets, list) else targets)}"
+    hub = hub_base(item.record)
+    shown = f"[{inline(hub)}](https://huggingface.co/{hub})" if hub else inline(base.get("name", "its base"))
+    kind = str(item.record.get("kind") or "lora")
+    named = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}.get(kind, inline(kind))
+    sizes = f" ({', '.join(size)})" if size else ""
+    return f"A {named} adapter{sizes}{told}, for {shown}."
+
+
+def _samples(item: Item) -> list[str]:
+    if item.sheet:
+        return [f"![Samples]({item.path(SHEET)})"]
+    return [block(text[:2000]) for text in item.texts[:3]]
+
+
+def _with_zoo(items: Sequence[Item], facts: Facts) -> str:
+    at = f"@{facts.branch}" if facts.branch else ""
+    item = items[0]
+    name, own = _callable_name(item.record), f"{facts.repository}{'/' if item.folder else ''}{item.folder}{at}"
+    lines = ["import zoo", ""]
+    if name is not None:
+        lines.append(f"model = zoo.load({_quoted(own)}, bits=4)  # its base too")
+        if len(items) > 1:
+            several = ", ".join(
+                f"{_quoted(each.name)}: {_quoted(f'{facts.repository}/{each.folder}{at}')}" for each in items
+            )
+            lines.append(f"model = zoo.load({_quoted(name)}, bits=4, lora={{{several}}})")
+        else:
+            lines.append(f"model = zoo.load({_quoted(name)}, bits=4, lora={_quoted(own)})")
+        lines.append("model.sample(4)")
+    else:
+        lines += ["module = ...  # the torch.nn.Module that it was made for", ""]
+        lines.append(f"model = zoo.wrap(module, lora={_quoted(own)})")
+    return "\n".join(lines)
+
+
+def _with_peft(item: Item, facts: Facts) -> str:
+    """Code that loads the adapter with PEFT alone, as each library's models need it."""
+    package, kind = facts.module
+    revision = f", revision={_quoted(facts.branch)}" if facts.branch else ""
+    hub, name = hub_base(item.record), _callable_name(item.record)
+    commit = _base(item.record).get("commit")
+    pinned = f", revision={_quoted(commit)}" if isinstance(commit, str) and commit else ""
+    if hub and package in ("transformers", "diffusers") and kind.isidentifier():
+        base = [f"from {package} import {kind}", f"base = {kind}.from_pretrained({_quoted(hub)}{pinned})"]
+    elif hub and package == "timm":
+        at = f"@{commit}" if pinned else ""
+        base = ["import timm", f"base = timm.create_model({_quoted(f'hf-hub:{hub}{at}')}, pretrained=True)"]
+    elif name is not None:
+        base = ["import zoo", f"base = zoo.load({_quoted(name)}).module"]
+    else:
+        base = ["", "base = ...  # the torch.nn.Module that it was made for"]
+    if package == "transformers":
+        where = f", subfolder={_quoted(item.folder)}" if item.folder else ""
+        lines = ["from peft import PeftModel", base[0], "", base[1]]
+        lines.append(f"model = PeftModel.from_pretrained(base, {_quoted(facts.repository)}{where}{revision})")
+        return "\n".join(lines)
+    # PeftModel would hide what a pipeline or timm expects of the module: the adapter goes into the module itself.
+    inner = f" + {_quoted('/' + item.folder)}" if item.folder else ""
+    lines = [
+        "from huggingface_hub import snapshot_download",
+        "from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict",
+        "from safetensors.torch import load_file",
+        base[0],
+        "",
+        base[1],
+        f"folder = snapshot_download({_quoted(facts.repository)}{revision}){inner}",
+        "inject_adapter_in_model(PeftConfig.from_pretrained(folder), base)",
+        'set_peft_model_state_dict(base, load_file(f"{folder}/adapter_model.safetensors"))',
+    ]
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _made(item: Item, suffix: str) -> list[str]:
+    parts: list[str] = []
+    runs = item.record.get("training")
+    rows = [_run(run) for run in runs if isinstance(run, Mapping)] if isinstance(runs, list) else []
+    if rows:
+        head = ("data", "steps", "batch size", "learning rate", "seconds", "loss at first", "loss at last")
+        parts += [f"## Training{suffix}", table(head, rows)]
+    metrics = item.record.get("metrics")
+    figures = metrics.get("figures") if isinstance(metrics, Mapping) else None
+    if isinstance(metrics, Mapping) and isinstance(figures, Mapping) and figures:
+        told = f"On held-out data, {inline(metrics.get('data'))}:"
+        values = [(name, _number(value)) for name, value in figures.items()]
+        parts += [f"## Metrics{suffix}", told, table(("metric", "value"), values)]
+    return parts
+
+
+def _run(run: Mapping[str, Any]) -> tuple[object, ...]:
+    keys = ("data", "steps", "batch_size", "lr", "seconds", "first_loss", "last_loss")
+    return tuple(_number(run.get(key)) for key in keys)
+
+
+def _base_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[object, ...]]:
+    base, versions = _base(record), record.get("versions")
+    stored = f"{record['bits']} bit, {record.get('scheme')}" if record.get("bits") else "as in its checkpoint"
+    rows: list[tuple[object, ...]] = [
+        ("name", base.get("name")),
+        ("architecture", record.get("architecture") or base.get("plugin")),
+        ("commit", base.get("commit")),
+        ("fingerprint of its weights", base.get("fingerprint")),
+        ("licence", facts.license),
+        ("held while the adapter was made", stored),
+        *facts.described.items(),
+    ]
+    if isinstance(versions, Mapping):
+        rows.append(("made with", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return [row for row in rows if row[1]]
+
+
+def _callable_name(record: Mapping[str, Any]) -> str | None:
+    """What ``zoo.load`` takes for the base anywhere: a registry name or a Hub repository, but no local folder."""
+    from zoo.registry import is_name
+
+    base = _base(record)
+    name = base.get("name")
+    if not base.get("plugin") or not isinstance(name, str):
+        return None
+    plain = is_name(name) and all(c.isalnum() or c in "._-" for c in name) and name.isascii()
+    weights = base.get("weights")
+    known = weights in (None, "embedded") or (isinstance(weights, str) and is_repository(weights))
+    return name if known and (plain or is_repository(name)) else None
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def _number(value: Any) -> object:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.6g}"
+    return "–" if value is None else value
+
+
+def readme(existing: str | None, items: Sequence[Item], facts: Facts) -> str | None:
+    """The repository's README with the card in it; None where the one that is there is better left alone."""
+    return markup.compose(existing, metadata(items, facts), body(items, facts))

@@ -1,0 +1,83 @@
+"""Writing Markdown whose words came from elsewhere: nothing in them is markup, a link or a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BEGIN = "<!-- zoo: from here to the end mark, written anew at each push -->"
+END = "<!-- zoo: end -->"
+_PLAIN = re.compile(r"[A-Za-z0-9 ,;%/=→×\u00c0-\u024f]")
+_FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+
+
+def inline(value: object, longest: int = 200) -> str:
+    """``value`` as words within a line: whatever could be Markdown or HTML is written as a character entity."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    # A full stop between digits, as in 0.05, is no list and no link.
+    text = re.sub(r"(?<=\d)\.(?=\d)", "\0", "".join(c for c in text if c.isprintable()))
+    return "".join(c if _PLAIN.match(c) else "." if c == "\0" else f"&#{ord(c)};" for c in text)
+
+
+def block(text: str, language: str = "text") -> str:
+    """``text`` as a fenced block that nothing in it can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    shown = "".join(c for c in text.rstrip() if c == "\n" or c.isprintable() or c == "\t")
+    return f"{fence}{language}\n{shown.replace('<!--', '< !--')}\n{fence}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; every cell is taken as words."""
+    lines = [list(head), ["---"] * len(head)]
+    shown = [[inline(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *shown])
+
+
+def compose(existing: str | None, metadata: Mapping[str, Any], body: str) -> str | None:
+    """A README with our metadata and, between our marks, our text; what others wrote stays.
+
+    Their metadata stays where ours says nothing else; tags are put together, and a licence that is there counts. None
+    where the metadata that is there cannot be read: that README is better left alone.
+    """
+    theirs, text = split(existing or "")
+    if theirs is None:
+        return None
+    merged = {**theirs, **metadata}
+    tags = theirs.get("tags")
+    merged["tags"] = list(dict.fromkeys([*(tags if isinstance(tags, list) else ()), *metadata.get("tags", ())]))
+    if "license" in theirs:
+        merged |= {key: theirs[key] for key in ("license", "license_name", "license_link") if key in theirs}
+        if "license_name" not in theirs:
+            merged.pop("license_name", None)
+    ours = f"{BEGIN}\n{body.strip()}\n{END}\n"
+    start, end = text.find(BEGIN), text.rfind(END)
+    if 0 <= start < end:
+        text = text[:start] + ours + text[end + len(END) :].lstrip("\n")
+    else:
+        text = f"{text.rstrip()}\n\n{ours}" if text.strip() else ours
+    return f"---\n{_dump(merged)}---\n\n{text.lstrip()}"
+
+
+def split(text: str) -> tuple[dict[str, Any] | None, str]:
+    """A README's metadata and the text below it; None for metadata that is no mapping in YAML."""
+    import yaml  # type: ignore[import-untyped]
+
+    found = _FRONT.match(text)
+    if found is None:
+        return {}, text
+    try:
+        metadata = yaml.safe_load(found[1])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None, text
+    if metadata is None:
+        metadata = {}
+    return (metadata if isinstance(metadata, dict) else None), text[found.end() :]
+
+
+def _dump(metadata: Mapping[str, Any]) -> str:
+    from huggingface_hub.utils import yaml_dump
+
+    return str(yaml_dump(dict(metadata), sort_keys=False, line_break="\n"))

@@ -1,0 +1,203 @@
+"""One commit with a folder's files, whatever happens on the way: all of them or none, and once.
+
+A commit names its parent, so that the Hub takes it only on top of what was looked at. Where the reply to it is lost,
+or another push was faster, the branch is looked at again: the files may be there already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import HubError
+from zoo.files import digest
+from zoo.hub import trouble
+from zoo.hub.listing import MAIN, RemoteFile, list_files
+from zoo.hub.reference import is_commit, is_repository, is_revision
+from zoo.hub.trouble import explained, is_passing, patiently, scrub, status
+from zoo.hub.verify import names_of
+
+TRIES = 5
+CONFLICT = (409, 412)  # somebody else's commit came between
+# The files of a commit, given what the repository has under a name now (None: nothing).
+Content = Callable[[Callable[[str], str | None]], Mapping[str, Path]]
+LONGEST = 2**20  # bytes of a text that is read from the repository
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """Where a push went. url, sha: of the commit. unchanged: the branch had all of it already, nothing was sent."""
+
+    url: str
+    sha: str
+    repo: str
+    branch: str
+    unchanged: bool = False
+
+
+def publish(
+    repository: str, content: Content, *, message: str, private: bool = False, branch: str | None = None
+) -> PushResult:
+    """Put files into a repository by one commit on a branch (default: main); both are made where they are missing.
+
+    Raises ``HubError``; nothing has been changed then but that an empty repository or branch may exist.
+    """
+    where, branch = f"{repository}@{branch}" if branch else repository, branch or MAIN
+    if not is_repository(repository):
+        raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
+    if not is_revision(branch) or is_commit(branch):
+        raise HubError(f"{repository}: {branch!r} cannot be a branch's name")
+    with explained(where, writing=True):
+        _make_repository(repository, private)
+        _make_branch(repository, branch)
+        return _commit(repository, branch, content, scrub(" ".join(message.split())) or "Push with zoo")
+
+
+def _commit(repository: str, branch: str, content: Content, message: str) -> PushResult:
+    from huggingface_hub import HfApi
+
+    api, sent = HfApi(), False
+    first: str | None = None
+    for attempt in range(TRIES):
+        head, present = _look(repository, branch)
+        files = content(lambda name, head=head, present=present: _text(repository, head, present, name))  # type: ignore[misc]
+        mark = _mark(files)
+        if sent and (mine := _mine(repository, branch, first, mark)):
+            return PushResult(_url(repository, mine), mine, repository, branch)
+        if head is not None and all(_same(path, present.get(name)) for name, path in files.items()):
+            return PushResult(_url(repository, head), head, repository, branch, unchanged=not sent)
+        first = first or head
+        try:
+            done = api.create_commit(
+                repository,
+                list(_additions(files)),
+                commit_message=message,
+                commit_description=mark,
+                revision=branch,
+                parent_commit=head,
+            )
+            return PushResult(str(done.commit_url), str(done.oid), repository, branch)
+        except Exception as error:
+            if attempt == TRIES - 1 or not _worth_another_look(error):
+                raise
+            sent = True
+            time.sleep(trouble.DELAYS[min(attempt, len(trouble.DELAYS) - 1)])
+    raise AssertionError("unreachable")
+
+
+def _worth_another_look(error: BaseException) -> bool:
+    """Whether the commit may exist in spite of the error, or may succeed on top of what is there now."""
+    if status(error) in CONFLICT or is_passing(error):
+        return True
+    cause = error.__cause__  # the client wraps what went wrong with one of several files
+    return cause is not None and is_passing(cause)
+
+
+def _look(repository: str, branch: str) -> tuple[str | None, dict[str, RemoteFile]]:
+    """The branch's newest commit and its files; (None, {}) where there is no commit yet."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+    try:
+        sha = patiently(lambda: HfApi().model_info(repository, revision=branch)).sha
+        return (sha, list_files(repository, sha)) if is_commit(sha) else (None, {})
+    except (RevisionNotFoundError, EntryNotFoundError):
+        if branch != MAIN:
+            raise
+        return None, {}
+
+
+def _additions(files: Mapping[str, Path]) -> Iterator[Any]:
+    from huggingface_hub import CommitOperationAdd
+
+    for name, path in sorted(files.items()):
+        yield CommitOperationAdd(name, path)
+
+
+def _same(path: Path, remote: RemoteFile | None) -> bool:
+    """Whether the Hub has this very content, by its digest."""
+    if remote is None or remote.size != path.stat().st_size:
+        return False
+    if remote.sha256:
+        return digest(path) == remote.sha256
+    return len(remote.blob) in (40, 64) and remote.blob in names_of(path, remote.blob)
+
+
+def _mark(files: Mapping[str, Path]) -> str:
+    """A line that tells this content's commit from others in the log."""
+    lines = (f"{digest(path)} {name}\n" for name, path in sorted(files.items()))
+    return f"content sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
+def _mine(repository: str, branch: str, first: str | None, mark: str) -> str | None:
+    """The commit with this mark that came after ``first``, if the log has one."""
+    from huggingface_hub import HfApi
+
+    with suppress(Exception):  # without a log the files themselves are looked at
+        for commit in patiently(lambda: HfApi().list_repo_commits(repository, revision=branch)):
+            if commit.commit_id == first:
+                return None
+            if mark in f"{commit.title}\n{commit.message}" and is_commit(commit.commit_id):
+                return str(commit.commit_id)
+    return None
+
+
+def _text(repository: str, head: str | None, present: Mapping[str, RemoteFile], name: str) -> str | None:
+    """What the repository has under a name, as text."""
+    from huggingface_hub import hf_hub_download
+
+    if head is None or name not in present:
+        return None
+    if present[name].size > LONGEST:
+        raise HubError(f"{repository}: its {name} has {present[name].size:,} bytes, expected at most {LONGEST:,}")
+    path = Path(patiently(lambda: hf_hub_download(repository, name, revision=head)))
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _url(repository: str, sha: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repository}/commit/{sha}"
+
+
+def _make_repository(repository: str, private: bool) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        patiently(lambda: api.create_repo(repository, private=private))
+        return
+    except HfHubHTTPError as error:
+        if status(error) not in (403, 409):
+            raise
+        refused = error
+    try:
+        info = patiently(lambda: api.model_info(repository))
+    except HfHubHTTPError:
+        if status(refused) == 403:  # may not create it, and it is not there either
+            raise refused from None
+        raise
+    if private and getattr(info, "private", None) is False:
+        raise HubError(
+            f"{repository} exists and is public, and private=True was given: make it private in its settings, or give "
+            "another name"
+        )
+
+
+def _make_branch(repository: str, branch: str) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    if branch == MAIN:
+        return
+    api = HfApi()
+    try:
+        patiently(lambda: api.model_info(repository, revision=branch))
+    except RevisionNotFoundError:
+        patiently(lambda: api.create_branch(repository, branch=branch, exist_ok=True))

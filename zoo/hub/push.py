@@ -1,0 +1,157 @@
+"""``model.push``: adapters with their card and samples into a Hub repository, in one commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from zoo import files, host
+from zoo.errors import AdapterError, HubError, ZooError
+from zoo.hub import card
+from zoo.hub.card import SHEET, Facts, Item
+from zoo.hub.publish import PushResult, publish
+from zoo.hub.reference import is_repository
+from zoo.hub.trouble import say, scrub
+
+if TYPE_CHECKING:
+    from zoo.model import Model
+    from zoo.samples import Samples
+
+CARD, OWN, CONFIG, TENSORS = "README.md", "zoo.json", "adapter_config.json", "adapter_model.safetensors"
+COUNT = 8  # samples drawn for the card
+
+
+def push(
+    model: Model,
+    repository: str,
+    name: str | None = None,
+    *,
+    private: bool = False,
+    branch: str | None = None,
+    message: str | None = None,
+    samples: Samples | None = None,
+) -> PushResult:
+    """Push adapters of ``model``; see ``zoo.Model.push``."""
+    from zoo.adapters import saved
+
+    if not is_repository(repository):
+        raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
+    names = [name] if name is not None else list(model.adapters)
+    if not names:
+        raise AdapterError("there is no adapter to push: load with lora=, or model.add_adapter")
+    with TemporaryDirectory(prefix="zoo-push-") as staging:
+        root = Path(staging)
+        items = []
+        for each in names:
+            folder = "" if len(names) == 1 else each
+            saved.save(model, root / folder, each)
+            _without_paths(root / folder)
+            drawn = samples if samples is not None else _draw(model, each)
+            items.append(_item(each, folder, root / folder, drawn))
+        facts = _facts(model, repository, branch)
+
+        def content(present: Callable[[str], str | None]) -> Mapping[str, Path]:
+            text = card.readme(present(CARD), items, facts)
+            if text is None:
+                say(f"{repository}: the metadata of its README.md is no YAML; it stays as it is, without a card")
+            else:
+                (root / CARD).write_bytes(scrub(text).encode())
+            _describe(root)
+            return {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+
+        what = "the adapter" if len(names) == 1 else "the adapters"
+        told = message or f"Add {what} {', '.join(names)} for {Path(model.entry.name).name}"
+        done = publish(repository, content, message=told, private=private, branch=branch)
+    if done.unchanged:
+        say(f"{repository}@{done.branch} has all of this already, in commit {done.sha}: nothing was pushed")
+    return done
+
+
+def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
+    texts: list[str] = []
+    if drawn is not None and len(drawn):
+        if drawn.kind == "text":
+            texts = list(drawn.data)
+        else:
+            drawn.save(place / SHEET)
+    return Item(
+        name,
+        folder,
+        json.loads((place / OWN).read_text(encoding="utf-8")),
+        json.loads((place / CONFIG).read_text(encoding="utf-8")),
+        _for_peft(place / TENSORS),
+        texts,
+        (place / SHEET).is_file(),
+    )
+
+
+def _draw(model: Model, name: str) -> Samples | None:
+    """Samples of the model with this adapter alone; None, with a line why, where its plugin draws none."""
+    if model.entry.plugin is None:
+        return None
+    before = model.active
+    try:
+        if name not in model._merged:
+            model.activate(name)
+        return model.sample(COUNT, seed=0)
+    except ZooError as error:
+        say(f"the card has no samples: {error}")
+        return None
+    finally:
+        model.activate(*before)
+
+
+def _for_peft(tensors: Path) -> bool:
+    """Whether PEFT knows every key: those that only zoo can express are named otherwise."""
+    from safetensors import safe_open
+
+    from zoo.adapters import peft_keys
+
+    with safe_open(tensors, framework="pt") as file:
+        return not any(key.startswith(peft_keys.OWN) for key in file.keys())  # noqa: SIM118 - not a dict
+
+
+def _facts(model: Model, repository: str, branch: str | None) -> Facts:
+    kind = type(model.module)
+    try:
+        described = host.describe(model.entry) if model.entry.plugin and model.entry.config else {}
+    except ZooError:
+        described = {}
+    module = (kind.__module__.partition(".")[0], kind.__name__)
+    return Facts(repository, branch, module, model.entry.license, described)
+
+
+def _without_paths(folder: Path) -> None:
+    """Take this machine's paths out of what is published: a base in a local folder keeps its last name only."""
+    own = json.loads((folder / OWN).read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    base = own["base"]
+    plain = {key: _last(base.get(key)) for key in ("name", "weights")}
+    if plain == {key: base.get(key) for key in plain} and not _is_path(config.get("base_model_name_or_path")):
+        return
+    own["base"] = {**base, **plain, "weights": None if _is_path(base.get("weights")) else base.get("weights")}
+    config["base_model_name_or_path"] = _last(config.get("base_model_name_or_path"))
+    files.write_json(folder / CONFIG, config)
+    files.write_json(folder / OWN, own)
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a name is a folder's on this machine and no repository's."""
+    parted = isinstance(value, str) and ("/" in value or "\\" in value)
+    return parted and (not is_repository(value) or Path(value).exists())
+
+
+def _last(value: Any) -> Any:
+    return Path(value.replace("\\", "/")).name if _is_path(value) else value
+
+
+def _describe(root: Path) -> None:
+    """Write the digests of the files that lie beside it into every ``zoo.json``."""
+    for place in root.rglob(OWN):
+        own = json.loads(place.read_text(encoding="utf-8"))
+        beside = sorted(path for path in place.parent.iterdir() if path.is_file() and path != place)
+        own["sha256"] = {path.name: files.digest(path) for path in beside}
+        place.write_bytes(scrub(json.dumps(own, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
