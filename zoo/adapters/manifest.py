@@ -79,9 +79,8 @@ def describe(model: Model, name: str, staged: Path) -> dict[str, Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """File → sha256 of all files in ``folder`` and below, ``zoo.json`` excepted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / OWN)
-    return {path.relative_to(folder).as_posix(): files.digest(path) for path in paths}
+    """File → sha256 of the files in ``folder`` itself, ``zoo.json`` excepted."""
+    return {path.name: files.digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != OWN}
 
 
 def versions() -> dict[str, str]:

@@ -70,6 +70,7 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
     if entry.config or entry.weights == EMBEDDED:
         entry = registry.resolve(name, download=False)
     facts = _facts(entry)
+    adapter = _adapter(entry)
     try:
         described = host.describe(entry) if entry.config else {}
     except ZooError as error:  # what the registry says is still worth printing
@@ -78,12 +79,15 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
     measured = _footprint(name, bits, lora) if footprint or bits or lora else None
     if as_json:
         more: dict[str, Any] = {"config": entry.config, "facts": described}
+        if entry.adapter is not None:
+            more["adapter"] = {"folder": entry.adapter, **adapter}
         if measured is not None:
             more["footprint"] = asdict(measured)
         print_json({**facts, **more})
         return
     targets = entry.targets or "the plugin's"
     shown = {
+        **_adapter_facts(name, adapter),
         "name": entry.name,
         "summary": entry.summary,
         "plugin": str(entry.plugin),
@@ -140,6 +144,31 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "keep": entry.keep,
         "source": entry.source,
     }
+
+
+def _adapter(entry: Entry) -> dict[str, Any]:
+    """What is known of the adapter that the name stands for, if it does."""
+    if entry.adapter is None:
+        return {}
+    from zoo.adapters.manifest import CONFIG, read_json, record
+
+    said = record(entry.adapter)
+    raw = read_json(entry.adapter / CONFIG) if (entry.adapter / CONFIG).is_file() else {}
+    kind = said.get("kind") or str(raw.get("peft_type", "")).lower() or "unknown"
+    return {"kind": kind, "rank": raw.get("r"), "alpha": raw.get("lora_alpha"), **said}
+
+
+def _adapter_facts(name: str, adapter: dict[str, Any]) -> dict[str, str]:
+    if not adapter:
+        return {}
+    size = f", rank {adapter['rank']}, alpha {adapter['alpha']}" if adapter["rank"] else ""
+    runs = adapter.get("training")
+    told = [
+        f"{run.get('steps')} steps on {run.get('data')}, loss {run.get('first_loss')} → {run.get('last_loss')}"
+        for run in (runs if isinstance(runs, list) else ())
+        if isinstance(run, dict)
+    ]
+    return {"adapter": f"{name} ({adapter['kind']}{size})", "trained": "; ".join(told), "for the base": " "}
 
 
 def _weights(entry: Entry) -> str:

@@ -105,7 +105,7 @@ def sample(
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Optimizer steps.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Items per step [default: the plugin's].")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="The highest learning rate.")
-@click.option("--lora", metavar="RANK|WHERE", default="8", show_default=True, help="Rank, or an adapter to go on with.")
+@click.option("--lora", metavar="RANK|WHERE", help="Rank, or an adapter to go on with [default: 8, or NAME's own].")
 @click.option("--full", is_flag=True, help="Train every weight instead of an adapter.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The run's folder [default: runs/NAME].")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
@@ -118,7 +118,7 @@ def tune(
     steps: int,
     batch_size: int | None,
     lr: float | None,
-    lora: str,
+    lora: str | None,
     full: bool,
     out: Path | None,
     resume: bool,
@@ -128,7 +128,7 @@ def tune(
 ) -> None:
     """Train an adapter on your data and save it."""
     out = out or Path("runs") / file_name(name)
-    model = load(name, lora=None if full else lora, seed=seed, **loading)
+    model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
     started = time.time()
     try:
         result = model.tune(data, steps=steps, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed)
@@ -210,6 +210,17 @@ def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = No
 
     adapter = int(lora) if lora is not None and lora.isdecimal() else lora
     return zoo.load(name, bits=int(bits) if bits else None, lora=adapter, seed=seed, **more)
+
+
+def rank_for(name: str, revision: str | None) -> str | None:
+    """The rank of a new adapter where the user says none; None where the name stands for an adapter already."""
+    from zoo import registry
+
+    if registry.is_name(name):
+        return "8"
+    from zoo.hub.adapters import is_adapter
+
+    return None if is_adapter(name, revision) else "8"
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.hub import markup
 from zoo.hub.markup import block, inline, table
-from zoo.hub.reference import is_repository
+from zoo.hub.reference import is_commit, is_repository
 
 SHEET = "samples.png"
 _LICENSES = frozenset(
@@ -20,7 +20,6 @@ _LICENSES = frozenset(
     llama2 llama3 gemma unlicense wtfpl
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
-_LIBRARIES = ("transformers", "diffusers", "timm")
 
 
 @dataclass(frozen=True)
@@ -129,60 +128,63 @@ def _samples(item: Item) -> list[str]:
 
 def _with_zoo(items: Sequence[Item], facts: Facts) -> str:
     at = f"@{facts.branch}" if facts.branch else ""
-    item = items[0]
-    name, own = _callable_name(item.record), f"{facts.repository}{'/' if item.folder else ''}{item.folder}{at}"
-    lines = ["import zoo", ""]
-    if name is not None:
-        lines.append(f"model = zoo.load({_quoted(own)}, bits=4)  # its base too")
-        if len(items) > 1:
-            several = ", ".join(
-                f"{_quoted(each.name)}: {_quoted(f'{facts.repository}/{each.folder}{at}')}" for each in items
-            )
-            lines.append(f"model = zoo.load({_quoted(name)}, bits=4, lora={{{several}}})")
-        else:
-            lines.append(f"model = zoo.load({_quoted(name)}, bits=4, lora={_quoted(own)})")
-        lines.append("model.sample(4)")
-    else:
-        lines += ["module = ...  # the torch.nn.Module that it was made for", ""]
-        lines.append(f"model = zoo.wrap(module, lora={_quoted(own)})")
+    places = {item.name: f"{facts.repository}{'/' if item.folder else ''}{item.folder}{at}" for item in items}
+    item, own = items[0], next(iter(places.values()))
+    name, bits = _callable_name(item.record), item.record.get("bits")
+    stored = f", bits={bits}" if isinstance(bits, int) else ""
+    if name is None:
+        made = "module = ...  # the torch.nn.Module that it was made for"
+        return f"import zoo\n\n{made}\nmodel = zoo.wrap(module{stored}, lora={_quoted(own)})"
+    several = ", ".join(f"{_quoted(each)}: {_quoted(place)}" for each, place in places.items())
+    lora = f"{{{several}}}" if len(items) > 1 else _quoted(own)
+    lines = (
+        "import zoo",
+        "",
+        f"model = zoo.load({_quoted(own)}{stored})  # its base too",
+        f"model = zoo.load({_quoted(name)}{stored}, lora={lora})",
+        "model.sample(4)",
+    )
     return "\n".join(lines)
 
 
 def _with_peft(item: Item, facts: Facts) -> str:
     """Code that loads the adapter with PEFT alone, as each library's models need it."""
-    package, kind = facts.module
+    base, imports = _base_code(item, facts)
     revision = f", revision={_quoted(facts.branch)}" if facts.branch else ""
-    hub, name = hub_base(item.record), _callable_name(item.record)
-    commit = _base(item.record).get("commit")
-    pinned = f", revision={_quoted(commit)}" if isinstance(commit, str) and commit else ""
-    if hub and package in ("transformers", "diffusers") and kind.isidentifier():
-        base = [f"from {package} import {kind}", f"base = {kind}.from_pretrained({_quoted(hub)}{pinned})"]
-    elif hub and package == "timm":
-        at = f"@{commit}" if pinned else ""
-        base = ["import timm", f"base = timm.create_model({_quoted(f'hf-hub:{hub}{at}')}, pretrained=True)"]
-    elif name is not None:
-        base = ["import zoo", f"base = zoo.load({_quoted(name)}).module"]
-    else:
-        base = ["", "base = ...  # the torch.nn.Module that it was made for"]
-    if package == "transformers":
+    if facts.module[0] == "transformers":
         where = f", subfolder={_quoted(item.folder)}" if item.folder else ""
-        lines = ["from peft import PeftModel", base[0], "", base[1]]
-        lines.append(f"model = PeftModel.from_pretrained(base, {_quoted(facts.repository)}{where}{revision})")
-        return "\n".join(lines)
-    # PeftModel would hide what a pipeline or timm expects of the module: the adapter goes into the module itself.
-    inner = f" + {_quoted('/' + item.folder)}" if item.folder else ""
-    lines = [
-        "from huggingface_hub import snapshot_download",
-        "from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict",
-        "from safetensors.torch import load_file",
-        base[0],
-        "",
-        base[1],
-        f"folder = snapshot_download({_quoted(facts.repository)}{revision}){inner}",
-        "inject_adapter_in_model(PeftConfig.from_pretrained(folder), base)",
-        'set_peft_model_state_dict(base, load_file(f"{folder}/adapter_model.safetensors"))',
-    ]
-    return "\n".join(line for line in lines if line is not None)
+        imports = {*imports, "from peft import PeftModel"}
+        lines = [f"model = PeftModel.from_pretrained(base, {_quoted(facts.repository)}{where}{revision})"]
+    else:  # PeftModel would hide what a pipeline or timm expects of the module: the adapter goes into the module itself
+        imports = {
+            *imports,
+            "from huggingface_hub import snapshot_download",
+            "from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict",
+            "from safetensors.torch import load_file",
+        }
+        inner = f" + {_quoted('/' + item.folder)}" if item.folder else ""
+        lines = [
+            f"folder = snapshot_download({_quoted(facts.repository)}{revision}){inner}",
+            "inject_adapter_in_model(PeftConfig.from_pretrained(folder), base)",
+            'set_peft_model_state_dict(base, load_file(f"{folder}/adapter_model.safetensors"))',
+        ]
+    return "\n".join([*sorted(imports), "", base, *lines])
+
+
+def _base_code(item: Item, facts: Facts) -> tuple[str, set[str]]:
+    """The line that makes the base with its own library, and what it imports."""
+    package, kind = facts.module
+    hub, name, commit = hub_base(item.record), _callable_name(item.record), _base(item.record).get("commit")
+    pinned = is_commit(commit) if isinstance(commit, str) else False
+    if hub and package in ("transformers", "diffusers") and kind.isidentifier():
+        revision = f", revision={_quoted(str(commit))}" if pinned else ""
+        return f"base = {kind}.from_pretrained({_quoted(hub)}{revision})", {f"from {package} import {kind}"}
+    if hub and package == "timm":
+        place = _quoted(f"hf-hub:{hub}{f'@{commit}' if pinned else ''}")
+        return f"base = timm.create_model({place}, pretrained=True)", {"import timm"}
+    if name is not None:
+        return f"base = zoo.load({_quoted(name)}).module", {"import zoo"}
+    return "base = ...  # the torch.nn.Module that it was made for", set()
 
 
 def _made(item: Item, suffix: str) -> list[str]:

@@ -8,17 +8,25 @@ from typing import Any
 
 BEGIN = "<!-- zoo: from here to the end mark, written anew at each push -->"
 END = "<!-- zoo: end -->"
-_PLAIN = re.compile(r"[A-Za-z0-9 ,;%/=→×\u00c0-\u024f]")
+_PLAIN = re.compile(r"[A-Za-z0-9 ,;%/=()'…–→×\u00c0-\u024f]")
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def inline(value: object, longest: int = 200) -> str:
     """``value`` as words within a line: whatever could be Markdown or HTML is written as a character entity."""
-    text = " ".join(str(value).split())
+    text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
     text = text if len(text) <= longest else text[: longest - 1] + "…"
-    # A full stop between digits, as in 0.05, is no list and no link.
-    text = re.sub(r"(?<=\d)\.(?=\d)", "\0", "".join(c for c in text if c.isprintable()))
-    return "".join(c if _PLAIN.match(c) else "." if c == "\0" else f"&#{ord(c)};" for c in text)
+    return "".join(c if _is_plain(text, place) else f"&#{ord(c)};" for place, c in enumerate(text))
+
+
+def _is_plain(text: str, place: int) -> bool:
+    """Whether a character means itself there. Links by themselves (www., http://) are what some dots and colons are."""
+    c, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
+    if c == ":":
+        return after != "/"
+    if c in "._-+":
+        return before.isalnum() and after.isalnum() and not text[:place].lower().endswith("www")
+    return _PLAIN.match(c) is not None
 
 
 def block(text: str, language: str = "text") -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,14 +74,16 @@ def _commit(repository: str, branch: str, content: Content, message: str) -> Pus
             return PushResult(_url(repository, head), head, repository, branch, unchanged=not sent)
         first = first or head
         try:
-            done = api.create_commit(
-                repository,
-                list(_additions(files)),
-                commit_message=message,
-                commit_description=mark,
-                revision=branch,
-                parent_commit=head,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # the client's own, of its HTTP library
+                done = api.create_commit(
+                    repository,
+                    list(_additions(files)),
+                    commit_message=message,
+                    commit_description=mark,
+                    revision=branch,
+                    parent_commit=head,
+                )
             return PushResult(str(done.commit_url), str(done.oid), repository, branch)
         except Exception as error:
             if attempt == TRIES - 1 or not _worth_another_look(error):

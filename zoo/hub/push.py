@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo import files, host
+from zoo.adapters import manifest
 from zoo.errors import AdapterError, HubError, ZooError
 from zoo.hub import card
 from zoo.hub.card import SHEET, Facts, Item
@@ -92,16 +93,16 @@ def _draw(model: Model, name: str) -> Samples | None:
     """Samples of the model with this adapter alone; None, with a line why, where its plugin draws none."""
     if model.entry.plugin is None:
         return None
-    before = model.active
+    before = dict(model.held.weights)
     try:
-        if name not in model._merged:
+        if name not in model.held.merged:
             model.activate(name)
         return model.sample(COUNT, seed=0)
     except ZooError as error:
         say(f"the card has no samples: {error}")
         return None
     finally:
-        model.activate(*before)
+        model.held.apply(before)
 
 
 def _for_peft(tensors: Path) -> bool:
@@ -152,6 +153,5 @@ def _describe(root: Path) -> None:
     """Write the digests of the files that lie beside it into every ``zoo.json``."""
     for place in root.rglob(OWN):
         own = json.loads(place.read_text(encoding="utf-8"))
-        beside = sorted(path for path in place.parent.iterdir() if path.is_file() and path != place)
-        own["sha256"] = {path.name: files.digest(path) for path in beside}
+        own["sha256"] = manifest.digests(place.parent)
         place.write_bytes(scrub(json.dumps(own, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -1,0 +1,68 @@
+"""The verb that sends adapters to the Hub: push."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli.output import Command, json_option, note, print_json
+from zoo.errors import AdapterError
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    zoo push runs/ddpm/adapter me/ddpm-serif
+    zoo push ddpm me/ddpm-serif --private --message "Serif letters"
+    zoo push runs/notes/adapter me/notes --branch second --json
+    """,
+)
+@click.argument("where", metavar="FOLDER_OR_NAME")
+@click.argument("repository", metavar="REPO")
+@click.option("--private", is_flag=True, help="Of a repository that is made.")
+@click.option("--branch", metavar="NAME", help="The branch, made where it is missing [default: main].")
+@click.option("--message", metavar="TEXT", help="The commit's message.")
+@click.option("--device", metavar="NAME", help="Where the card's samples are drawn [default: the best there is].")
+@json_option
+def push(where: str, repository: str, device: str | None, as_json: bool, **more: Any) -> None:
+    """Push a saved adapter, with a model card and samples, to the Hub.
+
+    FOLDER_OR_NAME is a saved adapter's folder, a run's folder with one in it, or the NAME of a run in runs/. The
+    account is the one that `hf auth login` knows, or HF_TOKEN's. Prints the commit's address.
+    """
+    folder = find(where)
+    from zoo.hub.reference import is_repository
+
+    if not is_repository(repository):
+        raise click.BadParameter(f"expected a repository written owner/name, got {repository!r}", param_hint="REPO")
+    import zoo
+    from zoo.adapters.manifest import record
+
+    bits = record(folder).get("bits")
+    model = zoo.load(str(folder.resolve()), bits=bits if bits in (4, 8, 16, 32) else None, device=device)
+    result = model.push(repository, **more)
+    if as_json:
+        print_json(asdict(result))
+        return
+    note(f"commit {result.sha} on {result.branch}")
+    note(f"try it: zoo sample {repository}")
+    click.echo(result.url)
+
+
+def find(where: str) -> Path:
+    """The adapter's folder that the words of the command line mean. Raises ``AdapterError``."""
+    given = Path(where).expanduser()
+    places = (given, given / "adapter", Path("runs") / where / "adapter")
+    for place in places:
+        if (place / "adapter_config.json").is_file():
+            return place
+    raise AdapterError(
+        f"no saved adapter in {', '.join(map(str, dict.fromkeys(places)))}: expected a folder with "
+        "adapter_config.json, as `zoo tune` and model.save_adapter write"
+    )
+
+
+COMMANDS = (push,)
