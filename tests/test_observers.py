@@ -72,7 +72,7 @@ def test_an_installed_observer_is_not_even_imported_until_it_is_asked_for(two):
 
 
 def test_loading_an_observer_for_another_reason_does_not_switch_it_on(two):
-    assert health.plugins(check=True)
+    assert health.plugins("quick")
     assert host.recognise({"kind": "answerer"}) == ("answerer",)
     host.construct(entry("answerer"))
     assert seen() == []
@@ -109,7 +109,7 @@ def test_what_zoo_observe_names_must_be_an_observer_that_is_there(two, monkeypat
 
 
 def test_its_kind_is_shown(two):
-    kinds = {row.name: row.kind for row in health.plugins(check=True)}
+    kinds = {row.name: row.kind for row in health.plugins("quick")}
     assert kinds["watcher"] == "observer"
     assert kinds["answerer"] == kinds["gpt"] == "architecture"
 

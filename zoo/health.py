@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from zoo import discovery, host, registry
+from zoo.declared import declared
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.testing.promise import Result
+
+Level = Literal["none", "quick", "full"]
+Progress = Callable[[str, str, int, int], None]  # plugin, what is checked, its number from 0, of how many
 
 
 @dataclass(frozen=True)
 class Health:
     """One plugin's state.
 
-    state: "ok", "broken", or "not checked" (metadata only, nothing imported). reason: why it is broken.
-    kind: "architecture", "quantizer", "adapter kind" or "observer"; hooks: those it implements. Both need a check.
+    state: "ok", "broken", or "not checked" (nothing was imported). reasons: why it is broken, one line each.
+    kind: "architecture", "quantizer", "adapter kind" or "observer"; hooks: those it implements. Both come from its
+    source where nothing was imported, and are empty where that does not say. checks: what the conformance suite found.
     """
 
     name: str
@@ -23,18 +33,22 @@ class Health:
     state: str
     kind: str = ""
     hooks: tuple[str, ...] = ()
-    reason: str = ""
+    reasons: tuple[str, ...] = ()
+    checks: tuple[Result, ...] = ()
 
 
-def plugins(check: bool = False) -> tuple[Health, ...]:
-    """The state of every installed plugin, by name; ``check`` imports each of them, in isolation."""
-    rows = [_state(claims, check) for claims in discovery.claims().values()]
-    missing = set(discovery.restriction() or ()) - {row.name for row in rows}
-    rows += [
-        Health(name, "?", "?", "", "broken", reason=f"ZOO_PLUGINS names {name!r}, which is not installed")
-        for name in missing
-    ]
-    return tuple(sorted(rows, key=lambda row: row.name))
+def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress | None = None) -> tuple[Health, ...]:
+    """The state of every installed plugin, by name; of ``names`` alone, where there are some.
+
+    level "quick" imports each one and looks at its hooks; "full" runs ``zoo.testing``'s suite on it, in a process of
+    its own. Raises UnknownNameError for a name that is not installed.
+    """
+    claims = discovery.claims()
+    absent = set(discovery.restriction() or ()) - set(claims)
+    for name in set(names) - set(claims) - absent:
+        discovery.claim(name)  # raises, and says why
+    chosen = sorted(set(names) or {*claims, *absent})
+    return tuple(_state(claims[name], level, progress) if name in claims else _absent(name) for name in chosen)
 
 
 def faults() -> tuple[str, ...]:
@@ -42,22 +56,49 @@ def faults() -> tuple[str, ...]:
     return (*discovery.unreadable(), *registry.problems())
 
 
-def _state(claims: tuple[discovery.Claim, ...], check: bool) -> Health:
+def _absent(name: str) -> Health:
+    reason = f"ZOO_PLUGINS names {name!r}, which is not installed"
+    return Health(name, "?", "?", "", "broken", reasons=(reason,))
+
+
+def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress | None) -> Health:
     name, value = claims[0].name, claims[0].value
     distribution = ", ".join(claim.distribution for claim in claims)
     version = ", ".join(claim.version for claim in claims)
+
+    def health(state: str, kind: str = "", hooks: tuple[str, ...] = (), **more: tuple[str, ...]) -> Health:
+        return Health(name, distribution, version, value, state, kind, hooks, **more)  # type: ignore[arg-type]
+
     try:
-        discovery.claim(name)
-        if not check:
-            return Health(name, distribution, version, value, "not checked")
-        hooks = host.implemented(name)
+        claim = discovery.claim(name)
     except ZooError as error:
-        return Health(name, distribution, version, value, "broken", reason=str(error))
-    return Health(name, distribution, version, value, "ok", _kind(name, hooks), hooks)
+        return health("broken", reasons=(str(error),))
+    said = declared(claim)
+    hooks = tuple(hook for hook in host.HOOKS if hook in said.hooks)
+    kind = kind_of(hooks, bool(hooks) and said.wrappers == len(said.hooks)) if hooks else ""
+    if level == "none":
+        return health("not checked", kind, hooks)
+    try:
+        hooks = host.implemented(name)
+        kind = kind_of(hooks, host.observes(name))
+    except ZooError as error:
+        return health("broken", kind, hooks, reasons=(str(error),))
+    if level == "quick":
+        return health("ok", kind, hooks)
+    from zoo.testing import isolated
+
+    def told(hook: str, promise: str, number: int, total: int) -> None:
+        if progress is not None:
+            progress(name, f"{hook}: {promise}", number, total)
+
+    checks = isolated.examine(name, told)
+    broken = tuple(check.reason for check in checks if check.ok is False)
+    return health("broken" if broken else "ok", kind, hooks, reasons=broken, checks=checks)  # type: ignore[arg-type]
 
 
-def _kind(name: str, hooks: tuple[str, ...]) -> str:
-    if host.observes(name):
+def kind_of(hooks: tuple[str, ...], observes: bool) -> str:
+    """What a plugin is, by its hooks, and whether it only wraps them."""
+    if observes:
         return "observer"
     if "construct" in hooks:
         return "architecture"

@@ -230,7 +230,7 @@ def _recognised(name: str, config: dict[str, Any]) -> str:
         )
     raise UnknownNameError(
         f"no plugin recognises {name!r} ({kind}); asked were {', '.join(discovery.claims()) or 'none'}. "
-        "`zoo plugins --check` shows which of them do not load"
+        "`zoo plugins --quick` shows which of them do not load"
     )
 
 

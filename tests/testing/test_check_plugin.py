@@ -12,7 +12,7 @@ from zoo.testing.subject import Subject
 
 def test_quick_looks_at_loading_and_hooks_alone():
     results = check_plugin("ddpm", level="quick")
-    assert [result.hook for result in results] == ["import"] * 7 + ["registry", "construct"]
+    assert [result.hook for result in results] == ["import"] * 8 + ["registry", "construct"]
     assert all(isinstance(result, Result) and result.ok for result in results)
 
 

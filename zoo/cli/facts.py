@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.output import Command, json_option, note, print_facts, print_json, print_table, size
+from zoo.cli.output import (
+    Command,
+    json_option,
+    note,
+    print_facts,
+    print_json,
+    print_table,
+    progress_line,
+    size,
+)
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -105,31 +114,41 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
     cls=Command,
     examples="""
     zoo plugins
-    zoo plugins --check
+    zoo plugins --quick
+    zoo plugins --check mine
     ZOO_PLUGINS=ddpm zoo plugins --check --json
     """,
 )
-@click.option("--check", is_flag=True, help="Import each one; exit with 1 if any is broken.")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--check", is_flag=True, help="Check every promise of every hook, which takes half a minute each.")
+@click.option("--quick", is_flag=True, help="Only import each one and look at its hooks.")
 @json_option
-def plugins(check: bool, as_json: bool) -> int:
-    """The installed plugins and their health."""
+def plugins(names: tuple[str, ...], check: bool, quick: bool, as_json: bool) -> int:
+    """The installed plugins (or these) and their health.
+
+    --check and --quick exit with 1 if one of them is broken, and say which promise of which hook, and how to keep it.
+    """
     from zoo import health
 
-    rows, faults = health.plugins(check), health.faults()
+    level: health.Level = "quick" if quick else "full" if check else "none"
+    with progress_line() as told:
+        rows = health.plugins(level, names, told)
+    faults = health.faults()
     if as_json:
         print_json({"plugins": [asdict(row) for row in rows], "faults": faults})
-    elif check:
-        print_table(
-            ("name", "distribution", "version", "kind", "state", "hooks"),
-            [(r.name, r.distribution, r.version, r.kind, r.state, ", ".join(r.hooks)) for r in rows],
-        )
     else:
-        columns = ("name", "distribution", "version", "entry point", "state")
-        print_table(columns, [(r.name, r.distribution, r.version, r.entry_point, r.state) for r in rows])
-    broken = [f"{row.name} is broken: {row.reason}" for row in rows if row.state == "broken"]
-    for fault in (*broken, *faults):
+        columns = ["name", "version", "distribution", "kind", "health", "hooks"]
+        cells = [[r.name, r.version, r.distribution, r.kind or "?", r.state, ", ".join(r.hooks) or "?"] for r in rows]
+        if level == "full":
+            columns.insert(5, "promises kept")
+            for row, cell in zip(rows, cells, strict=True):
+                done = [one for one in row.checks if one.ok is not None]
+                cell.insert(5, f"{sum(one.ok is True for one in done)} of {len(done)}")
+        print_table(columns, cells)
+    reasons = [f"{row.name} is broken: {reason}" for row in rows for reason in row.reasons]
+    for fault in (*reasons, *faults):
         note(f"error: {fault}")
-    return 1 if check and (broken or faults) else 0
+    return 1 if level != "none" and (reasons or faults) else 0
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -95,6 +97,30 @@ def print_facts(facts: Mapping[str, str]) -> None:
 def note(message: str) -> None:
     """A hint or a progress line, on stderr."""
     click.echo(message, err=True)
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str, str, int, int], None]]:
+    """A function (whose, what, number from 0, of how many) that shows on stderr what is being done.
+
+    On a terminal one line that changes; elsewhere a line for each ``whose``.
+    """
+    terminal, last = sys.stderr.isatty(), ""
+
+    def tell(whose: str, what: str, number: int, total: int) -> None:
+        nonlocal last
+        if terminal:
+            line = f"{whose} {number + 1}/{total} {what}"
+            click.echo(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
+        elif whose != last:
+            note(f"checking {whose} …")
+        last = whose
+
+    try:
+        yield tell
+    finally:
+        if terminal and last:
+            click.echo("\r\x1b[2K", err=True, nl=False)
 
 
 def one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from zoo import discovery
@@ -51,10 +52,15 @@ class Seen(NamedTuple):
     error: str = ""
 
 
+def search_path() -> list[str]:
+    """``sys.path`` as a child process needs it."""
+    return [entry or str(Path.cwd()) for entry in sys.path]
+
+
 def look(name: str) -> Seen:
     """Import a plugin in a fresh process, ask it for facts, and see what that brought."""
     module = discovery.claim(name).value.partition(":")[0].partition("[")[0].strip()
-    code = _LOOK.format(path=[entry for entry in sys.path if entry], heavy=HEAVY, module=module, name=name)
+    code = _LOOK.format(path=search_path(), heavy=HEAVY, module=module, name=name)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode or not done.stdout:
         last = done.stderr.strip().splitlines()[-1:] or [f"the process ended with status {done.returncode}"]

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from zoo import discovery, hookspecs, host, registry
 from zoo.errors import did_you_mean
-from zoo.testing.promise import IMPORT, REGISTRY, promise, require
+from zoo.testing.promise import IMPORT, REGISTRY, Broken, promise, require
 from zoo.testing.subject import ARCHITECTURE, Subject
 
 
@@ -18,6 +18,10 @@ from zoo.testing.subject import ARCHITECTURE, Subject
     basic=True,
 )
 def found(subject: Subject) -> None:
+    claimed = discovery.claims().get(subject.name)
+    reason = discovery.conflict(claimed) if claimed else None
+    if reason:
+        raise Broken(reason, "leave one plugin of this name installed, or give one of them another name")
     discovery.claim(subject.name)
 
 
@@ -60,6 +64,18 @@ def arguments_of_hooks(subject: Subject) -> None:
         for argument in one.arguments:
             near = did_you_mean(argument, given)
             require(argument in given, f"argument {argument!r}.{near} It has {', '.join(given)}", hook=one.hook)
+
+
+@promise(
+    IMPORT,
+    "hooks that answer, or wrappers around others' answers (an observer), not both",
+    "leave wrapper=True out, or move the wrappers into a plugin of their own",
+    basic=True,
+)
+def answers_or_observes(subject: Subject) -> None:
+    wrappers = [one.hook for one in subject.implementations() if one.wrapper]
+    answers = [one.hook for one in subject.implementations() if not one.wrapper]
+    require(not wrappers or not answers, f"{wrappers[:1]} is a wrapper, {answers[:1]} answers")
 
 
 @promise(IMPORT, "a plugin that zoo can register", "change what zoo refuses", basic=True)
@@ -115,6 +131,7 @@ CHECKS = (
     imports,
     names_of_hooks,
     arguments_of_hooks,
+    answers_or_observes,
     registers,
     imports_nothing_heavy,
     prints_nothing,

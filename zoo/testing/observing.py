@@ -24,14 +24,6 @@ from zoo.weights.scheme import Quantization
 PASS = "in each wrapper `result = yield`, and `return result`; let exceptions through"
 
 
-@promise(
-    "import", "wrappers alone: @zoo.hookimpl(wrapper=True)", "make every implementation a wrapper, or none", basic=True
-)
-def only_wraps(subject: Subject) -> None:
-    plain = [one.hook for one in subject.implementations() if not one.wrapper]
-    require(not plain, f"{', '.join(plain)} answers itself")
-
-
 @promise("import", "results passed on unchanged, and none where nobody answers", PASS)
 def passes_results_on(subject: Subject) -> None:
     for hook in observed(subject):
@@ -143,4 +135,4 @@ class _Answering:
         setattr(self, hook, hookspecs.hookimpl(reply))
 
 
-CHECKS = (only_wraps, passes_results_on, lets_exceptions_through, leaves_the_random_state)
+CHECKS = (passes_results_on, lets_exceptions_through, leaves_the_random_state)

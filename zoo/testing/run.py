@@ -9,7 +9,7 @@ from typing import Any, Literal
 from zoo.errors import PluginError
 from zoo.testing import loads
 from zoo.testing.promise import Broken, Check, NotCheckable, Result
-from zoo.testing.subject import Options, Subject
+from zoo.testing.subject import Subject
 
 Level = Literal["quick", "full"]
 
@@ -58,7 +58,7 @@ def check_plugin(
     Returns a ``Result`` (check, hook, ok, …) for each. Raises PluginError, naming plugin, hook, what was expected,
     what was found and the fix, at the first promise that is broken.
     """
-    with Subject(name, Options(**options)) as subject:
+    with Subject(name, options) as subject:
         results = []
         for check in checks(subject, level):
             result, error = _result(check, subject)
@@ -71,12 +71,23 @@ def check_plugin(
 
 
 def examine(
-    name: str, *, level: Level = "full", on_result: Callable[[Result], None] | None = None, **options: Any
+    name: str,
+    *,
+    level: Level = "full",
+    on_start: Callable[[Check, int, int], None] | None = None,
+    on_result: Callable[[Result], None] | None = None,
+    **options: Any,
 ) -> tuple[Result, ...]:
-    """As ``check_plugin``, but goes on after a broken promise, unless nothing after it can be checked."""
-    with Subject(name, Options(**options)) as subject:
+    """As ``check_plugin``, but goes on after a broken promise, unless nothing after it can be checked.
+
+    on_start: is told of each check before it runs: (check, its number from 0, how many there are).
+    """
+    with Subject(name, options) as subject:
         results = []
-        for check in checks(subject, level):
+        every = checks(subject, level)
+        for number, check in enumerate(every):
+            if on_start is not None:
+                on_start(check, number, len(every))
             result, error = _result(check, subject)
             results.append(result)
             if on_result is not None:
@@ -95,7 +106,7 @@ def conformance(name: str, *, level: Level = "full", **options: Any) -> Callable
     """
     import pytest
 
-    subject = Subject(name, Options(**options))
+    subject = Subject(name, options)
 
     @pytest.mark.parametrize("check", checks(subject, level), ids=lambda check: f"{check.hook}-{check.name}")
     def test_promise(check: Check) -> None:

@@ -8,12 +8,13 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from inspect import isroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo import discovery, host, registry
+from zoo.errors import ZooError, did_you_mean
 from zoo.testing.fresh import Seen, look
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ ARCHITECTURE = ("construct", "sample", "loss", "batches", "evaluate")
 
 @dataclass(frozen=True)
 class Options:
-    """How a plugin is checked.
+    """How a plugin is checked. A plugin's module may give its own: ``CONFORMANCE = {"sample": {"steps": 2}}``.
 
     entry: the registry name of the model to check; default the one that the plugin carries weights for, else the
         first whose ``config`` is inline and small, with random weights.
@@ -62,8 +63,8 @@ class Implementation(NamedTuple):
 class Subject:
     """A plugin under test. Use as a context manager, or let it go: its temporary folders go with it."""
 
-    def __init__(self, name: str, options: Options = Options()) -> None:
-        self.name, self.options = name, options
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None) -> None:
+        self.name, self._given = name, dict(options or {})
         self._folder: Path | None = None
         self._folders = 0
         self._remembered: dict[str, Any] = {}
@@ -90,6 +91,18 @@ class Subject:
         self._folders += 1
         return self._folder / str(self._folders)
 
+    @functools.cached_property
+    def options(self) -> Options:
+        """The options given; where they say nothing, the plugin's own, its module's ``CONFORMANCE``."""
+        own = getattr(self.plugin(), "CONFORMANCE", {})
+        known = [one.name for one in fields(Options)]
+        for name in (*own, *self._given):
+            if name not in known:
+                raise ZooError(
+                    f"no option {name!r} of a check.{did_you_mean(name, known)} There are {', '.join(known)}"
+                )
+        return Options(**{**own, **self._given})
+
     # What it is
 
     def plugin(self) -> object:
@@ -108,8 +121,7 @@ class Subject:
     @functools.cached_property
     def kinds(self) -> tuple[str, ...]:
         """ "architecture", "quantizer", "adapter kind", "observer": what the plugin is, by its hooks."""
-        marked = self.implementations()
-        if marked and all(one.wrapper for one in marked):
+        if host.observes(self.name):
             return ("observer",)
         if "construct" in self.hooks or not {"quantize", "inject_adapter", "adapter_config"}.intersection(self.hooks):
             return ("architecture",)

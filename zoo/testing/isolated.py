@@ -1,0 +1,75 @@
+"""The suite in a process of its own: whatever a plugin does there, the one that asked goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from zoo.discovery import strict
+from zoo.testing.fresh import search_path
+from zoo.testing.promise import Check, Result
+
+Told = Callable[
+    [str, str, int, int], None
+]  # a check that starts: its hook, its promise, its number from 0, of how many
+
+_CHILD = "import sys; sys.path[:] = {path!r}; from zoo.testing.isolated import child; child({name!r})"
+
+
+def examine(name: str, on_start: Told | None = None) -> tuple[Result, ...]:
+    """``zoo.testing.examine`` of a plugin in a fresh process.
+
+    A process that dies is a broken promise of the check that ran. With ``ZOO_STRICT=1`` its traceback goes to stderr.
+    """
+    command = [sys.executable, "-c", _CHILD.format(path=search_path(), name=name)]
+    results: list[Result] = []
+    hook, promise, ended = "import", "a process that lives", False
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
+        stderr = None if strict() else heard
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8"
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                kind, *facts = json.loads(line)
+                if kind == "start":
+                    hook, promise, number, total = facts
+                    if on_start is not None:
+                        on_start(hook, promise, number, total)
+                elif kind == "result":
+                    results.append(Result(**facts[0]))
+                else:
+                    ended = True
+        if not ended:
+            heard.seek(0)
+            last = heard.read().strip().splitlines()[-1:] or ["it said nothing"]
+            reason = (
+                f"plugin {name!r}, hook {hook!r}: expected {promise}; found: the process ended with status "
+                f"{process.returncode} ({last[0][:200]}). Fix: run it with ZOO_STRICT=1, which shows where"
+            )
+            results.append(Result("survives", hook, False, promise, reason))
+    return tuple(results)
+
+
+def child(name: str) -> None:
+    """What the process runs: a line of JSON on stdout for each check that starts, and for what came of it."""
+    from zoo.testing import run
+
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a plugin prints is not for whoever reads the results
+
+    def tell(*facts: Any) -> None:
+        out.write(json.dumps(facts) + "\n")
+        out.flush()
+
+    def start(check: Check, number: int, total: int) -> None:
+        tell("start", check.hook, check.promise, number, total)
+
+    run.examine(name, on_start=start, on_result=lambda result: tell("result", asdict(result)))
+    tell("end")
