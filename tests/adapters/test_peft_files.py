@@ -332,10 +332,7 @@ def test_a_layer_whose_path_ends_like_another_is_adapted_alone_in_peft_too(
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "dora": ({"target_modules": ["fc"], "use_dora": True}, "use_dora"),
-    "bias": ({"target_modules": ["fc"], "bias": "lora_only"}, "bias"),
     "lora_bias": ({"target_modules": ["block.fc"], "lora_bias": True}, "lora_bias"),
-    "modules_to_save": ({"target_modules": ["fc"], "modules_to_save": ["block.norm"]}, "modules_to_save"),
     "trainable tokens": (
         {"target_modules": ["fc"], "trainable_token_indices": {"embed": [1]}},
         "trainable_token_indices",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.adapters.config import LoRA
+from zoo.adapters.config import Adapter, LoRA, Ranked
 from zoo.adapters.peft_keys import Slot
 from zoo.adapters.targets import is_hf_conv1d, matches
 from zoo.errors import AdapterError
@@ -22,7 +22,7 @@ HARMLESS = frozenset(
     auto_mapping base_model_name_or_path revision task_type inference_mode peft_type peft_version fan_in_fan_out
     layers_pattern layers_to_transform exclude_modules target_modules target_parameters r lora_alpha lora_dropout
     use_rslora rank_pattern alpha_pattern init_lora_weights loftq_config eva_config corda_config lora_ga_config
-    qalora_group_size megatron_config megatron_core runtime_config
+    qalora_group_size use_dora bias modules_to_save megatron_config megatron_core runtime_config
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
 # What ``peft_type`` begins with where some of the adapter lies under zoo's own keys, which PEFT would pass over without
@@ -51,10 +51,10 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
     parameters = sorted(slot.name for slot, _ in placed if slot.is_parameter)
     return {
         "alpha_pattern": {**alphas, **config.alpha_pattern},
-        "bias": "none",
+        "bias": config.bias,
         "fan_in_fan_out": any(is_hf_conv1d(slot.site.layer) for slot, _ in placed),
         "inference_mode": True,
-        "init_lora_weights": True,
+        "init_lora_weights": config.init if config.init in INITS else True,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "modules_to_save": None,
@@ -64,9 +64,22 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
         "target_modules": _target_modules(module, layers),
         "target_parameters": parameters or None,
         "task_type": None,
-        "use_dora": False,
+        "use_dora": config.dora,
         "use_rslora": config.rslora,
     }
+
+
+def from_other(module: nn.Module, config: Adapter, placed: list[tuple[Slot, str]]) -> dict[str, Any]:
+    """The same of another kind. placed: PEFT's places, with the name of the weight that the update was made for."""
+    raw = config.to_peft()
+    if placed:
+        raw["target_modules"] = _target_modules(module, {slot.name for slot, _ in placed})
+    if isinstance(config, Ranked):
+        for pattern, of in (("rank_pattern", config.rank_of), ("alpha_pattern", config.alpha_of)):
+            values = {slot.name: of(name.removesuffix(".weight")) for slot, name in placed}
+            other = {"^" + re.escape(path): value for path, value in values.items() if of(path) != value}
+            raw[pattern] = {**other, **raw[pattern]}
+    return raw
 
 
 def _target_modules(module: nn.Module, paths: set[str]) -> list[str] | str:
@@ -77,8 +90,8 @@ def _target_modules(module: nn.Module, paths: set[str]) -> list[str] | str:
     return sorted(paths)
 
 
-def to_lora(raw: Mapping[str, Any], targets: Any = None) -> LoRA:
-    """The ``LoRA`` that a configuration describes. targets: as the user had given them, where zoo.json remembers.
+def to_lora(raw: Mapping[str, Any]) -> LoRA:
+    """The ``LoRA`` that a configuration describes.
 
     Raises ``AdapterError`` for anything that zoo would compute otherwise than PEFT.
     """
@@ -96,7 +109,7 @@ def to_lora(raw: Mapping[str, Any], targets: Any = None) -> LoRA:
     for key in ("r", "lora_alpha"):
         if key not in raw:
             raise AdapterError(f"{key} is missing")
-    targets = targets or raw.get("target_modules") or None
+    targets = raw.get("target_modules") or None
     return LoRA(
         rank=raw["r"],
         alpha=raw["lora_alpha"],
@@ -105,6 +118,10 @@ def to_lora(raw: Mapping[str, Any], targets: Any = None) -> LoRA:
         rslora=_or(raw.get("use_rslora"), False),
         rank_pattern=_or(raw.get("rank_pattern"), {}),
         alpha_pattern=_or(raw.get("alpha_pattern"), {}),
+        dora=_or(raw.get("use_dora"), False),
+        init=init if isinstance(init, str) and init in ("gaussian", "orthogonal") else "default",
+        modules_to_save=_or(raw.get("modules_to_save"), ()),
+        bias=_or(raw.get("bias"), "none"),
     )
 
 

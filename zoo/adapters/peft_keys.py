@@ -115,6 +115,65 @@ def _kind(layer: nn.Module) -> str:
     return "embedding" if isinstance(layer, nn.Embedding) else ""
 
 
+# The layers for which PEFT has its other kinds.
+_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "loha": _PRODUCTS,
+    "lokr": _PRODUCTS,
+    "ia3": (nn.Linear, nn.Conv2d, nn.Conv3d),
+}
+
+
+def has_kind(kind: str, slot: Slot) -> bool:
+    """Whether PEFT has adapters of a kind other than LoRA for a slot's layer, and computes what zoo does with it."""
+    layer = slot.site.layer
+    if slot.site.attribute != "weight" or isinstance(layer, NonDynamicallyQuantizableLinear):
+        return False
+    if kind == "ia3" and is_hf_conv1d(layer):
+        return True
+    padded = kind != "ia3" and getattr(layer, "padding_mode", "zeros") != "zeros"
+    return isinstance(layer, _KINDS.get(kind, ())) and not padded
+
+
+def wrapped(placed: Iterable[Slot]) -> dict[str, int]:
+    """How many of PEFT's layers are around which modules, for adapters at these slots."""
+    count: dict[str, int] = {}
+    for slot in placed:
+        count[slot.site.path] = count.get(slot.site.path, 0) + 1
+    return count
+
+
+def file_path(path: str, around: Mapping[str, int], inside: bool) -> str:
+    """A module's path in PEFT's files. around: what wraps which module; inside: the module itself within its own."""
+    parts, result = path.split("."), ""
+    for number, part in enumerate(parts):
+        result += f".{part}" if result else part
+        if inside or number < len(parts) - 1:
+            result += WRAPPED * around.get(".".join(parts[: number + 1]), 0)
+    return result
+
+
+def bare_name(rest: str) -> str:
+    """A parameter's own name from a key's rest, without what wraps the modules that it is in."""
+    return rest.replace(WRAPPED + ".", ".")
+
+
+def parameters_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(name, layer) of every parameter in a module and below, managed or not."""
+    return [
+        (f"{path}.{name}" if path else name, layer)
+        for path, layer in library_modules(module)
+        for name in parameter_names(layer)
+    ]
+
+
+def magnitude_shape(slot: Slot, shape: torch.Size) -> tuple[int, ...]:
+    """The shape of DoRA's magnitudes in PEFT's files."""
+    if slot.kind == "conv":
+        return (1, shape[0], *(1 for _ in shape[2:]))
+    return (shape[1],) if slot.inputs_first else (shape[0],)
+
+
 def factors_to_file(slot: Slot, A: Tensor, B: Tensor, shape: torch.Size, transposed: bool) -> dict[str, Tensor]:
     """The file's tensors for a low-rank update, A (rank, inputs) and B (outputs, rank), of a weight of ``shape``.
 
@@ -169,24 +228,14 @@ def check_shapes(site: Site, found: Iterable[Tensor], expected: Iterable[tuple[i
         )
 
 
-class Key(NamedTuple):
-    """What a file's key speaks of: a place (by its own name in zoo's keys, else by PEFT's path), and which factor."""
-
-    own: bool
-    path: str
-    factor: str
-
-
-def parse_lora(key: str, layers: Mapping[str, Slot]) -> Key | None:
-    """A key of a low-rank factor taken apart, the prefix gone; None for a key of any other form."""
-    match = _LORA.fullmatch(key)
+def parse_lora(rest: str, layers: Mapping[str, Slot]) -> tuple[str, str] | None:
+    """A slot's path and the factor ("A", "B", "magnitude") that a key speaks of; None for a key of any other form."""
+    match = _LORA.fullmatch(rest)
     if match is None:
         return None
     factor = match["factor"] or match["other"]
+    if factor == "magnitude_vector":
+        return match["path"], "magnitude"
     slot = layers.get(match["path"])
     embedded = slot is not None and slot.kind == "embedding"
-    if factor == "magnitude_vector":
-        return Key(False, match["path"], "magnitude")
-    if embedded != (match["other"] is not None):
-        return None
-    return Key(False, match["path"], factor[-1])
+    return (match["path"], factor[-1]) if embedded == (match["other"] is not None) else None

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from zoo import host
 from zoo.adapters import peft_config, peft_keys
-from zoo.adapters.config import Adapter, LoRA
+from zoo.adapters.config import Adapter, Full, LoRA, Ranked
 from zoo.adapters.experts import Experts
-from zoo.adapters.peft_keys import OWN, PREFIX, Key, Slot, check_shapes
-from zoo.adapters.targets import Group, adaptable, layout_of, path_of
+from zoo.adapters.kinds.dora import Dora
+from zoo.adapters.peft_keys import OWN, PREFIX, Slot, check_shapes
+from zoo.adapters.targets import Group, adaptable, layout_of, matches, named, path_of
 from zoo.errors import AdapterError
 from zoo.weights.manage import Site, grouped_sites
 from zoo.weights.standin import Weight
 from zoo.weights.store import Store
-from zoo.weights.update import LowRank, Update
+from zoo.weights.update import Factored, Update
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -27,20 +28,21 @@ if TYPE_CHECKING:
 ALIASES = {"lora_A": "A", "lora_B": "B"}  # in zoo's own keys, for an update's parameters
 
 
-class Places(NamedTuple):
-    """Where a model's weights are, as an adapter's file may call them."""
+class Place(NamedTuple):
+    """What a key speaks of. how: "own" (path is a parameter's name), "peft" (a slot's) or "full" (a parameter's)."""
 
+    how: str
+    path: str
+
+
+class Reading(NamedTuple):
+    """What the keys of a file are read with."""
+
+    model: Model
+    config: Adapter
     slots: dict[str, Slot]  # by what PEFT's keys begin with
     groups: dict[str, Group]  # by parameter name, each place of a tied weight
-
-
-def places_of(module: nn.Module, raw: Mapping[str, Any]) -> Places:
-    """The places of a model's weights for an adapter of the configuration ``raw``."""
-    groups = {site.name: group for group in grouped_sites(module) for site in group[1]}
-    parameters = raw.get("target_parameters") or ()
-    if not isinstance(parameters, list | tuple) or not all(isinstance(name, str) and name for name in parameters):
-        raise AdapterError(f"target_parameters: expected a list of parameters' names, got {parameters!r}")
-    return Places(peft_keys.slots(module, parameters), groups)
+    saved: set[str]  # the names of parameters and buffers in modules that are saved whole
 
 
 def updates_of(
@@ -51,69 +53,108 @@ def updates_of(
     tensors: the file's, under PEFT's names, with or without ``base_model.model.``, and zoo's own. Raises
     ``AdapterError`` that names what does not fit.
     """
-    places = places_of(model.module, raw)
+    reading = _reading(model, config, raw)
     bare = not any(key.startswith((PREFIX, OWN)) for key in tensors)  # as transformers may write them
-    found: dict[tuple[bool, str], dict[str, Tensor]] = {}
+    found: dict[Place, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        key = _key(name, PREFIX + name if bare else name, places, model.entry.name)
+        full = PREFIX + name if bare else name
+        key = _key(reading, name, full)
         if key is None:
-            _check_copy(name, PREFIX + name if bare else name, places, tensor)
-        else:
-            if key.factor == "magnitude" and not getattr(config, "dora", False):
-                raise _unexpected(name)
-            _check_values(key.path, key.factor, tensor)
-            found.setdefault((key.own, key.path), {})[key.factor] = tensor
+            _check_copy(reading, full.removeprefix(PREFIX), tensor)
+            continue
+        _check_values(*key, tensor)
+        found.setdefault(key[0], {})[key[1]] = tensor
     if not found:
         raise AdapterError("the file holds no adapter at all")
     updates: dict[str, Update] = {}
     covered: set[str] = set()
-    for (own, path), factors in found.items():
-        site = places.groups[path][1][0] if own else places.slots[path].site
-        group = places.groups[site.name]
-        make = _own_update if own else _low_rank
-        update = make(model, config, group, places.slots.get(path), site, factors)
+    for place, factors in found.items():
+        site = reading.slots[place.path].site if place.how == "peft" else _site(reading, place.path)
+        group = reading.groups[site.name]
+        update = _MAKERS[place.how](reading, group, place.path, factors)
         first = group[1][0].name
         if first in updates and not _equal(updates[first], update):
             raise AdapterError(
-                f"{path} shares its weight with {path_of(group[1][0])}, and the two have different adapters; zoo keeps "
-                "tied weights tied and cannot load it"
+                f"{path_of(site)} shares its weight with {path_of(group[1][0])}, and the two have different adapters; "
+                "zoo keeps tied weights tied and cannot load it"
             )
         updates[first] = update
-        covered |= {other.name for other in group[1]} if own else {site.name}
-    _check_complete(raw, places, updates, covered)
+        covered |= {other.name for other in group[1]} if place.how == "own" else {site.name}
+    _check_complete(reading, raw, updates, covered)
     return updates
+
+
+def _reading(model: Model, config: Adapter, raw: Mapping[str, Any]) -> Reading:
+    groups = {site.name: group for group in grouped_sites(model.module) for site in group[1]}
+    parameters = raw.get("target_parameters") or ()
+    if not isinstance(parameters, list | tuple) or not all(isinstance(name, str) and name for name in parameters):
+        raise AdapterError(f"target_parameters: expected a list of parameters' names, got {parameters!r}")
+    saved: set[str] = set()
+    if config.modules_to_save:
+        wanted = tuple(config.modules_to_save)
+        whole = {site.name for group in named(model.module, wanted, "modules_to_save:") for site in group[1]}
+        saved = {name for name in whole if _inside(name, wanted)}
+        saved |= {name for name, _ in model.module.named_buffers() if _inside(name, wanted)}
+    return Reading(model, config, peft_keys.slots(model.module, parameters), groups, saved)
+
+
+def _inside(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a parameter is in one of the modules, or is one of the names itself."""
+    parts = name.split(".")
+    return any(matches(".".join(parts[:end]), modules) for end in range(1, len(parts) + 1))
+
+
+def _site(reading: Reading, name: str) -> Site:
+    return next(site for site in reading.groups[name][1] if site.name == name)
 
 
 # Keys
 
 
-def _key(name: str, full: str, places: Places, model: str) -> Key | None:
-    """What a key speaks of; None for a copy of the base's own weights. Raises ``AdapterError`` for any other."""
+def _key(reading: Reading, name: str, full: str) -> tuple[Place, str] | None:
+    """What a key speaks of, and which factor; None for a copy of the base's own. ``AdapterError`` for any other."""
     if full.startswith(OWN):
-        return _own_key(name, full.removeprefix(OWN), places, model)
+        return _own_key(reading, name, full.removeprefix(OWN))
     rest = full.removeprefix(PREFIX)
     if rest == full:
         raise _unexpected(name)
-    key = peft_keys.parse_lora(rest, places.slots)
-    if key is not None:
-        slot = places.slots.get(key.path)
-        if slot is None or slot.site.name not in places.groups:
-            raise AdapterError(f"{name!r} matches no weight of {model!r}; it was made for another model")
-        return key
-    if _base_copy(rest, places) is not None:
+    own = rest if rest in reading.groups else peft_keys.bare_name(rest)
+    if own in reading.saved or (own.endswith(".bias") and own in reading.groups and reading.config.bias != "none"):
+        return (Place("full", own), "weight") if own in reading.groups else None
+    key = _lora_key(reading, name, rest) if isinstance(reading.config, LoRA) else _other_key(reading, rest)
+    if key is None and (_base_copy(reading, rest) is None):
+        raise _unexpected(name)
+    return key
+
+
+def _lora_key(reading: Reading, name: str, rest: str) -> tuple[Place, str] | None:
+    key = peft_keys.parse_lora(rest, reading.slots)
+    if key is None:
         return None
-    raise _unexpected(name)
+    path, factor = key
+    if factor == "magnitude" and not getattr(reading.config, "dora", False):
+        raise _unexpected(name)
+    if path not in reading.slots or reading.slots[path].site.name not in reading.groups:
+        raise AdapterError(f"{name!r} matches no weight of {reading.model.entry.name!r}; it was made for another model")
+    return Place("peft", path), factor
 
 
-def _own_key(name: str, rest: str, places: Places, model: str) -> Key:
+def _other_key(reading: Reading, rest: str) -> tuple[Place, str] | None:
+    path, _, factor = rest.rpartition(".")
+    slot = reading.slots.get(path)
+    usable = slot is not None and factor not in ("weight", "bias")
+    return (Place("peft", path), factor) if usable and slot.site.name in reading.groups else None  # type: ignore[union-attr]
+
+
+def _own_key(reading: Reading, name: str, rest: str) -> tuple[Place, str]:
     parts = rest.split(".")
     for end in range(len(parts) - 1, 0, -1):
         path = ".".join(parts[:end])
-        if path in places.groups:
+        if path in reading.groups:
             factor = ".".join(parts[end:])
-            return Key(True, path, ALIASES.get(factor, factor))
+            return Place("own", path), ALIASES.get(factor, factor)
     if parts[-1] in ALIASES and len(parts) > 1:
-        raise AdapterError(f"{name!r} matches no weight of {model!r}; it was made for another model")
+        raise AdapterError(f"{name!r} matches no weight of {reading.model.entry.name!r}; it was made for another model")
     raise _unexpected(name)
 
 
@@ -121,70 +162,97 @@ def _unexpected(name: str) -> AdapterError:
     return AdapterError(f"unexpected key {name!r}: expected {PREFIX}<layer's path>.lora_A.weight and the like")
 
 
-def _base_copy(rest: str, places: Places) -> Site | None:
+def _base_copy(reading: Reading, rest: str) -> Site | None:
     """The place whose own weight a key holds: PEFT puts embeddings and heads that it adapts beside them."""
     path, _, attribute = rest.rpartition(".")
-    slot = places.slots.get(path.removesuffix(peft_keys.WRAPPED))
+    slot = reading.slots.get(path.removesuffix(peft_keys.WRAPPED))
     if attribute != "weight" or slot is None or slot.site.attribute != "weight":
         return None
-    held = places.groups[slot.site.name][0]
-    return slot.site if adaptable(held) else None
+    return slot.site if adaptable(reading.groups[slot.site.name][0]) else None
 
 
-def _check_copy(name: str, full: str, places: Places, tensor: Tensor) -> None:
-    """A copy of the base's weight must be this base's, up to its precision."""
-    site = _base_copy(full.removeprefix(PREFIX), places)
-    assert site is not None, name
-    held = places.groups[site.name][0]
-    mine = held.base_dense().detach() if isinstance(held, Store) else held.detach()
-    tolerance = 0.3 if isinstance(held, Store) and held.packed is not None else 0.02
-    same = tuple(tensor.shape) == tuple(mine.shape) and tensor.is_floating_point()
-    if same and not mine.is_meta:
-        mine = mine.float()
-        same = bool((tensor.to(mine) - mine).norm() <= tolerance * mine.norm())
+def _check_copy(reading: Reading, rest: str, tensor: Tensor) -> None:
+    """A copy of the base's weight must be this base's, up to its precision; a buffer must be the model's own."""
+    site = _base_copy(reading, rest)
+    if site is None:
+        name = peft_keys.bare_name(rest)
+        mine = reading.model.module.get_buffer(name)
+        same = tuple(mine.shape) == tuple(tensor.shape) and (mine.is_meta or torch.equal(mine, tensor.to(mine)))
+        what = name
+    else:
+        held = reading.groups[site.name][0]
+        mine = held.base_dense().detach() if isinstance(held, Store) else held.detach()
+        tolerance = 0.3 if isinstance(held, Store) and held.packed is not None else 0.02
+        same = tuple(tensor.shape) == tuple(mine.shape) and tensor.is_floating_point()
+        if same and not mine.is_meta:
+            mine = mine.float()
+            same = bool((tensor.to(mine) - mine).norm() <= tolerance * mine.norm())
+        what = f"the weight of {path_of(site)} itself"
     if not same:
         raise AdapterError(
-            f"it holds the weight of {path_of(site)} itself, {tuple(tensor.shape)}, and that is not this base's; "
-            "the base was extended or trained, and zoo does not load such parts of it"
+            f"it holds {what}, {tuple(tensor.shape)}, and that is not this base's; the base was extended or trained, "
+            "and zoo does not load such parts of it"
         )
 
 
-def _check_values(path: str, factor: str, tensor: Tensor) -> None:
+def _check_values(place: Place, factor: str, tensor: Tensor) -> None:
     finite = tensor.is_floating_point()
     if finite and tensor.numel():
         low, high = torch.aminmax(tensor)  # NaN and Inf show in the extremes, and no temporary is made
         finite = bool(torch.isfinite(low) & torch.isfinite(high))
     if not finite:
-        raise AdapterError(f"{path}: expected finite numbers in its factor {factor}, got NaN, Inf or no floats")
+        raise AdapterError(f"{place.path}: expected finite numbers in its factor {factor}, got NaN, Inf or no floats")
 
 
 # Updates
 
 
-def _low_rank(
-    model: Model, config: Adapter, group: Group, slot: Slot | None, site: Site, factors: dict[str, Tensor]
-) -> Update:
-    """LoRA's update from PEFT's factors."""
-    assert isinstance(config, LoRA)
-    assert slot is not None
-    name = path_of(site) if slot.kind in ("linear", "conv", "embedding", "") else slot.site.name
-    missing = sorted({"A", "B"} - set(factors))
-    if missing:
-        raise AdapterError(f"{name} has only its factor {next(iter(factors))}, the other one is missing")
+def _from_peft(reading: Reading, group: Group, path: str, factors: dict[str, Tensor]) -> Update:
+    slot, config = reading.slots[path], reading.config
+    if isinstance(config, LoRA):
+        return _low_rank(reading, config, group, slot, factors)
+    if not peft_keys.has_kind(config.kind, slot):
+        layer = type(slot.site.layer).__name__
+        raise AdapterError(f"{slot.site.name}: PEFT's {config.kind} of a {layer} is not one that zoo computes alike")
+    if isinstance(config, Ranked):
+        config = _just(config, slot.name)
+    update = _injected(reading.model, config, group, factors, PREFIX + path)
+    _fill(update, factors)
+    return update
+
+
+def _just(config: Any, name: str) -> Any:
+    """A ranked configuration with the rank and alpha that it has for ``name``, whatever the weight is called."""
+    return replace(config, rank=config.rank_of(name), alpha=config.alpha_of(name), rank_pattern={}, alpha_pattern={})
+
+
+def _low_rank(reading: Reading, config: LoRA, group: Group, slot: Slot, factors: dict[str, Tensor]) -> Update:
+    """LoRA's update, or DoRA's, from PEFT's factors."""
+    site, (held, sites) = slot.site, group
+    name = path_of(site)
+    needed = {"A", "B"} | ({"magnitude"} if config.dora and not slot.is_parameter else set())
+    if missing := sorted(needed - set(factors)):
+        raise _incomplete(name, factors, missing[0])
     if reason := slot.reason_against():
         raise AdapterError(f"{site.name}: its adapter is not one that zoo can apply: {reason}")
-    held, sites = group
-    shape, layout, rank = held.shape, layout_of(sites, held.shape), config.rank_of(slot.name)
     if slot.kind == "experts":
         return _experts(config, slot, held, factors)
-    A, B = peft_keys.factors_from_file(slot, layout, shape, factors["A"], factors["B"])
+    layout, rank = layout_of(sites, held.shape), config.rank_of(slot.name)
+    A, B = peft_keys.factors_from_file(slot, layout, held.shape, factors["A"], factors["B"])
     if A.shape[0] != rank:
         raise AdapterError(f"{name}: its factors have rank {A.shape[0]}, the configuration says {rank}")
-    one = replace(config, rank=rank, alpha=config.alpha_of(slot.name), rank_pattern={}, alpha_pattern={})
-    update = host.inject_adapter(model.entry, site.name, _weight(group), one)
-    if not isinstance(update, LowRank) or update.A.shape != A.shape or update.B.shape != B.shape:
-        raise AdapterError(f"{name}: no plugin makes a low-rank update of rank {A.shape[0]} for it")
-    _fill(update, {"A": A, "B": B})
+    values = {"A": A, "B": B}
+    if "magnitude" in needed:
+        check_shapes(site, (factors["magnitude"],), (peft_keys.magnitude_shape(slot, held.shape),))
+        values["magnitude"] = factors["magnitude"].flatten()
+    one = replace(_just(config, slot.name), init="default", modules_to_save=(), bias="none")
+    update = host.inject_adapter(reading.model.entry, site.name, _weight(group), one)
+    shapes = {key: tuple(value.shape) for key, value in update.named_parameters()} if update is not None else {}
+    if not isinstance(update, Factored) or shapes != {key: tuple(value.shape) for key, value in values.items()}:
+        raise AdapterError(f"{name}: no plugin makes {'a DoRA' if config.dora else 'a low-rank'} update like it")
+    if isinstance(update, Dora) and slot.inputs_first != layout.transposed:
+        raise AdapterError(f"{name}: it shares its weight with a layer whose outputs lie in the other dimension")
+    _fill(update, values)
     return update
 
 
@@ -200,19 +268,35 @@ def _experts(config: LoRA, slot: Slot, held: nn.Parameter | Store, factors: dict
     return update
 
 
-def _own_update(
-    model: Model, config: Adapter, group: Group, slot: Slot | None, site: Site, factors: dict[str, Tensor]
-) -> Update:
+def _from_own(reading: Reading, group: Group, path: str, factors: dict[str, Tensor]) -> Update:
     """Any kind's update from zoo's own keys: the update's parameters under their own names."""
-    held = group[0]
-    if isinstance(config, LoRA) and factors.keys() == {"A", "B"} and factors["A"].dim() == 3 == len(held.shape):
-        raise AdapterError(f"{site.name}: three-dimensional factors lie under PEFT's keys only")
-    update = injected(model, config, group, factors)
+    config = reading.config
+    if factors.keys() == {"weight"} and _is_full(reading, path, group):
+        config = Full(targets=(path,))
+    update = _injected(reading.model, config, group, factors, OWN + path)
     _fill(update, factors)
     return update
 
 
-def injected(model: Model, config: Adapter, group: Group, factors: Mapping[str, Tensor]) -> Update:
+def _is_full(reading: Reading, path: str, group: Group) -> bool:
+    names = {site.name for site in group[1]}
+    biases = reading.config.bias != "none" and all(site.attribute == "bias" for site in group[1])
+    return bool(names & reading.saved) or biases
+
+
+def _in_full(reading: Reading, group: Group, path: str, factors: dict[str, Tensor]) -> Update:
+    """Full training of a weight: PEFT's file has the weight itself."""
+    check_shapes(group[1][0], factors.values(), (tuple(group[0].shape),))
+    update = _injected(reading.model, Full(targets=(path,)), group, factors, PREFIX + path)
+    _fill(update, factors)
+    return update
+
+
+_MAKERS: dict[str, Callable[[Reading, Group, str, dict[str, Tensor]], Update]]
+_MAKERS = {"peft": _from_peft, "own": _from_own, "full": _in_full}
+
+
+def _injected(model: Model, config: Adapter, group: Group, factors: Mapping[str, Tensor], place: str) -> Update:
     """The update that the kind makes for a weight, whose parameters must be ``factors`` in name and shape.
 
     It is made without values first: a configuration may claim any size, and only what the file holds is allocated.
@@ -226,13 +310,18 @@ def injected(model: Model, config: Adapter, group: Group, factors: Mapping[str, 
         unexpected = sorted(set(factors) - set(expected))
         missing = sorted(set(expected) - set(factors))
         if unexpected:
-            raise AdapterError(f"unexpected key {f'{OWN}{name}.{unexpected[0]}'!r}, expected {', '.join(expected)}")
+            raise AdapterError(f"unexpected key {f'{place}.{unexpected[0]}'!r}, expected {', '.join(expected)}")
         if missing:
-            raise AdapterError(f"{name} has only its factor {', '.join(factors)}, and {missing[0]} is missing")
+            raise _incomplete(name, factors, missing[0])
         order = list(expected)
         check_shapes(group[1][0], (factors[n] for n in order), (tuple(expected[n].shape) for n in order))
     assert update is not None
     return update
+
+
+def _incomplete(name: str, factors: Mapping[str, Tensor], missing: str) -> AdapterError:
+    some = "factor" if len(factors) == 1 else "factors"
+    return AdapterError(f"{name} has only its {some} {' and '.join(sorted(factors))}, and {missing} is missing")
 
 
 def _weight(group: Group) -> Weight:
@@ -255,27 +344,34 @@ def _fill(update: Update, values: Mapping[str, Tensor]) -> None:
 
 
 def _equal(one: Update, other: Update) -> bool:
-    pairs = list(zip(one.parameters(), other.parameters(), strict=True)) if type(one) is type(other) else []
-    alike = getattr(one, "scale", None) == getattr(other, "scale", None)
-    return bool(pairs) and alike and all(a.is_meta or torch.equal(a, b) for a, b in pairs)
+    if type(one) is not type(other) or getattr(one, "scale", None) != getattr(other, "scale", None):
+        return False
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(a.shape == b.shape and (a.is_meta or torch.equal(a, b)) for a, b in pairs)
 
 
 # Completeness
 
 
-def _check_complete(raw: Mapping[str, Any], places: Places, updates: Mapping[str, Update], covered: set[str]) -> None:
+def _check_complete(reading: Reading, raw: Mapping[str, Any], updates: Mapping[str, Update], covered: set[str]) -> None:
     expected: Callable[[str], bool] = peft_config.expected_paths(raw)
-    able = {slot.site.name: slot for slot in places.slots.values() if not slot.reason_against()}
-    for name, (held, sites) in places.groups.items():
-        if name in covered or not adaptable(held):
+    kind = reading.config.kind
+    right: Callable[[Slot], bool] = (
+        (lambda slot: not slot.reason_against()) if kind == "lora" else (lambda slot: peft_keys.has_kind(kind, slot))
+    )
+    able = {slot.site.name: slot for slot in reading.slots.values() if right(slot)}
+    for name, (held, sites) in reading.groups.items():
+        if name in covered:
             continue
         site = next(site for site in sites if site.name == name)
-        if sites[0].name in updates:
+        if name in reading.saved and held.dtype.is_floating_point:
+            raise AdapterError(f"the configuration saves {name} whole, and the file does not hold it")
+        if sites[0].name in updates and adaptable(held):
             other = path_of(next(place for place in sites if place.name in covered))
             raise AdapterError(
                 f"{path_of(site)} shares its weight with {other}, which is adapted, and is not adapted itself; zoo "
                 "keeps tied weights tied and cannot load it"
             )
-        slot = able.get(name)
+        slot = able.get(name) if adaptable(held) else None
         if slot is not None and (slot.is_parameter or expected(slot.name)):
             raise AdapterError(f"the configuration targets {path_of(site)}, for which the file has no factors")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,11 +13,14 @@ from torch import Tensor, nn
 from zoo.adapters import peft_config, peft_keys
 from zoo.adapters.config import Adapter, LoRA
 from zoo.adapters.experts import Experts
+from zoo.adapters.kinds.dora import Dora
+from zoo.adapters.kinds.full import Replace
 from zoo.adapters.peft_keys import OWN, PREFIX, Slot
-from zoo.adapters.targets import is_hf_conv1d
-from zoo.weights.manage import Site, grouped_sites
+from zoo.adapters.targets import is_hf_conv1d, matches
+from zoo.errors import AdapterError
+from zoo.weights.manage import Site, grouped_sites, library_modules
 from zoo.weights.store import Store
-from zoo.weights.update import LowRank, Update
+from zoo.weights.update import Factored, Update
 
 
 class Part(NamedTuple):
@@ -33,44 +38,132 @@ class Part(NamedTuple):
 def parts_of(module: nn.Module, name: str) -> list[Part]:
     """What the adapter called ``name`` does to which weights, in module order."""
     groups = ((held, sites) for held, sites in grouped_sites(module) if isinstance(held, Store))
-    return [Part(sites, held.shape, held.updates[name]) for held, sites in groups if name in held.updates]  # type: ignore[arg-type]
+    found = ((held, sites, held.updates[name]) for held, sites in groups if name in held.updates)
+    # What follows from another weight's update, as a bias's may, has no parameters of its own.
+    return [Part(sites, held.shape, update) for held, sites, update in found if any(True for _ in update.parameters())]  # type: ignore[arg-type]
 
 
 def written(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the tensors of an adapter's file."""
-    if not isinstance(config, LoRA):
-        raise NotImplementedError
-    placed = _low_rank_slots(module, config, parts)
+    """The configuration and the tensors of an adapter's file. Raises ``AdapterError`` for what has no file format."""
+    if isinstance(config, LoRA):
+        config = _plain(config)
+    full = [part for part in parts if isinstance(part.update, Replace)]
+    rest = [part for part in parts if not isinstance(part.update, Replace)]
+    placed = _low_rank_slots(module, config, rest) if isinstance(config, LoRA) else _other_slots(module, config, rest)
     tensors: dict[str, Tensor] = {}
-    for part in parts:
+    for part in rest:
         if part.name not in placed:
             tensors |= _own(part)
         for slot in placed.get(part.name, ()):
-            tensors |= _low_rank(slot, part)
-    raw = peft_config.from_lora(module, config, [(s, p.update) for p in parts for s in placed.get(p.name, ())])
+            tensors |= _in_peft(slot, part)
+    chosen = [(slot, part) for part in rest for slot in placed.get(part.name, ())]
+    saved = _saved_modules(module, config, full)
+    tensors |= _full(module, config, full, saved, [slot for slot, _ in chosen])
+    if isinstance(config, LoRA):
+        raw = peft_config.from_lora(module, config, [(slot, part.update) for slot, part in chosen])
+    else:
+        raw = peft_config.from_other(module, config, [(slot, part.name) for slot, part in chosen])
+    named = [entry for entry in config.modules_to_save or () if entry not in saved.values()]
+    if saved or named:
+        raw["modules_to_save"] = [*saved, *named]
     if any(key.startswith(OWN) for key in tensors):
         raw["peft_type"] = peft_config.OWN_TYPE + raw["peft_type"]
-    return raw, {key: tensor.cpu() for key, tensor in tensors.items()}
+    return raw, {key: tensor.detach().cpu() for key, tensor in tensors.items()}
+
+
+def _plain(config: LoRA) -> LoRA:
+    """The configuration of the ordinary LoRA, of twice the rank, that one with a residual start is."""
+    if not config.changes_base:
+        return config
+    grown = math.sqrt(2) if config.rslora else 2
+    return replace(
+        config,
+        rank=2 * config.rank,
+        alpha=grown * config.alpha,
+        rank_pattern={pattern: 2 * rank for pattern, rank in config.rank_pattern.items()},
+        alpha_pattern={pattern: grown * alpha for pattern, alpha in config.alpha_pattern.items()},
+        init="default",
+    )
+
+
+# Tensors
 
 
 def _own(part: Part) -> dict[str, Tensor]:
-    """An update's parameters under zoo's own keys."""
-    rename = {"A": "lora_A", "B": "lora_B"} if isinstance(part.update, LowRank | Experts) else {}
-    named = part.update.named_parameters()
-    return {f"{OWN}{part.name}.{rename.get(name, name)}": tensor.detach() for name, tensor in named}
-
-
-def _low_rank(slot: Slot, part: Part) -> dict[str, Tensor]:
+    """An update's parameters under zoo's own keys; a factored one's as the ordinary LoRA that it is."""
     update = part.update
     if isinstance(update, Experts):
+        raise AdapterError(f"{part.name}: factors for each of several matrices have no place outside PEFT's own format")
+    named: dict[str, Tensor] = dict(update.named_parameters())
+    if isinstance(update, Factored):
+        A, B = update.pair()
+        named = {"lora_A": A, "lora_B": B, **({"magnitude": named["magnitude"]} if "magnitude" in named else {})}
+    return {f"{OWN}{part.name}.{name}": tensor for name, tensor in named.items()}
+
+
+def _in_peft(slot: Slot, part: Part) -> dict[str, Tensor]:
+    update, path = part.update, PREFIX + slot.path
+    if isinstance(update, Experts):
         A, B = update.to_peft()
-        return {f"{PREFIX}{slot.path}.lora_A.weight": A, f"{PREFIX}{slot.path}.lora_B.weight": B}
-    assert isinstance(update, LowRank)
-    A, B = update.A.detach(), update.B.detach()
-    return peft_keys.factors_to_file(slot, A, B, part.shape, update.transposed)
+        return {f"{path}.lora_A.weight": A, f"{path}.lora_B.weight": B}
+    if not isinstance(update, Factored):
+        return {f"{path}.{name}": tensor for name, tensor in update.named_parameters()}
+    A, B = update.pair()
+    tensors = peft_keys.factors_to_file(slot, A.detach(), B.detach(), part.shape, update.transposed)
+    if isinstance(update, Dora):
+        shape = peft_keys.magnitude_shape(slot, part.shape)
+        tensors[f"{path}.lora_magnitude_vector"] = update.magnitude.detach().reshape(shape)
+    return tensors
 
 
-# Which low-rank updates PEFT can express
+def _full(
+    module: nn.Module, config: Adapter, parts: list[Part], saved: Mapping[str, str], placed: Iterable[Slot]
+) -> dict[str, Tensor]:
+    """What is trained fully: in PEFT's terms for biases and the modules in ``saved``, with their buffers."""
+    tensors: dict[str, Tensor] = {}
+    wrapped = peft_keys.wrapped(placed)
+    biases = isinstance(config, LoRA) and config.bias != "none"
+    for part in parts:
+        value = part.update.replacement()
+        assert value is not None
+        inside = all(
+            any(site.path == path or site.path.startswith(path + ".") for path in saved) for site in part.sites
+        )
+        if not inside and not (biases and all(site.attribute == "bias" and site.path for site in part.sites)):
+            tensors |= _own(part)
+            continue
+        for site in part.sites:
+            tensors[f"{PREFIX}{peft_keys.file_path(site.path, wrapped, inside=True)}.{site.attribute}"] = value
+    for path in saved:
+        layer = module.get_submodule(path)
+        kept = layer.state_dict().keys()
+        buffers = {name: buffer for name, buffer in layer.named_buffers() if name in kept}
+        place = peft_keys.file_path(path, wrapped, inside=True)
+        tensors |= {f"{PREFIX}{place}.{name}": buffer for name, buffer in buffers.items()}
+    return tensors
+
+
+def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, str]:
+    """The modules that PEFT's ``modules_to_save`` is to name, by path, each with what the configuration calls it.
+
+    Those whose parameters are all trained fully; and for tied weights the modules of the other places, because PEFT
+    copies each module by itself.
+    """
+    replaced = {site.name: part for part in parts for site in part.sites}
+    found: dict[str, str] = {}
+    for path, layer in library_modules(module, remove_duplicate=False):
+        entry = next((one for one in config.modules_to_save or () if path and matches(path, (one,))), None)
+        names = [f"{path}.{name}" for name, _ in peft_keys.parameters_of(layer)]
+        if entry is None or not names or not all(name in replaced for name in names):
+            continue
+        if not any(path.startswith(outer + ".") for outer in found):
+            found[path] = entry
+            others = {site.path for name in names for site in replaced[name].sites}
+            found |= {other: entry for other in others if other not in found and not other.startswith(path + ".")}
+    return found
+
+
+# Which updates PEFT can express
 
 
 def _low_rank_slots(module: nn.Module, config: LoRA, parts: list[Part]) -> dict[str, list[Slot]]:
@@ -79,16 +172,23 @@ def _low_rank_slots(module: nn.Module, config: LoRA, parts: list[Part]) -> dict[
     A tied weight has one slot per place: PEFT adapts each by itself, and must do so alike.
     """
     able = {slot.site.name: slot for slot in peft_keys.slots(module).values() if not slot.reason_against()}
-    plain = [part for part in parts if type(part.update) is LowRank]
-    chosen = {part.name for part in plain if all(site.name in able for site in part.sites)}
+    plain = [part for part in parts if isinstance(part.update, Factored)]
+    chosen = {part.name for part in plain if all(_alike(able.get(site.name), part) for site in part.sites)}
     chosen -= _half_attentions(able, [part for part in plain if part.name in chosen])
     modules = [able[site.name] for part in plain if part.name in chosen for site in part.sites]
     raw: list[str] = []
-    if not config.dropout and not any(is_hf_conv1d(slot.site.layer) for slot in modules):
-        rest = [part for part in parts if part.name not in chosen and type(part.update) in (LowRank, Experts)]
+    if not config.dropout and not config.dora and not any(is_hf_conv1d(slot.site.layer) for slot in modules):
+        rest = [part for part in parts if part.name not in chosen]
         raw = _raw_parameters(module, rest, {slot.site.path for slot in modules})
     final = {slot.site.name: slot for slot in peft_keys.slots(module, raw).values() if not slot.reason_against()}
     return {p.name: [final[s.name] for s in p.sites] for p in parts if p.name in chosen or p.name in raw}
+
+
+def _alike(slot: Slot | None, part: Part) -> bool:
+    """Whether PEFT computes the same at ``slot``. It has no magnitudes in attentions, nor of a weight's columns."""
+    if slot is None or not isinstance(part.update, Dora):
+        return slot is not None
+    return slot.kind in ("linear", "conv", "embedding") and slot.inputs_first == part.update.transposed
 
 
 def _half_attentions(able: Mapping[str, Slot], parts: list[Part]) -> set[str]:
@@ -96,7 +196,7 @@ def _half_attentions(able: Mapping[str, Slot], parts: list[Part]) -> set[str]:
     ranks: dict[str, list[tuple[int, float]]] = {}
     found = [(part, able[part.name]) for part in parts if able[part.name].kind in ("attention", "out_proj")]
     for part, slot in found:
-        if len(part.sites) == 1 and isinstance(part.update, LowRank):
+        if len(part.sites) == 1 and isinstance(part.update, Factored):
             ranks.setdefault(slot.name, []).append((part.update.rank, part.update.scale))
     whole = {path for path, pair in ranks.items() if len(pair) == 2 and pair[0] == pair[1]}
     return {part.name for part, slot in found if slot.name not in whole}
@@ -118,11 +218,9 @@ def _raw_parameters(module: nn.Module, parts: list[Part], taken: set[str]) -> li
 def _is_called(site: Site, taken: set[str]) -> bool:
     """Whether PEFT's wrapper around the site's layer takes effect: only the layer's own forward reads the parameter."""
     layer = site.layer
-    forward = getattr(type(layer), "forward", None)
-    reads = forward is not nn.Module.forward and not isinstance(
-        layer, nn.RNNBase | nn.utils.parametrize.ParametrizationList
-    )
-    return bool(site.path) and site.path not in taken and site.attribute != "weight" and reads
+    odd = isinstance(layer, nn.RNNBase | nn.utils.parametrize.ParametrizationList)
+    reads = getattr(type(layer), "forward", None) is not nn.Module.forward and not odd
+    return bool(site.path) and site.path not in taken and reads and site.attribute != "weight"
 
 
 def _as_matrix(part: Part) -> bool:
@@ -130,6 +228,12 @@ def _as_matrix(part: Part) -> bool:
     update, shape = part.update, part.shape
     if isinstance(update, Experts):
         return update.inputs_first == bool(getattr(part.sites[0].layer, "is_transposed", False))
-    if not isinstance(update, LowRank) or update.transposed:
+    if not isinstance(update, Factored) or update.transposed:
         return False
     return (len(shape), update.split) in ((2, 1), (3, 2)) and (len(shape) == 2 or shape[0] == 1)
+
+
+def _other_slots(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, list[Slot]]:
+    """The same for the other kinds that PEFT has."""
+    able = {s.site.name: s for s in peft_keys.slots(module).values() if peft_keys.has_kind(config.kind, s)}
+    return {p.name: [able[s.name] for s in p.sites] for p in parts if all(s.name in able for s in p.sites)}

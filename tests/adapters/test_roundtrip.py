@@ -1,0 +1,66 @@
+"""Adapters from zoo to PEFT and from PEFT to zoo give equal outputs; ``benchmarks/roundtrips.py`` has what is tried."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("peft")
+TOLERANCE = 1e-5  # of the largest output, in float32
+
+
+def script() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "roundtrips.py"
+    spec = importlib.util.spec_from_file_location("zoo_roundtrips", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+TRIPS: dict[str, Any] = dict(script().tried())
+# Both directions of everything, every other time over 4 bit: all of it is what the script prints.
+NAMES = list(TRIPS)
+PAIRS = list(dict.fromkeys(name.partition(": ")[2].removesuffix(", 4 bit") for name in NAMES))
+CHOSEN = [
+    name
+    for number, pair in enumerate(PAIRS)
+    for name in (
+        f"zoo → PEFT: {pair}" + (", 4 bit" if number % 2 else ""),
+        f"PEFT → zoo: {pair}" + ("" if number % 2 else ", 4 bit"),
+    )
+    if name in TRIPS
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", CHOSEN)
+def test_round_trip(name: str, tmp_path: Path) -> None:
+    found = TRIPS[name](tmp_path)
+    assert found.difference <= TOLERANCE
+    assert found.effect > 100 * TOLERANCE
+
+
+def test_every_kind_of_layer_and_of_adapter_is_tried() -> None:
+    for word in (
+        "GPT-2",
+        "BERT",
+        "ViT",
+        "UNet2DModel",
+        "AutoencoderKL",
+        "Conv1D",
+        "Conv2d",
+        "Embedding",
+        "MHA",
+        "DoRA",
+    ):
+        assert any(word in name for name in CHOSEN), word
+    for word in ("rsLoRA", "patterns", "modules_to_save", "bias", "target_parameters", "LoHa", "LoKr", "4 bit"):
+        assert any(word in name for name in CHOSEN), word
