@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from zoo import discovery, host, registry
@@ -66,8 +66,8 @@ def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress
     distribution = ", ".join(claim.distribution for claim in claims)
     version = ", ".join(claim.version for claim in claims)
 
-    def health(state: str, kind: str = "", hooks: tuple[str, ...] = (), **more: tuple[str, ...]) -> Health:
-        return Health(name, distribution, version, value, state, kind, hooks, **more)  # type: ignore[arg-type]
+    def health(state: str, kind: str = "", hooks: tuple[str, ...] = (), reasons: tuple[str, ...] = ()) -> Health:
+        return Health(name, distribution, version, value, state, kind, hooks, reasons)
 
     try:
         claim = discovery.claim(name)
@@ -78,22 +78,23 @@ def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress
     kind = kind_of(hooks, bool(hooks) and said.wrappers == len(said.hooks)) if hooks else ""
     if level == "none":
         return health("not checked", kind, hooks)
-    try:
-        hooks = host.implemented(name)
-        kind = kind_of(hooks, host.observes(name))
-    except ZooError as error:
-        return health("broken", kind, hooks, reasons=(str(error),))
     if level == "quick":
-        return health("ok", kind, hooks)
+        try:
+            hooks = host.implemented(name)
+            return health("ok", kind_of(hooks, host.observes(name)), hooks)
+        except ZooError as error:
+            return health("broken", kind, hooks, reasons=(str(error),))
     from zoo.testing import isolated
 
     def told(hook: str, promise: str, number: int, total: int) -> None:
         if progress is not None:
             progress(name, f"{hook}: {promise}", number, total)
 
-    checks = isolated.examine(name, told)
-    broken = tuple(check.reason for check in checks if check.ok is False)
-    return health("broken" if broken else "ok", kind, hooks, reasons=broken, checks=checks)  # type: ignore[arg-type]
+    found = isolated.examine(name, told)
+    broken = tuple(check.reason for check in found.results if check.ok is False)
+    if found.hooks is not None:
+        hooks, kind = found.hooks, kind_of(found.hooks, found.observes)
+    return replace(health("broken" if broken else "ok", kind, hooks, reasons=broken), checks=found.results)
 
 
 def kind_of(hooks: tuple[str, ...], observes: bool) -> str:

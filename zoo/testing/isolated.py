@@ -9,9 +9,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
+from zoo import host
 from zoo.discovery import strict
+from zoo.registration import HOOKS
 from zoo.testing.fresh import search_path
 from zoo.testing.promise import Check, Result
 
@@ -22,14 +24,23 @@ Told = Callable[
 _CHILD = "import sys; sys.path[:] = {path!r}; from zoo.testing.isolated import child; child({name!r})"
 
 
-def examine(name: str, on_start: Told | None = None) -> tuple[Result, ...]:
-    """``zoo.testing.examine`` of a plugin in a fresh process.
+class Examined(NamedTuple):
+    """What a process found. hooks, observes: what the plugin implements, and whether it only wraps; None: not known."""
+
+    hooks: tuple[str, ...] | None
+    observes: bool
+    results: tuple[Result, ...]
+
+
+def examine(name: str, on_start: Told | None = None) -> Examined:
+    """``zoo.testing.examine`` of a plugin in a fresh process; this one does not even import it.
 
     A process that dies is a broken promise of the check that ran. With ``ZOO_STRICT=1`` its traceback goes to stderr.
     """
     command = [sys.executable, "-c", _CHILD.format(path=search_path(), name=name)]
     results: list[Result] = []
-    hook, promise, ended = "import", "a process that lives", False
+    hooks, observes = None, False
+    hook, promise, ended = "import", "a module that can be imported", False
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as heard:
         stderr = None if strict() else heard
         with subprocess.Popen(
@@ -44,17 +55,20 @@ def examine(name: str, on_start: Told | None = None) -> tuple[Result, ...]:
                         on_start(hook, promise, number, total)
                 elif kind == "result":
                     results.append(Result(**facts[0]))
+                elif kind == "is":
+                    hooks, observes = tuple(facts[0]), bool(facts[1])
                 else:
                     ended = True
         if not ended:
             heard.seek(0)
             last = heard.read().strip().splitlines()[-1:] or ["it said nothing"]
+            whose = f"plugin {name!r}, hook {hook!r}" if hook in HOOKS else f"plugin {name!r}"
             reason = (
-                f"plugin {name!r}, hook {hook!r}: expected {promise}; found: the process ended with status "
+                f"{whose}: expected {promise}; found: the process ended with status "
                 f"{process.returncode} ({last[0][:200]}). Fix: run it with ZOO_STRICT=1, which shows where"
             )
             results.append(Result("survives", hook, False, promise, reason))
-    return tuple(results)
+    return Examined(hooks, observes, tuple(results))
 
 
 def child(name: str) -> None:
@@ -71,5 +85,10 @@ def child(name: str) -> None:
     def start(check: Check, number: int, total: int) -> None:
         tell("start", check.hook, check.promise, number, total)
 
+    try:
+        tell("is", host.implemented(name), host.observes(name))
+    except (Exception, SystemExit):
+        if strict():
+            raise
     run.examine(name, on_start=start, on_result=lambda result: tell("result", asdict(result)))
     tell("end")
