@@ -211,3 +211,16 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool | No
         model.module.save_pretrained(folder, state_dict=state_dict)
         return True
     """
+
+
+@hookspec(firstresult=True)
+def run_rows(model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any | None:
+    """Optional: the module's output for some samples of a batch, where samples are not the rows of its inputs.
+
+    Gets the model with just these samples' adapters active; the arguments of the whole call; the samples' numbers
+    (int64 [k], ascending) of ``count`` in all. Returns the module's output in which every tensor has ``k`` rows, these
+    samples' in order, or None to let zoo take the rows of each tensor that has ``count``. Called by ``model(...,
+    adapters=[...])``, once for each different choice of adapters::
+
+        return model.module(*args, **kwargs)[rows]  # nodes of one graph: any of them may need all of it
+    """

@@ -62,6 +62,7 @@ __all__ = [
     "recognise",
     "register",
     "reset",
+    "run_rows",
     "sample",
     "save",
     "strict",
@@ -189,6 +190,12 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """Whether the plugin wrote the model into ``folder`` in its library's format; False leaves it to the caller."""
     written, _ = _first("save", (model.entry.plugin,), model=model, folder=folder, state_dict=state_dict)
     return bool(_checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
+
+
+def run_rows(model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any:
+    """The module's output for the samples ``rows`` of ``count``; None where the plugin leaves it to the caller."""
+    output, _ = _first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
+    return output
 
 
 def _required(hook: str, entry: Entry, /, **arguments: Any) -> Any:

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 import zoo
 from zoo.errors import TuningError, ZooError
-from zoo.model import Model, evaluating
+from zoo.model import Model
+from zoo.modes import evaluating
 from zoo.registry import EMBEDDED
 
 BITS = (32, 16, 8, 4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,9 +17,11 @@ from zoo import host
 from zoo.adapters import inject, manifest, merging, saved
 from zoo.adapters.config import Adapter, as_adapter, check_name
 from zoo.adapters.merging import MergeReport
+from zoo.adapters.mixing import mixed
 from zoo.adapters.switching import Adapters, Plan
 from zoo.errors import AdapterError, OutputError, TuningError
 from zoo.hub.adapters import locate
+from zoo.modes import evaluating, seeded
 from zoo.registry import Entry
 from zoo.requests import BatchRequest, SampleRequest
 from zoo.weights.manage import grouped_sites
@@ -61,9 +62,18 @@ class Model:
         self._trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
         self._quantized = False  # the base never trains then
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own forward."""
-        return self.module(*args, **kwargs)
+    def __call__(self, *args: Any, adapters: Sequence[Any] | None = None, **kwargs: Any) -> Any:
+        """The module's own forward.
+
+        adapters: what each sample of the batch uses instead of what is active: a name, None for the base, a tuple of
+        names, or a dict of names and weights. Samples are the rows of every tensor that has as many as ``adapters``
+        has entries. Each different choice is one run of the module on its samples, so that all is as in separate calls
+        (a batch norm in training takes its statistics from each part). Gradients reach the active ones of the adapters.
+        Raises ``AdapterError`` where inputs or outputs have no row for each sample; what is active does not change.
+        """
+        if adapters is None:
+            return self.module(*args, **kwargs)
+        return mixed(self, adapters, args, kwargs)
 
     def __repr__(self) -> str:
         bits = f", bits={self.scheme.bits}" if self.scheme else ""
@@ -183,7 +193,7 @@ class Model:
         wanted = as_adapter(lora)
         if wanted.targets is None:
             wanted = replace(wanted, targets=self.entry.targets or "all")  # type: ignore[type-var]
-        with _seeded(seed, self.device):
+        with seeded(seed, self.device):
             return Plan(name, wanted, inject.make_updates(self.module, self.entry, wanted))
 
     def freeze(self, quantized: bool = False) -> None:
@@ -314,26 +324,3 @@ class Model:
                 files.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
             check_alone(Path(folder), staged)
         return Path(folder)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every submodule's own mode again afterwards."""
-    before = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer, training in before:
-            layer.training = training
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """The random state of ``seed`` inside (None: the global one), and the global one as it was afterwards."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.model import evaluating
+from zoo.modes import evaluating
 from zoo.testing.promise import Broken
 
 if TYPE_CHECKING:

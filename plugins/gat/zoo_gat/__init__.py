@@ -81,3 +81,10 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     from .model import save
 
     return save(model, folder, state_dict)
+
+
+@hookimpl
+def run_rows(model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Tensor:
+    from .prediction import run_rows
+
+    return run_rows(model, args, kwargs, rows, count)

@@ -79,3 +79,12 @@ def _neighbors(wanted: Any, layers: int) -> list[int] | None:
     if len(numbers) != layers or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise ZooError(f"neighbors are one number from 1 for each of {layers} layers, or one for all; got {wanted!r}.")
     return numbers
+
+
+def run_rows(model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Tensor:
+    """The outputs [k, classes] of the nodes ``rows`` [k] of one graph: a node hears from others, so all of it runs."""
+    x = args[0] if args else kwargs.get("x")
+    if not isinstance(x, torch.Tensor) or len(x) != count:
+        nodes = len(x) if isinstance(x, torch.Tensor) else "no"
+        raise ZooError(f"adapters=: expected one entry for each node; the graph has {nodes} nodes, got {count} entries")
+    return model.module(*args, **kwargs)[rows]
