@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo import footprint as measure
 from zoo import host
-from zoo.adapters import inject, manifest, merging, saved
+from zoo.adapters import inject, manifest, merging, saved, swapping
 from zoo.adapters.config import Adapter, as_adapter, check_name
 from zoo.adapters.merging import MergeReport
 from zoo.adapters.mixing import mixed
@@ -182,10 +182,13 @@ class Model:
         """The weight of every active adapter, by name, in order."""
         return MappingProxyType(self.held.weights)
 
-    def plan(self, name: str, lora: Any, *, seed: int | None = None) -> Plan:
-        """Everything of an adapter that can fail, without changing the model; for ``attach``."""
+    def plan(self, name: str, lora: Any, *, seed: int | None = None, replaces: bool = False) -> Plan:
+        """Everything of an adapter that can fail, without changing the model; for ``attach``.
+
+        replaces: it will take the place of the one of this name.
+        """
         check_name(name)
-        if name in self.adapters:
+        if name in self.adapters and not replaces:
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
             folder = locate(lora)
@@ -222,6 +225,15 @@ class Model:
         was.
         """
         self.attach(self.plan(name, lora, seed=seed))
+
+    def swap_adapter(self, name: str, lora: Any, *, seed: int | None = None) -> None:
+        """Put another adapter's values into the tensors of the adapter ``name``: compiled code is not compiled again.
+
+        lora: as in ``add_adapter``. Its kind must be the same and its ranks no higher than those that are there; what
+        it does not change does nothing afterwards. It is as if loaded afresh but for dropout, which stays the slot's.
+        Raises ``AdapterError`` for one that does not fit; nothing has changed then.
+        """
+        swapping.swap(self, name, lora, seed)
 
     def activate(self, *names: str, weights: Sequence[float] | None = None) -> None:
         """Let exactly these adapters apply (and train), in this order.

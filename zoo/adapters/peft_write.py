@@ -16,6 +16,7 @@ from zoo.adapters.experts import Experts
 from zoo.adapters.kinds.dora import Dora
 from zoo.adapters.kinds.full import Replace
 from zoo.adapters.peft_keys import OWN, PREFIX, Slot
+from zoo.adapters.swapping import compact
 from zoo.adapters.targets import is_hf_conv1d, matches
 from zoo.errors import AdapterError
 from zoo.weights.manage import Site, grouped_sites, library_modules
@@ -37,10 +38,13 @@ class Part(NamedTuple):
 
 def parts_of(module: nn.Module, name: str) -> list[Part]:
     """What the adapter called ``name`` does to which weights, in module order."""
-    groups = ((held, sites) for held, sites in grouped_sites(module) if isinstance(held, Store))
-    found = ((held, sites, held.updates[name]) for held, sites in groups if name in held.updates)
-    # What follows from another weight's update, as a bias's may, has no parameters of its own.
-    return [Part(sites, held.shape, update) for held, sites, update in found if any(True for _ in update.parameters())]  # type: ignore[arg-type]
+    parts = []
+    for held, sites in grouped_sites(module):
+        update = compact(held.updates[name]) if isinstance(held, Store) and name in held.updates else None  # type: ignore[arg-type]
+        # What follows from another weight's update, as a bias's may, has no parameters of its own.
+        if update is not None and any(True for _ in update.parameters()):
+            parts.append(Part(sites, held.shape, update))
+    return parts
 
 
 def written(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
