@@ -23,6 +23,7 @@ _HOME = {
     "wrap": "zoo.loading",
     "Model": "zoo.model",
     "Footprint": "zoo.footprint",
+    "CombineReport": "zoo.adapters.combining",
     "MergeReport": "zoo.adapters.merging",
     "Adapter": "zoo.adapters.config",
     "LoRA": "zoo.adapters.config",
@@ -82,6 +83,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from zoo.adapters.combining import CombineReport as CombineReport
     from zoo.adapters.config import Adapter as Adapter
     from zoo.adapters.config import Full as Full
     from zoo.adapters.config import LoRA as LoRA

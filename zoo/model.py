@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from zoo import footprint as measure
 from zoo import host
-from zoo.adapters import inject, manifest, merging, saved, swapping
+from zoo.adapters import combining, inject, manifest, merging, saved, swapping
+from zoo.adapters.combining import CombineReport
 from zoo.adapters.config import Adapter, as_adapter, check_name
 from zoo.adapters.merging import MergeReport
 from zoo.adapters.mixing import mixed
@@ -234,6 +235,28 @@ class Model:
         Raises ``AdapterError`` for one that does not fit; nothing has changed then.
         """
         swapping.swap(self, name, lora, seed)
+
+    def combine_adapters(
+        self,
+        name: str,
+        adapters: Mapping[str, float],
+        method: str = "cat",
+        *,
+        rank: int | None = None,
+        density: float | None = None,
+        majority_sign: str = "total",
+        seed: int | None = None,
+    ) -> CombineReport:
+        """Make a new LoRA adapter, not active yet, of others with weights; what it is close to is in the report.
+
+        method: "cat" is the weighted sum, exactly, of the ranks' sum; "svd" its best approximation of ``rank`` (None:
+        the highest there is); "linear" adds factors of equal rank, a rough sum. "ties", "dare_linear", "dare_ties" and
+        "magnitude_prune" drop all but ``density`` of the values first; with "_svd" they work on whole updates, not on
+        factors. majority_sign: of ties, "total" or "frequency". seed: of dare. A weight that one of the adapters leaves
+        alone counts as zero. Raises ``AdapterError``, also for kinds that are not low-rank; nothing has changed then.
+        """
+        options = {"rank": rank, "density": density, "majority_sign": majority_sign, "seed": seed}
+        return combining.combine(self, name, adapters, method=method, **options)  # type: ignore[arg-type]
 
     def activate(self, *names: str, weights: Sequence[float] | None = None) -> None:
         """Let exactly these adapters apply (and train), in this order.
