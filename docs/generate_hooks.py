@@ -97,11 +97,11 @@ def _code(text: str) -> str:
 
 
 def _implementers(hook: str) -> list[str]:
-    """Links to the architectures of this repository that implement a hook; one word where all of them do."""
+    """Links to the plugins of this repository that implement a hook; one word where just the architectures all do."""
     packages = sorted(ROOT.glob("plugins/*/zoo_*/__init__.py"))
     found = [path for path in packages if hook in _functions(path)]
-    if found == packages:
-        return ["every package in [plugins](../plugins)"]
+    if found == [path for path in packages if "construct" in _functions(path)]:
+        return ["every architecture in [plugins](../plugins)"]
     return [f"[{path.parent.name[4:]}](../{path.relative_to(ROOT).as_posix()})" for path in found]
 
 

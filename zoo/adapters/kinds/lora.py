@@ -34,14 +34,14 @@ def lora_update(name: str, weight: Weight, config: LoRA, *, gain: float = 1.0) -
     )
     with torch.no_grad():
         if not weight.is_meta:
-            fill(update, weight, config.init)
+            fill(update, weight, config.init, gain)
         if isinstance(update, Dora | Residual):
             update.begin(weight)
     return update
 
 
-def fill(update: Factored, weight: Weight, init: str) -> None:
-    """Start A and B as ``init`` says; see ``zoo.LoRA``."""
+def fill(update: Factored, weight: Weight, init: str, gain: float = 1.0) -> None:
+    """Start A and B as ``init`` says (see ``zoo.LoRA``) for the weight that takes effect, gain · W."""
     A, B = update.A, update.B
     layout = weight.layout
     if init == "gaussian" and not layout.zero_first:
@@ -51,8 +51,8 @@ def fill(update: Factored, weight: Weight, init: str) -> None:
         _orthogonal(A, B)
     elif init.startswith("pissa") or init == "olora":
         start(A, B, Layout())  # the directions beyond the weight's own rank, if any
-        matrix = as_matrix(weight)
-        A0, B0 = _olora(matrix, update.rank) if init == "olora" else _pissa(matrix, update.rank, update.scale, init)
+        matrix, scale = gain * as_matrix(weight), gain * update.scale
+        A0, B0 = _olora(matrix, update.rank) if init == "olora" else _pissa(matrix, update.rank, scale, init)
         A[: A0.shape[0]] = A0
         B[:, : B0.shape[1]] = B0
     else:
