@@ -59,3 +59,9 @@ def test_quality() -> None:
         assert found[way]["loss"] != found["before"], way
         assert len(found[way]["runs"]) == 1
     assert found["full"]["loss"] < found["before"]
+
+
+def test_adapters() -> None:
+    found = figures("adapters.py")["figures"]
+    for group, name in (("handling", "swap in place"), ("kinds", "DoRA"), ("mixed", "zoo, mixed")):
+        assert found[group][name]["ratio"] > 0
