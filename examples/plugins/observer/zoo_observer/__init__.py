@@ -80,3 +80,8 @@ def describe(entry: zoo.Entry) -> Wrapper:
 @zoo.hookimpl(wrapper=True)
 def save(model: zoo.Model) -> Wrapper:
     return (yield from timed("save", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
+def run_rows(model: zoo.Model) -> Wrapper:
+    return (yield from timed("run_rows", model.entry.name))
