@@ -277,8 +277,12 @@ def _products(targets: list[str]) -> Iterator[tuple[str, Case]]:
 
 
 def _ia3(targets: list[str], feedforward: list[str]) -> Case:
-    theirs = {"target_modules": targets, "feedforward_modules": feedforward}
-    return Case(None, ("IA3Config", theirs))
+    def ours() -> zoo.Adapter:
+        from zoo_ia3 import IA3
+
+        return IA3(targets=targets, feedforward=feedforward)
+
+    return Case(ours, ("IA3Config", {"target_modules": targets, "feedforward_modules": feedforward}))
 
 
 # Both directions

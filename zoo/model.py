@@ -307,13 +307,16 @@ class Model:
         return self.module
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
-        """Write one adapter (default: the only one) in PEFT's format; returns the folder.
+        """Write one adapter in PEFT's format; returns the folder. Without a name: the only one, or all of several.
 
-        Raises ``OutputError`` where the folder cannot be written; what was there is then as it was.
+        Of several, "default" is written into the folder and each other one into a folder of its name in it, as PEFT
+        does. Raises ``OutputError`` where the folder cannot be written; what was there is then as it was.
         """
         if name is None:
-            if len(self.adapters) != 1:
-                raise AdapterError(f"which adapter? There are {', '.join(self.adapters) or 'none'}; give name=")
+            if not self.adapters:
+                raise AdapterError("there is no adapter to save: add one with lora= or add_adapter")
+            if len(self.adapters) > 1:
+                return saved.save_all(self, Path(folder))
             name = next(iter(self.adapters))
         self.held.known(name)
         return saved.save(self, Path(folder), name)

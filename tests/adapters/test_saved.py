@@ -337,12 +337,10 @@ def test_an_adapter_on_meta_has_nothing_to_save(tmp_path: Path) -> None:
 
 def test_saving_names_the_adapter_that_it_lacks(mixed: nn.Module, tmp_path: Path) -> None:
     model = zoo.wrap(mixed)
-    with pytest.raises(AdapterError, match="which adapter"):
+    with pytest.raises(AdapterError, match="no adapter to save"):
         model.save_adapter(tmp_path / "a")
     model.add_adapter("letters", 2)
     model.add_adapter("digits", 2)
-    with pytest.raises(AdapterError, match="letters, digits; give name="):
-        model.save_adapter(tmp_path / "a")
     with pytest.raises(UnknownNameError, match="Did you mean 'letters'"):
         model.save_adapter(tmp_path / "a", "lettters")
     assert not list(tmp_path.iterdir())

@@ -72,8 +72,14 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
 def from_other(module: nn.Module, config: Adapter, placed: list[tuple[Slot, str]]) -> dict[str, Any]:
     """The same of another kind. placed: PEFT's places, with the name of the weight that the update was made for."""
     raw = config.to_peft()
-    if placed:
-        raw["target_modules"] = _target_modules(module, {slot.name for slot, _ in placed})
+    paths, targets = {slot.name for slot, _ in placed}, config.targets
+    every = {path for path, _ in library_modules(module)}
+    if placed and not (isinstance(targets, tuple) and paths == {path for path in every if matches(path, targets)}):
+        raw["target_modules"] = _target_modules(module, paths)
+        inputs = raw.get("feedforward_modules")  # (IA)³'s, which must be among the others
+        if inputs:
+            chosen = tuple(inputs) if isinstance(inputs, list) else inputs
+            raw["feedforward_modules"] = sorted(path for path in paths if matches(path, chosen))
     if isinstance(config, Ranked):
         for pattern, of in (("rank_pattern", config.rank_of), ("alpha_pattern", config.alpha_of)):
             values = {slot.name: of(name.removesuffix(".weight")) for slot, name in placed}

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters.peft_keys import PREFIX
+from zoo.adapters import peft_keys
+from zoo.adapters.kinds.lycoris import divided
+from zoo.adapters.peft_keys import OWN, PREFIX, Slot
 from zoo.adapters.readers.low_rank import FlatPaths, configuration
 from zoo.errors import AdapterError
 from zoo.weights.manage import library_modules
@@ -39,7 +41,7 @@ def translate(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """PEFT's configuration and tensors. Raises ``AdapterError`` for keys that no layer of ``module`` has."""
     parts, kind = _layers(tensors, FlatPaths(module))
-    layers = dict(library_modules(module, remove_duplicate=False))
+    layers, slots = dict(library_modules(module, remove_duplicate=False)), peft_keys.slots(module)
     found: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -51,14 +53,15 @@ def translate(
             )
         ranks[path] = _rank(kind, path, part)
         alphas[path] = _number(path, "alpha", part["alpha"]) if "alpha" in part else float(ranks[path])
-        alphas[path] = alphas[path] or float(ranks[path])  # 0 stands for the rank
+        if not alphas[path] or {"lokr_w1", "lokr_w2"} <= set(part):  # 0 stands for the rank; whole factors have none
+            alphas[path] = float(ranks[path])
         scalar = _number(path, "scalar", part["scalar"]) if "scalar" in part else 1.0
-        named = _low_rank(path, part) if kind == "LORA" else _products(kind, part, layers[path])
+        named = _low_rank(path, part) if kind == "LORA" else _products(kind, path, part, layers[path])
         first = "lora_B.weight" if kind == "LORA" else next(iter(named))
         named[first] = named[first] * scalar if scalar != 1 else named[first]
         if "dora_scale" in part:
             named["lora_magnitude_vector"] = _magnitude(kind, path, part["dora_scale"], layers[path])
-        found |= {f"{PREFIX}{path}.{name}": tensor for name, tensor in named.items()}
+        found |= _keys(slots[path], named) if kind == "LORA" else {f"{PREFIX}{path}.{n}": t for n, t in named.items()}
     dora = [path for path, part in parts.items() if "dora_scale" in part]
     if dora and len(dora) < len(parts):
         raise AdapterError(f"{dora[0]} has a dora_scale and other layers have none, which zoo does not read")
@@ -97,7 +100,7 @@ def _rank(kind: str, path: str, part: Mapping[str, Tensor]) -> int:
                 raise AdapterError(f"{path}: expected a matrix as its {name}, got shape {tuple(part[name].shape)}")
             return part[name].shape[0]
     if kind == "LOKR" and {"lokr_w1", "lokr_w2"} <= set(part):
-        return max(1, *part["lokr_w2"].shape[:2])  # two whole matrices: no rank, and so no scaling
+        return max(1, *part["lokr_w1"].shape[:2], *part["lokr_w2"].shape[:2])  # PEFT's smallest rank for whole ones
     raise AdapterError(f"{path}: its {names[0]} is missing")
 
 
@@ -114,10 +117,24 @@ def _low_rank(path: str, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"lora_A.weight": down, "lora_B.weight": up}
 
 
-def _products(kind: str, part: Mapping[str, Tensor], layer: nn.Module) -> dict[str, Tensor]:
+def _keys(slot: Slot, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Low-rank factors under PEFT's keys; of a convolution that PEFT adapts otherwise, under zoo's own.
+
+    LyCORIS's update is one of the weight, as zoo's is: of a grouped, dilated or circular convolution's too.
+    """
+    if slot.kind != "conv" or not slot.reason_against():
+        return {f"{PREFIX}{slot.path}.{name}": tensor for name, tensor in named.items()}
+    ours = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
+    flat = {name: tensor.flatten() if "vector" in name else tensor.flatten(1) for name, tensor in named.items()}
+    return {f"{OWN}{slot.site.name}.{ours[name]}": tensor for name, tensor in flat.items()}
+
+
+def _products(kind: str, path: str, part: Mapping[str, Tensor], layer: nn.Module) -> dict[str, Tensor]:
     """The factors of a LoHa or LoKr; PEFT gives the core of a one-dimensional kernel a last dimension more."""
     named = {name: tensor for name, tensor in part.items() if name in _PARTS[kind]}
     if isinstance(layer, nn.Conv1d):
+        if "lokr_w2" in named:  # which PEFT and, with it, zoo multiply in another order
+            raise AdapterError(f"{path}: LoKr with a whole lokr_w2 on a one-dimensional convolution is not read")
         named = {name: t.unsqueeze(-1) if name[-2:] in ("t1", "t2") else t for name, t in named.items()}
     return named
 
@@ -147,12 +164,31 @@ def _configuration(
     more: dict[str, Any] = {"use_effective_conv2d": cores}
     if kind == "LOKR":
         more |= {"decompose_both": any("lokr_w1_a" in part for part in parts.values())}
-        more |= {"decompose_factor": _factor(parts)}
+        more |= {"decompose_factor": _factor(parts, layers)}
     return configuration(kind, ranks, alphas, **more)
 
 
-def _factor(parts: Mapping[str, Mapping[str, Tensor]]) -> int:
-    return -1
+def _factor(parts: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, nn.Module]) -> int:
+    """The ``decompose_factor`` that splits every layer as the file does. Raises ``AdapterError`` where none does."""
+    splits: list[tuple[int, int]] = []
+    for path, part in parts.items():
+        kernel = layers[path].weight.shape[2:].numel()  # type: ignore[index]
+        w1, w2 = _shape(part, "lokr_w1", 1), _shape(part, "lokr_w2", kernel)
+        splits += [(w1[0], w2[0]), (w1[1], w2[1])]
+    for factor in (-1, *sorted({first for first, _ in splits})):
+        if all(divided(first * second, factor) == (first, second) for first, second in splits):
+            return factor
+    raise AdapterError("its layers are split into Kronecker factors in a way that no one decompose_factor gives")
+
+
+def _shape(part: Mapping[str, Tensor], name: str, kernel: int) -> tuple[int, int]:
+    """(rows, columns) of a Kronecker factor, whatever it is made of; a kernel's dimensions are not among them."""
+    whole, a, b = (part.get(name + suffix) for suffix in ("", "_a", "_b"))
+    if whole is not None and whole.dim() >= 2:
+        return whole.shape[0], whole.shape[1]
+    if whole is not None or a is None or b is None or a.dim() != 2 or b.dim() != 2:
+        raise AdapterError(f"{name} is missing or no matrix")
+    return (a.shape[1], b.shape[1]) if "lokr_t2" in part and name == "lokr_w2" else (a.shape[0], b.shape[1] // kernel)
 
 
 def _number(path: str, what: str, tensor: Tensor) -> float:
