@@ -97,12 +97,15 @@ def _code(text: str) -> str:
 
 
 def _implementers(hook: str) -> list[str]:
-    """Links to the plugins of this repository that implement a hook; one word where just the architectures all do."""
-    packages = sorted(ROOT.glob("plugins/*/zoo_*/__init__.py"))
-    found = [path for path in packages if hook in _functions(path)]
-    if found == [path for path in packages if "construct" in _functions(path)]:
-        return ["every architecture in [plugins](../plugins)"]
-    return [f"[{path.parent.name[4:]}](../{path.relative_to(ROOT).as_posix()})" for path in found]
+    """Links to the plugins of this repository that implement a hook; one for all architectures where all of them do."""
+    implemented = {path: _functions(path) for path in sorted(ROOT.glob("plugins/*/zoo_*/__init__.py"))}
+    found = [path for path, hooks in implemented.items() if hook in hooks]
+    architectures = [path for path, hooks in implemented.items() if "construct" in hooks]
+    links = []
+    if set(architectures) <= set(found):
+        links = ["every architecture in [plugins](../plugins)"]
+        found = [path for path in found if path not in architectures]
+    return links + [f"[{path.parent.name[4:]}](../{path.relative_to(ROOT).as_posix()})" for path in found]
 
 
 def _functions(path: Path) -> set[str]:

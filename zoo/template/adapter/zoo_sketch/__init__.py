@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import zoo
-
-if TYPE_CHECKING:
-    from zoo.weights.standin import Weight
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def adapter_config(raw: dict[str, Any]) -> Sketch:
 
 
 @zoo.hookimpl
-def inject_adapter(weight: Weight, config: Sketch) -> zoo.Update:
+def inject_adapter(weight: zoo.Weight, config: Sketch) -> zoo.Update:
     from .update import Gains
 
     return Gains(weight.shape, weight.layout, config.side, weight.device)
