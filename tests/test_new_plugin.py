@@ -179,6 +179,7 @@ def test_every_template_passes_its_tests_once_built_and_installed(written, tmp_p
     assert not failed, "\n".join(failed)
     done = [step.source for step in steps]
     assert done.count("pytest") == 3
+    assert {f"zoo plugins --check {name}" for name in NAMES.values()} <= set(done)
     assert any(step.source.startswith("zoo sample tried_module") and len(step.output) > 70 for step in steps)
     for step in steps:
         print(f"{step.seconds:6.1f} s  {step.source.splitlines()[0]}")

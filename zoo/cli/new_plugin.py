@@ -12,8 +12,8 @@ from zoo.cli.output import Command, json_option, note, print_json
 _KINDS = ("architecture", "quantizer", "adapter")
 _TRY = {
     "architecture": "zoo sample {name} --seed 0",
-    "quantizer": "zoo plugins",
-    "adapter": "zoo plugins",
+    "quantizer": "zoo plugins --check {name}",
+    "adapter": "zoo plugins --check {name}",
 }
 
 

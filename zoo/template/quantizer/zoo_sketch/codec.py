@@ -35,13 +35,15 @@ class Blocks:
 def pack(weight: Tensor, scheme: zoo.Quantization) -> zoo.Packed:
     """A weight of any shape, packed. Works on ``meta`` too: `zoo info --bits` builds models without weights.
 
-    Raises ``zoo.QuantizationError`` for bits and block sizes that there are not.
+    Raises ``zoo.QuantizationError`` for bits and block sizes that there are not, and for weights that are not finite.
     """
     if not 2 <= scheme.bits <= 8:
         raise zoo.QuantizationError(f"scheme 'sketch' has 2 to 8 bits, got bits={scheme.bits}")
     if scheme.block_size < 8 or scheme.block_size % 8:
         raise zoo.QuantizationError(f"scheme 'sketch' takes a multiple of 8, got block_size={scheme.block_size}")
     flat = weight.detach().float().flatten()
+    if not flat.is_meta and not flat.isfinite().all():
+        raise zoo.QuantizationError("the weight holds NaN or Inf and cannot be quantized")
     blocks = F.pad(flat, (0, -flat.numel() % scheme.block_size)).view(-1, scheme.block_size)
     half = 2 ** (scheme.bits - 1)
     scales = blocks.abs().amax(1, keepdim=True) / half
