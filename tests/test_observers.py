@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import health, host
+from zoo import health, hookspecs, host
 from zoo.errors import PluginError
 
 WATCHER = """
@@ -169,3 +170,13 @@ def test_commands_that_ask_no_hook_do_not_load_it(two):
             env={**os.environ, "ZOO_OBSERVE": "watcher"},
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_the_conformance_suite_has_an_answer_and_arguments_for_every_hook():
+    from zoo.testing.observing import situation
+
+    arguments, answers = situation()
+    assert set(answers) == set(host.HOOKS)
+    for hook in host.HOOKS:
+        needed = set(inspect.signature(getattr(hookspecs, hook)).parameters) - {"request"}
+        assert needed <= set(arguments), hook

@@ -91,6 +91,10 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "data": None,
         "folder": Path("folder"),
         "state_dict": {"weight": module.weight},
+        "args": (torch.ones(2, 2),),
+        "kwargs": {},
+        "rows": torch.tensor([0]),
+        "count": 2,
     }
     answers = {
         "recognises": True,
@@ -106,6 +110,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "tuning": {"lr": 1e-3},
         "describe": {"size": "2"},
         "save": True,
+        "run_rows": torch.ones(1, 2),
     }
     return arguments, answers
 
