@@ -42,6 +42,12 @@ LOADING = {
     "endless recursion": Mutation(
         "import zoo\n", "import zoo\ndef again():\n    again()\nagain()\n", "import", "RecursionError"
     ),
+    "a wrapper among answers": Mutation(
+        '@zoo.hookimpl\ndef describe(entry):\n    return {"size": str(entry.config["size"])}',
+        "@zoo.hookimpl(wrapper=True)\ndef describe(entry):\n    return (yield)",
+        "import",
+        "['describe'] is a wrapper",
+    ),
     "facts import torch": Mutation(
         '    return {"size"', '    import torch\n    return {"size"', "describe", "torch, numpy imported"
     ),
@@ -103,6 +109,34 @@ HOOKS = {
         "@zoo.hookimpl\ndef sample",
         "inject_adapter",
         "without",
+    ),
+    "refuses a width": Mutation(
+        "@zoo.hookimpl\ndef sample",
+        "@zoo.hookimpl\ndef quantize(scheme):\n    return {4: None, 16: None}[scheme.bits]\n\n\n"
+        "@zoo.hookimpl\ndef sample",
+        "quantize",
+        "KeyError: 8",
+    ),
+    "updates by chance": Mutation(
+        "@zoo.hookimpl\ndef sample",
+        "@zoo.hookimpl\ndef inject_adapter(weight, config):\n    import random\n"
+        "    return zoo.LowRank(weight.shape, config.rank, 1 + random.random())\n\n\n@zoo.hookimpl\ndef sample",
+        "inject_adapter",
+        "a loss of",
+    ),
+    "factors that say otherwise": Mutation(
+        "@zoo.hookimpl\ndef sample",
+        "@zoo.hookimpl\ndef inject_adapter(weight, config):\n    from .model import Odd\n"
+        "    return Odd(weight.shape, config.rank, 1.0)\n\n\n@zoo.hookimpl\ndef sample",
+        "inject_adapter",
+        "unmerged, ",
+    ),
+    "rows of others": Mutation(
+        "@zoo.hookimpl\ndef sample",
+        "@zoo.hookimpl\ndef run_rows(model, args, kwargs, rows):\n"
+        "    return model.module(*args, **kwargs)[: len(rows)]\n\n\n@zoo.hookimpl\ndef sample",
+        "run_rows",
+        "other values for the samples of 'other'",
     ),
     "recognises everything": Mutation('return config.get("model_type") == "toy"', "return True", "recognises", "True"),
     "recognises by index": Mutation('config.get("model_type")', 'config["model_type"]', "recognises", "KeyError"),
@@ -236,6 +270,13 @@ DRAWING = {
     "options not checked": Mutation(
         "request.take(spread=3.0)", "dict(**request.options) or {'spread': 3.0}", "sample", "KeyError"
     ),
+    "samples that cannot be saved": Mutation(
+        "    return zoo.Samples(",
+        "    class Mine(zoo.Samples):\n        def save(self, path):\n            raise KeyError(path)\n\n"
+        "    return Mine(",
+        "sample",
+        "KeyError",
+    ),
     "no samples": Mutation(
         'return zoo.Samples(model.module(x).softmax(1), "posterior")',
         "return model.module(x)",
@@ -308,6 +349,28 @@ QUANTIZING = {
         "quantize",
         "and Round(",
     ),
+    "scales held elsewhere": Mutation(
+        'return zoo.Packed(codec, weight.shape, weight.dtype, {"values": values, "scales": scales})',
+        'globals().setdefault("HELD", {})[values.data_ptr()] = scales\n'
+        '    held = {"values": values, "scales": torch.ones_like(scales)}\n'
+        "    return zoo.Packed(codec, weight.shape, weight.dtype, held)",
+        "quantize",
+        "other values after",
+        "(numbers * scales[:, None])",
+        "(numbers * HELD.get(tensors[0].data_ptr(), scales)[:, None])",
+    ),
+    "keeps a linear layer": Mutation(
+        "codec = Round(bits)\n",
+        "codec = Round(bits)\n    if tuple(weight.shape) == (64, 16):\n        return weight\n",
+        "quantize",
+        "linear.weight of shape (64, 16) is not packed",
+    ),
+    "no backward": Mutation(
+        "values, scales = tensors\n",
+        "values, scales = tensors\n        assert torch._C._current_graph_task_id() == -1\n",
+        "quantize",
+        "AssertionError",
+    ),
     "scales in the codec": Mutation(
         "codec = Round(bits)",
         "codec = Round(bits)\n    object.__setattr__(codec, 'largest', weight[:1].float().abs().max().item())",
@@ -353,7 +416,12 @@ KIND = {
         "factor = 1 +", "weight.data.mul_(0.99)\n        factor = 1 +", "inject_adapter", ""
     ),
     "a configuration that needs more": Mutation(
-        "strength: float = 1.0", "strength: float", "adapter_config", "TypeError"
+        "strength: float = 1.0",
+        "strength: float",
+        "adapter_config",
+        "missing 1 required positional argument",
+        "targets: zoo.Targets = None",
+        "targets: zoo.Targets",
     ),
     "another kind": Mutation(
         'kind = "gain"\n    targets', 'kind = "loss"\n    targets', "adapter_config", "kind 'loss'"
@@ -369,6 +437,9 @@ KIND = {
     "unpicklable": Mutation(
         "self.strength = strength", "self.f = lambda: 1\n        self.strength = strength", "inject_adapter", "pickle"
     ),
+    "learned outside": Mutation(
+        "self.strength = strength", "self.strength = strength * torch.rand(()).item()", "adapter_config", "differs by"
+    ),
     "no parameters": Mutation(
         "nn.Parameter(torch.zeros(rows, device=device))", "torch.zeros(rows)", "inject_adapter", ""
     ),
@@ -381,6 +452,7 @@ KIND = {
 }
 
 OBSERVING = {
+    "no generator": Mutation('CALLS.append("loss")\n    return (yield)', "return None", "import", "generator"),
     "swallows": Mutation(
         "    result = yield\n    return result", "    yield\n    return None", "batches", "0 items, where others or 2"
     ),
@@ -408,8 +480,15 @@ OBSERVING = {
     ),
 }
 
+REGISTRY = {
+    "targets that are not there": Mutation('"decode"]', '"decoder"]', "inject_adapter", "'decoder' matches no weight"),
+    "a key that is not there": Mutation("targets = ", "target = ", "registry", "Did you mean 'targets'?"),
+    "no table": Mutation("[toy]", "[toy", "registry", "registry.toml"),
+}
+
 FILES = {
     "toy": ({**LOADING, **HOOKS, **LEARNING, **DRAWING}, TOY),
+    "toy's registry": (REGISTRY, "zoo_toy/registry.toml"),
     "toy's module": (STRUCTURE, MODEL),
     "round": (QUANTIZING, "zoo_round/codec.py"),
     "gain": (KIND, "zoo_gain/gain.py"),
@@ -433,6 +512,29 @@ def test_a_broken_promise_is_named(install, monkeypatch, name, path, kind, mutat
     assert mutation.found in said.partition("found: ")[2]
     assert "Fix: " in said
     assert "\n" not in said
+
+
+def test_an_update_that_merges_otherwise_is_named(install):
+    from zoo.testing import kinds
+    from zoo.testing.subject import Subject
+
+    old = "factor = 1 + self.strength"
+    install("gain", {"zoo_gain/gain.py": [(old, f"self.strength = 3.0 - self.strength\n        {old}")]})
+    with pytest.raises(PluginError, match=r"output differs by .* when merged"):
+        kinds.it_merges.verify(Subject("gain"))
+
+
+def test_observers_are_tried_with_every_hook_and_argument():
+    import inspect
+
+    from zoo import hookspecs
+    from zoo.registration import HOOKS
+    from zoo.testing.observing import situation
+
+    arguments, answers = situation()
+    assert set(answers) == set(HOOKS)
+    for hook in HOOKS:
+        assert set(inspect.signature(getattr(hookspecs, hook)).parameters) <= {*arguments, "request"}
 
 
 @pytest.mark.parametrize("name", ["toy", "round", "gain", "watch"])

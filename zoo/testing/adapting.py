@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from typing import Any
 
 import torch
 
+import zoo
+from zoo.errors import PluginError, ZooError
 from zoo.model import Model
-from zoo.testing.compare import close, loss_of, stir
-from zoo.testing.promise import promise, require
+from zoo.testing.compare import close, loss_of, stir, tensors_of
+from zoo.testing.promise import NotCheckable, promise, require
 from zoo.testing.subject import Subject
 
 ORDINARY = "use the module's weights as ordinary attributes at every call; keep no copy, and none of what they gave"
@@ -74,6 +77,54 @@ def merging_is_exact(subject: Subject) -> None:
 
 
 @promise(
+    "run_rows",
+    "each sample of a batch to be what its own adapter makes of it, with model(..., adapters=[...])",
+    "implement run_rows where samples are not the rows of the module's inputs, or each needs the others",
+)
+def samples_use_their_own_adapters(subject: Subject) -> None:
+    model = subject.adapted_copy()
+    stir(model)
+    model.add_adapter("other", zoo.LoRA(rank=2, targets="all"), seed=1)
+    model.activate("other")
+    stir(model, 0.1)
+    args, kwargs = _call(model, subject)
+    inputs = [tensor for tensor in tensors_of((args, kwargs)) if tensor.dim()]
+    if not inputs or len(inputs[0]) < 2:
+        raise NotCheckable("the module's inputs have no rows")
+    count, names = len(inputs[0]), ("default", "other")
+    outputs = []
+    with torch.no_grad():
+        for name in names:
+            model.activate(name)
+            outputs.append(list(tensors_of(model(*args, **kwargs))))
+        try:
+            mixed = list(tensors_of(model(*args, adapters=[names[row % 2] for row in range(count)], **kwargs)))
+        except PluginError:
+            raise
+        except ZooError as error:
+            raise NotCheckable(str(error)) from error
+    for number, alone in enumerate(outputs):
+        for one, two in zip(alone, mixed, strict=True):
+            if one.is_floating_point() and one.dim() and len(one) == count:
+                mine = slice(number, None, 2)
+                same = torch.allclose(one[mine], two[mine], rtol=1e-3, atol=1e-4 * float(one.abs().max()))
+                require(same, f"other values for the samples of {names[number]!r}, tensor of shape {tuple(one.shape)}")
+
+
+def _call(model: Model, subject: Subject) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with which ``loss`` calls the module. Raises ``NotCheckable`` where it calls only parts."""
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = model.module.register_forward_pre_hook(lambda _, *call: seen.append(call), with_kwargs=True)
+    try:
+        loss_of(model, subject.batch)
+    finally:
+        handle.remove()
+    if not seen:
+        raise NotCheckable("loss calls parts of the module, and not the module")
+    return seen[0]
+
+
+@promise(
     "construct",
     "a module that can be copied and pickled, in 4 bit and with an adapter",
     "hold no open file, lambda or local class in the module",
@@ -95,5 +146,6 @@ CHECKS = (
     an_adapter_changes_the_loss,
     a_saved_adapter_comes_back,
     merging_is_exact,
+    samples_use_their_own_adapters,
     can_be_copied,
 )

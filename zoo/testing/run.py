@@ -30,7 +30,7 @@ def checks(subject: Subject, level: Level = "full") -> tuple[Check, ...]:
         from zoo.testing import adapting, drawing, learning, structure, weights
 
         found += structure.CHECKS + weights.FIRST + learning.FIRST + weights.THEN
-        found += adapting.CHECKS + learning.THEN + drawing.CHECKS
+        found += adapting.CHECKS + weights.LAST + learning.THEN + drawing.CHECKS
     if "quantizer" in kinds:
         from zoo.testing import quantizing
 

@@ -125,6 +125,7 @@ def _tied(module: nn.Module) -> dict[str, set[str]]:
     return {name: held[id(tensor)] for name, tensor in tensors.items()}
 
 
-# What every check that loads a model relies on; those after it rely on batches and loss too.
+# What every check that loads a model relies on; those after it rely on batches and loss too, the last on adapters.
 FIRST = (checkpoint_is_the_modules,)
-THEN = (streaming_equals_loading, damaged_weights_are_refused, saves_what_it_loads)
+THEN = (streaming_equals_loading, damaged_weights_are_refused)
+LAST = (saves_what_it_loads,)

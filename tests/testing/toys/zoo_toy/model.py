@@ -1,6 +1,8 @@
 import torch
 from torch import nn
 
+import zoo
+
 
 class Tiny(nn.Module):
     """(n, size) → (n, size), through `width` features."""
@@ -14,3 +16,10 @@ class Tiny(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.decode(torch.tanh(self.norm(self.encode(x)))) * self.scale
+
+
+class Odd(zoo.LowRank):
+    """An update whose factors say another one than it makes; a test returns it."""
+
+    def factors(self):
+        return super().factors()._replace(scale=2 * self.scale)
