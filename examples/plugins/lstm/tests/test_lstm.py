@@ -90,6 +90,21 @@ def test_the_state_goes_on_where_the_text_is_cut():
         first, state = model(text[:, :11])
         second, _ = model(text[:, 11:], state)
     torch.testing.assert_close(torch.cat([first, second], 1), whole, atol=1e-5, rtol=1e-5)
+    assert [tensor.shape for tensor in state] == [(2, 2, 192)] * 2
+
+
+def test_texts_of_one_batch_use_adapters_of_their_own():
+    model = zoo.load("lstm", device="cpu", lora={"one": zoo.LoRA(rank=2), "two": zoo.LoRA(rank=3)})
+    for _, factor in model.trainable_parameters():
+        factor.data.normal_(std=0.1)
+    text = torch.randint(256, (3, 9))
+    with torch.no_grad():
+        logits, state = model(text, adapters=["two", "one", "two"])
+        for name, rows in (("one", [1]), ("two", [0, 2])):
+            model.activate(name)
+            expected, own = model(text[rows])
+            torch.testing.assert_close(logits[rows], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(state[0][rows], own[0], atol=1e-5, rtol=1e-5)
 
 
 def test_a_prompt_is_continued_and_the_likeliest_text_needs_no_seed():

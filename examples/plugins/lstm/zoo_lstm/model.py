@@ -12,7 +12,7 @@ from zoo import CheckpointError
 BYTES = 256
 SIZES = ("embedding", "hidden", "layers")
 
-State = tuple[Tensor, Tensor]  # h and c, each [layers, b, hidden]
+State = tuple[Tensor, Tensor]  # h and c, each [b, layers, hidden]: samples first, as everywhere else
 
 
 class ByteLSTM(nn.Module):
@@ -38,5 +38,12 @@ class ByteLSTM(nn.Module):
 
     def forward(self, text: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits [b, t, 256] of the byte after each byte of `text`, int64 [b, t], and the state after the last."""
+        if state is not None:
+            state = _turned(state)
         features, state = self.lstm(self.embedding(text), state)  # b t hidden
-        return self.head(features), state
+        return self.head(features), _turned(state)
+
+
+def _turned(state: State) -> State:
+    """[b, layers, hidden] to torch's [layers, b, hidden], and back."""
+    return state[0].transpose(0, 1).contiguous(), state[1].transpose(0, 1).contiguous()
