@@ -11,6 +11,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,9 +65,24 @@ class Tied(nn.Module):
         return self.head(x)
 
 
+ADAPTERS: dict[str, Any] = {
+    "net": zoo.LoRA(rank=3, targets="all"),
+    "tied": zoo.LoRA(rank=3, targets="all"),
+    # DoRA over everything, biases beside it; then factors that are kept frozen, a product, and a replacement.
+    "kinds": {
+        "dora": zoo.LoRA(rank=3, dora=True, bias="lora_only"),
+        "pissa": zoo.LoRA(rank=2, init="pissa", targets=["up"]),
+        "loha": zoo.LoHa(rank=2, targets=["down", "conv"]),
+        "full": zoo.Full(targets=["raw"]),
+    },
+}
+
+
 def build(name: str, bits: int | None, dtype: torch.dtype) -> zoo.Model:
     torch.manual_seed(SEED)
-    model = zoo.wrap({"net": Net, "tied": Tied}[name](), bits=bits, lora=zoo.LoRA(rank=3, targets="all"))
+    model = zoo.wrap({"net": Net, "tied": Tied, "kinds": Net}[name](), bits=bits, lora=ADAPTERS[name])
+    # A weight that is replaced takes nothing from the adapters before.
+    model.activate(*(one for one in ("full", *model.active) if one in model.active))
     with torch.no_grad():
         for _, factor in model.trainable_parameters():
             factor.normal_(std=0.3)
@@ -168,7 +184,7 @@ def spawn(how: str, cases: str) -> str:
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_two_processes_give_the_gradients_of_one(how: str) -> None:
-    cases = "net-None net-8 net-4 tied-None tied-4"
+    cases = "net-None net-8 net-4 tied-None tied-4 kinds-4"
     output = spawn(how, cases)
     assert output.count(how) == len(cases.split()), output
 
