@@ -94,3 +94,11 @@ def test_every_kind(name: str, bits: int) -> None:
         assert all(torch.equal(now[one], before[one]) for one in before), kind
         model.remove_adapter(kind)
     assert difference(probe.run(model.module), outputs) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_weights_as_many_parameters_train(kind: str) -> None:
+    there = zoo.load("gat", bits=4, lora=KINDS[kind], device="cpu").footprint()
+    nowhere = zoo.load("gat", bits=4, lora=KINDS[kind], device="meta").footprint()
+    assert there == nowhere
+    assert there.trainable > 0

@@ -179,6 +179,9 @@ def test_a_bias_keeps_the_low_rank_path_of_its_weight(monkeypatch: pytest.Monkey
             for y in (model(x), nn.functional.relu(model(x))):
                 y.sum().backward()
             assert {tuple(store.shape) for store in made} == {(5,)}, layer
+            gradients = {name: one.grad for name, one in model.trainable_parameters()}
+            assert all(one is not None for one in gradients.values())
+            assert gradients["bias_store.updates.default.weight"].any()
     model = zoo.wrap(nn.Linear(6, 5), lora=zoo.LoRA(2, bias="all"))
     weight, bias = model.module.weight, model.module.bias
     made.clear()
@@ -226,6 +229,20 @@ def test_copies_and_types() -> None:
     assert y.dtype == torch.bfloat16
     y.float().square().mean().backward()
     assert all(one.grad is not None and one.grad.dtype == torch.float32 for _, one in half.trainable_parameters())
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_under_autocast_as_the_plain_module_is(bits: int | None) -> None:
+    plain, x = mixed(), index()
+    model = zoo.wrap(copy.deepcopy(plain), bits=bits)
+    plain.load_state_dict(model.state_dict())
+    model.add_adapter("a", zoo.Full(targets="all"))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = model(x), plain(x)
+    assert y.dtype == expected.dtype == torch.bfloat16
+    assert error(y, expected) < 0.02
+    y.float().square().mean().backward()
+    assert all(one.grad is not None and one.grad.dtype == torch.float32 for _, one in model.trainable_parameters())
 
 
 def test_the_last_of_several_replacements_applies_and_low_rank_updates_go_on_top() -> None:

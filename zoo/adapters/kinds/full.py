@@ -21,7 +21,11 @@ class Replace(Update):
     def __init__(self, weight: Weight) -> None:
         super().__init__()
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.weight = nn.Parameter(weight.base(dtype).clone(memory_format=torch.contiguous_format))
+        if weight.is_meta:
+            start = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        else:
+            start = weight.base(dtype).clone(memory_format=torch.contiguous_format)
+        self.weight = nn.Parameter(start)
 
     def replacement(self) -> Tensor:
         """The parameter itself."""
