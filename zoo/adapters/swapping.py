@@ -50,7 +50,9 @@ def swap(model: Model, name: str, lora: Any, seed: int | None = None) -> None:
     for path in plan.updates:
         if path not in slots:
             raise AdapterError(f"{path}: the new adapter changes it, adapter {name!r} does not: {OTHERWISE}")
-    moves = [_move(path, slot, plan.updates.get(path)) for path, slot in slots.items()]  # type: ignore[arg-type]
+    # One without tensors goes with another's to a bias, and follows that.
+    own = [(path, slot) for path, slot in slots.items() if _tensors(slot)]  # type: ignore[arg-type]
+    moves = [_move(path, slot, plan.updates.get(path)) for path, slot in own]  # type: ignore[arg-type]
     with torch.no_grad():
         for slot, values, given in moves:
             for key, value in values.items():
