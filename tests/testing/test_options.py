@@ -82,8 +82,12 @@ def test_an_entry_that_is_not_the_plugins_is_refused(install):
         check_plugin("toy", entry="gpt2")
 
 
-def test_the_plugins_own_options_count_where_nothing_else_is_said(install):
-    own = 'CONFORMANCE = {"batch_size": 5, "sample": {"spread": 0.5}}\n\n\n@zoo.hookimpl\ndef loss'
+OPTIONS = '{"batch_size": 5, "sample": {"spread": 0.5}}'
+
+
+@pytest.mark.parametrize("form", [f"CONFORMANCE = {OPTIONS}", f"def CONFORMANCE():\n    return {OPTIONS}"])
+def test_the_plugins_own_options_count_where_nothing_else_is_said(install, form):
+    own = f"{form}\n\n\n@zoo.hookimpl\ndef loss"
     install("toy", {INIT: [("@zoo.hookimpl\ndef loss", own)]})
     assert Subject("toy").options.batch_size == 5
     assert Subject("toy").options.sample == {"spread": 0.5}

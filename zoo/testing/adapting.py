@@ -111,12 +111,15 @@ def samples_use_their_own_adapters(subject: Subject) -> None:
                 require(same, f"other values for the samples of {names[number]!r}, tensor of shape {tuple(one.shape)}")
 
 
+ROWS = 5  # samples in the batch: a number that hardly any other dimension has
+
+
 def _call(model: Model, subject: Subject) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with which ``loss`` calls the module. Raises ``NotCheckable`` where it calls only parts."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handle = model.module.register_forward_pre_hook(lambda _, *call: seen.append(call), with_kwargs=True)
     try:
-        loss_of(model, subject.batch)
+        loss_of(model, next(subject.batches(model, batch_size=max(ROWS, subject.options.batch_size))))
     finally:
         handle.remove()
     if not seen:

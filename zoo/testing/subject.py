@@ -29,7 +29,10 @@ ARCHITECTURE = ("construct", "sample", "loss", "batches", "evaluate")
 
 @dataclass(frozen=True)
 class Options:
-    """How a plugin is checked. A plugin's module may give its own: ``CONFORMANCE = {"sample": {"steps": 2}}``.
+    """How a plugin is checked.
+
+    A plugin's module may give its own, as ``CONFORMANCE = {"sample": {"steps": 2}}``, or a function that returns such
+    a dict where that takes an import.
 
     entry: the registry name of the model to check; default the one that the plugin carries weights for, else the
         first whose ``config`` is inline and small, with random weights.
@@ -95,6 +98,7 @@ class Subject:
     def options(self) -> Options:
         """The options given; where they say nothing, the plugin's own, its module's ``CONFORMANCE``."""
         own = getattr(self.plugin(), "CONFORMANCE", {})
+        own = own() if callable(own) else own
         known = [one.name for one in fields(Options)]
         for name in (*own, *self._given):
             if name not in known:
