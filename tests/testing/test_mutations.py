@@ -136,7 +136,7 @@ HOOKS = {
         "@zoo.hookimpl\ndef run_rows(model, args, kwargs, rows):\n"
         "    return model.module(*args, **kwargs)[: len(rows)]\n\n\n@zoo.hookimpl\ndef sample",
         "run_rows",
-        "other values for the samples of 'other'",
+        "other values for the samples of",
     ),
     "recognises everything": Mutation('return config.get("model_type") == "toy"', "return True", "recognises", "True"),
     "recognises by index": Mutation('config.get("model_type")', 'config["model_type"]', "recognises", "KeyError"),

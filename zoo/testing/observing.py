@@ -95,10 +95,6 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "rows": torch.tensor([0]),
         "count": 2,
         "state_dict": {"weight": module.weight},
-        "args": (torch.ones(2, 2),),
-        "kwargs": {},
-        "rows": torch.tensor([0]),
-        "count": 2,
     }
     answers = {
         "recognises": True,
