@@ -157,6 +157,7 @@ def test_every_file_of_a_template_is_written():
         assert len(scaffold.package("x", kind)) == parts.count("common") + parts.count(kind)
 
 
+@pytest.mark.timeout(600)
 def test_every_template_passes_its_tests_once_built_and_installed(written, tmp_path):
     """Wheels, installed into an environment; then, from folders without the sources, README, tests, suite, samples."""
     reader = Reader(tmp_path / "venv")
@@ -179,7 +180,7 @@ def test_every_template_passes_its_tests_once_built_and_installed(written, tmp_p
     assert not failed, "\n".join(failed)
     done = [step.source for step in steps]
     assert done.count("pytest") == 3
-    assert {f"zoo plugins --check {name}" for name in NAMES.values()} <= set(done)
+    assert {f"zoo plugins --check {NAMES[kind]}" for kind in ("quantizer", "adapter")} <= set(done)
     assert any(step.source.startswith("zoo sample tried_module") and len(step.output) > 70 for step in steps)
     for step in steps:
         print(f"{step.seconds:6.1f} s  {step.source.splitlines()[0]}")

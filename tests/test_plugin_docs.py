@@ -21,6 +21,7 @@ from zoo.registration import HOOKS
 from .follow import BLOCK, blocks
 from .reader import ROOT, Reader, Step, pattern
 
+pytestmark = pytest.mark.timeout(600)
 PAGE = ROOT / "docs" / "plugins.md"
 LINES = 60  # of a plugin's code, for an architecture that there is as a module
 
