@@ -138,10 +138,12 @@ def compact(update: Update) -> Update | None:
     made = copy.copy(update)
     made.rank, made.scale = given
     made._parameters = dict(update._parameters)
-    for key, tensor in _tensors(update).items():
+    for key, tensor in _tensors(update).items():  # a residual's are two pairs, which share the rank
         if key.startswith("A"):
-            made._parameters[key] = nn.Parameter(tensor[: given.rank], requires_grad=False)
+            kept = tensor.shape[0] * given.rank // update.rank
+            made._parameters[key] = nn.Parameter(tensor[:kept], requires_grad=False)
         elif key.startswith("B"):
-            cut = tensor[:, : given.rank] * (update.scale / given.scale if given.scale else 1.0)
+            kept = tensor.shape[1] * given.rank // update.rank
+            cut = tensor[:, :kept] * (update.scale / given.scale if given.scale else 1.0)
             made._parameters[key] = nn.Parameter(cut, requires_grad=False)
     return made

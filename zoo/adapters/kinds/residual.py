@@ -31,7 +31,8 @@ class Residual(Factored):
     frozen = ("A0", "B0")
 
     def begin(self, weight: Weight) -> None:
-        """Take A and B, as they are now, for A₀ and B₀."""
+        """Take A and B, as they are now, for A₀ and B₀; with them the whole has twice the rank."""
+        self.rank *= 2
         self.A0 = nn.Parameter(self.A.detach().clone(), requires_grad=False)
         self.B0 = nn.Parameter(self.B.detach().clone(), requires_grad=False)
 
