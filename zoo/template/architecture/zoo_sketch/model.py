@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHARACTERS = 128  # ASCII; what lies outside is read as "?"
+CHARACTERS = bytes(range(32, 127)) + b"\n"  # printable ASCII; what lies outside is read as "?"
+_CODES = bytes(CHARACTERS.index(byte if byte in CHARACTERS else b"?") for byte in range(256))
 
 
 class Sketch(nn.Module):
@@ -21,12 +22,12 @@ class Sketch(nn.Module):
     def __init__(self, context: int = 16, width: int = 32, hidden: int = 256) -> None:
         super().__init__()
         self.context = context
-        self.embed = nn.Embedding(CHARACTERS, width)
+        self.embed = nn.Embedding(len(CHARACTERS), width)
         self.hidden = nn.Linear(context * width, hidden)
-        self.out = nn.Linear(hidden, CHARACTERS)
+        self.out = nn.Linear(hidden, len(CHARACTERS))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """int64 ``[n, t]`` → logits ``[n, CHARACTERS]``."""
+        """int64 ``[n, t]`` → logits ``[n, 96]``."""
         embedded = self.embed(tokens).flatten(1)  # [n, t·w]
         return self.out(F.gelu(self.hidden(embedded)))
 
@@ -46,9 +47,9 @@ def untrained(config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
 
 def encode(text: str) -> Tensor:
     """A text's characters: int64 ``[len(text)]``."""
-    characters = bytearray(text.encode("ascii", "replace"))
-    return torch.frombuffer(characters, dtype=torch.uint8).long() if characters else torch.empty(0, dtype=torch.int64)
+    codes = bytearray(text.encode("ascii", "replace").translate(_CODES))
+    return torch.frombuffer(codes, dtype=torch.uint8).long() if codes else torch.empty(0, dtype=torch.int64)
 
 
 def decode(tokens: Tensor) -> str:
-    return bytes(tokens.tolist()).decode("ascii")
+    return bytes(CHARACTERS[token] for token in tokens.tolist()).decode("ascii")
