@@ -40,7 +40,7 @@ class Model:
 
     module: the library's own ``nn.Module``; use it as ever. entry: what the name stood for. device, dtype: where the
     module lies and the type it computes in. scheme: how its weights are stored, None for as the checkpoint had them.
-    records: adapter's name → how it was made, as ``zoo.json`` says it.
+    records: adapter's name → how it was made, as ``zoo.json`` says it. held: the adapters and which of them apply.
     """
 
     def __init__(

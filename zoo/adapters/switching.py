@@ -113,13 +113,19 @@ class Adapters:
             if name in self.merged:
                 raise AdapterError(f"adapter {name!r} is merged already")
         shares = {name: self.weights.get(name, 1.0) for name in names}
+        rest = {name: share for name, share in self.weights.items() if name not in names}
         held, made = stores(self.module), {}
         for path, store in held.items():
             merge = store.folded(names, shares, None if pack is None else pack(path))
+            left = [name for name, update in store.updates.items() if update.takes_base and rest.get(name)]
+            if merge is not None and left:
+                raise AdapterError(
+                    f"{path}: what adapter {left[0]!r} does depends on the base, which merging {', '.join(merge.names)}"
+                    " would change: merge them together, or deactivate it first"
+                )
             if merge is not None:
                 made[path] = merge
         self._before_merge = {**(self._before_merge if self.merged else {}), **self.weights}
-        rest = {name: share for name, share in self.weights.items() if name not in names}
         for path, merge in made.items():
             held[path].put(merge)
         self.merged = (*self.merged, *names)

@@ -225,11 +225,15 @@ class Store(nn.Module):
 
 
 def updated(base: Tensor, updates: Iterable[tuple[Update, float]]) -> Tensor:
-    """The weight that updates make of the base, one after the other, each with its effect scaled by a share."""
+    """The weight that updates make of the base, one after the other, each with its effect scaled by a share.
+
+    What replaces the whole weight is the base of those after it.
+    """
     weight = base
     for update, share in updates:
         if share == 1.0:
             weight = update(weight, base) if update.takes_base else update(weight)
+            base = weight if update.replacement() is not None else base
         elif share != 0.0:  # in 16 bits the small difference is taken in float32
             dtype = torch.promote_types(weight.dtype, torch.float32)
             wide = weight.to(dtype)
