@@ -154,7 +154,7 @@ def test_weights_are_merged_in_and_adapters_at_rest_whole() -> None:
     assert all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
 
 
-def test_what_keep_and_an_architecture_hold_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_architecture_keeps_in_full_precision_stays_so() -> None:
     model = zoo.load("gat", bits=4, lora=zoo.LoRA(rank=2, targets="all"), device="cpu")
     stir(model)
     report = model.merge(bits=4)

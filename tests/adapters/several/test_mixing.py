@@ -128,7 +128,7 @@ def test_what_runs_before_and_after_in_one_graph_has_its_own_adapters() -> None:
     y = own(x)
     middle = torch.stack([dense({} if row is None else {row: 1.0})(y[n]) for n, row in enumerate(rows)])
     (own(middle) ** 2).sum().backward()
-    assert error(got, x.grad) < 1e-5
+    assert error(got, x.grad) < 1e-3  # in an unlucky draw 1e-4; with the wrong adapters it is near 1
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (1, 3)])

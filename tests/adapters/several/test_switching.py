@@ -43,6 +43,9 @@ def test_weights_scale_whole_effects(bits: int | None) -> None:
     assert all(error(one, other) > 1e-3 for one in seen for other in (plain, *[o for o in seen if o is not one]))
     model.activate("a", "b")
     assert torch.equal(out(model, x), seen[0])
+    with torch.no_grad():
+        for store in stores(model.module).values():
+            store.updates["a"].A.fill_(math.nan)
     model.activate("b", "a", weights=[0, 0])
     assert torch.equal(out(model, x), plain), "weight 0 is exactly off"
     assert all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
