@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from zoo.cli import main
 
+from .hub.client import pointed_at
+from .hub.server import running
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "plugins").glob("*/README.md")),
     ROOT / "benchmarks" / "README.md",
-    # Its blocks build on each other: test_plugin_docs.py follows it from the first to the last.
-    *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs" / "plugins.md"}),
+    # Their blocks build on each other: test_plugin_docs.py and hub/test_docs.py follow them from the first to the last.
+    *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs" / "plugins.md", ROOT / "docs" / "hub.md"}),
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STEPS = re.compile(r"\b(steps[= ])\d+")
@@ -45,6 +49,16 @@ def commands() -> list[object]:
                     if line := line.split("  #")[0].strip():
                         found.setdefault(line, page.parent.name)
     return [pytest.param(line, id=f"{where}: {line}") for line, where in found.items()]
+
+
+@pytest.fixture(autouse=True)
+def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """What is pushed and loaded goes to a Hub on this machine."""
+    if "me/" not in str(request.node.callspec.params):
+        yield
+        return
+    with running() as server, pointed_at(server, tmp_path / "home"):
+        yield
 
 
 @pytest.mark.parametrize("code", python_blocks())
