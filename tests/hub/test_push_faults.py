@@ -88,6 +88,12 @@ def test_a_lost_reply_with_another_push_on_top(hub: Hub, push: Callable[..., zoo
     assert hub.repositories["me/x"].head().parent == result.sha
 
 
+def test_a_lost_reply_on_a_hub_without_a_log(hub: Hub, push: Callable[..., zoo.PushResult]) -> None:
+    hub.fails("GET api/models/me/x/commits", "status", times=-1, code=404)
+    hub.fails(COMMIT, "lost")
+    check(hub, push())
+
+
 def test_a_push_that_was_faster(hub: Hub, push: Callable[..., zoo.PushResult]) -> None:
     hub.make("me/x")
     for number in range(3):

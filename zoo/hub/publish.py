@@ -180,6 +180,8 @@ def _make_repository(repository: str, private: bool) -> None:
         if status(error) not in (403, 409):
             raise
         refused = error
+    if status(refused) == 409 and not private:  # it exists
+        return
     try:
         info = patiently(lambda: api.model_info(repository))
     except HfHubHTTPError:
