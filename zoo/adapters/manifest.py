@@ -7,7 +7,6 @@ again, so that saving it once more writes the same bytes.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo import files
+from zoo.adapters import safe_file
 from zoo.errors import AdapterError
 from zoo.hub.reference import is_repository, is_safe
 
@@ -147,20 +147,8 @@ def _figure(value: float) -> float:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
-        # What zoo.json says is written again, and NaN could not be.
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number if path.name == OWN else None)
-    except FileNotFoundError as error:
-        raise AdapterError(f"{path.parent}: no {path.name}, expected an adapter's folder") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: damaged, expected JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise AdapterError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number in JSON")
+    """The object in an adapter's JSON file. What zoo.json says is written again, and NaN could not be."""
+    return safe_file.read_json(path, strict=path.name == OWN)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

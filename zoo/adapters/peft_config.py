@@ -14,6 +14,7 @@ from zoo.adapters.peft_keys import Slot
 from zoo.adapters.targets import is_hf_conv1d, matches
 from zoo.errors import AdapterError
 from zoo.weights.manage import library_modules
+from zoo.weights.update import Factored
 
 # What PEFT may write and what does not change the outputs of a LoRA that has been trained. Every other key that is not
 # one of `to_lora`'s and that says something is a feature that these files cannot be read without.
@@ -32,6 +33,11 @@ OWN_TYPE = "ZOO_"
 INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
+def rank_of(update: Any) -> int:
+    """The rank that a low-rank update has in a file: a residual one is an ordinary one of twice its own."""
+    return update.pair()[0].shape[0] if isinstance(update, Factored) else update.rank
+
+
 def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]]) -> dict[str, Any]:
     """The part of PEFT's configuration that says what the adapter is.
 
@@ -42,9 +48,10 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
     ranks, alphas = {}, {}
     for slot, update in placed:
         pattern = "^" + re.escape(slot.name)
-        if config.rank_of(slot.name) != update.rank:
-            ranks[pattern] = update.rank
-        alpha = update.scale * (math.sqrt(update.rank) if config.rslora else update.rank)
+        rank = rank_of(update)
+        if config.rank_of(slot.name) != rank:
+            ranks[pattern] = rank
+        alpha = update.scale * (math.sqrt(rank) if config.rslora else rank)
         if not math.isclose(alpha, config.alpha_of(slot.name), rel_tol=1e-12, abs_tol=0.0):
             alphas[pattern] = alpha
     layers = {slot.name for slot, _ in placed if not slot.is_parameter}

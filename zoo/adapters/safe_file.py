@@ -44,29 +44,34 @@ class TensorFile(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
-    """The object in a JSON file of at most ``limit`` bytes. Raises ``AdapterError``."""
+def read_json(path: Path, limit: int = JSON_LIMIT, *, strict: bool = False) -> dict[str, Any]:
+    """The object in a JSON file of at most ``limit`` bytes; strict: without NaN and infinities. ``AdapterError``."""
     try:
+        size = path.stat().st_size
+        if size > limit:
+            raise AdapterError(f"{path}: longer than {limit} bytes, which no adapter's configuration is")
         with path.open("rb") as file:
-            text = file.read(limit + 1)
+            text = file.read(size)  # it allocates what it is asked for
     except FileNotFoundError as error:
         raise AdapterError(f"{path.parent}: no {path.name}, expected an adapter's folder") from error
     except (OSError, ValueError) as error:
         raise AdapterError(f"{path}: cannot be read ({_line(error)})") from error
-    if len(text) > limit:
-        raise AdapterError(f"{path}: longer than {limit} bytes, which no adapter's configuration is")
-    return parse_json(text, str(path))
+    return parse_json(text, str(path), strict=strict)
 
 
-def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
+def parse_json(text: str | bytes, what: str, *, strict: bool = False) -> dict[str, Any]:
     """A JSON object. Raises ``AdapterError`` that begins with ``what``."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_no_number if strict else None)
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{what}: damaged, expected JSON ({_line(error)})") from error
     if not isinstance(content, dict):
         raise AdapterError(f"{what}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number in JSON")
 
 
 def read_tensors(path: Path) -> TensorFile:

@@ -75,7 +75,7 @@ def restore(model: Model, place: Path) -> tuple[Adapter, dict[str, Update]]:
     try:
         raw, tensors = readers.read(path, model.module)
     except AdapterError as error:
-        raise AdapterError(f"{path}: {error}") from error
+        raise _told(path, error) from error
     return _restored(model, path, path, raw, tensors)
 
 
@@ -86,7 +86,7 @@ def _restore_peft(model: Model, folder: Path) -> tuple[Adapter, dict[str, Update
     try:
         tensors = read_tensors(folder / TENSORS).tensors
     except AdapterError as error:
-        raise AdapterError(f"{folder}: {error}") from error
+        raise _told(folder, error) from error
     return _restored(model, folder, folder / CONFIG, raw, tensors, (own or {}).get("targets"))
 
 
@@ -97,11 +97,17 @@ def _restored(
     try:
         config = _config(raw, targets)
     except AdapterError as error:
-        raise AdapterError(f"{said}: {error}") from error
+        raise _told(said, error) from error
     try:
         return config, peft_read.updates_of(model, config, raw, tensors)
     except AdapterError as error:
-        raise AdapterError(f"{place}: {error}") from error
+        raise _told(place, error) from error
+
+
+def _told(place: Path, error: AdapterError) -> AdapterError:
+    """The error with the place that it is about, in one line: what it quotes of a file may hold anything."""
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(error))
+    return AdapterError(f"{place}: {text}")
 
 
 def _config(raw: dict[str, Any], targets: Any) -> Adapter:
