@@ -201,11 +201,14 @@ def test_compiled_without_a_break() -> None:
             return self.two(self.norm(self.one(x)))
 
     x = torch.randn(2, 3, 8)
-    for bits, config in (
-        (None, zoo.LoRA(2, dora=True, bias="all", modules_to_save=["norm"])),
-        (4, zoo.Full(targets="all")),
-    ):
-        model = zoo.wrap(Small(), bits=bits, lora=config)
+    dora = zoo.LoRA(2, dora=True, bias="all", modules_to_save=["norm"])
+    configs: list[tuple[int | None, Any]] = [
+        (None, {"dora": dora, "loha": zoo.LoHa(2, targets=["two"])}),
+        (4, {"full": zoo.Full(targets="all"), "pissa": zoo.LoRA(2, init="pissa"), "lokr": zoo.LoKr(2)}),
+    ]
+    for bits, config in configs:
+        torch.compiler.reset()
+        model = zoo.wrap(Small(), bits=bits, lora=config).eval()
         expected = model(x)
         compiled = torch.compile(model.module, fullgraph=True, backend="aot_eager")
         y = compiled(x)
