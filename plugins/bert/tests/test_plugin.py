@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from zoo.testing import conformance
 
-test_promise = conformance("bert")
+test_promise = conformance("bert", data="text:licences")

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from zoo.testing import conformance
 
-test_promise = conformance("gpt")
+test_promise = conformance("gpt", data="text:licences", sample={"max_new_tokens": 8})
