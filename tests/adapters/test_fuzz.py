@@ -284,6 +284,17 @@ def test_reading_a_large_adapter_allocates_its_factors_and_little_else(dtype: to
     assert peak <= 4 * SMALL  # Python's own objects
 
 
+def test_what_a_configuration_claims_is_not_allocated(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 5))
+    zoo.wrap(copy.deepcopy(module), lora=zoo.LoHa(rank=2)).save_adapter(tmp_path)
+    (tmp_path / OWN).unlink()
+    raw = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**raw, "r": 10**6}))
+    with Allocations() as made, pytest.raises(AdapterError, match="expected .*1000000"):
+        zoo.wrap(module, lora=tmp_path)
+    assert made.bytes < SMALL
+
+
 def test_what_a_header_claims_is_not_allocated(tmp_path: Path) -> None:
     header = {"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     text = json.dumps(header).encode()
