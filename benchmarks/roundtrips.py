@@ -303,9 +303,10 @@ def run(model: Any, inputs: Inputs) -> Tensor:
 def stir(module: nn.Module) -> None:
     """Move everything that trains, so that an adapter does something."""
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn_like(parameter))
+                size = 0.5 if "hada_" in name else 0.2  # LoHa multiplies four to six of them
+                parameter.add_(size * torch.randn_like(parameter))
 
 
 def figure(ours: Tensor, theirs: Tensor, plain: Tensor) -> Figure:

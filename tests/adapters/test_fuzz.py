@@ -290,7 +290,7 @@ def test_what_a_configuration_claims_is_not_allocated(tmp_path: Path) -> None:
     (tmp_path / OWN).unlink()
     raw = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps({**raw, "r": 10**6}))
-    with Allocations() as made, pytest.raises(AdapterError, match="expected .*1000000"):
+    with Allocations() as made, pytest.raises(AdapterError, match=r"expected .*1000000"):
         zoo.wrap(module, lora=tmp_path)
     assert made.bytes < SMALL
 
