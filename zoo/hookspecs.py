@@ -138,7 +138,7 @@ def sample(model: Model, request: SampleRequest) -> Samples | None:
     it was. Called under ``torch.no_grad`` in evaluation mode::
 
         options = request.take(steps=50)
-        generator = torch.Generator(model.device).manual_seed(request.seed)
+        noise = torch.randn(request.n, 64, generator=request.generator()).to(model.device)
         return zoo.Samples(images, "image")
     """
 

@@ -79,7 +79,7 @@ def load(
                 f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
             )
         entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
-    with meta_parameters():
+    with meta_parameters(), torch.random.fork_rng(devices=[]):  # libraries draw starts that nobody will see
         module = host.construct(entry)
     if target.type == "meta":
         fingerprint = None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import DataError, UnknownNameError, ZooError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,20 @@ class SampleRequest:
             if name not in defaults:
                 raise self.unknown_option(name, defaults)
         return {name: _like(name, self.options.get(name, default), default) for name, default in defaults.items()}
+
+    def generator(self) -> torch.Generator:
+        """A random generator of the request's own, seeded by ``seed``, or freshly where that is None.
+
+        On the CPU: what it draws is the same on every device.
+        """
+        import torch
+
+        generator = torch.Generator()
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        return generator
 
     def unknown_option(self, name: str, known: Iterable[str]) -> UnknownNameError:
         """The error to raise for an option that the plugin does not have; `known` are those that it has."""

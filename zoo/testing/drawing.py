@@ -10,7 +10,7 @@ from zoo.testing.compare import same
 from zoo.testing.promise import Broken, promise, require
 from zoo.testing.subject import Subject
 
-GENERATOR = "draw from a generator of your own: torch.Generator(model.device).manual_seed(request.seed)"
+GENERATOR = "draw from request.generator(), and put what it drew on model.device"
 NOWHERE = "no-such-data:nowhere"  # a name that no plugin knows
 
 

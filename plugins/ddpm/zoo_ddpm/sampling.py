@@ -33,8 +33,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     schedule, step_options = _schedule(model, **{name: options[name] for name in ("sampler", "steps", "eta")})
     labels = _labels(model, options["labels"], request.n)
 
-    generator = torch.Generator()
-    generator.manual_seed(request.seed) if request.seed is not None else generator.seed()
+    generator = request.generator()
     config = model.module.config
     size = config.sample_size
     height, width = (size, size) if isinstance(size, int) else size

@@ -30,8 +30,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     """
     options = request.take(data=None, nodes=None, neighbors=None)
     graph = checked(model, read(options["data"], "test"))
-    generator = torch.Generator()
-    generator.manual_seed(request.seed) if request.seed is not None else generator.seed()
+    generator = request.generator()
     nodes = _nodes(graph, options["nodes"], request.n, generator)
     layers = model.module.num_layers
     fan = _neighbors(options["neighbors"], layers)

@@ -43,8 +43,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             raise ZooError(f"{name} counts layers from 0 to {layers}, or is None; got {value!r}")
     labels = chosen_labels(model, options["labels"], request.n)
 
-    random = torch.Generator()
-    random.manual_seed(request.seed) if request.seed is not None else random.seed()
+    random = request.generator()
     z = torch.randn(request.n, generator.mapping.inputs, generator=random)
     second = torch.randn(z.shape, generator=random) if options["crossover"] is not None else None
     step = max(1, min(_CHUNK, _PIXELS // model.module.config["img_resolution"] ** 2))

@@ -45,8 +45,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     if ends < 2:
         raise ZooError(f"An interpolation has at least 2 ends; got {ends}.")
     temperature = _temperature(options["temperature"], 1.0 if mode == "prior" else 0.0)
-    generator = torch.Generator()
-    generator.manual_seed(request.seed) if request.seed is not None else generator.seed()
+    generator = request.generator()
 
     if mode == "prior":
         latents = _prior(model, request.n, data, size, generator) * temperature

@@ -62,8 +62,7 @@ def _drawn(
     items = read(model, data, "test", size)
     if not len(items):
         raise DataError("There are no held-out images to classify; give at least one.")
-    generator = torch.Generator()
-    generator.manual_seed(request.seed) if request.seed is not None else generator.seed()
+    generator = request.generator()
     rounds = -(-request.n // len(items))
     order = torch.cat([torch.randperm(len(items), generator=generator) for _ in range(rounds)])[: request.n]
     images: Any = items.images

@@ -135,7 +135,6 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 def _drawn(count: int, request: SampleRequest) -> Tensor:
     """`request.n` of `count` numbers, each once before one comes again."""
-    generator = torch.Generator()
-    generator.seed() if request.seed is None else generator.manual_seed(request.seed)
+    generator = request.generator()
     rounds = -(-request.n // count)
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[: request.n]

@@ -83,8 +83,7 @@ def _small(images: Tensor) -> Tensor:
 def sample(model: Model, request: SampleRequest) -> Samples:
     """`request.n` images. Option: `spread`, the standard deviation of z (below 1: likelier, less varied images)."""
     spread = request.take(spread=1.0)["spread"]
-    generator = torch.Generator()  # on the CPU: a seed gives the same images on every device, up to rounding
-    generator.seed() if request.seed is None else generator.manual_seed(request.seed)
+    generator = request.generator()  # on the CPU: a seed gives the same images on every device, up to rounding
     z = spread * torch.randn(request.n, model.module.latent, generator=generator)
     images = model.module(z.to(model.device, model.dtype))
     return Samples((images.float().cpu() / 2 + 0.5).clamp(0, 1), "image")

@@ -70,8 +70,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         raise ZooError(f"prompt: expected a text, got {prompt!r}")
     if length < 1 or temperature < 0:
         raise ZooError(f"expected length of at least 1 and temperature of at least 0, got {length} and {temperature}")
-    generator = torch.Generator()  # on the CPU: a seed gives the same text on every device, up to rounding
-    generator.seed() if request.seed is None else generator.manual_seed(request.seed)
+    generator = request.generator()  # on the CPU: a seed gives the same text on every device, up to rounding
     text = torch.tensor([list(prompt.encode())]).expand(request.n, -1)  # b t
     state, written = None, []
     for _ in range(length):

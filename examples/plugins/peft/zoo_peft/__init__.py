@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["Peft"]
 
 
+def CONFORMANCE() -> dict[str, Any]:
+    """With which adapter the conformance suite checks the plugin; PEFT has no default kind."""
+    import peft
+
+    return {"adapter": Peft(peft.LoHaConfig(r=2), targets="all")}
+
+
 @zoo.hookimpl
 def inject_adapter(name: str, weight: Tensor, config: zoo.Adapter) -> zoo.Update | None:
     """What PEFT's tuner does to one weight. Asked only where the configuration's kind is this plugin's name."""

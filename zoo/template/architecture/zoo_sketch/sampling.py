@@ -24,8 +24,7 @@ def sample(model: zoo.Model, request: zoo.SampleRequest) -> zoo.Samples:
             f"expected length from 1 and temperature from 0, got {options['length']} and {options['temperature']}"
         )
     # A generator of its own, on the CPU: the same seed draws the same on every device, and the global state stays.
-    generator = torch.Generator()
-    generator.manual_seed(request.seed) if request.seed is not None else generator.seed()
+    generator = request.generator()
     context = model.entry.config["context"]
     start = encode(" " * context + str(options["prompt"]))
     tokens = start.repeat(request.n, 1)
