@@ -64,3 +64,28 @@ def test_every_kind_of_layer_and_of_adapter_is_tried() -> None:
         assert any(word in name for name in CHOSEN), word
     for word in ("rsLoRA", "patterns", "modules_to_save", "bias", "target_parameters", "LoHa", "LoKr", "4 bit"):
         assert any(word in name for name in CHOSEN), word
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_classifiers_usual_heads(tmp_path: Path) -> None:
+    # For a classifier PEFT writes modules_to_save = ["classifier", "score"], whichever of the two the model has.
+    import copy
+
+    import peft
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    import zoo
+
+    size = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    base = BertForSequenceClassification(BertConfig(**size, intermediate_size=64, num_labels=3)).eval()
+    theirs = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(task_type="SEQ_CLS", r=4)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    theirs.save_pretrained(tmp_path)
+    ours = zoo.wrap(base, lora=tmp_path)
+    assert ours.adapters["default"].modules_to_save == ("classifier",)
+    ids = torch.randint(0, 97, (2, 7))
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-6, rtol=1e-5)

@@ -8,6 +8,7 @@ base, or a damaged one, is refused and not half loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from zoo.adapters import manifest, peft_config, peft_read, peft_write, readers
 from zoo.adapters.config import Adapter
 from zoo.adapters.manifest import CONFIG, OWN, TENSORS
 from zoo.adapters.safe_file import read_tensors
+from zoo.adapters.targets import finds
 from zoo.errors import AdapterError
 from zoo.weights.update import Update
 
@@ -98,6 +100,11 @@ def _restored(
         config = _config(raw, targets)
     except AdapterError as error:
         raise _told(said, error) from error
+    if config.modules_to_save:
+        # PEFT names every classifier's usual head, "classifier" and "score", whichever of them the model has. What the
+        # file does hold is looked at in any case.
+        there = tuple(name for name in config.modules_to_save if finds(model.module, name))
+        config = replace(config, modules_to_save=there)  # type: ignore[type-var]
     try:
         return config, peft_read.updates_of(model, config, raw, tensors)
     except AdapterError as error:

@@ -59,6 +59,11 @@ def named(module: nn.Module, targets: Targets, what: str = "target") -> list[Gro
     return found
 
 
+def finds(module: nn.Module, name: str) -> bool:
+    """Whether ``named`` finds something by ``name``."""
+    return any(matches(one, (name,)) for _, sites in grouped_sites(module) for site in sites for one in _names(site))
+
+
 def _names(site: Site) -> set[str]:
     """What a parameter may be called by ``named``: its own name, and those of the modules that it is in."""
     parts = site.path.split(".") if site.path else []

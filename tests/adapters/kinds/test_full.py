@@ -93,7 +93,7 @@ BIASES = {name for name in EVERY if name.endswith(".bias")}
         (zoo.LoHa(2, targets=["conv"], modules_to_save=["up"]), {"up.weight", "up.bias"}, 1),
         (zoo.LoKr(2, targets=["conv"], bias="lora_only"), {"conv.bias"}, 1),
     ],
-    ids=str,
+    ids=lambda value: ",".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 @pytest.mark.parametrize("bits", [None, 4])
 def test_what_trains_switches_off_and_merges_exactly(
