@@ -26,6 +26,8 @@ from zoo.weights.update import Update
 if TYPE_CHECKING:
     from zoo.model import Model
 
+USUAL_HEADS = ("classifier", "score")  # PEFT names both for every classifier, whichever of them the model has
+
 
 def save(model: Model, folder: Path, name: str) -> Path:
     """Write one adapter into ``folder``, all files or none; other files there stay.
@@ -101,9 +103,8 @@ def _restored(
     except AdapterError as error:
         raise _told(said, error) from error
     if config.modules_to_save:
-        # PEFT names every classifier's usual head, "classifier" and "score", whichever of them the model has. What the
-        # file does hold is looked at in any case.
-        there = tuple(name for name in config.modules_to_save if finds(model.module, name))
+        names = config.modules_to_save
+        there = tuple(name for name in names if name not in USUAL_HEADS or finds(model.module, name))
         config = replace(config, modules_to_save=there)  # type: ignore[type-var]
     try:
         return config, peft_read.updates_of(model, config, raw, tensors)
