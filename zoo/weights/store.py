@@ -142,7 +142,6 @@ class Store(nn.Module):
 
         weights: by name, 1 where not given. An adapter of weight 0 is active and does exactly nothing.
         """
-        self.active = tuple(name for name in names if name in self.updates)
         self.weights = {name: float(weights.get(name, 1.0)) for name in names if name in self.updates}
         self.active = tuple(self.weights)
         used: list[tuple[Update, float]]
