@@ -38,6 +38,7 @@ _HOME = {
     "Update": "zoo.weights.update",
     "LowRank": "zoo.weights.update",
     "Layout": "zoo.weights.update",
+    "Scaling": "zoo.weights.update",
     "Weight": "zoo.weights.standin",
     "Entry": "zoo.registry",
     "entries": "zoo.registry",
@@ -123,4 +124,5 @@ if TYPE_CHECKING:
     from zoo.weights.standin import Weight as Weight
     from zoo.weights.update import Layout as Layout
     from zoo.weights.update import LowRank as LowRank
+    from zoo.weights.update import Scaling as Scaling
     from zoo.weights.update import Update as Update

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.errors import AdapterError, WeightError
 from zoo.weights.packed import Packed
-from zoo.weights.update import Factors, Layout, Update
+from zoo.weights.update import Factors, Layout, Scaling, Update
 
 EVERY_ONE: Mapping[str, float] = {}  # no weight is given: each adapter applies as it is
 
@@ -123,6 +123,21 @@ class Store(nn.Module):
                 return None
             found.append(pair if share == 1.0 else Factors(pair.left, pair.right, share * pair.scale))
         return found
+
+    def scaling(self) -> Scaling | None:
+        """How the one active update scales outputs and inputs; None where there are others, or it does more.
+
+        None too where several dimensions number the outputs, as operations on the weight do not see it.
+        """
+        if len(self._updates_in_use) != 1 or self._shares[0] != 1.0 or self.layout.split != 1:
+            return None
+        return self._updates_in_use[0].scaling(self._undisturbed)
+
+    @torch.no_grad()
+    def _undisturbed(self) -> Tensor:
+        """The dense weight that the updates in use change, without a graph."""
+        weight = self.whole()
+        return self.base_dense() if weight is None else weight
 
     def add(self, name: str, update: Update) -> None:
         """Attach an adapter's update, not yet active."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Self
 
@@ -20,6 +21,18 @@ class Factors(NamedTuple):
     left: Tensor
     right: Tensor
     scale: float
+
+
+class Scaling(NamedTuple):
+    """An update that scales a weight's outputs and inputs after a low-rank change of it: o · (W + ΔW) · i.
+
+    factors: of ΔW, None for none. outputs: (outputs,), inputs: (inputs,), one number for each, None for none; which
+    dimensions these are, the weight's ``Layout`` says.
+    """
+
+    factors: Factors | None = None
+    outputs: Tensor | None = None
+    inputs: Tensor | None = None
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
@@ -60,8 +73,9 @@ class Update(nn.Module):
     """What one adapter does to one weight. Its parameters are what trains.
 
     A kind of adapter implements ``forward`` (the updated dense weight). Where the update is a low-rank product, also
-    ``factors``, which lets linear layers and convolutions run without ever forming the product; where it replaces the
-    weight, ``replacement``; where it changes the bias that goes with the weight too, ``for_bias``.
+    ``factors``, which lets linear layers and convolutions run without ever forming the product; where it scales outputs
+    or inputs, ``scaling``, for the same; where it replaces the weight, ``replacement``; where it changes the bias that
+    goes with the weight too, ``for_bias``.
 
     dropout: not 0 where training draws random numbers. frozen: names of parameters that never train.
     takes_base: ``forward`` gets the base as its second argument, which other active adapters have not changed yet.
@@ -78,6 +92,14 @@ class Update(nn.Module):
 
     def factors(self) -> Factors | None:
         """The low-rank factors when the update is W + scale · left @ right, else None."""
+        return None
+
+    def scaling(self, weight: Callable[[], Tensor]) -> Scaling | None:
+        """How the update scales outputs and inputs, when that and a low-rank change is all that it does, else None.
+
+        Linear layers and convolutions then scale activations and never form the updated weight. weight: makes the
+        dense weight that is updated, without a graph.
+        """
         return None
 
     def replacement(self) -> Tensor | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from zoo import Layout, Update, Weight
+from zoo import Layout, Scaling, Update, Weight
 
 
 class Scaled(Update):
@@ -35,6 +36,11 @@ class Scaled(Update):
     def forward(self, weight: Tensor) -> Tensor:
         """W times the numbers."""
         return (weight * self.ia3_l.view(self.sizes)).to(weight.dtype)
+
+    def scaling(self, weight: Callable[[], Tensor]) -> Scaling | None:
+        """The numbers, on the layer's outputs or inputs."""
+        numbers = self.ia3_l.reshape(-1)
+        return Scaling(inputs=numbers) if self.inputs else Scaling(outputs=numbers)
 
     def for_bias(self, shape: torch.Size) -> Update | None:
         """The bias is a part of the outputs; None where those are not what is scaled."""

@@ -26,7 +26,7 @@ KINDS: dict[str, zoo.Adapter] = {
 }
 
 
-CANCEL = ("orthogonal", "pissa", "olora")
+LOOSE = ("orthogonal", "pissa", "olora", "dora", "ia3")
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -66,8 +66,8 @@ def test_every_kind(name: str, bits: int) -> None:
         found = {one: store.updates[kind] for one, store in stores(model.module).items() if kind in store.updates}
         own = {one for one, update in found.items() if not isinstance(update, Replace) and list(update.parameters())}
         assert own == (set() if kind == "bitfit" else targeted), kind
-        # Factors that are not zero cancel, up to the rounding of a whole network's products in another order.
-        assert difference(probe.run(model.module), outputs) <= (3e-6 if kind in CANCEL else 1e-6), kind
+        # Factors that are not zero cancel, and a bias is added after the scaling: other roundings in a whole network.
+        assert difference(probe.run(model.module), outputs) <= (3e-6 if kind in LOOSE else 1e-6), kind
         with torch.enable_grad(), evaluating(model.module):
             model.loss(batch).backward()
         gradients = {one: parameter.grad for one, parameter in model.trainable_parameters()}

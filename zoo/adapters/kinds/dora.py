@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from zoo.weights.standin import Weight
-from zoo.weights.update import Factored, Factors
+from zoo.weights.update import Factored, Factors, Scaling
 
 
 class Dora(Factored):
@@ -40,6 +41,15 @@ class Dora(Factored):
     def factors(self) -> Factors | None:
         """None: it is no low-rank change."""
         return None
+
+    def scaling(self, weight: Callable[[], Tensor]) -> Scaling | None:
+        """m/n on the outputs of W + s·B·A; None where inputs are dropped, or where outputs are several dimensions."""
+        factors = super().factors()
+        if factors is None or (self.dropout and self.training):
+            return None
+        with torch.no_grad():
+            norms = self.norms(weight() + self.product())
+        return Scaling(factors, self.magnitude / norms.reshape(-1))
 
     def forward(self, weight: Tensor, base: Tensor) -> Tensor:  # type: ignore[override]
         """m/n · (``weight`` + s·B·A), where n are the norms of ``base`` + s·B·A."""

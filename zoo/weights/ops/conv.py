@@ -225,7 +225,7 @@ def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry
     updates = store.in_use()
     found = store.factors()
     if found is None:
-        return None
+        return None if transforms_active() else _scaled(store, x, bias, dtype, geometry)
     if transforms_active():
         return _convolve(x, store.dense(dtype), bias, geometry)
     base = base_of(store)
@@ -236,6 +236,23 @@ def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry
             y = y + _beside(F.dropout(x, update.dropout), typed, store.shape, geometry)
         return y
     return _apply(x, bias, base, join(found, dtype), geometry)
+
+
+def _scaled(store: Store, x: Tensor, bias: Tensor | None, dtype: torch.dtype, geometry: Geometry) -> Tensor | None:
+    """As ``convolution``, for an update that scales output and input channels; None where it does anything else."""
+    if geometry.groups != 1 or geometry.transposed != store.layout.transposed:
+        return None
+    scaling = store.scaling()
+    if scaling is None:
+        return None
+    factors, outputs, inputs = scaling
+    ones = [1] * len(geometry.stride)
+    if inputs is not None:
+        x = x * inputs.to(dtype).view(-1, *ones)
+    y = _apply(x, None, base_of(store), join([] if factors is None else [factors], dtype), geometry)
+    if outputs is not None:
+        y = y * outputs.to(dtype).view(-1, *ones)
+    return y if bias is None else y + bias.view(-1, *ones)
 
 
 def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, geometry: Geometry) -> Tensor:

@@ -140,9 +140,11 @@ def linear(store: Store, x: Tensor, bias: Tensor | None = None, *, flip: bool = 
         return None
     if not updates and plain is not None and cast is None:
         return F.linear(x, plain.t() if flip else plain, bias)
-    found = store.factors()
-    if found is None or transforms_active():
+    if transforms_active():
         return None
+    found = store.factors()
+    if found is None:
+        return _scaled(store, x, bias, dtype, flip)
     base = base_of(store)
     if store.training and any(update.dropout for update in updates):
         y = _apply(x, bias, base, None, flip)
@@ -158,6 +160,22 @@ def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, 
         return _forward(x, bias, base, factors, flip)
     left, right, scale = factors or (None, None, 1.0)
     return _Linear.apply(x, bias, left, right, scale, flip, base.codec, base.shape, *base.tensors)
+
+
+def _scaled(store: Store, x: Tensor, bias: Tensor | None, dtype: torch.dtype, flip: bool) -> Tensor | None:
+    """As ``linear``, for an update that scales outputs and inputs; None where it does anything else."""
+    scaling = store.scaling()
+    if scaling is None:
+        return None
+    factors, outputs, inputs = scaling
+    if flip != store.layout.transposed:  # the other way round than its layer usually takes it
+        outputs, inputs = inputs, outputs
+    if inputs is not None:
+        x = x * inputs.to(dtype)
+    y = _apply(x, None, base_of(store), join([] if factors is None else [factors], dtype), flip)
+    if outputs is not None:
+        y = y * outputs.to(dtype)
+    return y if bias is None else y + bias
 
 
 def addmm(store: Store, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
