@@ -13,21 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from zoo import footprint as measure
-from zoo import host
+from zoo import host, native
 from zoo.adapters import combining, inject, manifest, merging, saved, swapping
 from zoo.adapters.combining import CombineReport
 from zoo.adapters.config import Adapter, as_adapter, check_name
 from zoo.adapters.merging import MergeReport
 from zoo.adapters.mixing import mixed
 from zoo.adapters.switching import Adapters, Plan
-from zoo.errors import AdapterError, OutputError, TuningError
+from zoo.errors import AdapterError, TuningError
 from zoo.hub.adapters import locate
 from zoo.modes import evaluating, seeded
 from zoo.registry import Entry
 from zoo.requests import BatchRequest, SampleRequest
-from zoo.weights.manage import grouped_sites
 from zoo.weights.scheme import Quantization
-from zoo.weights.store import Store
 
 if TYPE_CHECKING:
     from zoo.hub.publish import PushResult
@@ -102,22 +100,13 @@ class Model:
         """What every weight is now: (name, shape, dtype, bits, adapters), tied ones once."""
         return measure.weights(self.module)
 
-    @torch.no_grad()
     def state_dict(self) -> dict[str, Tensor]:
         """The weights as the module uses them now, dense, active and merged adapters included.
 
         Under the library's own names (tied weights under each of theirs, as one tensor), with persistent buffers;
         what the library's own module of this configuration loads.
         """
-        dense: dict[str, Tensor] = {}
-        with evaluating(self.module):
-            for held, sites in grouped_sites(self.module):
-                weight = held.dense() if isinstance(held, Store) else held
-                for site in sites:
-                    dense[site.name] = weight.detach()
-        raw = self.module.state_dict()
-        buffers = {name for name, _ in self.module.named_buffers(remove_duplicate=False)}
-        return dense | {name: tensor for name, tensor in raw.items() if name in buffers}
+        return native.state_dict(self.module)
 
     # What the plugin can do
 
@@ -349,16 +338,4 @@ class Model:
         Other files in the folder stay. Raises ``OutputError`` where the folder cannot be written, or holds weights that
         would be taken for the model's; what was there is then as it was.
         """
-        from zoo import files
-        from zoo.checkpoint import check_alone
-
-        if self.device.type == "meta":
-            raise OutputError("a model on 'meta' has no weights to save: load it on a device")
-        with files.staged_folder(Path(folder)) as staged:
-            state = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
-            if self.entry.plugin is None or not host.save(self, staged, state):
-                if self.entry.config:
-                    files.write_json(staged / "config.json", self.entry.config)
-                files.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
-            check_alone(Path(folder), staged)
-        return Path(folder)
+        return native.save(self, Path(folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +15,15 @@ from zoo.adapters.config import Adapter, Full, LoRA, Ranked
 from zoo.adapters.experts import Experts
 from zoo.adapters.kinds.dora import Dora
 from zoo.adapters.peft_keys import OWN, PREFIX, Slot, check_shapes
-from zoo.adapters.targets import Group, adaptable, layout_of, matches, named, path_of
+from zoo.adapters.peft_places import Place, Reading, check_copy, check_values, place_of, reading_of, site_of
+from zoo.adapters.targets import Group, adaptable, layout_of, path_of
 from zoo.errors import AdapterError
-from zoo.weights.manage import Site, grouped_sites
 from zoo.weights.standin import Weight
 from zoo.weights.store import Store
 from zoo.weights.update import Factored, Update
 
 if TYPE_CHECKING:
     from zoo.model import Model
-
-ALIASES = {"lora_A": "A", "lora_B": "B"}  # in zoo's own keys, for an update's parameters
-
-
-class Place(NamedTuple):
-    """What a key speaks of. how: "own" (path is a parameter's name), "peft" (a slot's) or "full" (a parameter's)."""
-
-    how: str
-    path: str
-
-
-class Reading(NamedTuple):
-    """What the keys of a file are read with."""
-
-    model: Model
-    config: Adapter
-    slots: dict[str, Slot]  # by what PEFT's keys begin with
-    groups: dict[str, Group]  # by parameter name, each place of a tied weight
-    saved: set[str]  # the names of parameters and buffers in modules that are saved whole
 
 
 def updates_of(
@@ -53,23 +34,23 @@ def updates_of(
     tensors: the file's, under PEFT's names, with or without ``base_model.model.``, and zoo's own. Raises
     ``AdapterError`` that names what does not fit.
     """
-    reading = _reading(model, config, raw)
+    reading = reading_of(model, config, raw)
     bare = not any(key.startswith((PREFIX, OWN)) for key in tensors)  # as transformers may write them
     found: dict[Place, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         full = PREFIX + name if bare else name
-        key = _key(reading, name, full)
+        key = place_of(reading, name, full)
         if key is None:
-            _check_copy(reading, full.removeprefix(PREFIX), tensor)
+            check_copy(reading, full.removeprefix(PREFIX), tensor)
             continue
-        _check_values(*key, tensor)
+        check_values(*key, tensor)
         found.setdefault(key[0], {})[key[1]] = tensor
     if not found:
         raise AdapterError("the file holds no adapter at all")
     updates: dict[str, Update] = {}
     covered: set[str] = set()
     for place, factors in found.items():
-        site = reading.slots[place.path].site if place.how == "peft" else _site(reading, place.path)
+        site = reading.slots[place.path].site if place.how == "peft" else site_of(reading, place.path)
         group = reading.groups[site.name]
         update = _MAKERS[place.how](reading, group, place.path, factors)
         first = group[1][0].name
@@ -82,129 +63,6 @@ def updates_of(
         covered |= {other.name for other in group[1]} if place.how == "own" else {site.name}
     _check_complete(reading, raw, updates, covered)
     return updates
-
-
-def _reading(model: Model, config: Adapter, raw: Mapping[str, Any]) -> Reading:
-    groups = {site.name: group for group in grouped_sites(model.module) for site in group[1]}
-    parameters = raw.get("target_parameters") or ()
-    if not isinstance(parameters, list | tuple) or not all(isinstance(name, str) and name for name in parameters):
-        raise AdapterError(f"target_parameters: expected a list of parameters' names, got {parameters!r}")
-    saved: set[str] = set()
-    if config.modules_to_save:
-        wanted = tuple(config.modules_to_save)
-        whole = {site.name for group in named(model.module, wanted, "modules_to_save:") for site in group[1]}
-        saved = {name for name in whole if _inside(name, wanted)}
-        saved |= {name for name, _ in model.module.named_buffers() if _inside(name, wanted)}
-    return Reading(model, config, peft_keys.slots(model.module, parameters), groups, saved)
-
-
-def _inside(name: str, modules: tuple[str, ...]) -> bool:
-    """Whether a parameter is in one of the modules, or is one of the names itself."""
-    parts = name.split(".")
-    return any(matches(".".join(parts[:end]), modules) for end in range(1, len(parts) + 1))
-
-
-def _site(reading: Reading, name: str) -> Site:
-    return next(site for site in reading.groups[name][1] if site.name == name)
-
-
-# Keys
-
-
-def _key(reading: Reading, name: str, full: str) -> tuple[Place, str] | None:
-    """What a key speaks of, and which factor; None for a copy of the base's own. ``AdapterError`` for any other."""
-    if full.startswith(OWN):
-        return _own_key(reading, name, full.removeprefix(OWN))
-    rest = full.removeprefix(PREFIX)
-    if rest == full:
-        raise _unexpected(name)
-    own = rest if rest in reading.groups else peft_keys.bare_name(rest)
-    if own in reading.saved or (own.endswith(".bias") and own in reading.groups and reading.config.bias != "none"):
-        return (Place("full", own), "weight") if own in reading.groups else None
-    key = _lora_key(reading, name, rest) if isinstance(reading.config, LoRA) else _other_key(reading, rest)
-    if key is None and (_base_copy(reading, rest) is None):
-        raise _unexpected(name)
-    return key
-
-
-def _lora_key(reading: Reading, name: str, rest: str) -> tuple[Place, str] | None:
-    key = peft_keys.parse_lora(rest, reading.slots)
-    if key is None:
-        return None
-    path, factor = key
-    if factor == "magnitude" and not getattr(reading.config, "dora", False):
-        raise _unexpected(name)
-    if path not in reading.slots or reading.slots[path].site.name not in reading.groups:
-        raise AdapterError(f"{name!r} matches no weight of {reading.model.entry.name!r}; it was made for another model")
-    return Place("peft", path), factor
-
-
-def _other_key(reading: Reading, rest: str) -> tuple[Place, str] | None:
-    path, _, factor = rest.rpartition(".")
-    slot = reading.slots.get(path)
-    usable = slot is not None and factor not in ("weight", "bias")
-    return (Place("peft", path), factor) if usable and slot.site.name in reading.groups else None  # type: ignore[union-attr]
-
-
-def _own_key(reading: Reading, name: str, rest: str) -> tuple[Place, str]:
-    parts = rest.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        path = ".".join(parts[:end])
-        if path in reading.groups:
-            factor = ".".join(parts[end:])
-            return Place("own", path), ALIASES.get(factor, factor)
-    if parts[-1] in ALIASES and len(parts) > 1:
-        raise AdapterError(f"{name!r} matches no weight of {reading.model.entry.name!r}; it was made for another model")
-    raise _unexpected(name)
-
-
-def _unexpected(name: str) -> AdapterError:
-    return AdapterError(f"unexpected key {name!r}: expected {PREFIX}<layer's path>.lora_A.weight and the like")
-
-
-def _base_copy(reading: Reading, rest: str) -> Site | None:
-    """The place whose own weight a key holds: PEFT puts embeddings and heads that it adapts beside them."""
-    path, _, attribute = rest.rpartition(".")
-    slot = reading.slots.get(path.removesuffix(peft_keys.WRAPPED))
-    if attribute != "weight" or slot is None or slot.site.attribute != "weight":
-        return None
-    return slot.site if adaptable(reading.groups[slot.site.name][0]) else None
-
-
-def _check_copy(reading: Reading, rest: str, tensor: Tensor) -> None:
-    """A copy of the base's weight must be this base's, up to its precision; a buffer must be the model's own."""
-    site = _base_copy(reading, rest)
-    if site is None:
-        name = peft_keys.bare_name(rest)
-        mine = reading.model.module.get_buffer(name)
-        same = tuple(mine.shape) == tuple(tensor.shape) and (mine.is_meta or torch.equal(mine, tensor.to(mine)))
-        what = name
-    else:
-        held = reading.groups[site.name][0]
-        mine = held.base_dense().detach() if isinstance(held, Store) else held.detach()
-        tolerance = 0.3 if isinstance(held, Store) and held.packed is not None else 0.02
-        same = tuple(tensor.shape) == tuple(mine.shape) and tensor.is_floating_point()
-        if same and not mine.is_meta:
-            mine = mine.float()
-            same = bool((tensor.to(mine) - mine).norm() <= tolerance * mine.norm())
-        what = f"the weight of {path_of(site)} itself"
-    if not same:
-        raise AdapterError(
-            f"it holds {what}, {tuple(tensor.shape)}, and that is not this base's; the base was extended or trained, "
-            "and zoo does not load such parts of it"
-        )
-
-
-def _check_values(place: Place, factor: str, tensor: Tensor) -> None:
-    finite = tensor.is_floating_point()
-    if finite and tensor.numel():
-        low, high = torch.aminmax(tensor)  # NaN and Inf show in the extremes, and no temporary is made
-        finite = bool(torch.isfinite(low) & torch.isfinite(high))
-    if not finite:
-        raise AdapterError(f"{place.path}: expected finite numbers in its factor {factor}, got NaN, Inf or no floats")
-
-
-# Updates
 
 
 def _from_peft(reading: Reading, group: Group, path: str, factors: dict[str, Tensor]) -> Update:
