@@ -23,6 +23,8 @@ from zoo.errors import AdapterError
         ({"alpha": "16"}, "alpha"),
         ({"alpha": math.inf}, "alpha"),
         ({"alpha": math.nan}, "alpha"),
+        ({"alpha": 1e308}, "alpha: expected a number, at most 1e\\+18"),
+        ({"alpha_pattern": {"fc": 1e300}}, "alpha"),
         ({"alpha": False}, "alpha"),
         ({"dropout": 1.0}, "dropout: expected a share from 0 up to but not including 1, got 1.0"),
         ({"dropout": -0.1}, "dropout"),

@@ -16,6 +16,8 @@ Names = tuple[str, ...] | list[str] | None
 BIASES = ("none", "all", "lora_only")
 INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
 
+LARGEST = 1e18  # of alphas and weights: their product is a number in float32 too
+
 
 class Adapter:
     """An adapter's configuration: the base of ``zoo.LoRA`` and of every other kind's.
@@ -77,7 +79,7 @@ class Ranked(Adapter):
                 raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
         for alpha in (self.alpha, *self.alpha_pattern.values()):
             if not _is_number(alpha):
-                raise AdapterError(f"alpha: expected a number, got {alpha!r}")
+                raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {alpha!r:.40}")
 
     def rank_of(self, path: str) -> int:
         """The rank for the parameter path (without ``.weight``)."""
@@ -248,7 +250,7 @@ def _check_regex(name: str, pattern: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def as_adapter(value: int | Adapter) -> Adapter:

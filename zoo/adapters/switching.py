@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
 from zoo.adapters import inject
-from zoo.adapters.config import Adapter
+from zoo.adapters.config import LARGEST, Adapter
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.weights.manage import stores
 from zoo.weights.store import Merge
@@ -149,7 +148,7 @@ class Adapters:
 
 
 def check_weight(name: str, weight: object) -> float:
-    """The weight of an adapter as a float. Raises ``AdapterError`` for anything but a finite number."""
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+    """The weight of an adapter as a float. Raises ``AdapterError`` for anything but a number of a sensible size."""
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
         raise AdapterError(f"the weight of {name!r}: expected a number, got {weight!r}")
     return float(weight)
