@@ -8,9 +8,11 @@ import torch
 from zoo import matrix
 from zoo.cli import main
 
+# Without an adapter 16 and 8 bit have no verb that they do not have with one: `zoo matrix` runs those rows too.
+ROWS = [(bits, lora) for bits in matrix.BITS for lora in matrix.LORA if lora or bits in (32, 4)]
 
-@pytest.mark.parametrize("lora", matrix.LORA, ids=["plain", "lora"])
-@pytest.mark.parametrize("bits", matrix.BITS)
+
+@pytest.mark.parametrize(("bits", "lora"), ROWS, ids=[f"{bits}-{'lora' if lora else 'plain'}" for bits, lora in ROWS])
 @pytest.mark.parametrize("name", matrix.names())
 def test_every_verb_holds(name: str, bits: int, lora: int | None) -> None:
     cells = matrix.check(name, bits, lora)
