@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import files, host
 from zoo.adapters import manifest
+from zoo.adapters.manifest import CONFIG, OWN, TENSORS
 from zoo.errors import AdapterError, HubError, ZooError
 from zoo.hub import card
 from zoo.hub.card import SHEET, Facts, Item
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from zoo.model import Model
     from zoo.samples import Samples
 
-CARD, OWN, CONFIG, TENSORS = "README.md", "zoo.json", "adapter_config.json", "adapter_model.safetensors"
+CARD = "README.md"
 COUNT = 8  # samples drawn for the card
 
 
