@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 import zoo
+from zoo.errors import WeightError
 from zoo.weights.manage import stores
 
 BITS = [None, 8, 4]
@@ -114,6 +115,32 @@ def test_compiled_with_autocast_and_merged(bits: int | None) -> None:
     assert error(compiled(x), expected) < 1e-5
     model.unmerge()
     assert error(compiled(x), expected) < 1e-5
+
+
+COMPILED_WRITES: dict[str, Callable[[nn.Linear], object]] = {
+    "relu_": lambda layer: torch.relu_(layer.weight),
+    "clamp_": lambda layer: torch.clamp_(layer.weight, min=0),
+    "elu_": lambda layer: nn.functional.elu_(layer.weight),
+    "normal_": lambda layer: nn.init.normal_(layer.weight),
+    "foreach": lambda layer: torch._foreach_mul_([layer.weight], 2.0),
+    "method": lambda layer: layer.weight.mul_(2),
+    "out=": lambda layer: torch.add(torch.ones(6, 5), 1, out=layer.weight),
+}
+
+
+@pytest.mark.parametrize("how", COMPILED_WRITES)
+def test_a_compiled_write_is_refused_and_changes_nothing(how: str) -> None:
+    layer = nn.Linear(5, 6)
+    model = zoo.wrap(layer, lora=zoo.LoRA(rank=2, targets="all"))
+    before = model.state_dict()["weight"].clone()
+
+    def write(x: Tensor) -> Tensor:
+        COMPILED_WRITES[how](layer)
+        return layer(x)
+
+    with torch.no_grad(), pytest.raises(WeightError, match="cannot be written in place"):
+        torch.compile(write, backend="aot_eager")(torch.randn(3, 5))
+    assert torch.equal(model.state_dict()["weight"], before)
 
 
 @quantized

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, prune
 import zoo
 from zoo.errors import WeightError
 from zoo.weights.manage import stores
-from zoo.weights.standin import Weight
+from zoo.weights.standin import IN_PLACE, Weight, names_in_place
 
 BITS = [None, 8, 4]
 quantized = pytest.mark.parametrize("bits", BITS)
@@ -155,6 +155,16 @@ def test_a_write_is_refused_and_changes_nothing(how: str, bits: int | None) -> N
         WRITES[how](layer)
     assert layer.weight is standin
     assert torch.equal(model.state_dict()["weight"], before)
+
+
+def test_every_function_of_torch_that_writes_in_place_is_known() -> None:
+    """Compiled code looks a function up where the interpreter reads its name, and they must agree."""
+    overridable = torch.overrides.get_testing_overrides()
+    named = {func for func in overridable if names_in_place(getattr(func, "__name__", ""))}
+    assert len(named) > 100
+    assert named <= IN_PLACE.keys()
+    assert {torch._foreach_mul_, nn.init.kaiming_normal_, F.elu_, torch.relu_, Tensor.add_} <= IN_PLACE.keys()
+    assert all(names_in_place(func.__name__) for func in IN_PLACE)
 
 
 @quantized

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from zoo.errors import WeightError
@@ -217,15 +218,39 @@ def to_dense(tree: Any) -> Any:
     return tree_map(lambda value: value.dense() if isinstance(value, Weight) else value, tree)
 
 
+def names_in_place(name: str) -> bool:
+    """Whether torch's convention says that a function of this name writes to its first argument."""
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _in_place_functions() -> dict[Callable[..., Any], str]:
+    spaces = (Tensor, torch, F, nn.init, torch._C._nn)
+    functions = [value for space in spaces for value in (getattr(space, key) for key in dir(space)) if callable(value)]
+    names = [(function, getattr(function, "__name__", "")) for function in functions]
+    return {function: name for function, name in names if names_in_place(name)}
+
+
+# torch's own functions that write in place. Dynamo cannot read a function's name, but it can look a function up here.
+IN_PLACE = _in_place_functions()
+
+
+def _in_place_name(func: Callable[..., Any]) -> str | None:
+    """The name of a function that writes to its first argument; None for any other."""
+    if torch.compiler.is_dynamo_compiling():
+        return IN_PLACE.get(func)
+    name = getattr(func, "__name__", "")
+    return name if names_in_place(name) else None
+
+
 def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
     """Raise ``WeightError`` for a function that would write to a stand-in: the write would be lost."""
-    name = getattr(func, "__name__", "")
-    if name.endswith("_") and not name.endswith("__"):
+    name = _in_place_name(func)
+    if name is not None:
         target = args[0] if args else (kwargs or {}).get("tensor", (kwargs or {}).get("self"))
         if _any_weight(target):
             raise WeightError(WRITES.format(name=name))
     if kwargs and _any_weight(kwargs.get("out")):
-        raise WeightError(WRITES.format(name=f"{name}(out=)"))
+        raise WeightError(WRITES.format(name=f"{getattr(func, '__name__', '')}(out=)"))
 
 
 def _any_weight(value: Any) -> bool:
