@@ -146,7 +146,8 @@ KEYS = ["use_dora", "bias", "modules_to_save", "target_parameters", "exclude_mod
 
 
 def value(rng: random.Random) -> Any:
-    return rng.choice([rng.choice(VALUES), rng.choice(VALUES), [rng.choice(VALUES), rng.choice(VALUES)]])
+    """One of the values, or two in a list: a copy, since a later mutation may write into it."""
+    return copy.deepcopy(rng.choice([rng.choice(VALUES), rng.choice(VALUES), [rng.choice(VALUES), rng.choice(VALUES)]]))
 
 
 def mutated_json(rng: random.Random, content: dict[str, Any]) -> Any:
@@ -253,6 +254,13 @@ def test_mutants(what: str, bed: tuple[zoo.Model, Path], tmp_path: Path) -> None
         except BaseException as error:
             error.add_note(f"seed {seed + number}: {[(p.name, p.read_bytes()[:600]) for p in tmp_path.iterdir()]}")
             raise
+
+
+def test_a_mutant_is_json_whatever_was_made_before_it() -> None:
+    before = repr(VALUES)
+    for seed in range(2000):
+        json.dumps(mutated_json(random.Random(seed), {"a": {}, "b": {"c": 1}}))
+    assert repr(VALUES) == before
 
 
 def test_there_are_enough_mutants() -> None:
