@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active as transforms_active  # noqa: F401 - the operations take it from here
+from torch._C import _are_functorch_transforms_active as transforms_active  # noqa: F401 - for the operations
 
 from zoo.weights.packed import Codec
 from zoo.weights.store import Store
