@@ -1,39 +1,48 @@
 # `make demo`, `make test`, `make lint`: each sets up .venv by itself, with nothing but python3 and pip.
 PYTHON ?= python3
 PIP_FLAGS ?=
+CONSTRAINTS ?= constraints/newest.txt
 WORKERS ?= 2
 PYTEST_FLAGS ?=
 BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-oldest lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    load ddpm in 4 bit, tune it with LoRA, show before and after (make demo NAME=gpt for text)"
-	@echo "make test    run every test"
-	@echo "make lint    ruff and mypy"
-	@echo "make format  rewrite the files as ruff formats them"
-	@echo "make clean   remove caches, builds and the demo's output (rm -rf .venv starts afresh)"
+	@echo "make demo         load ddpm in 4 bit, tune it with LoRA, show before and after (make demo NAME=gpt for text)"
+	@echo "make test         run every test"
+	@echo "make test-oldest  run every test with the oldest dependencies that are supported, in .venv-oldest"
+	@echo "make lint         ruff and mypy"
+	@echo "make format       rewrite the files as ruff formats them"
+	@echo "make clean        remove caches, builds and the demo's output (rm -rf .venv starts afresh)"
 
-.venv/installed: pyproject.toml
-	@echo "Setting up .venv. The first time, torch and its libraries are downloaded: several GB."
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[test]'
+.venv/installed: $(CONSTRAINTS)
+.venv-oldest/installed: constraints/oldest.txt
+.venv-oldest/installed: CONSTRAINTS = constraints/oldest.txt
+
+%/installed: pyproject.toml
+	@echo "Setting up $*. The first time, torch and its libraries are downloaded: several GB."
+	test -x $*/bin/python || $(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --upgrade pip
+	$*/bin/python -m pip install $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[test]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
 demo: .venv/installed
 	$(BIN)/zoo demo $(NAME)
 
 # One thread per test process: two threads on two busy cores are many times slower than one.
-test: export OMP_NUM_THREADS = 1
+test test-oldest: export OMP_NUM_THREADS = 1
 test: .venv/installed
+test-oldest: .venv-oldest/installed
+test-oldest: BIN = .venv-oldest/bin
+test test-oldest:
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 --durations-min 2 $(PYTEST_FLAGS)
 
 lint: .venv/installed-dev
@@ -47,4 +56,4 @@ format: .venv/installed-dev
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build *.egg-info zoo-demo runs
-	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What is built and installed: entry points, wheel, source distribution."""
+"""What is built and installed: dependencies, entry points, wheel, source distribution."""
 
 from __future__ import annotations
 
@@ -12,16 +12,43 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 
 
-def requirement_name(requirement: str) -> str:
-    from packaging.requirements import Requirement
+def direct() -> list[Requirement]:
+    """What the project itself asks for: to be built, to run, and for each of its extras."""
+    project = PROJECT["project"]
+    lines = [*PROJECT["build-system"]["requires"], *project["dependencies"]]
+    lines += [line for extra in project["optional-dependencies"].values() for line in extra]
+    return [one for one in map(Requirement, lines) if one.name != project["name"]]
 
-    return Requirement(requirement).name.lower()
+
+def pins(name: str) -> dict[str, Version]:
+    """The set of versions in a file of ``constraints/``, where nothing but ``name==version`` may be."""
+    lines = (ROOT / "constraints" / f"{name}.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    found = {name: Version(version) for name, version in pairs}
+    assert len(found) == len(pairs), "a package is pinned twice"
+    assert all(name == canonicalize_name(name) for name in found)
+    assert not any(version.local for version in found.values()), "a local build, which no index has"
+    return found
+
+
+@pytest.mark.parametrize("requirement", direct(), ids=str)
+def test_a_dependencys_bounds_are_the_versions_that_were_tested(requirement: Requirement) -> None:
+    """From the oldest that the suite ran with, to the next major version after the newest."""
+    name = canonicalize_name(requirement.name)
+    oldest, newest = pins("oldest")[name], pins("newest")[name]
+    bounds = {bound.operator: Version(bound.version) for bound in requirement.specifier}
+    assert bounds == {">=": oldest, "<": Version(str(newest.major + 1))}
+    assert newest in requirement.specifier
+    assert oldest <= newest
 
 
 def test_the_bundles_entry_points_are_the_plugins_own():
@@ -47,10 +74,10 @@ def test_every_plugin_package_is_in_the_wheel_and_known_to_ruff():
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 def test_a_plugin_needs_nothing_that_the_bundle_does_not_bring(plugin):
-    own = tomllib.loads((plugin / "pyproject.toml").read_text())["project"]
-    brought = {requirement_name(line) for line in PROJECT["project"]["dependencies"]} | {"adapter-zoo"}
-    assert {requirement_name(line) for line in own["dependencies"]} <= brought
-    assert "adapter-zoo" in {requirement_name(line) for line in own["dependencies"]}
+    own = tomllib.loads((plugin / "pyproject.toml").read_text())
+    assert set(own["project"]["dependencies"]) <= {*PROJECT["project"]["dependencies"], "adapter-zoo"}
+    assert "adapter-zoo" in own["project"]["dependencies"]
+    assert own["build-system"] == PROJECT["build-system"]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +118,7 @@ def test_the_source_distribution_holds_the_tests(built):
     with tarfile.open(built["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"tests/test_packaging.py", "conftest.py", "Makefile", "LICENSE", "CHANGELOG.md", "README.md"} <= names
+    assert {"constraints/oldest.txt", "constraints/newest.txt"} <= names
     assert {f"plugins/{plugin.name}/pyproject.toml" for plugin in PLUGINS} <= names
 
 
