@@ -142,17 +142,18 @@ def load_once(folder: Path, bits: int | None) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
 
     import zoo
-    from zoo import host, loading
+    from zoo.loading import stream
+    from zoo.plugin import hooks
     from zoo.weights.codecs import pack
     from zoo.weights.scheme import Quantization
 
     pack(torch.randn(64, 64), Quantization(4))  # the kernels' own library and tables
     clock = Clock()
-    loading.pack_weight = clock.function("quantize (and page in)", loading.pack_weight)
-    loading.manage = clock.function("place", loading.manage)
-    loading.set_parameter = clock.function("place", loading.set_parameter)
-    host.construct = clock.function("construct", host.construct)
-    host.checkpoint = clock.iterator("open and map", host.checkpoint)
+    stream.pack_weight = clock.function("quantize (and page in)", stream.pack_weight)
+    stream.replace_parameter = clock.function("place", stream.replace_parameter)
+    stream.set_parameter = clock.function("place", stream.set_parameter)
+    hooks.construct = clock.function("construct", hooks.construct)
+    hooks.checkpoint = clock.iterator("open and map", hooks.checkpoint)
     read_once(folder)
     reads, read_cpus = zip(*(read_once(folder) for _ in range(5)), strict=True)
     read, read_cpu = statistics.median(reads), statistics.median(read_cpus)

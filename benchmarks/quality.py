@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.demo import planned
+from zoo.cli.demo import planned
 
 RANK = 8
 WAYS: dict[str, tuple[int | None, int | None]] = {"full": (None, None), "LoRA": (None, RANK), "4-bit LoRA": (4, RANK)}

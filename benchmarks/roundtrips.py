@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo import discovery
+from zoo.catalog import discovery
 
 Inputs = tuple[Tensor, ...]
 
@@ -300,7 +300,7 @@ def run(model: Any, inputs: Inputs) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def stir(module: nn.Module) -> None:
+def perturb(module: nn.Module) -> None:
     """Move everything that trains, so that an adapter does something."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -332,7 +332,7 @@ def to_peft(bed: Bed, config: zoo.Adapter, bits: int | None, folder: Path) -> Fi
     inputs = bed.inputs()
     plain = run(base, inputs)
     model.add_adapter("default", config)
-    stir(model.module)
+    perturb(model.module)
     model.save_adapter(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -355,7 +355,7 @@ def from_peft(bed: Bed, kind: str, options: dict[str, Any], bits: int | None, fo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = peft.get_peft_model(base, getattr(peft, kind)(**options)).eval()
-        stir(theirs)
+        perturb(theirs)
         theirs.save_pretrained(str(folder / "theirs"))
     model.add_adapter("theirs", folder / "theirs")
     first = run(model, inputs)

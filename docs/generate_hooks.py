@@ -1,4 +1,4 @@
-"""Writes docs/hooks.md from zoo/hookspecs.py: python docs/generate_hooks.py
+"""Writes docs/hooks.md from zoo/plugin/hookspecs.py: python docs/generate_hooks.py
 
 The source is read, not imported; a test asserts that the committed page is what this writes.
 """
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "hooks.md"
 HEAD = """\
 # Hooks
 
-Every hook that a plugin may implement. Written from the docstrings of `zoo/hookspecs.py` by
+Every hook that a plugin may implement. Written from the docstrings of `zoo/plugin/hookspecs.py` by
 `docs/generate_hooks.py`: change those, not this page. [plugins.md](plugins.md) shows the hooks at work and says how
 the contract [evolves](plugins.md#how-the-contract-evolves).
 """

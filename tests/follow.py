@@ -128,9 +128,10 @@ def forget() -> None:
             del sys.modules[name]
     importlib.invalidate_caches()
     if "zoo" in sys.modules:
-        from zoo import host, registry
+        from zoo.catalog import registry
+        from zoo.plugin import hooks
 
-        host.reset()
+        hooks.reset()
         registry.forget()
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo import files, host
 from zoo.errors import AdapterError, OutputError, TuningError, UnknownNameError
+from zoo.plugin import hooks
+from zoo.storage import atomic
 
 
 class Net(nn.Module):
@@ -52,7 +53,7 @@ def out(model: Any, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def stir(model: zoo.Model, size: float = 0.1) -> None:
+def perturb(model: zoo.Model, size: float = 0.1) -> None:
     for name, parameter in model.module.named_parameters():
         if ".updates." in name:
             parameter.copy_(size * torch.randn_like(parameter))
@@ -74,7 +75,7 @@ two = {"a": zoo.LoRA(rank=2, targets=["fc", "embed"]), "b": zoo.LoRA(rank=3, tar
 def test_several_adapters_add_up_in_any_order(bits: int | None, net: Net, ids: Tensor) -> None:
     model = zoo.wrap(net, bits=bits, lora=two)
     plain = None
-    stir(model)
+    perturb(model)
     weights = {}
     for names in ((), ("a",), ("b",), ("a", "b"), ("b", "a")):
         model.activate(*names)
@@ -103,7 +104,7 @@ def test_deactivate_restores_the_base_bit_for_bit(bits: int | None, net: Net, id
     for name, lora in two.items():
         model.add_adapter(name, lora)
     assert torch.allclose(out(model, ids), before, atol=1e-6)  # new ones change nothing
-    stir(model)
+    perturb(model)
     assert not torch.allclose(out(model, ids), before, atol=1e-3)
     model.deactivate()
     assert model.active == ()
@@ -119,7 +120,7 @@ def test_removing_the_last_adapter_gives_the_parameters_themselves_back(net: Net
     before = [(name, id(parameter), parameter.requires_grad) for name, parameter in net.named_parameters()]
     output, keys = out(net, ids), list(net.state_dict())
     model = zoo.wrap(net, lora=two)
-    stir(model)
+    perturb(model)
     model.remove_adapter("a")
     assert tuple(model.adapters) == model.active == ("b",)
     assert all(".updates." in name for name, _ in model.trainable_parameters())
@@ -134,7 +135,7 @@ def test_removing_the_last_adapter_gives_the_parameters_themselves_back(net: Net
 @pytest.mark.parametrize("bits", [None, 4, 8, zoo.Quantization(4, "fp4", 256)])
 def test_merging_keeps_the_adapter_and_unmerging_the_bits(bits: Any, net: Net, ids: Tensor) -> None:
     model = zoo.wrap(net, bits=bits, lora=two)
-    stir(model)
+    perturb(model)
     before, output = held(model), out(model, ids)
     model.deactivate()
     base = out(model, ids)
@@ -154,7 +155,7 @@ def test_merging_keeps_the_adapter_and_unmerging_the_bits(bits: Any, net: Net, i
 def test_a_tiny_adapter_is_not_rounded_away_by_merging_into_4_bit(net: Net, ids: Tensor) -> None:
     """Requantizing after the merge loses an update of 1 % of the weight entirely."""
     model = zoo.wrap(net, bits=4, lora=zoo.LoRA(rank=4, targets=["fc"]))
-    stir(model, 0.01)
+    perturb(model, 0.01)
     model.deactivate()
     base = model.state_dict()["fc.weight"]
     model.activate("default")
@@ -166,7 +167,7 @@ def test_a_tiny_adapter_is_not_rounded_away_by_merging_into_4_bit(net: Net, ids:
 
 def test_merging_some_and_what_is_refused_meanwhile(net: Net, ids: Tensor) -> None:
     model = zoo.wrap(net, bits=4, lora=two)
-    stir(model)
+    perturb(model)
     output = out(model, ids)
     model.merge("a")
     assert model.active == ("b",)
@@ -198,7 +199,7 @@ def test_unmerging_activates_what_was_active_before(net: Net) -> None:
 def test_unload_leaves_the_librarys_own_module(bits: int | None, net: Net, ids: Tensor, tmp_path: Path) -> None:
     keys = list(net.state_dict())
     model = zoo.wrap(net, bits=bits, lora=two)
-    stir(model)
+    perturb(model)
     model.merge("a")
     model.deactivate()
     merged = out(model, ids)
@@ -218,7 +219,7 @@ def test_unload_leaves_the_librarys_own_module(bits: int | None, net: Net, ids: 
 @pytest.mark.parametrize("bits", [None, 4])
 def test_unload_keeps_what_was_merged(bits: int | None, net: Net, ids: Tensor) -> None:
     model = zoo.wrap(net, bits=bits, lora=two)
-    stir(model)
+    perturb(model)
     model.merge()
     merged = out(model, ids)
     assert torch.equal(out(model.unload(), ids), merged)
@@ -264,7 +265,7 @@ def test_what_can_train(net: Net, ids: Tensor) -> None:
 
 def test_training_and_evaluating(net: Net, ids: Tensor) -> None:
     model = zoo.wrap(net, lora=zoo.LoRA(rank=2, dropout=0.5))
-    stir(model)
+    perturb(model)
     assert torch.equal(out(model, ids), out(model, ids))
     assert model.train() is model
     assert net.drop.training
@@ -277,7 +278,7 @@ def test_training_and_evaluating(net: Net, ids: Tensor) -> None:
 @pytest.mark.parametrize("bits", [None, 4, 16])
 def test_the_state_is_what_the_librarys_own_module_loads(bits: int | None, net: Net, ids: Tensor) -> None:
     model = zoo.wrap(copy.deepcopy(net), bits=bits, lora=two)
-    stir(model)
+    perturb(model)
     model.merge("a")
     net.load_state_dict(model.state_dict())
     torch.testing.assert_close(out(net, ids), out(model, ids), rtol=1e-5, atol=1e-5)
@@ -294,7 +295,7 @@ def test_saving_a_wrapped_module(net: Net, ids: Tensor, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     model = zoo.wrap(copy.deepcopy(net), bits=4, lora=two)
-    stir(model)
+    perturb(model)
     assert model.save(tmp_path / "m") == tmp_path / "m"
     net.load_state_dict(load_file(tmp_path / "m" / "model.safetensors"))
     torch.testing.assert_close(out(net, ids), out(model, ids), rtol=1e-5, atol=1e-5)
@@ -317,7 +318,7 @@ def test_saving_where_it_cannot_be(net: Net, tmp_path: Path, monkeypatch: pytest
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_tensors", full)
+    monkeypatch.setattr(atomic, "save_tensors", full)
     with pytest.raises(OutputError, match="No space left"):
         model.save(tmp_path / "m")
     assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
@@ -331,7 +332,7 @@ def test_transformers_reads_what_gpt_saves(bits: int | None, tmp_path: Path) -> 
     sizes = {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 70, "bos_token_id": 0}
     GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=0)).save_pretrained(tmp_path / "base")
     model = zoo.load(str(tmp_path / "base"), bits=bits, lora=zoo.LoRA(rank=2, targets="all"), device="cpu")
-    stir(model)
+    perturb(model)
     model.save(tmp_path / "out")
     ids = torch.randint(0, 70, (2, 9))
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "out").eval()
@@ -356,7 +357,7 @@ def test_diffusers_reads_what_ddpm_saves(bits: int | None, tmp_path: Path) -> No
     )
     made.save_pretrained(tmp_path / "base")
     model = zoo.load(str(tmp_path / "base"), bits=bits, lora=zoo.LoRA(rank=2, targets="all"), device="cpu")
-    stir(model, 0.05)
+    perturb(model, 0.05)
     model.save(tmp_path / "out")
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 900])
     theirs = UNet2DModel.from_pretrained(tmp_path / "out").eval()
@@ -381,18 +382,18 @@ def test_the_verbs_of_a_plugin_see_evaluation_mode_and_no_gradients(net: Net, id
         note(model)
         return {"loss": 1}
 
-    hooks: dict[str, Callable[..., Any]] = {
+    functions: dict[str, Callable[..., Any]] = {
         "sample": sample,
         "evaluate": evaluate,
         "loss": lambda model, batch: batch.sum(),
     }
-    for name, hook in hooks.items():
+    for name, hook in functions.items():
         setattr(plugin, name, zoo.hookimpl(hook))
-    host.reset()
-    host.register(plugin, "seen")
+    hooks.reset()
+    hooks.register(plugin, "seen")
     try:
         model = zoo.wrap(net, lora=2)
-        model.entry = dataclasses.replace(model.entry, plugin="seen")
+        model.adapter_set.entry = dataclasses.replace(model.entry, plugin="seen")
         model.train()
         net.norm.eval()
         assert len(model.sample(3, seed=1)) == 3
@@ -403,12 +404,12 @@ def test_the_verbs_of_a_plugin_see_evaluation_mode_and_no_gradients(net: Net, id
         assert not net.norm.training
         assert model.loss(torch.ones(3)) == 3
     finally:
-        host.reset()
+        hooks.reset()
 
 
 def test_merging_in_training_mode_folds_no_dropout_in(net: Net) -> None:
     model = zoo.wrap(net, lora=zoo.LoRA(rank=2, dropout=0.5, targets="all"))
-    stir(model)
+    perturb(model)
     wanted = model.state_dict()["fc.weight"]
     model.train()
     model.merge()

@@ -109,7 +109,9 @@ def test_the_wheel_holds_the_registry_and_every_plugin_with_its_weights(built):
         files = {str(path.relative_to(plugin)) for path in package.rglob("*") if path.is_file()}
         files = {name for name in files if "__pycache__" not in name}
         assert files <= names
-    templates = {path for path in (ROOT / "zoo" / "template").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    templates = {
+        path for path in (ROOT / "zoo" / "cli" / "template").rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
     assert {str(path.relative_to(ROOT)) for path in templates} <= names, "`zoo new-plugin` writes these"
     assert not {name.split("/")[0] for name in names} & {"tests", "plugins", "conftest.py", "benchmarks"}
 
@@ -130,12 +132,13 @@ def test_an_installed_wheel_works_without_the_checkout(built, tmp_path):
 import sys
 sys.path[:] = [{str(site)!r}] + [p for p in sys.path if p and {str(ROOT)!r} not in (p, p.split("/plugins")[0])]
 import zoo
-from zoo import discovery, registry
+from zoo.catalog import discovery, registry
+from zoo.loading.resolve import resolve
 from zoo.cli import main
 assert zoo.__file__.startswith({str(site)!r}), zoo.__file__
 for name in discovery.claims():
     if any(entry.name == name and entry.weights == "embedded" for entry in registry.entries()):
-        folder = registry.resolve(name).folder
+        folder = resolve(name).folder
         assert folder.is_relative_to({str(site)!r}), folder
         assert list(folder.glob("*.safetensors")), folder
 sys.exit(main(["list"]) or main(["plugins", "--quick"]))

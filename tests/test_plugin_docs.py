@@ -15,8 +15,9 @@ import pluggy
 import pytest
 
 import zoo
-from zoo import hookspecs, scaffold
-from zoo.registration import HOOKS
+from zoo.cli import scaffold
+from zoo.plugin import hookspecs
+from zoo.plugin.manager import HOOKS
 
 from .follow import BLOCK, blocks
 from .reader import ROOT, Reader, Step, pattern
@@ -120,7 +121,7 @@ def generator() -> ModuleType:
 
 def test_the_hook_reference_is_what_the_contract_says(generator):
     committed = generator.PAGE.read_text(encoding="utf-8")
-    assert committed == generator.page(), "zoo/hookspecs.py has changed: python docs/generate_hooks.py"
+    assert committed == generator.page(), "zoo/plugin/hookspecs.py has changed: python docs/generate_hooks.py"
 
 
 def test_the_reference_has_every_hook_with_an_example_that_fits_it(generator):

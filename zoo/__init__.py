@@ -14,41 +14,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from zoo import compat
+from zoo._version import __version__
+
+compat.install()
 
 # Public name -> the module that defines it. A function and a module of the same name (`zoo.load`) would shadow each
 # other, so no module of the package is called like a name in this table.
 _HOME = {
-    "load": "zoo.loading",
-    "wrap": "zoo.loading",
+    "load": "zoo.loading.load",
+    "wrap": "zoo.loading.load",
     "Model": "zoo.model",
-    "Footprint": "zoo.footprint",
-    "CombineReport": "zoo.adapters.combining",
-    "MergeReport": "zoo.adapters.merging",
-    "Adapter": "zoo.adapters.config",
-    "LoRA": "zoo.adapters.config",
-    "Full": "zoo.adapters.config",
-    "LoHa": "zoo.adapters.kinds.config",
-    "LoKr": "zoo.adapters.kinds.config",
-    "Targets": "zoo.adapters.config",
-    "lora_update": "zoo.adapters.kinds.lora",
+    "Footprint": "zoo.weights.footprint",
+    "CombineReport": "zoo.adapters.combine",
+    "MergeReport": "zoo.adapters.merge",
+    "Adapter": "zoo.methods.config",
+    "LoRA": "zoo.methods.config",
+    "Full": "zoo.methods.config",
+    "LoHa": "zoo.methods.loha_lokr_config",
+    "LoKr": "zoo.methods.loha_lokr_config",
+    "Targets": "zoo.methods.config",
+    "lora_update": "zoo.methods.lora",
     "Quantization": "zoo.weights.scheme",
-    "Packed": "zoo.weights.packed",
-    "Codec": "zoo.weights.packed",
+    "QuantizedTensor": "zoo.weights.quantized_tensor",
+    "Codec": "zoo.weights.quantized_tensor",
     "Update": "zoo.weights.update",
-    "LowRank": "zoo.weights.update",
-    "Layout": "zoo.weights.update",
+    "LoRAUpdate": "zoo.weights.update",
+    "Layout": "zoo.weights.layout",
     "Scaling": "zoo.weights.update",
-    "Weight": "zoo.weights.standin",
-    "Entry": "zoo.registry",
-    "entries": "zoo.registry",
-    "Samples": "zoo.samples",
-    "SampleRequest": "zoo.requests",
-    "BatchRequest": "zoo.requests",
+    "LazyWeight": "zoo.weights.lazy_weight",
+    "Entry": "zoo.catalog.entry",
+    "entries": "zoo.catalog.registry",
+    "Samples": "zoo.samples.samples",
+    "SampleRequest": "zoo.plugin.requests",
+    "BatchRequest": "zoo.plugin.requests",
     "TuneResult": "zoo.tuning.result",
     "PushResult": "zoo.hub.publish",
-    "hookimpl": "zoo.hookspecs",
-    "hookspec": "zoo.hookspecs",
+    "LoadedModel": "zoo.plugin.contract",
+    "observe": "zoo.plugin.hooks",
+    "hookimpl": "zoo.plugin.hookspecs",
+    "hookspec": "zoo.plugin.hookspecs",
     "ZooError": "zoo.errors",
     "UnknownNameError": "zoo.errors",
     "RegistryError": "zoo.errors",
@@ -62,7 +67,7 @@ _HOME = {
     "TuningError": "zoo.errors",
     "OutputError": "zoo.errors",
 }
-_MODULES = ("checkpoint", "data", "metrics")
+_MODULES = {"checkpoint": "zoo.storage.checkpoint", "data": "zoo.data", "metrics": "zoo.metrics"}
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
@@ -75,7 +80,12 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
+        return import_module(_MODULES[name])
+    if f"zoo.{name}" in compat.MODULES:
+        return import_module(f"zoo.{name}")
+    new_name = compat.renamed(name)
+    if new_name is not None:
+        return getattr(import_module(__name__), new_name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}; its public names are {', '.join(__all__)}")
 
 
@@ -84,15 +94,10 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from zoo.adapters.combining import CombineReport as CombineReport
-    from zoo.adapters.config import Adapter as Adapter
-    from zoo.adapters.config import Full as Full
-    from zoo.adapters.config import LoRA as LoRA
-    from zoo.adapters.config import Targets as Targets
-    from zoo.adapters.kinds.config import LoHa as LoHa
-    from zoo.adapters.kinds.config import LoKr as LoKr
-    from zoo.adapters.kinds.lora import lora_update as lora_update
-    from zoo.adapters.merging import MergeReport as MergeReport
+    from zoo.adapters.combine import CombineReport as CombineReport
+    from zoo.adapters.merge import MergeReport as MergeReport
+    from zoo.catalog.entry import Entry as Entry
+    from zoo.catalog.registry import entries as entries
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
     from zoo.errors import DataError as DataError
@@ -105,24 +110,31 @@ if TYPE_CHECKING:
     from zoo.errors import UnknownNameError as UnknownNameError
     from zoo.errors import WeightError as WeightError
     from zoo.errors import ZooError as ZooError
-    from zoo.footprint import Footprint as Footprint
-    from zoo.hookspecs import hookimpl as hookimpl
-    from zoo.hookspecs import hookspec as hookspec
     from zoo.hub.publish import PushResult as PushResult
-    from zoo.loading import load as load
-    from zoo.loading import wrap as wrap
+    from zoo.loading.load import load as load
+    from zoo.loading.load import wrap as wrap
+    from zoo.methods.config import Adapter as Adapter
+    from zoo.methods.config import Full as Full
+    from zoo.methods.config import LoRA as LoRA
+    from zoo.methods.config import Targets as Targets
+    from zoo.methods.loha_lokr_config import LoHa as LoHa
+    from zoo.methods.loha_lokr_config import LoKr as LoKr
+    from zoo.methods.lora import lora_update as lora_update
     from zoo.model import Model as Model
-    from zoo.registry import Entry as Entry
-    from zoo.registry import entries as entries
-    from zoo.requests import BatchRequest as BatchRequest
-    from zoo.requests import SampleRequest as SampleRequest
+    from zoo.plugin.contract import LoadedModel as LoadedModel
+    from zoo.plugin.hooks import observe as observe
+    from zoo.plugin.hookspecs import hookimpl as hookimpl
+    from zoo.plugin.hookspecs import hookspec as hookspec
+    from zoo.plugin.requests import BatchRequest as BatchRequest
+    from zoo.plugin.requests import SampleRequest as SampleRequest
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
-    from zoo.weights.packed import Codec as Codec
-    from zoo.weights.packed import Packed as Packed
+    from zoo.weights.footprint import Footprint as Footprint
+    from zoo.weights.layout import Layout as Layout
+    from zoo.weights.lazy_weight import LazyWeight as LazyWeight
+    from zoo.weights.quantized_tensor import Codec as Codec
+    from zoo.weights.quantized_tensor import QuantizedTensor as QuantizedTensor
     from zoo.weights.scheme import Quantization as Quantization
-    from zoo.weights.standin import Weight as Weight
-    from zoo.weights.update import Layout as Layout
-    from zoo.weights.update import LowRank as LowRank
+    from zoo.weights.update import LoRAUpdate as LoRAUpdate
     from zoo.weights.update import Scaling as Scaling
     from zoo.weights.update import Update as Update

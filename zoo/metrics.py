@@ -8,7 +8,7 @@ A judge is any image classifier in timm's manner, loaded by the caller::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,21 @@ from torch import Tensor
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
-    from zoo.model import Model
+    from collections.abc import Iterable
+
+    from torch import nn
+
+
+class Judge(Protocol):
+    """What is needed of a classifier that reads pictures; a ``zoo.Model`` of one has it."""
+
+    module: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+
+    def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
+        """Batches of pictures under the key ``images``, as the classifier takes them."""
+
 
 _CHUNK = 128  # pictures in one call of the judge
 
@@ -54,7 +68,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def read(judge: Model, images: Tensor) -> tuple[Tensor, Tensor]:
+def read(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     """What a classifier makes of pictures `[n, c, h, w]` in [0, 1]: features `[n, d]` and probabilities `[n, classes]`.
 
     The features are those before the classifier's last layer. The judge's own preprocessing applies. Raises `DataError`
@@ -79,7 +93,7 @@ def read(judge: Model, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def judged(
-    judge: Model, images: Tensor, *, labels: Tensor | None = None, reference: Tensor | None = None
+    judge: Judge, images: Tensor, *, labels: Tensor | None = None, reference: Tensor | None = None
 ) -> dict[str, float]:
     """Figures of generated pictures `[n, c, h, w]` in [0, 1].
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo import footprint as measure
-from zoo import host, native
-from zoo.adapters import combining, inject, manifest, merging, saved, swapping
-from zoo.adapters.combining import CombineReport
-from zoo.adapters.config import Adapter, as_adapter, check_name
-from zoo.adapters.merging import MergeReport
-from zoo.adapters.mixing import mixed
-from zoo.adapters.switching import Adapters, Plan
+from zoo.adapters import attach, combine, merge, swap
+from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.combine import CombineReport
+from zoo.adapters.merge import MergeReport
+from zoo.adapters.mixed_batch import mixed
+from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
+from zoo.formats import manifest, native, saved
 from zoo.hub.adapters import locate
-from zoo.modes import evaluating, seeded
-from zoo.registry import Entry
-from zoo.requests import BatchRequest, SampleRequest
+from zoo.methods.config import Adapter, as_adapter, check_name
+from zoo.plugin import hooks
+from zoo.plugin.requests import BatchRequest, SampleRequest
+from zoo.torch_state.modes import evaluating, seeded
+from zoo.weights import footprint as measure
 from zoo.weights.scheme import Quantization
+from zoo.weights.walk import TiedGroup, tied_groups
 
 if TYPE_CHECKING:
     from zoo.hub.publish import PushResult
@@ -37,8 +38,7 @@ class Model:
     """A module, the entry it came from, and what can be done with both. Made by ``zoo.load`` and ``zoo.wrap``.
 
     module: the library's own ``nn.Module``; use it as ever. entry: what the name stood for. device, dtype: where the
-    module lies and the type it computes in. scheme: how its weights are stored, None for as the checkpoint had them.
-    records: adapter's name → how it was made, as ``zoo.json`` says it. held: the adapters and which of them apply.
+    module lies and the type it computes in. adapter_set: the adapters and which of them apply.
     """
 
     def __init__(
@@ -49,17 +49,9 @@ class Model:
         dtype: torch.dtype,
         scheme: Quantization | None = None,
         fingerprint: str | None = None,
+        groups: list[TiedGroup] | None = None,
     ) -> None:
-        self.module = module
-        self.entry = entry
-        self.device = device
-        self.dtype = dtype
-        self.scheme = scheme
-        self.fingerprint = fingerprint
-        self.records: dict[str, dict[str, Any]] = {}
-        self.held = Adapters(module)
-        self._trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-        self._quantized = False  # the base never trains then
+        self.adapter_set = AdapterSet(module, entry, device, dtype, scheme, fingerprint, groups)
 
     def __call__(self, *args: Any, adapters: Sequence[Any] | None = None, **kwargs: Any) -> Any:
         """The module's own forward.
@@ -72,11 +64,11 @@ class Model:
         """
         if adapters is None:
             return self.module(*args, **kwargs)
-        return mixed(self, adapters, args, kwargs)
+        return mixed(self, self.adapter_set, adapters, args, kwargs)
 
     def __repr__(self) -> str:
         bits = f", bits={self.scheme.bits}" if self.scheme else ""
-        shares = [name if share == 1.0 else f"{share:g} · {name}" for name, share in self.held.weights.items()]
+        shares = [name if share == 1.0 else f"{share:g} · {name}" for name, share in self.adapter_set.weights.items()]
         active = f", active={', '.join(shares)}" if shares else ""
         kind = type(self.module).__name__
         return f"zoo.Model({self.entry.name!r}, {kind}, {self.device}, {self.dtype}{bits}{active})"
@@ -91,6 +83,41 @@ class Model:
         return self.train(False)
 
     # What it is
+
+    @property
+    def module(self) -> nn.Module:
+        """The library's own module."""
+        return self.adapter_set.module
+
+    @property
+    def entry(self) -> Entry:
+        """Where the module came from."""
+        return self.adapter_set.entry
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.adapter_set.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the module computes in."""
+        return self.adapter_set.dtype
+
+    @property
+    def scheme(self) -> Quantization | None:
+        """How the weights are quantized, None for as the checkpoint had them."""
+        return self.adapter_set.scheme
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A digest of the base's weights; None on ``meta``."""
+        return self.adapter_set.fingerprint
+
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """How each adapter was made, as its ``zoo.json`` says it, by name."""
+        return self.adapter_set.records
 
     def footprint(self) -> measure.Footprint:
         """Parameters, stored bytes, and the shares that are quantized and adapted."""
@@ -112,26 +139,24 @@ class Model:
 
     def sample(self, n: int = 1, *, seed: int | None = None, **options: Any) -> Samples:
         """``n`` samples; equal seeds give equal samples. The options are the architecture's own."""
-        request = SampleRequest(n, seed, options)
-        with torch.no_grad(), evaluating(self.module):
-            return host.sample(self, request)
+        return hooks.draw(self, SampleRequest(n, seed, options))
 
     def loss(self, batch: Any) -> Tensor:
         """The training loss of one batch of ``batches``: a scalar with a graph."""
-        return host.loss(self, batch)
+        return hooks.loss(self, batch)
 
     def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
         """Batches for ``loss``. data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
 
         split "train": endless, shuffled by ``seed``; any other: one pass in fixed order.
         """
-        return host.batches(self, data, BatchRequest(batch_size, split, seed))
+        return hooks.batches(self, data, BatchRequest(batch_size, split, seed))
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Figures on held-out data, the main one first; the same at every call."""
         with torch.no_grad(), evaluating(self.module):
-            figures = host.evaluate(self, data)
-        manifest.note_metrics(self, data, figures)
+            figures = hooks.evaluate(self, data)
+        manifest.note_metrics(self.adapter_set, data, figures)
         return figures
 
     def tune(self, data: Any = None, *, steps: int, **options: Any) -> TuneResult:
@@ -143,8 +168,8 @@ class Model:
         from zoo.tuning.loop import tune
 
         given = {name: value for name, value in options.items() if value is not None or name == "grad_clip"}
-        result = tune(self, data, steps=steps, **{**host.tuning(self.entry), **given})
-        manifest.note_tuning(self, data, result)
+        result = tune(self, data, steps=steps, **{**hooks.tuning(self.entry), **given})
+        manifest.note_tuning(self.adapter_set, data, result)
         return result
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -160,53 +185,43 @@ class Model:
     @property
     def adapters(self) -> Mapping[str, Adapter]:
         """Every adapter's configuration by name, active or not."""
-        return MappingProxyType(self.held.configs)
+        return MappingProxyType(self.adapter_set.configs)
 
     @property
     def active(self) -> tuple[str, ...]:
         """The names of the adapters that apply now, in order; merged ones are part of the base and not named."""
-        return self.held.active
+        return self.adapter_set.active
 
     @property
     def active_weights(self) -> Mapping[str, float]:
         """The weight of every active adapter, by name, in order."""
-        return MappingProxyType(self.held.weights)
+        return MappingProxyType(self.adapter_set.weights)
 
-    def plan(self, name: str, lora: Any, *, seed: int | None = None, replaces: bool = False) -> Plan:
-        """Everything of an adapter that can fail, without changing the model; for ``attach``.
+    def prepare_adapter(
+        self,
+        name: str,
+        lora: Any,
+        *,
+        seed: int | None = None,
+        replaces: bool = False,
+        groups: list[TiedGroup] | None = None,
+    ) -> PreparedAdapter:
+        """Do everything about an adapter that can fail, without changing the model.
 
-        replaces: it will take the place of the one of this name.
+        replaces: it will take the place of the one of this name. groups: the module's parameters, where a walk has just
+        been.
         """
         check_name(name)
-        if name in self.adapters and not replaces:
+        if name in self.adapter_set.configs and not replaces:
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
             folder = locate(lora)
-            return Plan(name, *saved.restore(self, folder), manifest.record(folder))
-        wanted = as_adapter(lora)
-        if wanted.targets is None:
-            wanted = replace(wanted, targets=self.entry.targets or "all")  # type: ignore[type-var]
+            restored = saved.restore(self.adapter_set, folder)
+            return PreparedAdapter(name, *restored, manifest.record(folder), groups)
+        wanted = as_adapter(lora, self.entry.targets or "all")
+        groups = tied_groups(self.module) if groups is None else groups
         with seeded(seed, self.device):
-            return Plan(name, wanted, inject.make_updates(self.module, self.entry, wanted))
-
-    def freeze(self, quantized: bool = False) -> None:
-        """Let nothing of the base train, and remember what did. quantized: until ``unload``, adapters or not."""
-        if not self._quantized and not quantized:
-            self._trained |= {name: parameter.requires_grad for name, parameter in self.module.named_parameters()}
-        self._quantized |= quantized
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(False)
-
-    def _thaw(self) -> None:
-        for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(self._trained.get(name, True) and parameter.is_floating_point())
-
-    def attach(self, plan: Plan, active: bool = True) -> None:
-        """Add a planned adapter; ``active``: and let it apply."""
-        if not self.adapters:
-            self.freeze()
-        self.held.attach(plan, active)
-        self.records[plan.name] = dict(plan.record or {})
+            return PreparedAdapter(name, wanted, attach.make_updates(groups, self.entry, wanted), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
         """Add an adapter, which applies at once beside those that are active: a new one changes nothing yet.
@@ -214,7 +229,7 @@ class Model:
         lora: a rank, a ``zoo.LoRA``, or where a saved adapter lies. Raises ``AdapterError``; the model is then as it
         was.
         """
-        self.attach(self.plan(name, lora, seed=seed))
+        self.adapter_set.attach(self.prepare_adapter(name, lora, seed=seed))
 
     def swap_adapter(self, name: str, lora: Any, *, seed: int | None = None) -> None:
         """Put another adapter's values into the tensors of the adapter ``name``: compiled code is not compiled again.
@@ -223,7 +238,8 @@ class Model:
         it does not change does nothing afterwards. It is as if loaded afresh but for dropout, which stays the slot's.
         Raises ``AdapterError`` for one that does not fit; nothing has changed then.
         """
-        swapping.swap(self, name, lora, seed)
+        self.adapter_set.unmerged(name)
+        swap.swap(self.adapter_set, self.prepare_adapter(name, lora, seed=seed, replaces=True))
 
     def combine_adapters(
         self,
@@ -245,7 +261,7 @@ class Model:
         alone counts as zero. Raises ``AdapterError``, also for kinds that are not low-rank; nothing has changed then.
         """
         options = {"rank": rank, "density": density, "majority_sign": majority_sign, "seed": seed}
-        return combining.combine(self, name, adapters, method=method, **options)  # type: ignore[arg-type]
+        return combine.combine(self.adapter_set, name, adapters, method=method, **options)  # type: ignore[arg-type]
 
     def activate(self, *names: str, weights: Sequence[float] | None = None) -> None:
         """Let exactly these adapters apply (and train), in this order.
@@ -253,7 +269,7 @@ class Model:
         weights: one number for each, 1 by default, which scales the adapter's whole effect; any sign. One of weight 0
         does exactly nothing and does not train. Saving an adapter writes it as it is, without its weight.
         """
-        self.held.activate(names, weights)
+        self.adapter_set.activate(names, weights)
 
     def deactivate(self) -> None:
         """Let no adapter apply: the base as it was, exactly."""
@@ -261,10 +277,7 @@ class Model:
 
     def remove_adapter(self, name: str) -> None:
         """Take an adapter away. After the last one the base trains again as it did before the first."""
-        self.held.remove(name)
-        self.records.pop(name, None)
-        if not self.adapters and not self._quantized:
-            self._thaw()
+        self.adapter_set.remove(name)
 
     def merge(self, *names: str, bits: int | Quantization | None = None) -> MergeReport:
         """Fold adapters (default: the active ones) into the weights, active ones with their weights, others whole.
@@ -274,24 +287,19 @@ class Model:
         logged as a warning and returned. The base is kept beside both, so that ``unmerge`` comes back to the identical
         bits. Raises a ``ZooError``; nothing is merged then.
         """
-        return merging.merge(self, names, bits)
+        return merge.merge(self.adapter_set, names, bits)
 
     def unmerge(self) -> None:
         """Take every merged adapter out again, bit for bit; those that were active before are active again."""
-        self.held.unmerge()
+        self.adapter_set.unmerge()
 
     def unload(self) -> nn.Module:
         """Plain parameters everywhere, and the module itself: merged adapters stay, unmerged ones are dropped.
 
         Quantized weights become full precision.
         """
-        inject.unload(self.module)
-        if self.adapters or self._quantized:
-            self._thaw()
-        self.held.forget()
-        self.records.clear()
-        self.scheme, self._quantized = None, False
-        for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading
+        self.adapter_set.unload()
+        for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
             self.module.__dict__.pop(name, None)
         return self.module
 
@@ -305,10 +313,10 @@ class Model:
             if not self.adapters:
                 raise AdapterError("there is no adapter to save: add one with lora= or add_adapter")
             if len(self.adapters) > 1:
-                return saved.save_all(self, Path(folder))
+                return saved.save_all(self.adapter_set, Path(folder))
             name = next(iter(self.adapters))
-        self.held.known(name)
-        return saved.save(self, Path(folder), name)
+        self.adapter_set.known(name)
+        return saved.save(self.adapter_set, Path(folder), name)
 
     def push(
         self,
@@ -330,7 +338,9 @@ class Model:
         """
         from zoo.hub.push import push
 
-        return push(self, repo_id, name, private=private, branch=branch, message=message, samples=samples)
+        return push(
+            self, self.adapter_set, repo_id, name, private=private, branch=branch, message=message, samples=samples
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.

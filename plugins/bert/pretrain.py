@@ -29,7 +29,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from zoo.data.text import package_prose, text_data
-from zoo.files import staged_folder
+from zoo.storage.atomic import staged_folder
 
 # Notation of the shapes: b windows in a batch, t tokens in a window, m masked tokens in a batch, v in the vocabulary.
 PACKAGES = ("numpy", "torch", "transformers")

@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from zoo.data.text import package_prose, text_data
-from zoo.files import staged_folder
+from zoo.storage.atomic import staged_folder
 
 # Notation of the shapes: b windows in a batch, t tokens in a window, v tokens in the vocabulary.
 PACKAGES = ("numpy", "torch", "transformers")

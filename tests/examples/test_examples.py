@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from zoo import registry
+from zoo.catalog import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/plugins/*/pyproject.toml"))
@@ -89,6 +89,7 @@ def test_all_examples_beside_the_seven(installed, run):
 
 
 def test_every_plugin_loads_where_all_are_installed(installed, run):
-    code = "from zoo import discovery, host\nfor name in discovery.claims():\n    host.load(name)\nprint('all')"
+    imports = "from zoo.catalog import discovery\nfrom zoo.plugin import hooks\n"
+    code = f"{imports}for name in discovery.claims():\n    hooks.load(name)\nprint('all')"
     done = run(["-W", "error", "-c", code], [installed(example) for example in EXAMPLES], {"ZOO_STRICT": "1"})
     assert done.stdout == "all\n", done.stderr

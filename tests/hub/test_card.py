@@ -14,7 +14,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 import zoo
-from zoo.adapters.manifest import data_name
+from zoo.formats.manifest import data_name
 from zoo.hub import markup
 from zoo.hub.card import Facts, Item, readme
 

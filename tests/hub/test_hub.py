@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo.cli import main
-from zoo.hub import snapshot
+from zoo.hub.download import snapshot
 
 from .conftest import small
 from .server import TOKEN, Hub, running

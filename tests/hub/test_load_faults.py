@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from zoo import files
 from zoo.errors import HubError
-from zoo.hub import snapshot
 from zoo.hub.adapters import locate
+from zoo.hub.download import snapshot
+from zoo.storage import atomic
 
 from .server import TOKEN, Hub
 
@@ -194,8 +194,8 @@ def test_a_base_is_verified_once(hub: Hub, monkeypatch: pytest.MonkeyPatch, cach
     sha = hub.make("me/base", {**served, "run.py": b"x", "pytorch_model.bin": b"x"}).head().sha
     hub.fails(r"GET me/base/resolve/.*safetensors", "flip")
     read: list[str] = []
-    digest = files.digest
-    monkeypatch.setattr(files, "digest", lambda path: (read.append(Path(path).name), digest(path))[1])
+    digest = atomic.digest
+    monkeypatch.setattr(atomic, "digest", lambda path: (read.append(Path(path).name), digest(path))[1])
     folder = snapshot("me/base")
     assert cached() == served
     assert read == ["model.safetensors"] * 2

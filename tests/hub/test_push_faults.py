@@ -200,7 +200,7 @@ def test_several_adapters_in_one_commit(hub: Hub, drawn: zoo.Samples) -> None:
     every = {".gitattributes", "README.md", *(f"{name}/{file}" for name in "ab" for file in files)}
     assert set(repository.head().files) == every
     assert repository.head().files["a/samples.png"] != repository.head().files["b/samples.png"]
-    assert dict(model.held.weights) == {"b": 0.5}, "the model is as it was"
+    assert dict(model.adapter_set.weights) == {"b": 0.5}, "the model is as it was"
     with pytest.raises(zoo.AdapterError, match=r'in its folders a, b; name one, e\.g\. lora=\{"a": "me/x/a"\}'):
         zoo.load("vae", lora="me/x", device="cpu")
     with pytest.raises(zoo.AdapterError, match="in its folders a, b"):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import zoo
+from zoo.catalog.names import Reference, is_repository, is_safe, parse
 from zoo.errors import AdapterError
 from zoo.hub.adapters import locate
-from zoo.hub.reference import Reference, is_repository, is_safe, parse
 
 from .server import Hub
 

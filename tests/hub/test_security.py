@@ -12,8 +12,8 @@ import pytest
 
 import zoo
 from zoo.errors import AdapterError, HubError
-from zoo.hub import snapshot
 from zoo.hub.adapters import JSON_LIMIT, LIMIT_VARIABLE, locate
+from zoo.hub.download import snapshot
 
 from .server import Fault, Handler, Hub
 

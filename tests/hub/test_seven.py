@@ -79,7 +79,7 @@ def test_what_was_pushed_is_what_is_loaded(name: str, hub: Hub) -> None:
 @pytest.mark.parametrize("name", [*PEFT, "vit"])
 def test_the_cards_own_code_loads_it_with_peft(name: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the base in full precision, as PEFT has it: the weights it computes with are zoo's."""
-    monkeypatch.setattr("zoo.loading.pick_device", lambda device: torch.device("cpu"))
+    monkeypatch.setattr("zoo.loading.load.pick_device", lambda device: torch.device("cpu"))
     model = trained(name, bits=None, targets=["qkv", "fc1"] if name == "vit" else None)
     model.push("me/adapter", samples=zoo.Samples(torch.rand(2, 1, 32, 32), "image"))
     card = hub.repositories["me/adapter"].head().files["README.md"].decode()

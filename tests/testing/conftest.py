@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo import registry
+from zoo.catalog import registry
 from zoo.testing import Site
 
 SOURCES = Path(__file__).with_name("toys")

@@ -7,8 +7,8 @@ import re
 import pytest
 
 import zoo
-from zoo import health, registry
-from zoo.cli import main
+from zoo.catalog import registry
+from zoo.cli import main, plugin_status
 from zoo.errors import PluginError
 from zoo.testing import check_plugin
 
@@ -42,7 +42,7 @@ def all_seven_work(capsys) -> None:
     assert all(re.search(rf"^{name} ", out, re.MULTILINE) for name in SEVEN)
     for name in SEVEN:
         assert main(["info", name]) == 0
-    states = {row.name: row.state for row in health.plugins("quick")}
+    states = {row.name: row.state for row in plugin_status.plugins("quick")}
     assert all(states[name] == "ok" for name in SEVEN)
     model = zoo.load("gat", bits=4, device="cpu")
     assert len(model.sample(1, seed=0)) == 1
@@ -120,7 +120,7 @@ def test_two_claims_to_one_name(site, capsys):
 
 def test_a_claim_to_a_name_of_the_seven_leaves_the_other_six(site, capsys):
     site.install("zoo-bad", {"vae": "pkg_bad"}, {"pkg_bad.py": HOOK})
-    states = {row.name: row.state for row in health.plugins("quick")}
+    states = {row.name: row.state for row in plugin_status.plugins("quick")}
     assert {name for name in SEVEN if states[name] == "ok"} == set(SEVEN) - {"vae"}
     with pytest.raises(PluginError, match=r"claimed by adapter-zoo .* and zoo-bad"):
         zoo.load("vae", device="meta")

@@ -6,8 +6,8 @@ import pytest
 
 from zoo.errors import PluginError
 from zoo.testing import Result, check_plugin, examine
-from zoo.testing.promise import Broken, Check, NotCheckable
-from zoo.testing.subject import Subject
+from zoo.testing.promise import Check, CheckFailed, NotCheckable
+from zoo.testing.subject import PluginUnderTest
 
 
 def test_quick_looks_at_loading_and_hooks_alone():
@@ -25,11 +25,11 @@ def test_an_unknown_plugin_is_named_with_the_nearest():
 
 def test_a_broken_check_says_plugin_hook_expected_found_and_fix():
     def run(subject):
-        raise Broken("three", hook="sample")
+        raise CheckFailed("three", hook="sample")
 
     check = Check("a-name", "loss", "two", "draw two", run)
     with pytest.raises(PluginError) as caught:
-        check.verify(Subject("mine"))
+        check.verify(PluginUnderTest("mine"))
     assert str(caught.value) == "plugin 'mine', hook 'sample': expected two; found: three. Fix: draw two"
 
 
@@ -38,7 +38,7 @@ def test_nothing_to_check_is_not_broken():
         raise NotCheckable("it has none")
 
     with pytest.raises(NotCheckable):
-        Check("a-name", "loss", "two", "draw two", run).verify(Subject("mine"))
+        Check("a-name", "loss", "two", "draw two", run).verify(PluginUnderTest("mine"))
 
 
 def test_strict_lets_a_plugins_own_exception_through(monkeypatch):
@@ -47,7 +47,7 @@ def test_strict_lets_a_plugins_own_exception_through(monkeypatch):
 
     check = Check("a-name", "loss", "two", "draw two", run)
     with pytest.raises(PluginError, match=r"found: KeyError: 'lost'\. Fix: draw two"):
-        check.verify(Subject("mine"))
+        check.verify(PluginUnderTest("mine"))
     monkeypatch.setenv("ZOO_STRICT", "1")
     with pytest.raises(KeyError):
-        check.verify(Subject("mine"))
+        check.verify(PluginUnderTest("mine"))

@@ -104,7 +104,8 @@ HOOKS = {
     ),
     "adapts nothing": Mutation(
         "@zoo.hookimpl\ndef sample",
-        "@zoo.hookimpl\ndef inject_adapter(weight):\n    import torch\n    update = zoo.LowRank(weight.shape, 1, 1.0)\n"
+        "@zoo.hookimpl\ndef inject_adapter(weight):\n    import torch\n"
+        "    update = zoo.LoRAUpdate(weight.shape, 1, 1.0)\n"
         "    if not weight.is_meta:\n        torch.nn.init.ones_(update.B)\n    return update\n\n\n"
         "@zoo.hookimpl\ndef sample",
         "inject_adapter",
@@ -120,7 +121,7 @@ HOOKS = {
     "updates by chance": Mutation(
         "@zoo.hookimpl\ndef sample",
         "@zoo.hookimpl\ndef inject_adapter(weight, config):\n    import random\n"
-        "    return zoo.LowRank(weight.shape, config.rank, 1 + random.random())\n\n\n@zoo.hookimpl\ndef sample",
+        "    return zoo.LoRAUpdate(weight.shape, config.rank, 1 + random.random())\n\n\n@zoo.hookimpl\ndef sample",
         "inject_adapter",
         "a loss of",
     ),
@@ -143,7 +144,10 @@ HOOKS = {
     "recognises nothing": Mutation('"model_type") == "toy"', '"model_type") == "tom"', "recognises", "not recognised"),
     "describes in numbers": Mutation('str(entry.config["size"])', 'entry.config["size"]', "describe", "{'size': 8}"),
     "drops a tensor": Mutation(
-        TENSORS, "return (p for p in zoo.checkpoint.tensors(entry) if p[0] != 'norm.bias')", "checkpoint", "norm.bias"
+        TENSORS,
+        "return (p for p in zoo.checkpoint.tensors(entry) if p[0] != 'norm.bias')",
+        "checkpoint",
+        "norm.bias",
     ),
     "renames a tensor": Mutation(
         TENSORS,
@@ -350,10 +354,10 @@ QUANTIZING = {
         "and Round(",
     ),
     "scales held elsewhere": Mutation(
-        'return zoo.Packed(codec, weight.shape, weight.dtype, {"values": values, "scales": scales})',
+        'return zoo.QuantizedTensor(codec, weight.shape, weight.dtype, {"values": values, "scales": scales})',
         'globals().setdefault("HELD", {})[values.data_ptr()] = scales\n'
         '    held = {"values": values, "scales": torch.ones_like(scales)}\n'
-        "    return zoo.Packed(codec, weight.shape, weight.dtype, held)",
+        "    return zoo.QuantizedTensor(codec, weight.shape, weight.dtype, held)",
         "quantize",
         "other values after",
         "(numbers * scales[:, None])",
@@ -516,19 +520,19 @@ def test_a_broken_promise_is_named(install, monkeypatch, name, path, kind, mutat
 
 def test_an_update_that_merges_otherwise_is_named(install):
     from zoo.testing import kinds
-    from zoo.testing.subject import Subject
+    from zoo.testing.subject import PluginUnderTest
 
     old = "factor = 1 + self.strength"
     install("gain", {"zoo_gain/gain.py": [(old, f"self.strength = 3.0 - self.strength\n        {old}")]})
     with pytest.raises(PluginError, match=r"output differs by .* when merged"):
-        kinds.it_merges.verify(Subject("gain"))
+        kinds.it_merges.verify(PluginUnderTest("gain"))
 
 
 def test_observers_are_tried_with_every_hook_and_argument():
     import inspect
 
-    from zoo import hookspecs
-    from zoo.registration import HOOKS
+    from zoo.plugin import hookspecs
+    from zoo.plugin.manager import HOOKS
     from zoo.testing.observing import situation
 
     arguments, answers = situation()

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from zoo import registry
+from zoo.catalog import registry
 from zoo.errors import PluginError
 from zoo.testing import check_plugin, examine, random_weights
-from zoo.testing.subject import Subject
+from zoo.testing.subject import PluginUnderTest
 
 INIT = "zoo_toy/__init__.py"
 TABLE = "zoo_toy/registry.toml"
@@ -26,14 +26,14 @@ def test_a_small_model_without_weights_is_checked_with_random_ones(install):
     results = check_plugin("toy")
     assert len(results) > 45
     assert {result.check for result in results if result.ok is None} == set()
-    first, again = Subject("toy"), Subject("toy")
+    first, again = PluginUnderTest("toy"), PluginUnderTest("toy")
     assert first.source[1] != again.source[1]
     assert torch.equal(first.plain.module.encode.weight, again.plain.module.encode.weight)
 
 
 def test_a_configuration_is_checked_with_random_weights(install):
     install("toy")
-    with Subject("toy", {"config": CONFIG}) as subject:
+    with PluginUnderTest("toy", {"config": CONFIG}) as subject:
         assert subject.plain.module.encode.weight.shape == (12, 6)
     assert all(result.ok for result in check_plugin("toy", config=CONFIG))
 
@@ -43,7 +43,7 @@ def test_a_folder_is_checked(install, site, recognised):
     install("toy", {} if recognised else {INIT: [NO_RECOGNISES]})
     folder = site.folder / "zoo_toy" / "embedded"
     (folder / "config.json").write_text(json.dumps({"model_type": "toy", "size": 8, "width": 16, "more": 1}))
-    with Subject("toy", {"folder": folder}) as subject:
+    with PluginUnderTest("toy", {"folder": folder}) as subject:
         assert subject.entry().config["more"] == 1
         assert subject.entry().folder == folder
     results = check_plugin("toy", folder=folder)
@@ -72,7 +72,7 @@ def test_a_large_model_is_not_made_at_random(install, monkeypatch):
     monkeypatch.setattr(random_weights, "SMALL", 100)
     with pytest.raises(PluginError, match="no model to be checked with"):
         check_plugin("toy")
-    with Subject("toy", {"entry": "toy"}) as subject:  # unless it is asked for
+    with PluginUnderTest("toy", {"entry": "toy"}) as subject:  # unless it is asked for
         assert subject.plain.module.encode.weight.shape == (16, 8)
 
 
@@ -89,10 +89,10 @@ OPTIONS = '{"batch_size": 5, "sample": {"spread": 0.5}}'
 def test_the_plugins_own_options_count_where_nothing_else_is_said(install, form):
     own = f"{form}\n\n\n@zoo.hookimpl\ndef loss"
     install("toy", {INIT: [("@zoo.hookimpl\ndef loss", own)]})
-    assert Subject("toy").options.batch_size == 5
-    assert Subject("toy").options.sample == {"spread": 0.5}
-    assert Subject("toy", {"batch_size": 3}).options.batch_size == 3
-    assert len(Subject("toy").batch["x"]) == 5
+    assert PluginUnderTest("toy").options.batch_size == 5
+    assert PluginUnderTest("toy").options.sample == {"spread": 0.5}
+    assert PluginUnderTest("toy", {"batch_size": 3}).options.batch_size == 3
+    assert len(PluginUnderTest("toy").batch["x"]) == 5
 
 
 def test_an_option_that_does_not_exist_is_refused(install):
@@ -113,7 +113,7 @@ def test_unused_weights_need_no_gradient(install):
 def test_data_and_batch_size_are_what_the_hooks_get(install):
     install("toy")
     data = torch.randn(40, 8)
-    with Subject("toy", {"data": data, "batch_size": 7}) as subject:
+    with PluginUnderTest("toy", {"data": data, "batch_size": 7}) as subject:
         assert any(torch.equal(subject.batch["x"][0], row) for row in data)
         assert len(subject.batch["x"]) == 7
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from zoo import discovery, health
-from zoo.cli import main
-from zoo.declared import declared
+from zoo.catalog import discovery
+from zoo.cli import main, plugin_status
+from zoo.plugin.static_scan import declared
 from zoo.testing import Result, isolated
 
 
@@ -37,7 +37,7 @@ def test_the_list_shows_kinds_and_hooks_and_imports_nothing(install, capsys):
 
 
 def test_what_the_source_says_is_what_an_import_shows():
-    listed, loaded = health.plugins(), health.plugins("quick")
+    listed, loaded = plugin_status.plugins(), plugin_status.plugins("quick")
     assert [(row.name, row.kind, row.hooks) for row in listed] == [(row.name, row.kind, row.hooks) for row in loaded]
 
 

@@ -13,11 +13,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.weights.codecs import pack
+from zoo.weights.layout import Layout
+from zoo.weights.lazy_weight import LazyWeight
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops import conv, linear
 from zoo.weights.scheme import Quantization
-from zoo.weights.standin import Weight
-from zoo.weights.store import Store
-from zoo.weights.update import Layout, LowRank
+from zoo.weights.update import LoRAUpdate
 
 SCHEMES = {
     "plain": None,
@@ -43,21 +44,21 @@ def managed(
     rank: int = 3,
     dropout: float = 0.0,
     train_base: bool = False,
-) -> Weight:
+) -> LazyWeight:
     """A fresh random managed weight, with adapters whose A and B are both random."""
     weight = torch.randn(*shape).to(dtype)
     how = SCHEMES[scheme]
     base = nn.Parameter(weight, requires_grad=train_base) if how is None else pack(weight, how)
-    store = Store(base, layout)
+    store = ManagedWeight(base, layout)
     for number in range(adapters):
-        update = LowRank(weight.shape, rank + number, 0.7 - 1.1 * number, layout=layout, dropout=dropout)
+        update = LoRAUpdate(weight.shape, rank + number, 0.7 - 1.1 * number, layout=layout, dropout=dropout)
         for factor in update.parameters():
             nn.init.normal_(factor, std=0.5)
         if dtype == torch.float64:
             update.double()
         store.add(f"adapter{number}", update)
     store.activate(tuple(store.updates))
-    return Weight(store)
+    return LazyWeight(store)
 
 
 class Reference(NamedTuple):
@@ -67,15 +68,15 @@ class Reference(NamedTuple):
     leaves: list[Tensor]
 
 
-def reference(store: Store) -> Reference:
+def reference(store: ManagedWeight) -> Reference:
     """base + Σ scale · B @ A in float64, the product written as the layout says and as nothing in zoo computes it."""
-    weight = store.base_dense().detach().double()
+    weight = store.base_tensor().detach().double()
     leaves = []
     plain = store.plain()
     if plain is not None and plain.requires_grad:
         weight.requires_grad_()
         leaves.append(weight)
-    for update in store.in_use():
+    for update in store.active_updates():
         A, B = (one.detach().double().requires_grad_() for one in (update.A, update.B))
         leaves += [A, B]
         delta = torch.einsum("or,ri->oi", B, A)
@@ -83,11 +84,11 @@ def reference(store: Store) -> Reference:
     return Reference(weight, leaves)
 
 
-def trained(store: Store) -> list[Tensor]:
+def trained(store: ManagedWeight) -> list[Tensor]:
     """The tensors that ``Reference.leaves`` are the float64 copies of."""
     plain = store.plain()
     first = [plain] if plain is not None and plain.requires_grad else []
-    return first + [factor for update in store.in_use() for factor in (update.A, update.B)]
+    return first + [factor for update in store.active_updates() for factor in (update.A, update.B)]
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -100,7 +101,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return (found.double() - expected.double()).abs().max().item() / largest
 
 
-def compare(op: Callable[..., Tensor], weight: Weight, *inputs: Tensor, tolerance: float = TOLERANCE) -> float:
+def compare(op: Callable[..., Tensor], weight: LazyWeight, *inputs: Tensor, tolerance: float = TOLERANCE) -> float:
     """Output and every gradient of ``op(weight, *inputs)`` against float64; returns the largest relative error.
 
     Also without gradients, where the code takes other turns. Floating inputs all take a gradient.
@@ -158,7 +159,7 @@ class _Made(TorchDispatchMode):
         return made
 
 
-def dense_kept(run: Callable[[], Tensor], weight: Weight) -> tuple[list[str], int]:
+def dense_kept(run: Callable[[], Tensor], weight: LazyWeight) -> tuple[list[str], int]:
     """The operations whose floating-point results of the dense weight's size outlive ``run()`` while its graph lives.
 
     Also how many such results there were at all. A storage counts however it is held: saved by autograd, in a

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.weights.manage import grouped_sites, stores
+from zoo.weights.walk import stores, tied_groups
 
 BITS = [None, 8, 4]
 
@@ -126,8 +126,8 @@ def test_every_adapted_weight_learns(
     name: str, bits: int | None, record_property: Callable[[str, object], None]
 ) -> None:
     module = CASES[name].make().train()
-    adaptable = [held for held, _ in grouped_sites(module) if held.ndim >= 2]
-    places = sum(len(sites) for held, sites in grouped_sites(module) if held.ndim >= 2)
+    adaptable = [group.value for group in tied_groups(module) if group.value.ndim >= 2]
+    places = sum(len(group.refs) for group in tied_groups(module) if group.value.ndim >= 2)
     model = zoo.wrap(module, bits=bits, lora=zoo.LoRA(rank=2, targets="all"))
     held = stores(module)
     assert len(held) == len(adaptable)

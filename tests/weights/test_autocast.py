@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.weights.standin import Weight
-from zoo.weights.update import Layout
+from zoo.weights.layout import Layout
+from zoo.weights.lazy_weight import LazyWeight
 
 from .helpers import FOLDING, SCHEMES, compare, error, folding, managed, reference, trained
 
@@ -136,13 +136,13 @@ DROPPED: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]
 @pytest.mark.parametrize("name", DROPPED)
 def test_dropout(name: str, scheme: str, adapters: int) -> None:
     op, shape, size = DROPPED[name]
-    weight: Weight = managed(shape, scheme, adapters, dropout=0.4)
+    weight: LazyWeight = managed(shape, scheme, adapters, dropout=0.4)
     store = weight._zoo_store
     x = torch.randn(size)
     store.eval()
     compare(op, weight, x)
     with torch.no_grad():
-        still, base = op(weight, x), op(store.base_dense(), x)
+        still, base = op(weight, x), op(store.base_tensor(), x)
         assert torch.equal(op(weight, x), still)
         store.train()
         draws = torch.stack([op(weight, x) for _ in range(600)])
@@ -155,9 +155,9 @@ def test_dropout(name: str, scheme: str, adapters: int) -> None:
     # Gradients see the mask that the output saw: y is linear in each B.
     x.requires_grad_()
     y = op(weight, x)
-    share = (y - op(store.base_dense(), x)).sum()
-    grads = torch.autograd.grad(y.sum(), [x, *(update.B for update in store.in_use())])  # type: ignore[attr-defined]
-    found = sum((grad * update.B).sum() for grad, update in zip(grads[1:], store.in_use(), strict=True))  # type: ignore[operator]
+    share = (y - op(store.base_tensor(), x)).sum()
+    grads = torch.autograd.grad(y.sum(), [x, *(update.B for update in store.active_updates())])  # type: ignore[attr-defined]
+    found = sum((grad * update.B).sum() for grad, update in zip(grads[1:], store.active_updates(), strict=True))  # type: ignore[operator]
     assert abs(found - share) < 1e-4 * (1 + y.abs().sum())
     assert all(grad.any() for grad in grads)
 
@@ -165,7 +165,7 @@ def test_dropout(name: str, scheme: str, adapters: int) -> None:
 def test_dropout_of_all_but_nothing_leaves_the_base() -> None:
     weight = managed((6, 10), "nf4", 1, dropout=0.999999)
     x = torch.randn(8, 10)
-    torch.testing.assert_close(F.linear(x, weight), F.linear(x, weight._zoo_store.base_dense()))  # type: ignore[arg-type]
+    torch.testing.assert_close(F.linear(x, weight), F.linear(x, weight._zoo_store.base_tensor()))  # type: ignore[arg-type]
 
 
 def test_a_layer_in_eval_mode_drops_nothing() -> None:
@@ -173,7 +173,7 @@ def test_a_layer_in_eval_mode_drops_nothing() -> None:
 
     module = nn.Sequential(nn.Linear(6, 6))
     model = zoo.wrap(module, lora=zoo.LoRA(rank=2, targets=["0"], dropout=0.5))
-    nn.init.normal_(module[0].weight._zoo_store.in_use()[0].B)  # type: ignore[union-attr, operator]
+    nn.init.normal_(module[0].weight._zoo_store.active_updates()[0].B)  # type: ignore[union-attr, operator]
     x = torch.randn(3, 6)
     model.module.eval()
     assert torch.equal(module(x), module(x))

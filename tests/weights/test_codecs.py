@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.errors import QuantizationError
 from zoo.weights import codecs
 from zoo.weights.codecs import pack
-from zoo.weights.packed import Packed
+from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import BLOCK_SIZES, Quantization, as_quantization, unknown_scheme
 
 SOURCES = [torch.float32, torch.bfloat16, torch.float16]
@@ -42,7 +42,7 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
-def tensors(packed: Packed) -> dict[str, Tensor]:
+def tensors(packed: QuantizedTensor) -> dict[str, Tensor]:
     return dict(zip(packed.names, packed.tensors(), strict=True))
 
 

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 import zoo
 from zoo.errors import WeightError
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 
 BITS = [None, 8, 4]
 quantized = pytest.mark.parametrize("bits", BITS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.weights.update import Layout
+from zoo.weights.layout import Layout
 
 from .helpers import FOLDING, QUANTIZED, SCHEMES, compare, dense_kept, folding, managed, saved_by
 
@@ -169,7 +169,7 @@ def test_one_gradient_alone(transposed: bool, which: str) -> None:
     for fold in FOLDING:
         with folding(fold):
             weight = managed((6, 6, 3, 3), "nf4", 1)
-            update = weight._zoo_store.in_use()[0]
+            update = weight._zoo_store.active_updates()[0]
             leaves = {"x": torch.randn(2, 6, 7, 8), "bias": torch.randn(6), "A": update.A, "B": update.B}
             for one in leaves.values():
                 one.requires_grad_()
@@ -194,7 +194,7 @@ def test_an_empty_batch() -> None:
                     y = op(x, weight, torch.randn(6))  # type: ignore[arg-type]
                     assert y.shape == op(x, weight.dense()).shape
                     y.sum().backward()
-                    for factor in weight._zoo_store.in_use()[0].parameters():
+                    for factor in weight._zoo_store.active_updates()[0].parameters():
                         assert factor.grad is not None
                         assert not factor.grad.any()
 

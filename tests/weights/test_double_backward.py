@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.weights.standin import Weight
-from zoo.weights.update import Layout
+from zoo.weights.layout import Layout
+from zoo.weights.lazy_weight import LazyWeight
 
 from .helpers import FOLDING, error, folding, managed, reference, trained
 
@@ -90,7 +90,7 @@ def test_gradient_penalties_through_quantized_weights(name: str, scheme: str) ->
     for adapters in (1, 2):
         for fold in FOLDING:
             with folding(fold):
-                weight: Weight = managed(shape, scheme, adapters, rank=2)
+                weight: LazyWeight = managed(shape, scheme, adapters, rank=2)
                 store = weight._zoo_store
                 mine = [torch.randn(one, requires_grad=True) for one in inputs]
                 theirs = [one.detach().double().requires_grad_() for one in mine]

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from zoo.errors import WeightError
 from zoo.weights.codecs import pack
+from zoo.weights.layout import Layout
 from zoo.weights.ops import embedding as path
 from zoo.weights.scheme import Quantization
-from zoo.weights.update import Layout
 
 from .helpers import QUANTIZED, SCHEMES, compare, dense_kept, managed
 
@@ -142,7 +142,7 @@ def test_dropout_only_in_training() -> None:
     compare(lookup(), weight, index)
     store.train()
     y = F.embedding(index, weight)  # type: ignore[arg-type]
-    base = store.base_dense()
+    base = store.base_tensor()
     changed = (y - base).abs().sum(1) > 0
     assert 0 < changed.sum() < ROWS
     store.eval()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.errors import WeightError
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 
 BITS = [None, 8, 4]
 

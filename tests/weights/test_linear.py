@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.weights.update import Layout
+from zoo.weights.layout import Layout
 
 from .helpers import FOLDING, QUANTIZED, SCHEMES, compare, dense_kept, error, folding, managed, saved_by
 
@@ -109,7 +109,7 @@ def test_no_rows_of_input(scheme: str, shape: tuple[int, ...]) -> None:
             y = F.linear(x, weight, bias)  # type: ignore[arg-type]
             assert y.shape == (*shape[:-1], OUTER)
             y.sum().backward()
-            update = weight._zoo_store.in_use()[0]
+            update = weight._zoo_store.active_updates()[0]
             for one in (x, bias, update.A, update.B):
                 assert one.grad is not None
                 assert not one.grad.any()
@@ -138,7 +138,7 @@ def test_one_gradient_alone(which: str) -> None:
     for fold in FOLDING:
         with folding(fold):
             weight = managed((OUTER, INNER), "nf4", 1)
-            update = weight._zoo_store.in_use()[0]
+            update = weight._zoo_store.active_updates()[0]
             x, bias = torch.randn(5, INNER), torch.randn(OUTER)
             g = torch.randn(5, OUTER)
             leaves = {"x": x, "bias": bias, "A": update.A, "B": update.B}
@@ -218,7 +218,9 @@ def test_a_detached_weight_gives_no_gradient_to_its_adapters() -> None:
     x = torch.randn(5, INNER, requires_grad=True)
     for detached in (weight.data, weight.detach()):
         for y in (F.linear(x, detached), x @ detached.T, detached @ x.T, torch.einsum("bi,oi->bo", x, detached)):
-            grads = torch.autograd.grad(y.sum(), [x, *weight._zoo_store.in_use()[0].parameters()], allow_unused=True)
+            grads = torch.autograd.grad(
+                y.sum(), [x, *weight._zoo_store.active_updates()[0].parameters()], allow_unused=True
+            )
             assert grads[0] is not None
             assert grads[1:] == (None, None)
 
@@ -226,9 +228,9 @@ def test_a_detached_weight_gives_no_gradient_to_its_adapters() -> None:
 def test_dropout_in_a_recomputed_product_is_the_same_both_times() -> None:
     # y is linear in B: Σ B · ∂L/∂B is the update's share of L, if backward saw the mask that forward drew.
     weight = managed((BATCH, OUTER, INNER), "plain", 1, dropout=0.5)
-    update = weight._zoo_store.in_use()[0]
+    update = weight._zoo_store.active_updates()[0]
     x = torch.randn(BATCH, 5, OUTER)
     y = torch.bmm(x, weight)  # type: ignore[arg-type]
-    share = (y - torch.bmm(x, weight._zoo_store.base_dense())).sum()
+    share = (y - torch.bmm(x, weight._zoo_store.base_tensor())).sum()
     (grad,) = torch.autograd.grad(y.sum(), [update.B])
     assert error((grad * update.B).sum(), share) < 1e-4

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import zoo
-from zoo.weights.update import LowRank
+from zoo.weights.update import LoRAUpdate
 
 from .helpers import FOLDING, error, folding
 
@@ -70,8 +70,8 @@ def with_zoo(layer: nn.Module, *, rank: int, alpha: float, rslora: bool) -> Hold
     return holder
 
 
-def zoo_update(holder: Any) -> LowRank:
-    (update,) = holder.layer.weight._zoo_store.in_use()
+def zoo_update(holder: Any) -> LoRAUpdate:
+    (update,) = holder.layer.weight._zoo_store.active_updates()
     return update  # type: ignore[no-any-return]
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import click
 
-from zoo import __version__
-from zoo.cli import facts, matrix, new_plugin, push, verbs
+from zoo._version import __version__
+from zoo.cli import info_commands, matrix, model_commands, new_plugin, push
 from zoo.cli.output import Group, one_line
 from zoo.errors import ZooError
 
@@ -34,7 +34,13 @@ def command_line() -> None:
     """Load any model in 4 bit with LoRA, sample it, tune it, save it."""
 
 
-for command in (*facts.COMMANDS, *verbs.COMMANDS, *matrix.COMMANDS, *new_plugin.COMMANDS, *push.COMMANDS):
+for command in (
+    *info_commands.COMMANDS,
+    *model_commands.COMMANDS,
+    *matrix.COMMANDS,
+    *new_plugin.COMMANDS,
+    *push.COMMANDS,
+):
     command_line.add_command(command)
 
 

@@ -10,7 +10,7 @@ import click
 from zoo.cli.output import Command, json_option, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from zoo.matrix import Cell
+    from zoo.cli.matrix_run import Cell
 
 _MARKS = {True: "yes", False: "NO", None: "–"}
 
@@ -32,11 +32,11 @@ def matrix(names: tuple[str, ...], backend: str, as_json: bool) -> None:
     NAMES are registry names (default: all whose weights a plugin carries). Takes about a minute for each. Exits with 1
     where something did not hold.
     """
-    from zoo import registry
+    from zoo.catalog import registry
 
     for name in names:
         registry.find(name)  # an unknown name should not wait for torch
-    from zoo import matrix as run
+    from zoo.cli import matrix_run as run
 
     cells: list[Cell] = []
     for name in names or run.names():

@@ -32,7 +32,7 @@ _TRY = {
 @json_option
 def new_plugin(name: str, kind: str, out: Path | None, as_json: bool) -> None:
     """Write a working plugin called NAME: a package with hooks, tests and a README, to put your own code into."""
-    from zoo import scaffold
+    from zoo.cli import scaffold
 
     folder, written = scaffold.write(name, kind, out)
     where = shlex.quote(str(folder))

@@ -34,12 +34,12 @@ def push(where: str, repository: str, device: str | None, as_json: bool, **more:
     account is the one that `hf auth login` knows, or HF_TOKEN's. Prints the commit's address.
     """
     folder = find(where)
-    from zoo.hub.reference import is_repository
+    from zoo.catalog.names import is_repository
 
     if not is_repository(repository):
         raise click.BadParameter(f"expected a repository written owner/name, got {repository!r}", param_hint="REPO")
     import zoo
-    from zoo.adapters.manifest import record
+    from zoo.formats.manifest import record
 
     bits = record(folder).get("bits")
     model = zoo.load(str(folder.resolve()), bits=bits if bits in (4, 8, 16, 32) else None, device=device)

@@ -10,7 +10,7 @@ from zoo.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.requests import BatchRequest
+    from zoo.plugin.requests import BatchRequest
 
 
 def stream(tensors: Mapping[str, Tensor | None], request: BatchRequest) -> Iterator[dict[str, Tensor]]:

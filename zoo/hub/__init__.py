@@ -1,8 +1,7 @@
-"""The Hugging Face Hub: models and adapters from it, adapters to it, through its own client."""
+"""The Hugging Face Hub: models and adapters from it, adapters to it, through its own client.
 
-from __future__ import annotations
+``download.py`` and ``adapters.py`` read, ``push.py`` writes, ``verify.py`` compares digests, ``trouble.py`` turns the
+client's errors into ours.
 
-from zoo.hub.download import snapshot
-from zoo.hub.reference import is_repository
-
-__all__ = ["is_repository", "snapshot"]
+Imports: ``zoo.formats`` and below. Start with ``adapters.py`` (reading) or ``push.py`` (writing).
+"""

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from zoo.catalog.names import Reference, parse
 from zoo.errors import AdapterError, HubError, UnknownNameError
 from zoo.hub import listing
 from zoo.hub.download import fetch, snapshot
 from zoo.hub.listing import Commit
-from zoo.hub.reference import Reference, parse
 from zoo.hub.verify import discard
 
 CONFIG, OWN = "adapter_config.json", "zoo.json"
@@ -45,7 +45,7 @@ def get(reference: Reference) -> tuple[Path, bool]:
     """
     commit = listing.resolve(reference.repository, reference.revision)
     names = {PurePosixPath(name).name for name in commit.files if _lies_in(name, reference.folder)}
-    if holds_adapter(names):
+    if looks_like_adapter(names):
         return download(reference, commit), True
     if reference.folder or (not names & {*MODELS} and adapter_folders(commit)):
         raise AdapterError(no_adapter(commit, reference))
@@ -71,14 +71,14 @@ def is_adapter(name: str, revision: str | None = None) -> bool:
         return is_adapter_folder(folder)
     reference = reference_of(name, revision)
     commit = listing.resolve(reference.repository, reference.revision)
-    return holds_adapter({PurePosixPath(file).name for file in commit.files if _lies_in(file, reference.folder)})
+    return looks_like_adapter({PurePosixPath(file).name for file in commit.files if _lies_in(file, reference.folder)})
 
 
 def is_adapter_folder(folder: Path) -> bool:
-    return holds_adapter([path.name for path in folder.iterdir()])
+    return looks_like_adapter([path.name for path in folder.iterdir()])
 
 
-def holds_adapter(names: Collection[str]) -> bool:
+def looks_like_adapter(names: Collection[str]) -> bool:
     """Whether a folder with files of these names is a saved adapter's, and not a model's with one beside it."""
     return not _is_model(names) and any(name in names for name in (CONFIG, OWN, *TENSORS, *PICKLED))
 
@@ -165,8 +165,8 @@ def _check_sizes(commit: Commit, names: list[str]) -> None:
 
 def _check_digests(commit: Commit, folder: Path, names: list[str], root: Path) -> None:
     """Hold the files against ``zoo.json``; where one differs, none of them stays in the cache."""
-    from zoo import files
-    from zoo.adapters import manifest
+    from zoo.formats import manifest
+    from zoo.storage import atomic
 
     try:
         own = manifest.read(folder)
@@ -176,7 +176,7 @@ def _check_digests(commit: Commit, folder: Path, names: list[str], root: Path) -
         short = PurePosixPath(name).name
         if short == OWN:
             continue
-        if files.digest(root / name) != own["sha256"].get(short):  # type: ignore[index]
+        if atomic.digest(root / name) != own["sha256"].get(short):  # type: ignore[index]
             for each in names:
                 discard(root / each)
             raise HubError(

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.catalog.names import is_commit, is_repository
 from zoo.hub import markup
 from zoo.hub.markup import block, inline, table
-from zoo.hub.reference import is_commit, is_repository
 
 SHEET = "samples.png"
 _LICENSES = frozenset(
@@ -227,7 +227,7 @@ def _base_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[object, ..
 
 def _callable_name(record: Mapping[str, Any]) -> str | None:
     """What ``zoo.load`` takes for the base anywhere: a registry name or a Hub repository, but no local folder."""
-    from zoo.registry import is_name
+    from zoo.catalog.names import is_name
 
     base = _base(record)
     name = base.get("name")

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 
+from zoo.catalog.names import is_safe
 from zoo.errors import HubError
 from zoo.hub import listing
 from zoo.hub.listing import Commit
-from zoo.hub.reference import is_safe
-from zoo.hub.trouble import explained, patiently
-from zoo.hub.verify import discard, is_right
+from zoo.hub.trouble import translate_errors, with_retries
+from zoo.hub.verify import discard, matches_digest
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "SHA256SUMS")
 PICKLES = ("*.bin", "*.pth", "*.json", "*.txt")
@@ -42,7 +42,7 @@ def fetch(commit: Commit, names: Iterable[str]) -> Path:
     """
     names = list(names)
     _check_names(commit, names)
-    with explained(str(commit)):
+    with translate_errors(str(commit)):
         if not commit.asked and not commit.offline and not all((commit.folder / name).is_file() for name in names):
             listing.ask(commit.repository, commit.sha)  # the client would try for half a minute
         if len(names) == 1:
@@ -50,7 +50,7 @@ def fetch(commit: Commit, names: Iterable[str]) -> Path:
         else:
             with ThreadPoolExecutor(WORKERS) as workers:
                 list(workers.map(lambda name: _one(commit, name), names))
-    listing.said_so(commit)
+    listing.warn_if_offline(commit)
     listing.remember(commit)
     return commit.folder
 
@@ -60,11 +60,11 @@ def _one(commit: Commit, name: str) -> Path:
 
     remote = commit.files[name]
     for _ in range(2):
-        found = patiently(lambda: hf_hub_download(commit.repository, name, revision=commit.sha))
+        found = with_retries(lambda: hf_hub_download(commit.repository, name, revision=commit.sha))
         path = Path(found)
         if not path.resolve().is_relative_to(_root(commit)):
             raise HubError(f"{commit}: {name} lies outside the cache, in {path.resolve()}; remove it there")
-        if is_right(path, remote):
+        if matches_digest(path, remote):
             return path
         discard(path)
     raise HubError(

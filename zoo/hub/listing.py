@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo import files
+from zoo.catalog.names import is_commit, is_repository, is_revision
 from zoo.errors import HubError, OutputError
-from zoo.hub.reference import is_commit, is_repository, is_revision
-from zoo.hub.trouble import explained, is_unreachable, patiently, say
+from zoo.hub.trouble import is_unreachable, say, translate_errors, with_retries
+from zoo.storage import atomic
 
 MAIN = "main"
 
@@ -67,7 +67,7 @@ def resolve(repository: str, revision: str | None = None) -> Commit:
     if known is not None:
         return Commit(repository, str(revision), known, offline=_offline_mode())
     branch = None if is_commit(revision) else revision or MAIN
-    with explained(where):
+    with translate_errors(where):
         try:
             sha = ask(repository, branch or revision)
             found = _remembered(repository, sha) or _ask_files(repository, sha)
@@ -83,7 +83,7 @@ def ask(repository: str, revision: str | None) -> str:
     """The sha of the commit that the Hub has under ``revision``; the client's errors."""
     from huggingface_hub import HfApi
 
-    info = patiently(lambda: HfApi().model_info(repository, revision=revision))
+    info = with_retries(lambda: HfApi().model_info(repository, revision=revision))
     if not is_commit(info.sha):
         raise HubError(f"{repository}: the Hub answered without a commit, {info.sha!r}")
     return str(info.sha)
@@ -95,7 +95,7 @@ def remember(commit: Commit) -> None:
         _keep(storage(commit.repository) / "refs" / commit.branch, commit.sha)
 
 
-def said_so(commit: Commit) -> None:
+def warn_if_offline(commit: Commit) -> None:
     """Tell the user that the Hub was not asked."""
     if commit.offline:
         why = "HF_HUB_OFFLINE is set" if _offline_mode() else "the Hub could not be reached"
@@ -121,7 +121,7 @@ def list_files(repository: str, sha: str) -> dict[str, RemoteFile]:
     from huggingface_hub import HfApi
 
     found: dict[str, RemoteFile] = {}
-    for item in patiently(lambda: list(HfApi().list_repo_tree(repository, revision=sha, recursive=True))):
+    for item in with_retries(lambda: list(HfApi().list_repo_tree(repository, revision=sha, recursive=True))):
         size = getattr(item, "size", None)
         if size is None:  # a folder
             continue
@@ -147,7 +147,7 @@ def _listing(repository: str, sha: str) -> Path:
 def _keep(path: Path, text: str) -> None:
     with suppress(OutputError, OSError):  # a cache that cannot be written is no reason to fail
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            files.write_text(path, text)
+            atomic.write_text(path, text)
 
 
 def _remembered(repository: str, sha: str) -> dict[str, RemoteFile] | None:

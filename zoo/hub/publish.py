@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.catalog.names import is_commit, is_repository, is_revision
 from zoo.errors import HubError
-from zoo.files import digest
 from zoo.hub import trouble
 from zoo.hub.listing import MAIN, RemoteFile, list_files
-from zoo.hub.reference import is_commit, is_repository, is_revision
-from zoo.hub.trouble import explained, is_passing, patiently, scrub, status
+from zoo.hub.trouble import is_passing, scrub, status, translate_errors, with_retries
 from zoo.hub.verify import names_of
+from zoo.storage.atomic import digest
 
 TRIES = 5
 CONFLICT = (409, 412)  # somebody else's commit came between
@@ -53,7 +53,7 @@ def publish(
         raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
     if not is_revision(branch) or is_commit(branch):
         raise HubError(f"{repository}: {branch!r} cannot be a branch's name")
-    with explained(where, writing=True):
+    with translate_errors(where, writing=True):
         _make_repository(repository, private)
         _make_branch(repository, branch)
         return _commit(repository, branch, content, scrub(" ".join(message.split())) or "Push with zoo")
@@ -107,7 +107,7 @@ def _look(repository: str, branch: str) -> tuple[str | None, dict[str, RemoteFil
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
     try:
-        sha = patiently(lambda: HfApi().model_info(repository, revision=branch)).sha
+        sha = with_retries(lambda: HfApi().model_info(repository, revision=branch)).sha
         return (sha, list_files(repository, sha)) if is_commit(sha) else (None, {})
     except (RevisionNotFoundError, EntryNotFoundError):
         if branch != MAIN:
@@ -142,7 +142,7 @@ def _mine(repository: str, branch: str, first: str | None, mark: str) -> str | N
     from huggingface_hub import HfApi
 
     with suppress(Exception):  # without a log the files themselves are looked at
-        for commit in patiently(lambda: HfApi().list_repo_commits(repository, revision=branch)):
+        for commit in with_retries(lambda: HfApi().list_repo_commits(repository, revision=branch)):
             if commit.commit_id == first:
                 return None
             if mark in f"{commit.title}\n{commit.message}" and is_commit(commit.commit_id):
@@ -158,7 +158,7 @@ def _text(repository: str, head: str | None, present: Mapping[str, RemoteFile], 
         return None
     if present[name].size > LONGEST:
         raise HubError(f"{repository}: its {name} has {present[name].size:,} bytes, expected at most {LONGEST:,}")
-    path = Path(patiently(lambda: hf_hub_download(repository, name, revision=head)))
+    path = Path(with_retries(lambda: hf_hub_download(repository, name, revision=head)))
     return path.read_text(encoding="utf-8", errors="replace")
 
 
@@ -174,7 +174,7 @@ def _make_repository(repository: str, private: bool) -> None:
 
     api = HfApi()
     try:
-        patiently(lambda: api.create_repo(repository, private=private))
+        with_retries(lambda: api.create_repo(repository, private=private))
         return
     except HfHubHTTPError as error:
         if status(error) not in (403, 409):
@@ -183,7 +183,7 @@ def _make_repository(repository: str, private: bool) -> None:
     if status(refused) == 409 and not private:  # it exists
         return
     try:
-        info = patiently(lambda: api.model_info(repository))
+        info = with_retries(lambda: api.model_info(repository))
     except HfHubHTTPError:
         if status(refused) == 403:  # may not create it, and it is not there either
             raise refused from None
@@ -203,6 +203,6 @@ def _make_branch(repository: str, branch: str) -> None:
         return
     api = HfApi()
     try:
-        patiently(lambda: api.model_info(repository, revision=branch))
+        with_retries(lambda: api.model_info(repository, revision=branch))
     except RevisionNotFoundError:
-        patiently(lambda: api.create_branch(repository, branch=branch, exist_ok=True))
+        with_retries(lambda: api.create_branch(repository, branch=branch, exist_ok=True))

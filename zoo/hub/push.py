@@ -8,18 +8,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from zoo import files, host
-from zoo.adapters import manifest
-from zoo.adapters.manifest import CONFIG, OWN, TENSORS
+from zoo.catalog.names import is_repository
 from zoo.errors import AdapterError, HubError, ZooError
+from zoo.formats import manifest
+from zoo.formats.manifest import CONFIG, OWN, TENSORS
 from zoo.hub import card
 from zoo.hub.card import SHEET, Facts, Item
 from zoo.hub.publish import PushResult, publish
-from zoo.hub.reference import is_repository
 from zoo.hub.trouble import say, scrub
+from zoo.plugin import hooks
+from zoo.plugin.requests import SampleRequest
+from zoo.storage import atomic
 
 if TYPE_CHECKING:
-    from zoo.model import Model
+    from zoo.adapters.adapter_set import AdapterSet
+    from zoo.plugin.contract import LoadedModel
     from zoo.samples import Samples
 
 CARD = "README.md"
@@ -27,7 +30,8 @@ COUNT = 8  # samples drawn for the card
 
 
 def push(
-    model: Model,
+    model: LoadedModel,
+    adapters: AdapterSet,
     repository: str,
     name: str | None = None,
     *,
@@ -37,11 +41,11 @@ def push(
     samples: Samples | None = None,
 ) -> PushResult:
     """Push adapters of ``model``; see ``zoo.Model.push``."""
-    from zoo.adapters import saved
+    from zoo.formats import saved
 
     if not is_repository(repository):
         raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
-    names = [name] if name is not None else list(model.adapters)
+    names = [name] if name is not None else list(adapters.configs)
     if not names:
         raise AdapterError("there is no adapter to push: load with lora=, or model.add_adapter")
     with TemporaryDirectory(prefix="zoo-push-") as staging:
@@ -49,9 +53,9 @@ def push(
         items = []
         for each in names:
             folder = "" if len(names) == 1 else each
-            saved.save(model, root / folder, each)
+            saved.save(adapters, root / folder, each)
             _without_paths(root / folder)
-            drawn = samples if samples is not None else _draw(model, each)
+            drawn = samples if samples is not None else _draw(model, adapters, each)
             items.append(_item(each, folder, root / folder, drawn))
         facts = _facts(model, repository, branch)
 
@@ -90,36 +94,36 @@ def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
     )
 
 
-def _draw(model: Model, name: str) -> Samples | None:
+def _draw(model: LoadedModel, adapters: AdapterSet, name: str) -> Samples | None:
     """Samples of the model with this adapter alone; None, with a line why, where its plugin draws none."""
     if model.entry.plugin is None:
         return None
-    before = dict(model.held.weights)
+    before = dict(adapters.weights)
     try:
-        if name not in model.held.merged:
-            model.activate(name)
-        return model.sample(COUNT, seed=0)
+        if name not in adapters.merged:
+            adapters.activate([name], None)
+        return hooks.draw(model, SampleRequest(COUNT, 0))
     except ZooError as error:
         say(f"the card has no samples: {error}")
         return None
     finally:
-        model.held.apply(before)
+        adapters.apply(before)
 
 
 def _for_peft(tensors: Path) -> bool:
     """Whether PEFT knows every key: those that only zoo can express are named otherwise."""
     from safetensors import safe_open
 
-    from zoo.adapters import peft_keys
+    from zoo.formats.peft import keys
 
     with safe_open(tensors, framework="pt") as file:
-        return not any(key.startswith(peft_keys.OWN) for key in file.keys())  # noqa: SIM118 - not a dict
+        return not any(key.startswith(keys.OWN) for key in file.keys())  # noqa: SIM118 - not a dict
 
 
-def _facts(model: Model, repository: str, branch: str | None) -> Facts:
+def _facts(model: LoadedModel, repository: str, branch: str | None) -> Facts:
     kind = type(model.module)
     try:
-        described = host.describe(model.entry) if model.entry.plugin and model.entry.config else {}
+        described = hooks.describe(model.entry) if model.entry.plugin and model.entry.config else {}
     except ZooError:
         described = {}
     module = (kind.__module__.partition(".")[0], kind.__name__)
@@ -136,8 +140,8 @@ def _without_paths(folder: Path) -> None:
         return
     own["base"] = {**base, **plain, "weights": None if _is_path(base.get("weights")) else base.get("weights")}
     config["base_model_name_or_path"] = _last(config.get("base_model_name_or_path"))
-    files.write_json(folder / CONFIG, config)
-    files.write_json(folder / OWN, own)
+    atomic.write_json(folder / CONFIG, config)
+    atomic.write_json(folder / OWN, own)
 
 
 def _is_path(value: Any) -> bool:

@@ -32,7 +32,7 @@ def say(message: str) -> None:
     logging.getLogger("zoo").warning(scrub(message))
 
 
-def patiently(call: Callable[[], Result], worth: Callable[[BaseException], bool] | None = None) -> Result:
+def with_retries(call: Callable[[], Result], worth: Callable[[BaseException], bool] | None = None) -> Result:
     """What ``call`` returns, tried again after a while where its error is one that passes (``worth``)."""
     for delay in DELAYS:
         try:
@@ -85,7 +85,7 @@ def _asked_to_wait(error: BaseException) -> float:
 
 
 @contextmanager
-def explained(where: str, *, writing: bool = False) -> Iterator[None]:
+def translate_errors(where: str, *, writing: bool = False) -> Iterator[None]:
     """What the client raises in the block as one ``HubError`` about ``where``."""
     try:
         yield

@@ -11,15 +11,15 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from zoo import files
 from zoo.errors import OutputError
 from zoo.hub.listing import RemoteFile, own_cache
+from zoo.storage import atomic
 
 NOTED = 2**20  # smaller files are read again each time
 _CHUNK = 2**20
 
 
-def is_right(path: Path, remote: RemoteFile) -> bool:
+def matches_digest(path: Path, remote: RemoteFile) -> bool:
     """Whether the file's content is what the Hub's digest says; by its size alone where the Hub gives no digest."""
     try:
         state = path.stat()
@@ -34,12 +34,12 @@ def is_right(path: Path, remote: RemoteFile) -> bool:
     note = own_cache("verified", f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json")
     if state.st_size >= NOTED and _read(note) == seen:
         return True
-    right = files.digest(path) == digest if remote.sha256 else digest in names_of(path, digest)
+    right = atomic.digest(path) == digest if remote.sha256 else digest in names_of(path, digest)
     if not right:
         return False
     if state.st_size >= NOTED:
         with suppress(OutputError):
-            files.write_text(note, json.dumps(seen))
+            atomic.write_text(note, json.dumps(seen))
     return True
 
 

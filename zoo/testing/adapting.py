@@ -12,15 +12,15 @@ import torch
 import zoo
 from zoo.errors import PluginError, ZooError
 from zoo.model import Model
-from zoo.testing.compare import close, loss_of, stir, tensors_of
+from zoo.testing.compare import close, loss_of, perturb, tensors_of
 from zoo.testing.promise import NotCheckable, promise, require
-from zoo.testing.subject import Subject
+from zoo.testing.subject import PluginUnderTest
 
 ORDINARY = "use the module's weights as ordinary attributes at every call; keep no copy, and none of what they gave"
 
 
 @promise("construct", "a model that loads in every precision: 16, 8 and 4 bit", ORDINARY, basic=True)
-def loads_in_every_precision(subject: Subject) -> None:
+def loads_in_every_precision(subject: PluginUnderTest) -> None:
     for bits in (16, 8):
         value = loss_of(subject.load(bits=bits), subject.batch)
         require(value == value, f"a loss that is not a number in {bits} bit")
@@ -30,7 +30,7 @@ def loads_in_every_precision(subject: Subject) -> None:
 
 
 @promise("inject_adapter", "a new adapter to change nothing", "let one of an update's factors start at zero")
-def a_new_adapter_changes_nothing(subject: Subject) -> None:
+def a_new_adapter_changes_nothing(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy()
     with_adapter = loss_of(model, subject.batch)
     model.deactivate()
@@ -39,17 +39,17 @@ def a_new_adapter_changes_nothing(subject: Subject) -> None:
 
 
 @promise("loss", "what an adapter learned to change the loss, in 4 bit", ORDINARY)
-def an_adapter_changes_the_loss(subject: Subject) -> None:
+def an_adapter_changes_the_loss(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy()
     before = loss_of(model, subject.batch)
-    stir(model)
+    perturb(model)
     require(loss_of(model, subject.batch) != before, "the same loss")
 
 
 @promise("inject_adapter", "an adapter that was saved to give the same model again", ORDINARY)
-def a_saved_adapter_comes_back(subject: Subject) -> None:
+def a_saved_adapter_comes_back(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy()
-    stir(model)
+    perturb(model)
     folder = model.save_adapter(subject.new_folder())
     again = subject.load(bits=4, lora=str(folder))
     one, two = loss_of(model, subject.batch), loss_of(again, subject.batch)
@@ -57,9 +57,9 @@ def a_saved_adapter_comes_back(subject: Subject) -> None:
 
 
 @promise("inject_adapter", "merged adapters to act as unmerged ones, and to come out without a trace", ORDINARY)
-def merging_is_exact(subject: Subject) -> None:
+def merging_is_exact(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy()
-    stir(model)
+    perturb(model)
     unmerged = loss_of(model, subject.batch)
     model.deactivate()
     base, bits = loss_of(model, subject.batch), model.state_dict()
@@ -81,12 +81,12 @@ def merging_is_exact(subject: Subject) -> None:
     "each sample of a batch to be what its own adapter makes of it, with model(..., adapters=[...])",
     "implement run_rows where samples are not the rows of the module's inputs, or each needs the others",
 )
-def samples_use_their_own_adapters(subject: Subject) -> None:
+def samples_use_their_own_adapters(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy()
-    stir(model)
+    perturb(model)
     model.add_adapter("other", zoo.LoRA(rank=2, targets="all"), seed=1)
     model.activate("other")
-    stir(model, 0.1)
+    perturb(model, 0.1)
     args, kwargs = _call(model, subject)
     inputs = [tensor for tensor in tensors_of((args, kwargs)) if tensor.dim()]
     if not inputs or len(inputs[0]) < 2:
@@ -114,7 +114,7 @@ def samples_use_their_own_adapters(subject: Subject) -> None:
 ROWS = 5  # samples in the batch: a number that hardly any other dimension has
 
 
-def _call(model: Model, subject: Subject) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _call(model: Model, subject: PluginUnderTest) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with which ``loss`` calls the module. Raises ``NotCheckable`` where it calls only parts."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handle = model.module.register_forward_pre_hook(lambda _, *call: seen.append(call), with_kwargs=True)
@@ -132,7 +132,7 @@ def _call(model: Model, subject: Subject) -> tuple[tuple[Any, ...], dict[str, An
     "a module that can be copied and pickled, in 4 bit and with an adapter",
     "hold no open file, lambda or local class in the module",
 )
-def can_be_copied(subject: Subject) -> None:
+def can_be_copied(subject: PluginUnderTest) -> None:
     expected = loss_of(subject.adapted, subject.batch)
     held = io.BytesIO()
     pickle.dump(subject.adapted.module, held)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.modes import evaluating
-from zoo.testing.promise import Broken
+from zoo.testing.promise import CheckFailed
+from zoo.torch_state.modes import evaluating
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -51,7 +51,7 @@ def backward(model: Model, batch: Any) -> None:
 
 
 @torch.no_grad()
-def stir(model: Model, scale: float = 0.05) -> None:
+def perturb(model: Model, scale: float = 0.05) -> None:
     """Give every factor of the active adapters values as training would, the same at each call."""
     generator = torch.Generator().manual_seed(0)
     for _, parameter in model.trainable_parameters():
@@ -80,12 +80,12 @@ def _random_states() -> tuple[Any, ...]:
 
 @contextmanager
 def random_state_untouched(fix: str) -> Iterator[None]:
-    """Raise ``Broken`` where torch's, Python's or numpy's global random state is another one afterwards."""
+    """Raise ``CheckFailed`` where torch's, Python's or numpy's global random state is another one afterwards."""
     before = _random_states()
     yield
     changed = _changed(before)
     if changed:
-        raise Broken(f"{changed[0]} is changed", fix)
+        raise CheckFailed(f"{changed[0]} is changed", fix)
 
 
 def watched(model: Model, call: Callable[[], Any]) -> tuple[Any, tuple[str, ...]]:

@@ -7,21 +7,21 @@ from typing import Any
 
 from zoo.errors import PluginError, ZooError
 from zoo.testing.compare import same
-from zoo.testing.promise import Broken, promise, require
-from zoo.testing.subject import Subject
+from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.subject import PluginUnderTest
 
 GENERATOR = "draw from request.generator(), and put what it drew on model.device"
 NOWHERE = "no-such-data:nowhere"  # a name that no plugin knows
 
 
 @promise("sample", "equal samples for equal seeds, also while the model trains", GENERATOR)
-def samples_repeat(subject: Subject) -> None:
+def samples_repeat(subject: PluginUnderTest) -> None:
     again, _ = subject.samples_again
     require(same(subject.samples.data, again.data), "other samples from the same seed")
 
 
 @promise("sample", "other samples for other seeds", "use request.seed, and no seed of your own")
-def samples_follow_the_seed(subject: Subject) -> None:
+def samples_follow_the_seed(subject: PluginUnderTest) -> None:
     other = subject.sample(2, 2)
     require(not same(subject.samples.data, other.data), "the same samples for seeds 1 and 2")
 
@@ -31,12 +31,12 @@ def samples_follow_the_seed(subject: Subject) -> None:
     "samples also where no seed is given",
     "seed a generator with request.seed only if it is not None, else generator.seed()",
 )
-def samples_without_a_seed(subject: Subject) -> None:
+def samples_without_a_seed(subject: PluginUnderTest) -> None:
     subject.sample(1, None)
 
 
 @promise("sample", "as many samples as were asked for", "draw request.n of them")
-def as_many_samples_as_asked(subject: Subject) -> None:
+def as_many_samples_as_asked(subject: PluginUnderTest) -> None:
     for n, drawn in ((2, len(subject.samples)), (3, len(subject.sample(3, 0)))):
         require(drawn == n, f"{drawn} for n={n}")
 
@@ -46,7 +46,7 @@ def as_many_samples_as_asked(subject: Subject) -> None:
     "the global random state and each module's training mode left as they were",
     f"{GENERATOR}; leave .train() and .eval() alone",
 )
-def samples_leave_everything(subject: Subject) -> None:
+def samples_leave_everything(subject: PluginUnderTest) -> None:
     _, changed = subject.samples_again
     require(not changed, f"{', '.join(changed)} is changed")
 
@@ -56,18 +56,18 @@ def samples_leave_everything(subject: Subject) -> None:
     "zoo.UnknownNameError for an option that it does not have",
     "take options with request.take(name=default, ...), which refuses others",
 )
-def unknown_options_are_refused(subject: Subject) -> None:
+def unknown_options_are_refused(subject: PluginUnderTest) -> None:
     try:
         subject.sample(1, 0, no_such_option=1)
     except PluginError as error:
-        raise Broken(str(error)) from error
+        raise CheckFailed(str(error)) from error
     except ZooError:
         return
-    raise Broken("no_such_option=1 was swallowed")
+    raise CheckFailed("no_such_option=1 was swallowed")
 
 
 @promise("sample", "samples that can be written to a file", "return zoo.Samples(data, kind) as its docstring says")
-def samples_can_be_saved(subject: Subject) -> None:
+def samples_can_be_saved(subject: PluginUnderTest) -> None:
     suffix = ".txt" if subject.samples.kind in ("text", "posterior") else ".png"
     path = subject.new_folder().with_suffix(suffix)
     subject.samples.save(path)
@@ -79,7 +79,7 @@ def samples_can_be_saved(subject: Subject) -> None:
     "finite figures, the same at every call, also while the model trains",
     "evaluate on fixed data in a fixed order, drawing with a generator of its own and a fixed seed",
 )
-def figures_repeat(subject: Subject) -> None:
+def figures_repeat(subject: PluginUnderTest) -> None:
     again, _ = subject.figures_again
     require(subject.figures == again, f"{subject.figures} and then {again}")
     odd = [name for name, value in again.items() if not math.isfinite(value)]
@@ -91,7 +91,7 @@ def figures_repeat(subject: Subject) -> None:
     "the global random state and each module's training mode left as they were",
     "draw with a torch.Generator of its own with a fixed seed; leave .train() and .eval() alone",
 )
-def figures_leave_everything(subject: Subject) -> None:
+def figures_leave_everything(subject: PluginUnderTest) -> None:
     _, changed = subject.figures_again
     require(not changed, f"{', '.join(changed)} is changed")
 
@@ -101,19 +101,19 @@ def figures_leave_everything(subject: Subject) -> None:
     "zoo.DataError for data that it does not know",
     "raise zoo.DataError for data that is not None and that you cannot read; zoo.data's readers do",
 )
-def evaluate_refuses_unknown_data(subject: Subject) -> None:
+def evaluate_refuses_unknown_data(subject: PluginUnderTest) -> None:
     refuses(lambda: subject.adapted.evaluate(NOWHERE))
 
 
 def refuses(call: Any) -> None:
-    """Raise ``Broken`` unless the call raises an error of zoo's that the plugin raised on purpose."""
+    """Raise ``CheckFailed`` unless the call raises an error of zoo's that the plugin raised on purpose."""
     try:
         call()
     except PluginError as error:
-        raise Broken(str(error)) from error
+        raise CheckFailed(str(error)) from error
     except ZooError:
         return
-    raise Broken(f"data={NOWHERE!r} was swallowed")
+    raise CheckFailed(f"data={NOWHERE!r} was swallowed")
 
 
 CHECKS = (

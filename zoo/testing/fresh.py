@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo import discovery
+from zoo.catalog import discovery
 
 # Libraries that take a tenth of a second or more to import: `zoo list` and `zoo info` must not wait for them.
 HEAVY = (
@@ -33,7 +33,7 @@ with contextlib.redirect_stdout(io.StringIO()) as printed:
     for entry in mine:
         try:
             if entry.config or entry.weights == "embedded":
-                entry = registry.resolve(entry.name, download=False)
+                entry = resolve(entry.name, download=False)
             if "describe" in implemented:
                 registration.caller("describe", {name!r})(entry=entry)
         except Exception:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from zoo import host
-from zoo.discovery import strict
-from zoo.registration import HOOKS
+from zoo.catalog.discovery import strict
+from zoo.plugin import hooks
+from zoo.plugin.manager import HOOKS
 from zoo.testing.fresh import search_path
 from zoo.testing.promise import Check, Result
 
@@ -86,7 +86,7 @@ def child(name: str) -> None:
         tell("start", check.hook, check.promise, number, total)
 
     try:
-        tell("is", host.implemented(name), host.observes(name))
+        tell("is", hooks.implemented(name), hooks.observes(name))
     except (Exception, SystemExit):
         if strict():
             raise

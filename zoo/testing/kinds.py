@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.adapters.config import Adapter
 from zoo.errors import AdapterError, PluginError, ZooError
+from zoo.methods.config import Adapter
 from zoo.model import Model
-from zoo.registration import caller
-from zoo.testing import toys
-from zoo.testing.compare import stir
-from zoo.testing.promise import Broken, NotCheckable, promise, require
-from zoo.testing.subject import Subject
-from zoo.weights.manage import stores
+from zoo.plugin.manager import caller
+from zoo.testing import example_modules
+from zoo.testing.compare import perturb
+from zoo.testing.promise import CheckFailed, NotCheckable, promise, require
+from zoo.testing.subject import PluginUnderTest
 from zoo.weights.update import Update
+from zoo.weights.walk import stores
 
 STEPS = 20
 
@@ -33,7 +33,7 @@ STEPS = 20
     "implement adapter_config(raw) with your configuration's from_peft; to_peft must say all of it, in JSON",
     basic=True,
 )
-def configuration_comes_back(subject: Subject) -> None:
+def configuration_comes_back(subject: PluginUnderTest) -> None:
     require("inject_adapter" in subject.hooks, "inject_adapter is missing", hook="inject_adapter")
     require("adapter_config" in subject.hooks, "adapter_config is missing")
     config = configuration(subject)
@@ -52,8 +52,8 @@ def configuration_comes_back(subject: Subject) -> None:
     "return an Update whose parameters train, or None for weights that the kind cannot take",
     basic=True,
 )
-def makes_updates(subject: Subject) -> None:
-    model = _wrapped(subject, toys.Linears)
+def makes_updates(subject: PluginUnderTest) -> None:
+    model = _wrapped(subject, example_modules.Linears)
     for name, store in stores(model.module).items():
         for update in store.updates.values():
             require(isinstance(update, Update), f"{type(update).__qualname__} for {name}")
@@ -61,7 +61,7 @@ def makes_updates(subject: Subject) -> None:
             trains = len(store.shape) < 2 or any(True for _ in update.parameters())
             require(trains, f"an update without parameters for {name}")
     try:
-        _wrapped(subject, toys.Mixed)
+        _wrapped(subject, example_modules.Mixed)
     except PluginError as error:
         raise error
     except ZooError:
@@ -74,19 +74,19 @@ def makes_updates(subject: Subject) -> None:
     "return weight + update in forward, cast to weight.dtype; factors() is (left, right, scale) of weight + scale · "
     "left @ right",
 )
-def updates_keep_shape_and_type(subject: Subject) -> None:
+def updates_keep_shape_and_type(subject: PluginUnderTest) -> None:
     model = _stirred(subject, _kind(subject))
     for name, store in stores(model.module).items():
-        for update in store.in_use():
+        for update in store.active_updates():
             for dtype in (torch.float32, torch.bfloat16, torch.float64):
-                weight = toys.gaussian(*store.shape).to(dtype)
+                weight = example_modules.gaussian(*store.shape).to(dtype)
                 got = update(weight)
                 require(got.shape == weight.shape, f"shape {tuple(got.shape)} for {name}'s {tuple(weight.shape)}")
                 require(got.dtype == dtype, f"{got.dtype} for {name} in {dtype}")
                 require(got.requires_grad, f"no graph for {name}")
             pair = update.factors()
             if pair is not None:
-                weight = toys.gaussian(*store.shape).double()
+                weight = example_modules.gaussian(*store.shape).double()
                 product = pair.scale * (pair.left.double() @ pair.right.double())
                 says = weight + product.view(weight.shape)
                 require(torch.allclose(update(weight), says, atol=1e-5), f"factors() of {name} say another weight")
@@ -97,12 +97,12 @@ def updates_keep_shape_and_type(subject: Subject) -> None:
     "a new adapter that changes nothing, unless the configuration's class says identity = False",
     "let the update start at zero (or at one, if it multiplies)",
 )
-def a_new_one_changes_nothing(subject: Subject) -> None:
+def a_new_one_changes_nothing(subject: PluginUnderTest) -> None:
     if not getattr(configuration(subject), "identity", True):
         raise NotCheckable("its configuration says identity = False")
     for kind in _toys(subject):
-        plain, adapted = zoo.wrap(toys.made(kind)), _wrapped(subject, kind)
-        far = float((toys.output(plain) - toys.output(adapted)).abs().max())
+        plain, adapted = zoo.wrap(example_modules.made(kind)), _wrapped(subject, kind)
+        far = float((example_modules.output(plain) - example_modules.output(adapted)).abs().max())
         require(far < 1e-6, f"{kind.__name__}'s output changed by {far:.2g}")
 
 
@@ -111,16 +111,16 @@ def a_new_one_changes_nothing(subject: Subject) -> None:
     "finite gradients that reach every update, from its first or second step on, and a loss that they lower",
     "use the update's parameters in forward without detaching them, and do not start with all of them at zero",
 )
-def it_learns(subject: Subject) -> None:
+def it_learns(subject: PluginUnderTest) -> None:
     for kind in _toys(subject):
         for bits in (None, 4):
             model = _wrapped(subject, kind, bits=bits)
             reached: set[str] = set()
             optimizer = torch.optim.Adam([factor for _, factor in model.trainable_parameters()], lr=1e-2)
-            start = float(toys.error(model).detach())
+            start = float(example_modules.error(model).detach())
             for _ in range(STEPS):
                 optimizer.zero_grad()
-                toys.error(model).backward()
+                example_modules.error(model).backward()
                 for name, factor in model.trainable_parameters():
                     grad = factor.grad
                     require(grad is None or bool(torch.isfinite(grad).all()), f"{name}'s gradient is not finite")
@@ -129,7 +129,7 @@ def it_learns(subject: Subject) -> None:
                 optimizer.step()
             dead = [name for name, _ in model.trainable_parameters() if name not in reached]
             require(not dead, f"none for {len(dead)} parameters, the first is {dead[:1]}")
-            end = float(toys.error(model).detach())
+            end = float(example_modules.error(model).detach())
             require(end < start, f"{start:.5g} before and {end:.5g} after {STEPS} steps")
 
 
@@ -138,17 +138,17 @@ def it_learns(subject: Subject) -> None:
     "an adapter that can be switched off and on, and taken away, exactly",
     "change nothing outside of the update: not the weight, not the module",
 )
-def it_switches_off(subject: Subject) -> None:
+def it_switches_off(subject: PluginUnderTest) -> None:
     for kind in _toys(subject):
         model = _stirred(subject, kind)
-        base, learned = toys.output(zoo.wrap(toys.made(kind))), toys.output(model)
+        base, learned = example_modules.output(zoo.wrap(example_modules.made(kind))), example_modules.output(model)
         require(not torch.equal(base, learned), "the same output with what it learned")
         model.deactivate()
-        require(torch.equal(toys.output(model), base), "another base when it is switched off")
+        require(torch.equal(example_modules.output(model), base), "another base when it is switched off")
         model.activate("default")
-        require(torch.equal(toys.output(model), learned), "another output when it is switched on again")
+        require(torch.equal(example_modules.output(model), learned), "another output when it is switched on again")
         model.remove_adapter("default")
-        require(torch.equal(toys.output(model), base), "another base when it is removed")
+        require(torch.equal(example_modules.output(model), base), "another base when it is removed")
 
 
 @promise(
@@ -156,16 +156,16 @@ def it_switches_off(subject: Subject) -> None:
     "a merged adapter that acts as unmerged, and comes out without a trace",
     "let forward(weight) be all that the update does",
 )
-def it_merges(subject: Subject) -> None:
+def it_merges(subject: PluginUnderTest) -> None:
     for kind in _toys(subject):
         for bits in (None, 4):
             model = _stirred(subject, kind, bits=bits)
-            learned = toys.output(model)
+            learned = example_modules.output(model)
             model.merge()
-            far = float((toys.output(model) - learned).abs().max())
+            far = float((example_modules.output(model) - learned).abs().max())
             require(far < 1e-4, f"{kind.__name__}'s output differs by {far:.2g} when merged")
             model.unmerge()
-            require(torch.equal(toys.output(model), learned), "another output after unmerge")
+            require(torch.equal(example_modules.output(model), learned), "another output after unmerge")
 
 
 @promise(
@@ -173,15 +173,15 @@ def it_merges(subject: Subject) -> None:
     "a saved adapter that gives the same output when it is loaded",
     "keep everything that is learned in parameters or buffers of the update",
 )
-def it_is_saved(subject: Subject) -> None:
+def it_is_saved(subject: PluginUnderTest) -> None:
     for kind in _toys(subject):
         model = _stirred(subject, kind)
         try:
             folder = model.save_adapter(subject.new_folder())
         except (AdapterError, NotImplementedError) as error:  # zoo, or the kind, has no file format for it
             raise NotCheckable(str(error)) from error
-        again = zoo.wrap(toys.made(kind), lora=str(folder))
-        far = float((toys.output(again) - toys.output(model)).abs().max())
+        again = zoo.wrap(example_modules.made(kind), lora=str(folder))
+        far = float((example_modules.output(again) - example_modules.output(model)).abs().max())
         require(far < 1e-6, f"{kind.__name__}'s output differs by {far:.2g}")
 
 
@@ -190,17 +190,17 @@ def it_is_saved(subject: Subject) -> None:
     "an update that can be copied and pickled",
     "make the update a class of your module, and hold no lambda in it",
 )
-def it_is_copied(subject: Subject) -> None:
+def it_is_copied(subject: PluginUnderTest) -> None:
     model = _stirred(subject, _kind(subject))
-    expected = toys.output(model)
+    expected = example_modules.output(model)
     held = io.BytesIO()
     pickle.dump(model.module, held)
     for how, module in (("deepcopy", copy.deepcopy(model.module)), ("pickle", pickle.loads(held.getvalue()))):
         twin = Model(module, model.entry, model.device, model.dtype)
-        require(torch.equal(toys.output(twin), expected), f"another output after {how}")
+        require(torch.equal(example_modules.output(twin), expected), f"another output after {how}")
 
 
-def configuration(subject: Subject) -> Adapter:
+def configuration(subject: PluginUnderTest) -> Adapter:
     """The configuration to check with, for all weights. Raises ``NotCheckable`` where none can be had."""
     given = subject.options.adapter
     if given is None:
@@ -208,7 +208,7 @@ def configuration(subject: Subject) -> Adapter:
     return dataclasses.replace(given, targets="all")  # type: ignore[type-var]
 
 
-def _default(subject: Subject) -> Any:
+def _default(subject: PluginUnderTest) -> Any:
     raw = {"peft_type": subject.name.upper(), "targets": "all"}
     try:
         config = _read(subject, raw)
@@ -216,40 +216,40 @@ def _default(subject: Subject) -> Any:
         raise NotCheckable(f"no configuration to check with: give adapter=YourConfig(...) ({error})") from error
     except Exception as error:
         fix = "give every field of the configuration a default, or raise zoo.AdapterError for what is missing"
-        raise Broken(f"{type(error).__name__} ({error}) for {raw}", fix, "adapter_config") from error
+        raise CheckFailed(f"{type(error).__name__} ({error}) for {raw}", fix, "adapter_config") from error
     if config is None:
         raise NotCheckable(f"no configuration to check with: give adapter=YourConfig(...) (None for {raw})")
     return config
 
 
-def _read(subject: Subject, raw: dict[str, Any]) -> Any:
+def _read(subject: PluginUnderTest, raw: dict[str, Any]) -> Any:
     return caller("adapter_config", subject.name)(raw=raw)
 
 
-def _wrapped(subject: Subject, kind: type[nn.Module], bits: int | None = None) -> Model:
-    return zoo.wrap(toys.made(kind), bits=bits, lora=configuration(subject), seed=0)
+def _wrapped(subject: PluginUnderTest, kind: type[nn.Module], bits: int | None = None) -> Model:
+    return zoo.wrap(example_modules.made(kind), bits=bits, lora=configuration(subject), seed=0)
 
 
-def _stirred(subject: Subject, kind: type[nn.Module], bits: int | None = None) -> Model:
+def _stirred(subject: PluginUnderTest, kind: type[nn.Module], bits: int | None = None) -> Model:
     model = _wrapped(subject, kind, bits)
-    stir(model)
+    perturb(model)
     return model
 
 
-def _toys(subject: Subject) -> tuple[type[nn.Module], ...]:
+def _toys(subject: PluginUnderTest) -> tuple[type[nn.Module], ...]:
     """The toys that the kind takes."""
-    return subject.remembered("toys", lambda: (toys.Linears, *_more(subject)))
+    return subject.remembered("toys", lambda: (example_modules.Linears, *_more(subject)))
 
 
-def _more(subject: Subject) -> tuple[type[nn.Module], ...]:
+def _more(subject: PluginUnderTest) -> tuple[type[nn.Module], ...]:
     try:
-        _wrapped(subject, toys.Mixed)
+        _wrapped(subject, example_modules.Mixed)
     except ZooError:
         return ()
-    return (toys.Mixed,)
+    return (example_modules.Mixed,)
 
 
-def _kind(subject: Subject) -> type[nn.Module]:
+def _kind(subject: PluginUnderTest) -> type[nn.Module]:
     return _toys(subject)[-1]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from zoo import host
-from zoo.adapters.targets import matches
+from zoo.methods.targets import matches
+from zoo.plugin import hooks
 from zoo.testing.compare import backward, loss_of, random_state_untouched, same, tensors_of
 from zoo.testing.drawing import NOWHERE, refuses
-from zoo.testing.promise import Broken, promise, require
-from zoo.testing.subject import Subject
-from zoo.weights.manage import stores
+from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.subject import PluginUnderTest
+from zoo.weights.walk import stores
 
 ONE_PASS = 10_000  # batches of 64: more is taken for endless
 SECONDS = 30.0  # and so is a pass that lasts longer
@@ -28,7 +28,7 @@ RATES = (3e-3, 3e-4, 3e-2)
     "equal training batches for equal seeds, others for other seeds",
     "shuffle and draw with torch.Generator().manual_seed(request.seed), as zoo.data.stream.stream does",
 )
-def batches_follow_the_seed(subject: Subject) -> None:
+def batches_follow_the_seed(subject: PluginUnderTest) -> None:
     first, again, other = (_some(subject, seed=seed) for seed in (3, 3, 4))
     require(len(first) == 3, f"{len(first)} training batches and then no more", "make split 'train' endless")
     require(same(first, again), "other batches from the same seed")
@@ -36,7 +36,7 @@ def batches_follow_the_seed(subject: Subject) -> None:
 
 
 @promise("batches", "the global random state left as it was", "draw with torch.Generator().manual_seed(request.seed)")
-def batches_leave_the_random_state(subject: Subject) -> None:
+def batches_leave_the_random_state(subject: PluginUnderTest) -> None:
     with random_state_untouched("draw with torch.Generator().manual_seed(request.seed)"):
         _some(subject, seed=3)
 
@@ -46,7 +46,7 @@ def batches_leave_the_random_state(subject: Subject) -> None:
     "batches of request.batch_size items: a tensor of each is that long",
     "make batches of request.batch_size items",
 )
-def batches_have_their_size(subject: Subject) -> None:
+def batches_have_their_size(subject: PluginUnderTest) -> None:
     for size in (subject.options.batch_size, subject.options.batch_size + 1):
         batch = next(iter(subject.batches(subject.plain, batch_size=size)))
         found = [tuple(tensor.shape) for tensor in tensors_of(batch)]
@@ -58,7 +58,7 @@ def batches_have_their_size(subject: Subject) -> None:
     "one finite pass in fixed order, whatever the seed, for a split that is not 'train'",
     "for request.training False go once through the held-out items, without shuffling",
 )
-def held_out_batches_are_one_pass(subject: Subject) -> None:
+def held_out_batches_are_one_pass(subject: PluginUnderTest) -> None:
     first, again, other = (
         _pass(subject.batches(subject.plain, split="test", batch_size=64, seed=seed)) for seed in (0, 0, 1)
     )
@@ -75,7 +75,7 @@ def held_out_batches_are_one_pass(subject: Subject) -> None:
     "zoo.DataError for data that it does not know",
     "raise zoo.DataError for data that is not None and that you cannot read; zoo.data's readers do",
 )
-def batches_refuse_unknown_data(subject: Subject) -> None:
+def batches_refuse_unknown_data(subject: PluginUnderTest) -> None:
     refuses(lambda: next(iter(subject.plain.batches(NOWHERE, batch_size=2))))
 
 
@@ -84,7 +84,7 @@ def batches_refuse_unknown_data(subject: Subject) -> None:
     "a finite scalar with a graph, equal for equal batches and random states",
     "return the mean of a differentiable loss, and draw noise with torch's global generator or from the batch",
 )
-def loss_is_a_finite_scalar(subject: Subject) -> None:
+def loss_is_a_finite_scalar(subject: PluginUnderTest) -> None:
     model = subject.adapted
     value = model.loss(subject.batch)
     require(bool(torch.isfinite(value)), f"{value.item()}")
@@ -98,7 +98,7 @@ def loss_is_a_finite_scalar(subject: Subject) -> None:
     "a finite gradient for every adapted weight, not zero throughout",
     "use the weight in loss without detaching; what loss rightly leaves alone is named with unused=",
 )
-def every_adapted_weight_learns(subject: Subject) -> None:
+def every_adapted_weight_learns(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy().train()
     weights = {
         name: store
@@ -117,7 +117,7 @@ def every_adapted_weight_learns(subject: Subject) -> None:
                 dead.discard(name)
         if not dead:
             return
-    raise Broken(f"none for {len(dead)} of {len(weights)} weights, the first is {min(dead)!r}")
+    raise CheckFailed(f"none for {len(dead)} of {len(weights)} weights, the first is {min(dead)!r}")
 
 
 @promise(
@@ -125,7 +125,7 @@ def every_adapted_weight_learns(subject: Subject) -> None:
     f"a loss that {STEPS} steps on one batch lower",
     "return what is to be minimised, as a mean, without a sign lost or a factor that swallows it",
 )
-def loss_goes_down(subject: Subject) -> None:
+def loss_goes_down(subject: PluginUnderTest) -> None:
     start = loss_of(subject.adapted, subject.batch)
     ends = []
     for rate in RATES:
@@ -138,20 +138,20 @@ def loss_goes_down(subject: Subject) -> None:
         ends.append(loss_of(model, subject.batch))
         if ends[-1] < start:
             return
-    raise Broken(f"{start:.6g} before, {', '.join(f'{end:.6g}' for end in ends)} after, at rates {RATES}")
+    raise CheckFailed(f"{start:.6g} before, {', '.join(f'{end:.6g}' for end in ends)} after, at rates {RATES}")
 
 
 @promise("tuning", "settings that model.tune takes", "return some of batch_size, lr, betas, grad_clip, warmup, average")
-def tuning_settings_are_known(subject: Subject) -> None:
+def tuning_settings_are_known(subject: PluginUnderTest) -> None:
     from zoo.tuning.settings import BATCH_SIZE, LR, Settings, warmup_steps
 
-    given = host.tuning(subject.entry())
+    given = hooks.tuning(subject.entry())
     warmup = warmup_steps(given.pop("warmup", 0), 100)
     base = {"batch_size": BATCH_SIZE, "lr": LR, "betas": (0.9, 0.999), "grad_clip": 1.0}
     Settings(data="", steps=100, seed=0, warmup=warmup, weight_decay=0.0, accumulate=1, **{**base, **given})
 
 
-def _some(subject: Subject, seed: int) -> list[Any]:
+def _some(subject: PluginUnderTest, seed: int) -> list[Any]:
     return list(itertools.islice(subject.batches(subject.plain, seed=seed), 3))
 
 
@@ -160,7 +160,7 @@ def _pass(batches: Iterable[Any]) -> list[Any]:
     for batch in batches:
         held.append(batch)
         if len(held) > ONE_PASS or time.monotonic() - start > SECONDS:
-            raise Broken(f"no end after {len(held)} batches of 64")
+            raise CheckFailed(f"no end after {len(held)} batches of 64")
     return held
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from difflib import get_close_matches
 
-from zoo import discovery, hookspecs, host, registry
+from zoo.catalog import discovery, registry
 from zoo.errors import did_you_mean
-from zoo.testing.promise import IMPORT, REGISTRY, Broken, promise, require
-from zoo.testing.subject import ARCHITECTURE, Subject
+from zoo.plugin import hooks, hookspecs
+from zoo.testing.promise import IMPORT, REGISTRY, CheckFailed, promise, require
+from zoo.testing.subject import ARCHITECTURE, PluginUnderTest
 
 
 @promise(
@@ -17,11 +18,11 @@ from zoo.testing.subject import ARCHITECTURE, Subject
     "install the package (pip install -e .) and check [project.entry-points.zoo] in its pyproject.toml",
     basic=True,
 )
-def found(subject: Subject) -> None:
+def found(subject: PluginUnderTest) -> None:
     claimed = discovery.claims().get(subject.name)
     reason = discovery.conflict(claimed) if claimed else None
     if reason:
-        raise Broken(reason, "leave one plugin of this name installed, or give one of them another name")
+        raise CheckFailed(reason, "leave one plugin of this name installed, or give one of them another name")
     discovery.claim(subject.name)
 
 
@@ -31,7 +32,7 @@ def found(subject: Subject) -> None:
     "make `python -c 'import ...'` of the entry point's module work; the entry point is name = \"module\"",
     basic=True,
 )
-def imports(subject: Subject) -> None:
+def imports(subject: PluginUnderTest) -> None:
     subject.plugin()
 
 
@@ -41,24 +42,24 @@ def imports(subject: Subject) -> None:
     "rename the function, or take the decorator off it",
     basic=True,
 )
-def names_of_hooks(subject: Subject) -> None:
+def names_of_hooks(subject: PluginUnderTest) -> None:
     marked = subject.implementations()
     for one in marked:
-        near = get_close_matches(one.hook, host.HOOKS, n=1, cutoff=0.55)
+        near = get_close_matches(one.hook, hooks.HOOKS, n=1, cutoff=0.55)
         meant = f" Did you mean {near[0]!r}?" if near else ""
-        known = f"there is no hook {one.hook!r}.{meant} The hooks are {', '.join(host.HOOKS)}"
-        require(one.hook in host.HOOKS, known, hook=near[0] if near else None)
+        known = f"there is no hook {one.hook!r}.{meant} The hooks are {', '.join(hooks.HOOKS)}"
+        require(one.hook in hooks.HOOKS, known, hook=near[0] if near else None)
     if not marked:
-        host.load(subject.name)  # says what is missing
+        hooks.load(subject.name)  # says what is missing
 
 
 @promise(
     IMPORT,
     "no other arguments than the hook has",
-    "take only arguments that zoo/hookspecs.py gives the hook (fewer are fine), under its names",
+    "take only arguments that zoo/plugin/hookspecs.py gives the hook (fewer are fine), under its names",
     basic=True,
 )
-def arguments_of_hooks(subject: Subject) -> None:
+def arguments_of_hooks(subject: PluginUnderTest) -> None:
     for one in subject.implementations():
         given = list(inspect.signature(getattr(hookspecs, one.hook)).parameters)
         for argument in one.arguments:
@@ -72,15 +73,15 @@ def arguments_of_hooks(subject: Subject) -> None:
     "leave wrapper=True out, or move the wrappers into a plugin of their own",
     basic=True,
 )
-def answers_or_observes(subject: Subject) -> None:
+def answers_or_observes(subject: PluginUnderTest) -> None:
     wrappers = [one.hook for one in subject.implementations() if one.wrapper]
     answers = [one.hook for one in subject.implementations() if not one.wrapper]
     require(not wrappers or not answers, f"{wrappers[:1]} is a wrapper, {answers[:1]} answers")
 
 
 @promise(IMPORT, "a plugin that zoo can register", "change what zoo refuses", basic=True)
-def registers(subject: Subject) -> None:
-    host.load(subject.name)
+def registers(subject: PluginUnderTest) -> None:
+    hooks.load(subject.name)
 
 
 @promise(
@@ -88,7 +89,7 @@ def registers(subject: Subject) -> None:
     "an import that brings in nothing heavy, so that `zoo info` and `zoo plugins` are quick",
     "import it inside the hooks, in functions, or from a module of your own that only hooks import",
 )
-def imports_nothing_heavy(subject: Subject) -> None:
+def imports_nothing_heavy(subject: PluginUnderTest) -> None:
     seen = subject.seen
     require(not seen.error, f"it cannot be imported by itself: {seen.error}")
     require(not seen.imported, f"{', '.join(seen.imported)} imported at its top level")
@@ -99,7 +100,7 @@ def imports_nothing_heavy(subject: Subject) -> None:
     "an import that prints nothing, because zoo's stdout is data",
     "take the print away, or use the logging module",
 )
-def prints_nothing(subject: Subject) -> None:
+def prints_nothing(subject: PluginUnderTest) -> None:
     printed = subject.seen.printed
     require(not printed, f"it printed {printed.strip()[:60]!r}")
 
@@ -107,9 +108,9 @@ def prints_nothing(subject: Subject) -> None:
 @promise(
     REGISTRY,
     "a registry.toml, if there is one, in which every entry is as it should be",
-    "correct it as the message says; docs of the keys are in zoo/registry.py",
+    "correct it as the message says; docs of the keys are in zoo/catalog/registry.py",
 )
-def registry_is_valid(subject: Subject) -> None:
+def registry_is_valid(subject: PluginUnderTest) -> None:
     folder = discovery.package_folder(discovery.claim(subject.name).package)
     mine = [fault for fault in registry.problems() if folder is not None and str(folder / registry.FILE) in fault]
     require(not mine, mine[0] if mine else "")
@@ -121,7 +122,7 @@ def registry_is_valid(subject: Subject) -> None:
     "implement it, decorated with @zoo.hookimpl",
     basic=True,
 )
-def has_its_hooks(subject: Subject) -> None:
+def has_its_hooks(subject: PluginUnderTest) -> None:
     for hook in ARCHITECTURE:
         require(hook in subject.hooks, f"{hook} is missing", hook=hook)
 

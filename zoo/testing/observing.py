@@ -9,23 +9,23 @@ import pluggy
 import torch
 from torch import nn
 
-from zoo import hookspecs
+from zoo.catalog.entry import Entry
 from zoo.errors import DataError
 from zoo.model import Model
-from zoo.registration import HOOKS
-from zoo.registry import Entry
-from zoo.requests import BatchRequest, SampleRequest
+from zoo.plugin import hookspecs
+from zoo.plugin.manager import HOOKS
+from zoo.plugin.requests import BatchRequest, SampleRequest
 from zoo.samples import Samples
 from zoo.testing.compare import random_state_untouched
-from zoo.testing.promise import Broken, promise, require
-from zoo.testing.subject import Subject
+from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.subject import PluginUnderTest
 from zoo.weights.scheme import Quantization
 
 PASS = "in each wrapper `result = yield`, and `return result`; let exceptions through"
 
 
 @promise("import", "results passed on unchanged, and none where nobody answers", PASS)
-def passes_results_on(subject: Subject) -> None:
+def passes_results_on(subject: PluginUnderTest) -> None:
     for hook in observed(subject):
         arguments, answers = situation()
         given = answers[hook]
@@ -44,7 +44,7 @@ def passes_results_on(subject: Subject) -> None:
 
 
 @promise("import", "exceptions let through as they are", PASS)
-def lets_exceptions_through(subject: Subject) -> None:
+def lets_exceptions_through(subject: PluginUnderTest) -> None:
     for hook in observed(subject):
         raised = DataError("of the plugin that is asked")
         try:
@@ -53,12 +53,12 @@ def lets_exceptions_through(subject: Subject) -> None:
             require(error is raised, "another error", hook=hook)
             continue
         except Exception as error:
-            raise Broken(f"{type(error).__name__} instead of the error that was raised", hook=hook) from error
-        raise Broken("the error was swallowed", hook=hook)
+            raise CheckFailed(f"{type(error).__name__} instead of the error that was raised", hook=hook) from error
+        raise CheckFailed("the error was swallowed", hook=hook)
 
 
 @promise("import", "the global random state left as it was", "draw nothing from the global generator")
-def leaves_the_random_state(subject: Subject) -> None:
+def leaves_the_random_state(subject: PluginUnderTest) -> None:
     for hook in observed(subject):
         arguments, answers = situation()
         with random_state_untouched("draw nothing from the global generator"):
@@ -68,7 +68,7 @@ def leaves_the_random_state(subject: Subject) -> None:
 _ITEMS = [("weight", torch.ones(2, 2)), ("bias", torch.ones(2))]
 
 
-def observed(subject: Subject) -> tuple[str, ...]:
+def observed(subject: PluginUnderTest) -> tuple[str, ...]:
     """The hooks that it wraps, in the contract's order."""
     own = {one.hook for one in subject.implementations()}
     return tuple(hook for hook in HOOKS if hook in own)
@@ -115,7 +115,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
     return arguments, answers
 
 
-def _called(subject: Subject, hook: str, answer: Any, arguments: dict[str, Any]) -> Any:
+def _called(subject: PluginUnderTest, hook: str, answer: Any, arguments: dict[str, Any]) -> Any:
     """One call that the observer sees, in a manager of its own, answered by nobody else."""
     requests = {"sample": SampleRequest(), "batches": BatchRequest(2)}
     manager = pluggy.PluginManager(hookspecs.PROJECT)

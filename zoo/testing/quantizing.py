@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 import zoo
+from zoo.catalog.entry import Entry
 from zoo.errors import QuantizationError
-from zoo.footprint import stored_bytes
-from zoo.registration import caller
-from zoo.registry import Entry
-from zoo.testing import toys
-from zoo.testing.compare import random_state_untouched, same, stir
-from zoo.testing.promise import Broken, promise, require
-from zoo.testing.subject import Subject
-from zoo.weights.manage import stores
-from zoo.weights.packed import Packed
+from zoo.plugin.manager import caller
+from zoo.testing import example_modules
+from zoo.testing.compare import perturb, random_state_untouched, same
+from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.subject import PluginUnderTest
+from zoo.weights.footprint import stored_bytes
+from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization
+from zoo.weights.walk import stores
 
 WIDTHS = (8, 4, 3, 2)
 SHAPES = {"2-D": (64, 32), "4-D": (16, 4, 3, 3), "an embedding's": (50, 32), "1×k": (1, 64), "odd": (7, 5)}
@@ -32,11 +32,11 @@ OVERHEAD = 2.0  # bits per value that scales may add
 
 @promise(
     "quantize",
-    f"zoo.Packed for a weight of {LARGE} in some width, and zoo.QuantizationError for a width that it does not have",
+    f"zoo.QuantizedTensor for a weight of {LARGE} in some width, and zoo.QuantizationError for a width that it lacks",
     "return Packed(codec, weight.shape, weight.dtype, {name: tensor}) if the scheme is yours",
     basic=True,
 )
-def packs(subject: Subject) -> None:
+def packs(subject: PluginUnderTest) -> None:
     require(widths(subject), f"none of bits={subject.options.bits or WIDTHS} is taken")
 
 
@@ -45,11 +45,11 @@ def packs(subject: Subject) -> None:
     "the weight's own shape, type and device again, in any type that it computes in, as a fresh tensor",
     "in the codec's unpack, return a new tensor of the shape and dtype that it is given",
 )
-def unpacks_to_the_same_shape(subject: Subject) -> None:
+def unpacks_to_the_same_shape(subject: PluginUnderTest) -> None:
     for bits in widths(subject):
         for what, shape in SHAPES.items():
             for dtype in (torch.float32, torch.bfloat16):
-                weight = toys.gaussian(*shape).to(dtype)
+                weight = example_modules.gaussian(*shape).to(dtype)
                 packed = pack(subject, weight, bits)
                 if isinstance(packed, Tensor):
                     require(torch.equal(packed, weight), f"another weight where it keeps a {what} one as it is")
@@ -71,8 +71,8 @@ def unpacks_to_the_same_shape(subject: Subject) -> None:
     f"weights that stay what they are: a relative error below {WORST:g} · 2^-bits, smaller with more bits",
     "check the scales, the rounding, and the order in which values are packed",
 )
-def error_is_bounded(subject: Subject) -> None:
-    weight = toys.gaussian(*LARGE)
+def error_is_bounded(subject: PluginUnderTest) -> None:
+    weight = example_modules.gaussian(*LARGE)
     errors = {}
     for bits in widths(subject):
         packed = large(subject, bits)
@@ -82,7 +82,9 @@ def error_is_bounded(subject: Subject) -> None:
     ordered = [errors[bits] for bits in sorted(errors)]
     require(ordered == sorted(ordered, reverse=True), f"{errors} by bits")
     zeros = pack(subject, torch.zeros(64, 64), widths(subject)[0])
-    require(bool((zeros(torch.float32) == 0).all() if isinstance(zeros, Packed) else True), "no zeros for zeros")
+    require(
+        bool((zeros(torch.float32) == 0).all() if isinstance(zeros, QuantizedTensor) else True), "no zeros for zeros"
+    )
 
 
 @promise(
@@ -90,7 +92,7 @@ def error_is_bounded(subject: Subject) -> None:
     f"stored data of at most {OVERHEAD:g} bits more per value than the codec's bits, and fewer than 16",
     "pack several values into a byte, and let more values share a scale; let codec.bits say what is stored",
 )
-def stores_fewer_bytes(subject: Subject) -> None:
+def stores_fewer_bytes(subject: PluginUnderTest) -> None:
     for bits in widths(subject):
         packed = large(subject, bits)
         stored = 8 * sum(t.numel() * t.element_size() for t in packed.parameters()) / packed.shape.numel()
@@ -100,14 +102,18 @@ def stores_fewer_bytes(subject: Subject) -> None:
 
 
 @promise("quantize", "the same data for the same weight, drawn from nothing", "round deterministically")
-def packs_the_same_again(subject: Subject) -> None:
-    weight = toys.gaussian(*LARGE)
+def packs_the_same_again(subject: PluginUnderTest) -> None:
+    weight = example_modules.gaussian(*LARGE)
     for bits in widths(subject):
         with random_state_untouched("draw nothing from the global generator"):
             packed = large(subject, bits, weight)
         again = large(subject, bits, weight)
         require(same(packed.tensors(), again.tensors()), f"other data in {bits} bit")
-        require(torch.equal(weight, toys.gaussian(*LARGE)), "the weight itself is changed", "do not write into it")
+        require(
+            torch.equal(weight, example_modules.gaussian(*LARGE)),
+            "the weight itself is changed",
+            "do not write into it",
+        )
 
 
 @promise(
@@ -115,7 +121,7 @@ def packs_the_same_again(subject: Subject) -> None:
     "a codec that is hashable, and equal for equal weights",
     "make the codec a frozen dataclass of plain values, without tensors",
 )
-def codec_is_a_value(subject: Subject) -> None:
+def codec_is_a_value(subject: PluginUnderTest) -> None:
     for bits in widths(subject):
         one, two = (large(subject, bits).codec for _ in range(2))
         require(one == two, f"{one} and {two}")
@@ -129,7 +135,7 @@ def codec_is_a_value(subject: Subject) -> None:
     "keep everything in the tensors given to Packed and in the codec, and let no buffer or attribute hold data; the "
     "codec's class must be importable",
 )
-def packed_travels(subject: Subject) -> None:
+def packed_travels(subject: PluginUnderTest) -> None:
     for bits in widths(subject):
         packed = large(subject, bits)
         expected = packed(torch.float32)
@@ -144,14 +150,14 @@ def packed_travels(subject: Subject) -> None:
     "zoo.QuantizationError for a weight with NaN",
     "raise zoo.QuantizationError unless torch.isfinite(weight).all()",
 )
-def refuses_nan(subject: Subject) -> None:
-    weight = toys.gaussian(*LARGE)
+def refuses_nan(subject: PluginUnderTest) -> None:
+    weight = example_modules.gaussian(*LARGE)
     weight[3, 5] = torch.nan
     try:
         pack(subject, weight, widths(subject)[0])
     except QuantizationError:
         return
-    raise Broken("it was packed")
+    raise CheckFailed("it was packed")
 
 
 @promise(
@@ -159,15 +165,20 @@ def refuses_nan(subject: Subject) -> None:
     "a model that computes with the unpacked weights, of any layer",
     "pack any shape, or return the weight itself to keep it in full precision",
 )
-def models_compute_with_it(subject: Subject) -> None:
+def models_compute_with_it(subject: PluginUnderTest) -> None:
     for bits in widths(subject):
-        model = zoo.wrap(toys.made(toys.Mixed), bits=Quantization(bits, scheme=subject.name))
-        plain = toys.made(toys.Mixed)
+        model = zoo.wrap(example_modules.made(example_modules.Mixed), bits=Quantization(bits, scheme=subject.name))
+        plain = example_modules.made(example_modules.Mixed)
         plain.load_state_dict(model.state_dict())
         with torch.no_grad():
-            expected = plain(toys.tokens())
-        require(torch.allclose(toys.output(model), expected, rtol=1e-3, atol=1e-4), f"another result in {bits} bit")
-        held = {name: store for name, store in stores(model.module).items() if isinstance(store.packed, Packed)}
+            expected = plain(example_modules.tokens())
+        require(
+            torch.allclose(example_modules.output(model), expected, rtol=1e-3, atol=1e-4),
+            f"another result in {bits} bit",
+        )
+        held = {
+            name: store for name, store in stores(model.module).items() if isinstance(store.packed, QuantizedTensor)
+        }
         require("linear.weight" in held, f"linear.weight of shape (64, 16) is not packed in {bits} bit")
         for name, store in held.items():
             width = 8 * stored_bytes(store) / store.shape.numel()
@@ -179,46 +190,50 @@ def models_compute_with_it(subject: Subject) -> None:
     "adapters that train on top, merge, and come out without a trace",
     "let unpack be a function of the stored tensors alone, without in-place changes and without a graph",
 )
-def adapters_train_on_it(subject: Subject) -> None:
+def adapters_train_on_it(subject: PluginUnderTest) -> None:
     for bits in widths(subject):
         lora = zoo.LoRA(rank=2, targets="all")
-        model = zoo.wrap(toys.made(toys.Mixed), bits=Quantization(bits, scheme=subject.name), lora=lora, seed=0)
-        base = toys.output(model)
-        toys.error(model).backward()
+        model = zoo.wrap(
+            example_modules.made(example_modules.Mixed), bits=Quantization(bits, scheme=subject.name), lora=lora, seed=0
+        )
+        base = example_modules.output(model)
+        example_modules.error(model).backward()
         for name, store in stores(model.module).items():
             factors = [factor.grad for factor in store.updates.parameters()]
             require(any(one is not None and bool(one.any()) for one in factors), f"no gradient for {name}'s adapter")
-        stir(model)
-        learned = toys.output(model)
+        perturb(model)
+        learned = example_modules.output(model)
         model.merge()
-        require(torch.allclose(toys.output(model), learned, rtol=1e-3, atol=1e-4), "another result when merged")
+        require(
+            torch.allclose(example_modules.output(model), learned, rtol=1e-3, atol=1e-4), "another result when merged"
+        )
         model.unmerge()
         model.deactivate()
-        require(torch.equal(toys.output(model), base), "another base after unmerge")
+        require(torch.equal(example_modules.output(model), base), "another base after unmerge")
 
 
-def pack(subject: Subject, weight: Tensor, bits: int) -> Packed | Tensor:
-    """The plugin's answer for one weight. Raises ``Broken`` for one that is neither ``Packed`` nor a tensor."""
+def pack(subject: PluginUnderTest, weight: Tensor, bits: int) -> QuantizedTensor | Tensor:
+    """The plugin's answer for one weight. Raises ``CheckFailed`` where it is neither packed nor a tensor."""
     scheme = Quantization(bits, scheme=subject.name)
     packed = caller("quantize", subject.name)(entry=Entry("toy", None), name="weight", weight=weight, scheme=scheme)
-    require(isinstance(packed, Packed | Tensor), f"{type(packed).__qualname__} for a weight in {bits} bit")
+    require(isinstance(packed, QuantizedTensor | Tensor), f"{type(packed).__qualname__} for a weight in {bits} bit")
     return packed
 
 
-def large(subject: Subject, bits: int, weight: Tensor | None = None) -> Packed:
+def large(subject: PluginUnderTest, bits: int, weight: Tensor | None = None) -> QuantizedTensor:
     """A large weight packed: no quantizer has a reason to keep it as it is."""
-    packed = pack(subject, toys.gaussian(*LARGE) if weight is None else weight, bits)
-    if not isinstance(packed, Packed):
-        raise Broken(f"a weight of {LARGE} kept in full precision in {bits} bit")
+    packed = pack(subject, example_modules.gaussian(*LARGE) if weight is None else weight, bits)
+    if not isinstance(packed, QuantizedTensor):
+        raise CheckFailed(f"a weight of {LARGE} kept in full precision in {bits} bit")
     return packed
 
 
-def widths(subject: Subject) -> tuple[int, ...]:
+def widths(subject: PluginUnderTest) -> tuple[int, ...]:
     """The widths that the quantizer takes."""
     return subject.remembered("widths", lambda: tuple(_widths(subject)))
 
 
-def _widths(subject: Subject) -> Iterator[int]:
+def _widths(subject: PluginUnderTest) -> Iterator[int]:
     for bits in subject.options.bits or WIDTHS:
         try:
             large(subject, bits)
@@ -229,14 +244,14 @@ def _widths(subject: Subject) -> Iterator[int]:
         yield bits
 
 
-def _travelled(subject: Subject, packed: Packed, bits: int) -> Iterator[tuple[str, Packed]]:
+def _travelled(subject: PluginUnderTest, packed: QuantizedTensor, bits: int) -> Iterator[tuple[str, QuantizedTensor]]:
     yield "deepcopy", copy.deepcopy(packed)
     held = io.BytesIO()
     pickle.dump(packed, held)
     yield "pickle", pickle.loads(held.getvalue())
     yield ".half()", copy.deepcopy(packed).half()
     yield ".to(bfloat16)", copy.deepcopy(packed).to(torch.bfloat16)
-    other = large(subject, bits, toys.gaussian(*LARGE).flip(0))
+    other = large(subject, bits, example_modules.gaussian(*LARGE).flip(0))
     other.load_state_dict(packed.state_dict())
     yield "state_dict", other
 

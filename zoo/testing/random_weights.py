@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo import host, registry
+from zoo.catalog import registry
+from zoo.catalog.entry import EMBEDDED, Entry
 from zoo.errors import PluginError
-from zoo.loading import meta_parameters
+from zoo.loading.load import meta_parameters
 from zoo.model import Model
-from zoo.registry import Entry
+from zoo.plugin import hooks
 
 if TYPE_CHECKING:
-    from zoo.testing.subject import Subject
+    from zoo.testing.subject import PluginUnderTest
 
 SMALL = 20_000_000  # parameters: up to this many, a model without weights is checked with random ones
 
 
-def source(subject: Subject) -> tuple[str, str | None]:
+def source(subject: PluginUnderTest) -> tuple[str, str | None]:
     """(name, weights) for ``zoo.load``. Raises PluginError that says how to make the plugin checkable."""
     options = subject.options
     mine = [entry for entry in registry.entries() if entry.plugin == subject.name]
@@ -34,7 +35,7 @@ def source(subject: Subject) -> tuple[str, str | None]:
     if options.config is not None:
         entry = mine[0] if mine else Entry(subject.name, subject.name)
         return _named(subject, mine, _written(subject, replace(entry, config=dict(options.config))))
-    carried = sorted((entry.name != subject.name, entry.name) for entry in mine if entry.weights == registry.EMBEDDED)
+    carried = sorted((entry.name != subject.name, entry.name) for entry in mine if entry.weights == EMBEDDED)
     if carried:
         return carried[0][1], None
     for entry in mine:
@@ -47,7 +48,7 @@ def source(subject: Subject) -> tuple[str, str | None]:
     )
 
 
-def _named(subject: Subject, mine: list[Entry], folder: Path) -> tuple[str, str | None]:
+def _named(subject: PluginUnderTest, mine: list[Entry], folder: Path) -> tuple[str, str | None]:
     if mine:
         return mine[0].name, str(folder)
     if "recognises" in subject.hooks:
@@ -60,15 +61,15 @@ def _named(subject: Subject, mine: list[Entry], folder: Path) -> tuple[str, str 
 
 def _size(entry: Entry) -> int:
     with meta_parameters():
-        module = host.construct(replace(entry, folder=None))
+        module = hooks.construct(replace(entry, folder=None))
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _written(subject: Subject, entry: Entry) -> Path:
+def _written(subject: PluginUnderTest, entry: Entry) -> Path:
     """A folder with the entry's configuration and random weights, as ``model.save`` writes it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = host.construct(replace(entry, folder=None)).eval()
+        module = hooks.construct(replace(entry, folder=None)).eval()
     folder = Model(module, entry, torch.device("cpu"), torch.float32).save(subject.new_folder())
     if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
         (folder / "config.json").write_text(json.dumps(dict(entry.config)))

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from zoo.errors import PluginError
 from zoo.testing import loads
-from zoo.testing.promise import Broken, Check, NotCheckable, Result
-from zoo.testing.subject import Subject
+from zoo.testing.promise import Check, CheckFailed, NotCheckable, Result
+from zoo.testing.subject import PluginUnderTest
 
 Level = Literal["quick", "full"]
 
 
-def checks(subject: Subject, level: Level = "full") -> tuple[Check, ...]:
+def checks(subject: PluginUnderTest, level: Level = "full") -> tuple[Check, ...]:
     """The checks for a plugin, in order; those of loading alone where it does not load."""
     found: tuple[Check, ...] = loads.CHECKS
     try:
@@ -58,7 +58,7 @@ def check_plugin(
     Returns a ``Result`` (check, hook, ok, …) for each. Raises PluginError, naming plugin, hook, what was expected,
     what was found and the fix, at the first promise that is broken.
     """
-    with Subject(name, options) as subject:
+    with PluginUnderTest(name, options) as subject:
         results = []
         for check in checks(subject, level):
             result, error = _result(check, subject)
@@ -82,7 +82,7 @@ def examine(
 
     on_start: is told of each check before it runs: (check, its number from 0, how many there are).
     """
-    with Subject(name, options) as subject:
+    with PluginUnderTest(name, options) as subject:
         results = []
         every = checks(subject, level)
         for number, check in enumerate(every):
@@ -106,7 +106,7 @@ def conformance(name: str, *, level: Level = "full", **options: Any) -> Callable
     """
     import pytest
 
-    subject = Subject(name, options)
+    subject = PluginUnderTest(name, options)
 
     @pytest.mark.parametrize("check", checks(subject, level), ids=lambda check: f"{check.hook}-{check.name}")
     def test_promise(check: Check) -> None:
@@ -116,14 +116,14 @@ def conformance(name: str, *, level: Level = "full", **options: Any) -> Callable
         except NotCheckable as reason:
             pytest.skip(str(reason))
         except PluginError as error:
-            if not isinstance(error.__cause__, Broken):
+            if not isinstance(error.__cause__, CheckFailed):
                 raise  # with what the plugin raised
             pytest.fail(str(error), pytrace=False)
 
     return test_promise
 
 
-def _result(check: Check, subject: Subject) -> tuple[Result, PluginError | None]:
+def _result(check: Check, subject: PluginUnderTest) -> tuple[Result, PluginError | None]:
     start = time.perf_counter()
     ok: bool | None = True
     hook, reason, broken = check.hook, "", None

@@ -39,10 +39,11 @@ class Site:
 
     def changed(self) -> None:
         """Look again, as a new process would."""
-        from zoo import host, registry
+        from zoo.catalog import registry
+        from zoo.plugin import hooks
 
         importlib.invalidate_caches()
-        host.reset()
+        hooks.reset()
         registry.forget()
 
     def forget(self) -> None:

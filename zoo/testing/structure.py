@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo import host, registry
-from zoo.adapters.targets import adaptable, matches, path_of
-from zoo.footprint import quantized
-from zoo.loading import meta_parameters
+from zoo.catalog import registry
+from zoo.catalog.entry import Entry
+from zoo.loading.load import meta_parameters
+from zoo.methods.targets import adaptable, matches, path_of
 from zoo.model import Model
-from zoo.registration import caller
-from zoo.registry import Entry
-from zoo.testing.promise import Broken, NotCheckable, promise, require
-from zoo.testing.subject import Subject, config_file
-from zoo.weights.manage import grouped_sites
-from zoo.weights.store import Store
+from zoo.plugin import hooks
+from zoo.plugin.manager import caller
+from zoo.testing.promise import CheckFailed, NotCheckable, promise, require
+from zoo.testing.subject import PluginUnderTest, config_file
+from zoo.weights.footprint import quantized
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.walk import tied_groups
 
 QUANTIZED = 0.985  # of a real model's parameters go to 4 bit
 REAL = 10_000_000  # parameters: from here on a model is no toy
@@ -41,7 +42,7 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     "build the module as its library does, without a device of your own",
     basic=True,
 )
-def constructs_on_meta(subject: Subject) -> None:
+def constructs_on_meta(subject: PluginUnderTest) -> None:
     for name, module in _modules(subject):
         real = [path for path, parameter in module.named_parameters() if not parameter.is_meta]
         fix = "make parameters inside the call, as nn.Parameter: one that lies there already is never filled lazily"
@@ -58,7 +59,7 @@ def constructs_on_meta(subject: Subject) -> None:
     "the same module each time: names, shapes, and buffers that no checkpoint fills",
     "derive everything from entry.config, and nothing from chance or from what was built before",
 )
-def constructs_the_same_again(subject: Subject) -> None:
+def constructs_the_same_again(subject: PluginUnderTest) -> None:
     entry = subject.entry()
     first, again = (_built(entry, seed)[0] for seed in (1, 2))
     shapes = [{name: tuple(t.shape) for name, t in m.state_dict(keep_vars=True).items()} for m in (first, again)]
@@ -74,7 +75,7 @@ def constructs_the_same_again(subject: Subject) -> None:
     "the global random state not seeded",
     "take torch.manual_seed away: whoever loads a model would otherwise draw the same numbers ever after",
 )
-def constructs_without_seeding(subject: Subject) -> None:
+def constructs_without_seeding(subject: PluginUnderTest) -> None:
     states = [_built(subject.entry(), seed)[1] for seed in (1, 2)]
     require(not torch.equal(*states), "torch's global generator was seeded")
 
@@ -84,7 +85,7 @@ def constructs_without_seeding(subject: Subject) -> None:
     "no network: configuration and files are there already",
     "build from entry.config and read from entry.folder; download nothing in a hook",
 )
-def constructs_without_network(subject: Subject) -> None:
+def constructs_without_network(subject: PluginUnderTest) -> None:
     with offline() as asked:
         for _ in _modules(subject):
             pass
@@ -97,7 +98,7 @@ def constructs_without_network(subject: Subject) -> None:
     f"be: {QUANTIZED_SMALL:.0%})",
     "keep fewer weights in full precision, in the hook quantize and under keep in registry.toml",
 )
-def goes_to_four_bit(subject: Subject) -> None:
+def goes_to_four_bit(subject: PluginUnderTest) -> None:
     for name, model in subject.on_meta.items():
         total = model.footprint().parameters
         share = model.footprint().quantized_share if total >= REAL else _share_of_able(model)
@@ -108,9 +109,10 @@ def goes_to_four_bit(subject: Subject) -> None:
 def _share_of_able(model: Model) -> float:
     """Of the values in weights of two or more dimensions longer than 1 that ``keep`` does not name, those packed."""
     able = packed = 0
-    for held, sites in grouped_sites(model.module):
+    for group in tied_groups(model.module):
+        held = group.value
         wide = sum(size > 1 for size in held.shape) > 1 and held.dtype.is_floating_point
-        if wide and not any(matches(path_of(site), model.entry.keep) for site in sites):
+        if wide and not any(matches(path_of(site), model.entry.keep) for site in group.refs):
             able += held.shape.numel()
             packed += held.shape.numel() if quantized(held) else 0
     return packed / able if able else 1.0
@@ -121,11 +123,12 @@ def _share_of_able(model: Model) -> float:
     'an adapter on every weight of two or more dimensions for targets="all", and on some by default',
     "return an Update or None from the hook inject_adapter; name paths that exist as targets in registry.toml",
 )
-def takes_adapters_everywhere(subject: Subject) -> None:
+def takes_adapters_everywhere(subject: PluginUnderTest) -> None:
     for name, model in subject.on_meta.items():
-        for held, sites in grouped_sites(model.module):
-            has = isinstance(held, Store) and "all" in held.updates
-            require(has or not adaptable(held), f"{name}'s {sites[0].name}, shape {tuple(held.shape)}, has none")
+        for group in tied_groups(model.module):
+            held = group.value
+            has = isinstance(held, ManagedWeight) and "all" in held.updates
+            require(has or not adaptable(held), f"{name}'s {group.name}, shape {tuple(held.shape)}, has none")
         model.add_adapter("default", 1)
 
 
@@ -134,7 +137,7 @@ def takes_adapters_everywhere(subject: Subject) -> None:
     "True for the configuration of its own models, and neither True nor an exception for anybody else's",
     "compare with config.get(...), and expect any type in it",
 )
-def recognises_its_own(subject: Subject) -> None:
+def recognises_its_own(subject: PluginUnderTest) -> None:
     if "recognises" not in subject.hooks:
         raise NotCheckable("it does not implement recognises")
     ask = caller("recognises", subject.name)
@@ -146,12 +149,12 @@ def recognises_its_own(subject: Subject) -> None:
         try:
             answer = ask(config=other)
         except Exception as error:
-            raise Broken(f"{type(error).__name__} ({error}) for {shown}") from error
+            raise CheckFailed(f"{type(error).__name__} ({error}) for {shown}") from error
         require(not answer, f"{answer!r} for {shown}")
 
 
 @promise("describe", "a dict of str → str", "return {label: text}; call str on figures")
-def describes_in_words(subject: Subject) -> None:
+def describes_in_words(subject: PluginUnderTest) -> None:
     if "describe" not in subject.hooks:
         raise NotCheckable("it does not implement describe")
     for entry in (*subject.entries(), subject.entry()):
@@ -167,7 +170,7 @@ def describes_in_words(subject: Subject) -> None:
     "facts that import nothing heavy, so that `zoo info` is quick",
     "read them from entry.config and entry.folder",
 )
-def facts_import_nothing_heavy(subject: Subject) -> None:
+def facts_import_nothing_heavy(subject: PluginUnderTest) -> None:
     more = [name for name in subject.seen.with_facts if name not in subject.seen.imported]
     require(not more, f"{', '.join(more)} imported")
 
@@ -198,7 +201,7 @@ def offline() -> Iterator[list[str]]:
         socket.getaddrinfo = lookup
 
 
-def _modules(subject: Subject) -> Iterator[tuple[str, nn.Module]]:
+def _modules(subject: PluginUnderTest) -> Iterator[tuple[str, nn.Module]]:
     entries = {entry.name: entry for entry in (*subject.entries(), subject.entry())}
     for name, entry in entries.items():
         yield name, _built(entry, 0)[0]
@@ -208,7 +211,7 @@ def _built(entry: Entry, seed: int) -> tuple[nn.Module, torch.Tensor]:
     """The module, and torch's random state afterwards, of ``construct`` after ``seed``."""
     with torch.random.fork_rng(devices=[]), meta_parameters():
         torch.manual_seed(seed)
-        module = host.construct(entry)
+        module = hooks.construct(entry)
         return module, torch.get_rng_state()
 
 

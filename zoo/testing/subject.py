@@ -13,14 +13,17 @@ from inspect import isroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo import discovery, host, registry
+from zoo.catalog import discovery, registry
+from zoo.catalog.entry import EMBEDDED
 from zoo.errors import ZooError, did_you_mean
+from zoo.loading.resolve import CONFIGS, resolve
+from zoo.plugin import hooks
 from zoo.testing.fresh import Seen, look
 
 if TYPE_CHECKING:
-    from zoo.adapters.config import Adapter
+    from zoo.catalog.entry import Entry
+    from zoo.methods.config import Adapter
     from zoo.model import Model
-    from zoo.registry import Entry
     from zoo.samples import Samples
 
 # What only an architecture implements; an architecture needs the first five.
@@ -63,7 +66,7 @@ class Implementation(NamedTuple):
     wrapper: bool
 
 
-class Subject:
+class PluginUnderTest:
     """A plugin under test. Use as a context manager, or let it go: its temporary folders go with it."""
 
     def __init__(self, name: str, options: Mapping[str, Any] | None = None) -> None:
@@ -72,7 +75,7 @@ class Subject:
         self._folders = 0
         self._remembered: dict[str, Any] = {}
 
-    def __enter__(self) -> Subject:
+    def __enter__(self) -> PluginUnderTest:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,12 +123,12 @@ class Subject:
     @functools.cached_property
     def hooks(self) -> tuple[str, ...]:
         """The hooks it implements, in the contract's order; loads it."""
-        return host.implemented(self.name)
+        return hooks.implemented(self.name)
 
     @functools.cached_property
     def kinds(self) -> tuple[str, ...]:
         """ "architecture", "quantizer", "adapter kind", "observer": what the plugin is, by its hooks."""
-        if host.observes(self.name):
+        if hooks.observes(self.name):
             return ("observer",)
         if "construct" in self.hooks or not {"quantize", "inject_adapter", "adapter_config"}.intersection(self.hooks):
             return ("architecture",)
@@ -142,8 +145,8 @@ class Subject:
     def entries(self) -> tuple[Entry, ...]:
         """Its registry entries whose configuration can be had offline, resolved."""
         mine = [entry for entry in registry.entries() if entry.plugin == self.name]
-        offline = [entry for entry in mine if entry.config or entry.weights == registry.EMBEDDED]
-        return tuple(registry.resolve(entry.name, download=False) for entry in offline)
+        offline = [entry for entry in mine if entry.config or entry.weights == EMBEDDED]
+        return tuple(resolve(entry.name, download=False) for entry in offline)
 
     @functools.cached_property
     def source(self) -> tuple[str, str | None]:
@@ -155,7 +158,7 @@ class Subject:
     def entry(self) -> Entry:
         """The entry of the model to check, with its folder."""
         name, weights = self.source
-        return registry.resolve(name, weights=weights)
+        return resolve(name, weights=weights)
 
     def load(self, **options: Any) -> Model:
         """A model of its own for a check that changes it, on the CPU, in float32."""
@@ -235,14 +238,14 @@ class Subject:
 def config_file(folder: Path | None) -> Path:
     """The file that holds a folder's configuration."""
     folder = folder or Path()
-    return next((path for name in registry.CONFIGS if (path := folder / name).is_file()), folder / registry.CONFIGS[0])
+    return next((path for name in CONFIGS if (path := folder / name).is_file()), folder / CONFIGS[0])
 
 
 def implementations(plugin: object) -> Iterator[Implementation]:
     """What of a plugin object is marked with ``@zoo.hookimpl``."""
     import inspect
 
-    from zoo.hookspecs import PROJECT
+    from zoo.plugin.hookspecs import PROJECT
 
     for name in dir(plugin):
         function = getattr(plugin, name, None)

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import host
 from zoo.errors import PluginError, ZooError
-from zoo.loading import meta_parameters
+from zoo.loading.load import meta_parameters
 from zoo.model import Model
-from zoo.testing.compare import close, loss_of, stir
-from zoo.testing.promise import Broken, promise, require
-from zoo.testing.subject import Subject, config_file
+from zoo.plugin import hooks
+from zoo.testing.compare import close, loss_of, perturb
+from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.subject import PluginUnderTest, config_file
 
 
 @promise(
@@ -23,13 +23,13 @@ from zoo.testing.subject import Subject, config_file
     "yield (name, tensor) under the names of module.state_dict()",
     basic=True,
 )
-def checkpoint_is_the_modules(subject: Subject) -> None:
+def checkpoint_is_the_modules(subject: PluginUnderTest) -> None:
     entry = subject.entry()
     with meta_parameters():
-        module = host.construct(entry)
+        module = hooks.construct(entry)
     expected = module.state_dict(keep_vars=True)
     seen: set[str] = set()
-    for name, tensor in host.checkpoint(entry, module):
+    for name, tensor in hooks.checkpoint(entry, module):
         require(name not in seen, f"{name} comes twice")
         seen.add(name)
         require(name in expected, f"{name} is not of the module")
@@ -47,11 +47,11 @@ def checkpoint_is_the_modules(subject: Subject) -> None:
     "yield the tensors as they are; whatever must be computed from them belongs into construct or the module",
     basic=True,
 )
-def streaming_equals_loading(subject: Subject) -> None:
+def streaming_equals_loading(subject: PluginUnderTest) -> None:
     entry = subject.entry()
     with torch.random.fork_rng(devices=[]):
-        module = host.construct(entry)  # for real, as the library makes it
-    pairs = {name: tensor.clone() for name, tensor in host.checkpoint(entry, module)}
+        module = hooks.construct(entry)  # for real, as the library makes it
+    pairs = {name: tensor.clone() for name, tensor in hooks.checkpoint(entry, module)}
     wrong = module.load_state_dict(pairs, strict=False)
     tied = _tied(module)
     missing = [name for name in wrong.missing_keys if not tied.get(name, set()) & pairs.keys()]
@@ -70,9 +70,9 @@ def streaming_equals_loading(subject: Subject) -> None:
 @promise(
     "checkpoint",
     "zoo.CheckpointError for a damaged file",
-    "read files with zoo.checkpoint.tensors, or raise zoo.CheckpointError",
+    "read files with zoo.storage.checkpoint.tensors, or raise zoo.CheckpointError",
 )
-def damaged_weights_are_refused(subject: Subject) -> None:
+def damaged_weights_are_refused(subject: PluginUnderTest) -> None:
     folder = subject.new_folder()
     folder.mkdir()
     own = subject.entry().folder
@@ -83,10 +83,10 @@ def damaged_weights_are_refused(subject: Subject) -> None:
     try:
         zoo.load(subject.source[0], weights=str(folder), device="cpu")
     except PluginError as error:
-        raise Broken(str(error)) from error
+        raise CheckFailed(str(error)) from error
     except ZooError:
         return
-    raise Broken("they were loaded")
+    raise CheckFailed("they were loaded")
 
 
 @promise(
@@ -95,9 +95,9 @@ def damaged_weights_are_refused(subject: Subject) -> None:
     "write state_dict (not the module's own) with the library's save_pretrained(folder, state_dict=...), and return "
     "True; or return None, and zoo writes config.json and safetensors",
 )
-def saves_what_it_loads(subject: Subject) -> None:
+def saves_what_it_loads(subject: PluginUnderTest) -> None:
     model = subject.load(lora=zoo.LoRA(rank=2, targets="all"))
-    stir(model)
+    perturb(model)
     folder = model.save(subject.new_folder())
     require(config_file(folder).is_file(), "neither config.json nor model_index.json in the folder")
     again = _loaded(subject, folder)
@@ -109,7 +109,7 @@ def saves_what_it_loads(subject: Subject) -> None:
         require(torch.allclose(tensor, after[name], rtol=1e-5, atol=1e-6), f"{name} differs")
 
 
-def _loaded(subject: Subject, folder: Path) -> Model:
+def _loaded(subject: PluginUnderTest, folder: Path) -> Model:
     """The model in a folder: by the folder's name where the plugin recognises it, else as the entry's weights."""
     if "recognises" in subject.hooks:
         return zoo.load(f"{folder}/", device="cpu", dtype="float32")

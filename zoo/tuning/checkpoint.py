@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import CheckpointError, TuningError
-from zoo.files import replace_folder, save_tensors, write_json
-from zoo.tuning.randomness import RandomState
+from zoo.storage.atomic import replace_folder, save_tensors, write_json
+from zoo.torch_state.rng import RandomState
 
 FORMAT = 1
 

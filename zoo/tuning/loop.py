@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.errors import TuningError
+from zoo.torch_state.rng import preserve_rng
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning.checkpoint import Checkpoint
 from zoo.tuning.processes import accelerator, gathered
 from zoo.tuning.progress import note, progress
-from zoo.tuning.randomness import preserved
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, Tunable
 from zoo.tuning.settings import BATCH_SIZE, LR, Settings, described, warmup_steps
@@ -94,7 +94,7 @@ def tune(
             "nothing can train: load with lora=8, add_adapter and activate one, or load in full precision (bits=32)"
         )
     device = torch.device(model.device)
-    with preserved(device), _training(model), accelerator(device, precision, accumulate) as made:
+    with preserve_rng(device), _training(model), accelerator(device, precision, accumulate) as made:
         last = _last(made, folder, resume, quiet)
         facts = {**settings.facts(), "precision": made.mixed_precision, "processes": made.num_processes}
         run = Run(model, made, named, settings, facts, folder, device)
@@ -109,7 +109,7 @@ def tune(
                     if run.step % save_every == 0 or run.step == steps:
                         run.save()
                     if on_step is not None:
-                        with preserved(device):
+                        with preserve_rng(device):
                             on_step(run.step, loss)
         except KeyboardInterrupt as stop:
             stop.add_note(run.interrupted())

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.errors import DataError, TuningError
-from zoo.files import write_json
+from zoo.storage.atomic import write_json
+from zoo.torch_state.rng import IsolatedIterator, RandomState, random_state, seed_everything, set_random_state
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning.checkpoint import Checkpoint
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
-from zoo.tuning.randomness import Apart, RandomState, random_state, seed_everything, set_random_state
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
 
@@ -32,8 +32,8 @@ AVERAGE = "average"  # what a parameter's running average is called among its op
 class Tunable(Protocol):
     """What the loop needs of a model; `zoo.Model` is one."""
 
-    module: nn.Module
-
+    @property
+    def module(self) -> nn.Module: ...
     @property
     def device(self) -> torch.device: ...
     def loss(self, batch: Any) -> Tensor: ...
@@ -77,7 +77,7 @@ class Run:
             self._restore(folder, last)
         elif self.out is not None and self.made.is_main_process:
             write_json(self.out / "tuning.json", self.facts)  # what cannot be written shows now, not an hour later
-        self.batches = Apart(
+        self.batches = IsolatedIterator(
             lambda: model.batches(data, batch_size=settings.batch_size, split="train", seed=settings.seed),
             settings.seed,
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import QuantizationError
-from zoo.weights.packed import Packed
+from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
 
 SCALE_BLOCK = 256  # blocks of scales that share a second scale; bitsandbytes fixes it
@@ -156,7 +156,7 @@ class StoredFloat:
         return tensors[0].view(-1, width)[index].to(dtype)
 
 
-def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None) -> Packed:
+def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None) -> QuantizedTensor:
     """Quantize one weight with a scheme of zoo's own, on the device where it lies.
 
     weight: any shape, floating point, finite. dtype: the type that comes out again (default: the weight's).
@@ -173,7 +173,7 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
         # A copy even where the type is the same: the weight may be a view of a mapped file.
         values = weight.to(FLOATS[name], copy=True, memory_format=torch.contiguous_format)
         _require_room(weight, values)
-        return Packed(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": values})
+        return QuantizedTensor(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": values})
     if name == "int8":
         return _pack_int8(weight, dtype)
     if name == "dynamic8":
@@ -181,7 +181,7 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
         source = weight.contiguous() if weight.dtype in KERNEL_TYPES else weight.float().contiguous()
         _require_finite(source)
         values, scales = kernels().quantize_blockwise.default(source, code, scheme.block_size)
-        return Packed(Dynamic8(scheme.block_size), weight.shape, dtype, {"values": values, "scales": scales})
+        return QuantizedTensor(Dynamic8(scheme.block_size), weight.shape, dtype, {"values": values, "scales": scales})
     return _pack_four_bit(weight, dtype, scheme)
 
 
@@ -206,7 +206,7 @@ def _require_room(weight: Tensor, values: Tensor) -> None:
             )
 
 
-def _pack_int8(weight: Tensor, dtype: torch.dtype) -> Packed:
+def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
     leading = next((size for size in weight.shape if size != 1), 1)
     matrix = weight.reshape(leading, weight.numel() // max(1, leading))
     values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
@@ -218,10 +218,10 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> Packed:
         scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)
         values[start : start + step] = scaled.round_()
     _require_finite(scales)
-    return Packed(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
+    return QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
 
 
-def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> Packed:
+def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> QuantizedTensor:
     ops = kernels()
     name, block = str(scheme.scheme), scheme.block_size
     flat = weight.reshape(-1)
@@ -234,12 +234,12 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
         packed, scales = ops.quantize_4bit.default(flat.contiguous(), block, name, torch.uint8)
     codec = FourBit(name, block, scheme.double)
     if not scheme.double:
-        return Packed(codec, weight.shape, dtype, {"packed": packed, "scales": scales.float()})
+        return QuantizedTensor(codec, weight.shape, dtype, {"packed": packed, "scales": scales.float()})
     code = dynamic_map(weight.device)
     offset = scales.mean() if scales.numel() else scales.new_zeros(())
     scales8, scales2 = ops.quantize_blockwise.default(scales - offset, code, SCALE_BLOCK)
     tensors = {"packed": packed, "scales": scales8, "scales2": scales2, "offset": offset.view(1)}
-    return Packed(codec, weight.shape, dtype, tensors)
+    return QuantizedTensor(codec, weight.shape, dtype, tensors)
 
 
 def _quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.weights.layout import Layout
+
 
 class Factors(NamedTuple):
     """A low-rank update of a weight seen as a matrix (rows, columns): ΔW = scale · left @ right.
@@ -39,34 +41,6 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Products inside keep their own type: a weight and its rows have full precision under autocast too."""
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-class Layout(NamedTuple):
-    """How a weight is seen as a matrix by low-rank updates.
-
-    split: how many leading dimensions make the rows. transposed: the rows are the layer's inputs (embeddings,
-    transposed convolutions, transformers' ``Conv1D``), not its outputs. zero_first: a new update starts with A at
-    zero instead of B (embeddings, as in PEFT).
-    """
-
-    split: int = 1
-    transposed: bool = False
-    zero_first: bool = False
-
-    @property
-    def output_dims(self) -> tuple[int, ...]:
-        """The dimensions that number the layer's outputs; what else the columns hold (a kernel) is not among them."""
-        return (self.split,) if self.transposed else tuple(range(self.split))
-
-    @property
-    def input_dims(self) -> tuple[int, ...]:
-        """The dimensions that number the layer's inputs."""
-        return tuple(range(self.split)) if self.transposed else (self.split,)
-
-    def matrix(self, shape: torch.Size) -> tuple[int, int]:
-        """(outputs, inputs): how many there are of each in a weight of ``shape`` seen as a matrix."""
-        rows, columns = math.prod(shape[: self.split]), math.prod(shape[self.split :])
-        return (columns, rows) if self.transposed else (rows, columns)
 
 
 class Update(nn.Module):
@@ -121,10 +95,10 @@ class Update(nn.Module):
         return self
 
 
-class Factored(Update):
+class LowRankUpdate(Update):
     """W + scale · B @ A with A (rank, inputs) and B (outputs, rank), of a weight seen as a matrix as ``layout`` says.
 
-    The base of LoRA and its variants. A and B are empty: whoever makes one fills them (``zoo.adapters.kinds.lora``).
+    The base of LoRA and its variants. A and B are empty: whoever makes one fills them (``zoo.methods.lora``).
     """
 
     kind = "lora"
@@ -185,7 +159,7 @@ class Factored(Update):
         return f"{tuple(self.shape)}, rank={self.rank}, scale={self.scale:g}"
 
 
-class LowRank(Factored):
+class LoRAUpdate(LowRankUpdate):
     """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape, seen as a matrix as ``layout`` says.
 
     A is (rank, inputs), B is (outputs, rank). One of the two starts at zero, so that a new adapter changes nothing;
@@ -208,7 +182,7 @@ class LowRank(Factored):
 
 
 def start(A: Tensor, B: Tensor, layout: Layout) -> None:
-    """Fill factors so that B @ A is zero, as PEFT does: see ``LowRank``."""
+    """Fill factors so that B @ A is zero, as PEFT does: see ``LoRAUpdate``."""
     if A.device.type == "meta":
         return
     if layout.zero_first:

@@ -15,8 +15,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
-from zoo import BatchRequest, files
+from zoo import BatchRequest
 from zoo.data.letters import LETTERS
+from zoo.storage import atomic
 from zoo_clip.pairs import CAPTIONS, OWN, drawn
 from zoo_clip.zeroshot import batches_of, evaluate, loss
 
@@ -129,7 +130,7 @@ def save(module: CLIPModel, tokenizer: PreTrainedTokenizerFast, folder: Path) ->
     half = CLIPModel(module.config)
     half.load_state_dict(module.state_dict())
     size = module.config.vision_config.image_size
-    with files.staged_folder(folder) as staged:
+    with atomic.staged_folder(folder) as staged:
         half.half().save_pretrained(staged)
         tokenizer.save_pretrained(staged)
         CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
@@ -137,8 +138,8 @@ def save(module: CLIPModel, tokenizer: PreTrainedTokenizerFast, folder: Path) ->
         )
         for file in staged.iterdir():  # safetensors makes files that only their owner may read
             file.chmod(0o644)
-        sums = f"{files.digest(staged / 'model.safetensors')}  model.safetensors\n"
-        files.write_text(staged / "SHA256SUMS", sums)
+        sums = f"{atomic.digest(staged / 'model.safetensors')}  model.safetensors\n"
+        atomic.write_text(staged / "SHA256SUMS", sums)
 
 
 if __name__ == "__main__":

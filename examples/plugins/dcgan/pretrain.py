@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from zoo import BatchRequest, files
+from zoo import BatchRequest
+from zoo.storage import atomic
 from zoo_dcgan.game import batches, evaluate, play
 from zoo_dcgan.model import DCGAN
 
@@ -91,11 +92,11 @@ def _measure(module: DCGAN, rows: object) -> None:
 def save(module: DCGAN, folder: Path) -> None:
     """config.json and the weights in float16, with their digest."""
     state = {name: t.half() if t.is_floating_point() else t for name, t in module.state_dict().items()}
-    with files.staged_folder(folder) as staged:
-        files.write_json(staged / "config.json", CONFIG)
-        files.save_tensors(staged / "model.safetensors", state)
-        sums = f"{files.digest(staged / 'model.safetensors')}  model.safetensors\n"
-        files.write_text(staged / "SHA256SUMS", sums)
+    with atomic.staged_folder(folder) as staged:
+        atomic.write_json(staged / "config.json", CONFIG)
+        atomic.save_tensors(staged / "model.safetensors", state)
+        sums = f"{atomic.digest(staged / 'model.safetensors')}  model.safetensors\n"
+        atomic.write_text(staged / "SHA256SUMS", sums)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import torch
 
-from zoo import BatchRequest, files
+from zoo import BatchRequest
+from zoo.storage import atomic
 from zoo_lstm.model import ByteLSTM
 from zoo_lstm.text import batches, evaluate, loss
 
@@ -56,11 +57,11 @@ def train(module: ByteLSTM, minutes: float, seed: int, lr: float = 6e-3) -> None
 
 def save(module: ByteLSTM, folder: Path) -> None:
     """config.json and the weights in float16, with their digest."""
-    with files.staged_folder(folder) as staged:
-        files.write_json(staged / "config.json", CONFIG)
-        files.save_tensors(staged / "model.safetensors", {name: t.half() for name, t in module.state_dict().items()})
-        sums = f"{files.digest(staged / 'model.safetensors')}  model.safetensors\n"
-        files.write_text(staged / "SHA256SUMS", sums)
+    with atomic.staged_folder(folder) as staged:
+        atomic.write_json(staged / "config.json", CONFIG)
+        atomic.save_tensors(staged / "model.safetensors", {name: t.half() for name, t in module.state_dict().items()})
+        sums = f"{atomic.digest(staged / 'model.safetensors')}  model.safetensors\n"
+        atomic.write_text(staged / "SHA256SUMS", sums)
 
 
 if __name__ == "__main__":

@@ -117,9 +117,9 @@ def test_the_embedded_models_letters_can_be_read(bits):
 
 
 def test_facts_name_image_schedule_and_classes():
-    from zoo import host
+    from zoo.plugin import hooks
 
-    facts = host.describe(zoo.load("ddpm", device="meta").entry)
+    facts = hooks.describe(zoo.load("ddpm", device="meta").entry)
     assert facts["image"] == "1 × 32 × 32"
     assert "1000 steps" in facts["noise schedule"]
     assert facts["classes"].startswith("26")

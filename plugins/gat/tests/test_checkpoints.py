@@ -130,10 +130,10 @@ def test_a_wrong_configuration_is_refused(make, change, found):
 
 
 def test_other_models_configurations_are_not_taken_for_a_gats(tiny):
-    from zoo import host
+    from zoo.plugin import hooks
 
-    assert host.recognise({**tiny, "v2": True}) == ("gat",)
-    assert "gat" not in host.recognise({key: value for key, value in tiny.items() if key != "heads"})
+    assert hooks.recognise({**tiny, "v2": True}) == ("gat",)
+    assert "gat" not in hooks.recognise({key: value for key, value in tiny.items() if key != "heads"})
 
 
 @pytest.mark.parametrize(("name", "parameters", "ratio"), [("gat", 96_314, 0.28), ("gat-cora", 95_607, 0.27)])

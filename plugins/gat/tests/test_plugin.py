@@ -19,7 +19,7 @@ test_promise = conformance("gat", batch_size=16)
 def test_embedded_files_are_small_half_precision_and_listed():
     from safetensors import safe_open
 
-    from zoo.checkpoint import verify
+    from zoo.storage.checkpoint import verify
 
     folder = HERE / "zoo_gat" / "embedded"
     path = folder / "model.safetensors"
@@ -44,9 +44,9 @@ def test_pretraining_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
 
 
 def test_facts_name_features_layers_and_classes():
-    from zoo import host
+    from zoo.plugin import hooks
 
-    facts = host.describe(zoo.load("gat", device="meta").entry)
+    facts = hooks.describe(zoo.load("gat", device="meta").entry)
     assert facts["features"] == "256"
     assert facts["layers"] == "2, 128 channels, 8 heads"
     assert facts["classes"].startswith("26: A B")

@@ -14,7 +14,7 @@ from torch.nn import functional
 from zoo import CheckpointError, DataError, Samples, ZooError
 from zoo.data.stream import stream
 from zoo.data.text import text_data
-from zoo.libraries.transformers import read_tokenizer
+from zoo.integrations.transformers import read_tokenizer
 
 from .facts import EMBEDDED
 

@@ -17,8 +17,9 @@ from transformers.pytorch_utils import Conv1D
 
 import zoo
 import zoo_ia3
-from zoo import discovery, host
+from zoo.catalog import discovery
 from zoo.errors import AdapterError
+from zoo.plugin import hooks
 from zoo_ia3.update import Scaled
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
@@ -151,7 +152,7 @@ def test_the_configuration_is_read_as_peft_writes_it_and_back(tmp_path: Path) ->
     values: dict[str, Any] = {"target_modules": ["a", "b"], "feedforward_modules": ["b"], "modules_to_save": ["head"]}
     peft.IA3Config(**values).save_pretrained(tmp_path)
     raw = json.loads((tmp_path / "adapter_config.json").read_text())
-    config = host.adapter_config("ia3", raw)
+    config = hooks.adapter_config("ia3", raw)
     assert isinstance(config, zoo_ia3.IA3)
     assert (set(config.targets or ()), config.feedforward, config.modules_to_save) == ({"a", "b"}, ("b",), ("head",))
     assert zoo_ia3.IA3.from_peft(config.to_peft()) == config
@@ -187,4 +188,4 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 def test_the_installed_plugin_is_found() -> None:
     assert "ia3" in discovery.claims(), "its entry point is not installed: pip install --no-deps -e . at the root"
-    assert set(host.implemented("ia3")) == {"adapter_config", "inject_adapter"}
+    assert set(hooks.implemented("ia3")) == {"adapter_config", "inject_adapter"}

@@ -9,7 +9,7 @@ from zoo import hookimpl
 from .config import IA3
 
 if TYPE_CHECKING:
-    from zoo import Adapter, Update, Weight
+    from zoo import Adapter, LazyWeight, Update
 
 __all__ = ["IA3"]
 
@@ -20,7 +20,7 @@ def adapter_config(raw: dict[str, Any]) -> IA3 | None:
 
 
 @hookimpl
-def inject_adapter(name: str, weight: Weight, config: Adapter) -> Update | None:
+def inject_adapter(name: str, weight: LazyWeight, config: Adapter) -> Update | None:
     from .update import Scaled
 
     return Scaled(weight, config.scales_inputs(name)) if isinstance(config, IA3) else None

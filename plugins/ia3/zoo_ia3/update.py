@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from zoo import Layout, Scaling, Update, Weight
+from zoo import Layout, LazyWeight, Scaling, Update
 
 
 class Scaled(Update):
@@ -20,7 +20,7 @@ class Scaled(Update):
 
     kind = "ia3"
 
-    def __init__(self, weight: Weight, inputs: bool) -> None:
+    def __init__(self, weight: LazyWeight, inputs: bool) -> None:
         super().__init__()
         shape, layout = torch.Size(weight.shape), weight.layout
         dims = layout.input_dims if inputs else layout.output_dims

@@ -108,11 +108,11 @@ def test_the_embedded_models_letters_can_be_read(bits):
 
 
 def test_facts_name_image_classes_and_licence():
-    from zoo import host
+    from zoo.plugin import hooks
 
-    facts = host.describe(zoo.load("stylegan", device="meta").entry)
+    facts = hooks.describe(zoo.load("stylegan", device="meta").entry)
     assert facts["image"] == "1 × 32 × 32"
     assert facts["classes"].startswith("26")
-    real = host.describe(zoo.load("stylegan2-ffhq-1024", device="meta").entry)
+    real = hooks.describe(zoo.load("stylegan2-ffhq-1024", device="meta").entry)
     assert real["image"] == "3 × 1024 × 1024"
     assert "non-commercial" in real["warning"]

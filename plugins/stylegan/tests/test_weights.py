@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 from zoo_stylegan.objective import adversarial, path_lengths, r1
 
 CLASSES = 3
@@ -42,7 +42,7 @@ def dense_weights(model):
     """Every weight as a plain tensor that depends on the adapters' parameters."""
     found = {}
     for name, store in stores(model.module).items():
-        weight = store.base_dense().detach()
+        weight = store.base_tensor().detach()
         for update in store.updates.values():
             weight = update(weight)
         found[name] = weight

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo import BatchRequest, Entry, LoRA, Model, SampleRequest, Samples, Update
-    from zoo.weights.standin import Weight
+    from zoo.weights.lazy_weight import LazyWeight
 
 __all__ = ["StyleGAN2", "add_discriminator"]
 
@@ -49,7 +49,7 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 @hookimpl
-def inject_adapter(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | None:
+def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: LoRA) -> Update | None:
     from .model import update
 
     return update(entry, name, weight, config)

@@ -70,7 +70,7 @@ def find(folder: Path | None) -> Path | None:
 
 def read(path: Path) -> Networks:
     """All of a file. Raises ``CheckpointError`` for what is no StyleGAN2, or holds code to run."""
-    from zoo.checkpoint import verify
+    from zoo.storage.checkpoint import verify
 
     verify(path.parent, [path])
     stamp = path.stat()
@@ -117,7 +117,7 @@ def _without_filters(path: Path, tensors: Iterator[tuple[str, Tensor]]) -> Itera
 
 
 def _rosinality(path: Path) -> Networks:
-    from zoo.checkpoint import load_pickled
+    from zoo.storage.checkpoint import load_pickled
 
     with torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options: plain values
         content = load_pickled(path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import Entry, LoRA, Model, Update
-    from zoo.weights.standin import Weight
+    from zoo.weights.lazy_weight import LazyWeight
 
 
 def build(entry: Entry) -> StyleGAN2:
@@ -66,7 +66,7 @@ def _own(entry: Entry) -> Iterator[tuple[str, Tensor]]:
         yield "path_length", torch.zeros([])
 
 
-def update(entry: Entry, name: str, weight: Weight, config: LoRA) -> Update | None:
+def update(entry: Entry, name: str, weight: LazyWeight, config: LoRA) -> Update | None:
     """LoRA of the weight that takes effect, gain · W: an update of W of scale / gain. None where the gain is 1."""
     factor = gain(name, weight.shape)
     if config.kind != "lora" or factor is None:

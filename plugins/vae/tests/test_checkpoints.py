@@ -119,9 +119,9 @@ def test_stable_diffusions_default_targets_leave_the_encoder_alone():
 
 
 def test_facts_say_whether_there_is_a_prior():
-    from zoo import host
+    from zoo.plugin import hooks
 
-    small, large = (host.describe(zoo.load(name, device="meta").entry) for name in ("vae", "sd-vae"))
+    small, large = (hooks.describe(zoo.load(name, device="meta").entry) for name in ("vae", "sd-vae"))
     assert small["latent"] == "8 × 2 × 2"
     assert small["prior"] == "N(0, I)"
     assert large["latent"] == "4 × 32 × 32"

@@ -12,6 +12,7 @@ import timm
 import torch
 
 import zoo
+from zoo.loading.resolve import resolve
 from zoo.testing import conformance
 
 HERE = Path(__file__).resolve().parents[1]
@@ -32,13 +33,13 @@ def test_embedded_files_are_small_and_half_precision():
 
 
 def test_facts_come_from_the_files_alone():
-    from zoo import host, registry
+    from zoo.plugin import hooks
 
-    facts = host.describe(registry.resolve("vit"))
+    facts = hooks.describe(resolve("vit"))
     assert facts["module"] == "timm: vit_tiny_patch16_224"
     assert facts["image"] == "1 × 32 × 32"
     assert facts["classes"].startswith("26: A B C")
-    facts = host.describe(registry.resolve("vit-base-google", download=False))
+    facts = hooks.describe(resolve("vit-base-google", download=False))
     assert (facts["classes"], facts["layers"], facts["image"]) == ("1000", "12", "3 × 224 × 224")
 
 

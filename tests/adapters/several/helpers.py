@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.weights.manage import stores
-from zoo.weights.update import LowRank, Update
+from zoo.weights.update import LoRAUpdate, Update
+from zoo.weights.walk import stores
 
 
 class Net(nn.Module):
@@ -53,12 +53,12 @@ class Gain(Update):
 def stirred(module: nn.Module, lora: Any, *, bits: Any = None, size: float = 0.3) -> tuple[zoo.Model, Tensor]:
     """The module with adapters whose factors are all random, and an input."""
     model = zoo.wrap(module.eval(), bits=bits, lora=lora)
-    stir(model, size)
+    perturb(model, size)
     return model, Net.draw()
 
 
 @torch.no_grad()
-def stir(model: zoo.Model, size: float = 0.3) -> None:
+def perturb(model: zoo.Model, size: float = 0.3) -> None:
     for name, parameter in model.module.named_parameters():
         if ".updates." in name:
             parameter.copy_(size * torch.randn_like(parameter))
@@ -66,7 +66,7 @@ def stir(model: zoo.Model, size: float = 0.3) -> None:
 
 def delta(update: Any) -> Tensor:
     """scale · B @ A in float64, in the weight's own shape, as nothing in zoo computes it."""
-    assert isinstance(update, LowRank)
+    assert isinstance(update, LoRAUpdate)
     A, B = update.A.detach().double(), update.B.detach().double()
     product = torch.einsum("ri,or->io" if update.transposed else "ri,or->oi", A, B)
     return update.scale * product.reshape(update.shape)

@@ -13,7 +13,7 @@ import zoo
 from zoo.adapters import rows as nests
 from zoo.errors import PluginError, ZooError
 
-from .helpers import error, stir
+from .helpers import error, perturb
 
 ROWS = ["b", None, "a", "b"]
 
@@ -51,7 +51,7 @@ def floats(output: Any) -> list[Tensor]:
 def test_a_mixed_batch_equals_separate_runs(name: str, bits: int) -> None:
     lora = {"a": zoo.LoRA(rank=2, targets="all"), "b": zoo.LoRA(rank=1, alpha=2, targets="all")}
     model = zoo.load(name, bits=bits, lora=lora, device="cpu")
-    stir(model, 0.1)
+    perturb(model, 0.1)
     arguments, alone = calls(name, model)
     with torch.no_grad():
         got = model(**arguments, adapters=ROWS)
@@ -86,8 +86,8 @@ def test_a_vaes_posterior_and_a_cache_of_keys_are_put_together() -> None:
     """Objects of the libraries that hold tensors: diffusers' distribution, transformers' cache, given back to it."""
     vae = zoo.load("vae", lora={"a": 2, "b": 2}, device="cpu")
     gpt = zoo.load("gpt", lora={"a": 2, "b": 2}, device="cpu")
-    stir(vae)
-    stir(gpt)
+    perturb(vae)
+    perturb(gpt)
     ids = torch.randint(0, gpt.module.config.vocab_size, (4, 9))
     with torch.no_grad():
         whole = gpt(ids, adapters=ROWS).logits

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import zoo
 from zoo.adapters import arithmetic
 from zoo.errors import AdapterError, UnknownNameError
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 
-from .helpers import Net, deltas, error, out, stir, stirred
+from .helpers import Net, deltas, error, out, perturb, stirred
 
 LORAS = {"a": zoo.LoRA(rank=3, alpha=4, targets="all"), "b": zoo.LoRA(rank=2, alpha=-3, targets=["fc", "raw", "conv"])}
 EQUAL = {"a": zoo.LoRA(rank=3, alpha=4, targets="all"), "b": zoo.LoRA(rank=3, alpha=5, targets=["fc", "raw", "conv"])}
@@ -132,7 +132,7 @@ def test_as_peft_computes_it(
     net = Layers()
     adapters, weights = ["a", "b", "c"], [0.6, -1.1, 0.8]
     model = zoo.wrap(copy.deepcopy(net).eval(), lora={name: zoo.LoRA(4, 2 + n) for n, name in enumerate(adapters)})
-    stir(model)
+    perturb(model)
     theirs: Any = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -167,7 +167,7 @@ def test_weights_with_gains_and_raw_ones_are_saved_and_read(name: str, tmp_path:
     """The scale that an architecture's plugin gives a weight is divided out, so that the file is like any other's."""
     lora = {"a": zoo.LoRA(rank=2, targets="all"), "b": zoo.LoRA(rank=1, targets="all")}
     model = zoo.load(name, lora=lora, device="cpu")
-    stir(model, 0.1)
+    perturb(model, 0.1)
     model.combine_adapters("new", WEIGHTS)
     wanted = weighted_sum(model, WEIGHTS)
     for path, delta in deltas(model, "new").items():
@@ -235,7 +235,7 @@ def test_dare_by_seed() -> None:
         ({"a": float("inf")}, {}, "the weight of 'a': expected a number, got inf"),
         ({"dora": 1, "a": 1}, {}, "adapter 'dora' is of kind 'dora', which is no low-rank product"),
         ({"a": 1, "loha": 1}, {}, "adapter 'loha' is of kind 'loha', which is no low-rank product"),
-        ({"saved": 1}, {}, "adapter 'saved' is 'full' .Replace. there, which is no plain low-rank product"),
+        ({"saved": 1}, {}, "adapter 'saved' is 'full' .FullUpdate. there, which is no plain low-rank product"),
     ],
 )
 def test_what_cannot_be_combined(adapters: Any, options: dict[str, Any], match: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import zoo
 from zoo.errors import AdapterError
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 
 from .helpers import Net, error, out, stirred
 

@@ -14,10 +14,10 @@ from torch import nn
 import zoo
 from zoo.errors import AdapterError, QuantizationError
 from zoo.weights.codecs import pack
-from zoo.weights.manage import stores
-from zoo.weights.packed import Packed
+from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.walk import stores
 
-from .helpers import Net, deltas, error, out, stir, stirred
+from .helpers import Net, deltas, error, out, perturb, stirred
 
 TWO = {"a": zoo.LoRA(rank=2, targets="all"), "b": zoo.LoRA(rank=3, alpha=5, targets=["conv", "fc", "embed", "raw"])}
 
@@ -29,9 +29,9 @@ def held(model: zoo.Model) -> dict[str, torch.Tensor]:
 def wide(ratio: float) -> tuple[zoo.Model, torch.Tensor, torch.Tensor]:
     """A 4-bit Linear(128) with an adapter of |ΔW| / |W| = ratio; the dense base and ΔW in float64."""
     model = zoo.wrap(nn.Sequential(nn.Linear(128, 128)), bits=4, lora=zoo.LoRA(rank=4))
-    stir(model)
+    perturb(model)
     (store,) = stores(model.module).values()
-    base = store.base_dense().detach().double()
+    base = store.base_tensor().detach().double()
     with torch.no_grad():
         update = store.updates["default"]
         update.B.mul_(ratio * float(base.norm() / deltas(model, "default")["0.weight"].norm()))
@@ -74,8 +74,8 @@ def test_what_is_stored_is_what_was_asked_and_comes_back(bits: int | None, again
         assert model.active == ()
         scheme = again if isinstance(again, zoo.Quantization) else zoo.Quantization(again)
         for name, store in stores(model.module).items():
-            stored = store.packed_in_use()
-            assert isinstance(stored, Packed)
+            stored = store.quantized_base()
+            assert isinstance(stored, QuantizedTensor)
             assert stored.codec.scheme == scheme.scheme
             assert stored.dtype == store.dtype == torch.float32
             assert torch.equal(store.dense(), pack(wanted[name], scheme)())
@@ -104,7 +104,7 @@ def test_only_weights_that_take_a_delta_are_quantized_again() -> None:
     model.activate("a")
     report = model.merge(bits=4)
     assert [one.name for one in report.weights] == ["fc.weight"]
-    assert isinstance(stores(net)["fc.weight"].merged_packed, Packed)
+    assert isinstance(stores(net)["fc.weight"].merged_packed, QuantizedTensor)
     assert stores(net)["raw"].plain() is stores(net)["raw"].base
     assert stores(net)["conv.weight"].plain() is stores(net)["conv.weight"].base
     model.activate("b")  # which applies on top of it all
@@ -156,7 +156,7 @@ def test_weights_are_merged_in_and_adapters_at_rest_whole() -> None:
 
 def test_what_an_architecture_keeps_in_full_precision_stays_so() -> None:
     model = zoo.load("gat", bits=4, lora=zoo.LoRA(rank=2, targets="all"), device="cpu")
-    stir(model)
+    perturb(model)
     report = model.merge(bits=4)
     bits = {one.name: one.bits for one in report.weights}
     assert {width for name, width in bits.items() if ".att" in name} == {32}
@@ -181,7 +181,8 @@ def test_a_quantizers_plugin_is_asked_and_its_failure_changes_nothing(site: Any)
     def quantize(weight, scheme, name):
         if name == "conv.weight" and scheme.block_size == 128:
             raise zoo.QuantizationError("not this one")
-        return zoo.Packed(Thirds(), weight.shape, weight.dtype, {"values": (3 * weight).round().to(torch.int8)})
+        values = (3 * weight).round().to(torch.int8)
+        return zoo.QuantizedTensor(Thirds(), weight.shape, weight.dtype, {"values": values})
     """
     site.install("zoo-thirds", {"thirds": "zoo_thirds"}, {"zoo_thirds.py": code})
     model, x = stirred(Net(), TWO)

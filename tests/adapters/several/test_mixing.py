@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 import zoo
 from zoo.errors import AdapterError, UnknownNameError
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 
-from .helpers import Net, error, out, stir, stirred
+from .helpers import Net, error, out, perturb, stirred
 
 THREE = {
     "a": zoo.LoRA(rank=2, targets="all"),
@@ -79,7 +79,7 @@ def test_gradients_are_each_adapters_own_samples(bits: int | None, again: bool) 
             return checkpoint(run, shift, use_reentrant=False) if again else run(shift)
 
     model = zoo.wrap(Outer().eval(), bits=bits, lora=THREE)
-    stir(model)
+    perturb(model)
     x, rows = Net.draw(6), ["b", None, "a", "a", "b", ("c", "a")]
     shift = torch.randn(6, 6, 9, requires_grad=True)
     g = torch.randn(6, 6, 9)
@@ -109,7 +109,7 @@ def test_what_runs_before_and_after_in_one_graph_has_its_own_adapters() -> None:
     outer = nn.Sequential(net)
     outer.forward = lambda x: checkpoint(net, x, use_reentrant=False)  # type: ignore[method-assign]
     model = zoo.wrap(outer, lora={"a": 2, "b": 2, "c": 2})
-    stir(model, 0.7)
+    perturb(model, 0.7)
     x, rows = torch.randn(4, 5), ["a", "b", None, "a"]
     model.activate("c", "b", "a", weights=(1, 0.5, 2.0))
     y = model(x.requires_grad_())
@@ -148,7 +148,7 @@ def test_modules_whose_outputs_have_rows_elsewhere(sizes: tuple[int, int], layer
 
     module = Recurrent()
     model = zoo.wrap(module, lora={"a": 2, "b": 2})
-    stir(model, 0.6)
+    perturb(model, 0.6)
     rows = [name for name, size in zip("ab", sizes, strict=True) for _ in range(size)][::-1]
     x = torch.randn(len(rows), 5, 3)
     model.train()
@@ -181,7 +181,7 @@ def test_attention_and_raw_parameters(bits: int | None) -> None:
     model = zoo.wrap(
         Attention().eval(), bits=bits, lora={"a": 2, "b": zoo.LoRA(3, targets=["att.in_proj_weight", "mix"])}
     )
-    stir(model, 0.5)
+    perturb(model, 0.5)
     x, mask = torch.randn(4, 5, 8), torch.zeros(4, 5, dtype=torch.bool)
     mask[1, 3:] = True
     rows = ["b", "a", None, "a"]
@@ -236,7 +236,7 @@ class Nested(nn.Module):
 
 def nested(n: int = 4) -> tuple[zoo.Model, tuple[Any, ...], list[Any]]:
     model = zoo.wrap(Nested().eval(), lora={"a": 2, "b": 1})
-    stir(model)
+    perturb(model)
     args = (Facts(torch.randn(n, 3), 0.5), {"t": [torch.randn(n)]}, Held([torch.randn(n, 3)]), torch.randn(2, 6))
     return model, args, ["a", "b", None, "a", "b"][:n]
 
@@ -305,7 +305,7 @@ def test_outputs_without_rows(mode: str, match: str) -> None:
 )
 def test_choices_that_cannot_be(rows: Any, match: str) -> None:
     model = zoo.wrap(Net(), lora={"a": 2, "b": 2, "m": 2})
-    stir(model)
+    perturb(model)
     model.merge("m")
     with pytest.raises((AdapterError, UnknownNameError), match=match) as caught:
         model(Net.draw(4), adapters=rows)

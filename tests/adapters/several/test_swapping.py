@@ -14,9 +14,9 @@ from torch import nn
 
 import zoo
 from zoo.errors import AdapterError, UnknownNameError
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 
-from .helpers import Net, error, out, stir, stirred
+from .helpers import Net, error, out, perturb, stirred
 
 SLOT = zoo.LoRA(rank=6, alpha=9, targets="all")
 NEW = {
@@ -149,11 +149,11 @@ def test_kinds_with_tensors_of_their_own(kind: str, tmp_path: Path) -> None:
     net = Net()
     other, x = stirred(copy.deepcopy(net), lora)
     model, _ = stirred(copy.deepcopy(net), {"a": lora})
-    plan = other.plan("new", lora)
+    plan = other.prepare_adapter("a", lora)
     for path, store in stores(other.module).items():
         plan.updates[path] = copy.deepcopy(store.updates["default"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "plan", lambda *args, **kwargs: plan)
+        patch.setattr(model, "prepare_adapter", lambda *args, **kwargs: plan)
         model.swap_adapter("a", "elsewhere")
         assert error(out(model, x), out(other, x)) < 1e-5
         del plan.updates["conv.weight"]
@@ -169,7 +169,7 @@ def test_kinds_with_tensors_of_their_own(kind: str, tmp_path: Path) -> None:
     [
         (zoo.LoRA(rank=7), "expected at most rank 6, the slot's, got 7: remove the adapter and add the new one"),
         (zoo.LoRA(rank=2, rank_pattern={"up": 9}), r"up\.weight: expected at most rank 6, the slot's, got 9"),
-        (zoo.LoRA(rank=2, dora=True), r"expected an update of kind 'lora' \(LowRank\), got 'lora' \(Dora\)"),
+        (zoo.LoRA(rank=2, dora=True), r"expected an update of kind 'lora' \(LoRAUpdate\), got 'lora' \(DoRAUpdate\)"),
         (zoo.LoHa(rank=2), "adapter 'a' is of kind 'lora', the new one of kind 'loha'"),
         (zoo.LoRA(rank=2, targets=["head", "nothing"]), "target 'nothing' matches no weight"),
         ("./no-such-folder", "no-such-folder"),
@@ -198,4 +198,4 @@ def test_slots_that_cannot_take_anything(tmp_path: Path) -> None:
     model.merge("small")
     with pytest.raises(AdapterError, match="'small' is merged into the base"):
         model.swap_adapter("small", zoo.LoRA(2, targets=["fc"]))
-    stir(model)
+    perturb(model)

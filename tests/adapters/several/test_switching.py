@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.errors import AdapterError, TuningError, UnknownNameError
-from zoo.weights.manage import stores
-from zoo.weights.store import Store
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.walk import stores
 
 from .helpers import Gain, Net, delta, deltas, error, out, stirred
 
@@ -200,7 +200,7 @@ def test_adapters_names_do_not_matter() -> None:
 
 
 def test_a_store_by_itself() -> None:
-    store = Store(nn.Parameter(torch.randn(4, 5)))
+    store = ManagedWeight(nn.Parameter(torch.randn(4, 5)))
     for name in "ab":
         store.add(name, Gain(store.shape))
         nn.init.normal_(store.updates[name].gain)

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as transforms_active  # noqa: F401 - for the operations
 
-from zoo.weights.packed import Codec
-from zoo.weights.store import Store
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.quantized_tensor import Codec
 from zoo.weights.update import Factors
 
 SMALL = 1 << 14  # values of a weight so small that what counts is how many operations there are
 
 
-class Base(NamedTuple):
+class BaseTensors(NamedTuple):
     """A base weight that an autograd function can carry: tensors to save, and how to make them dense again."""
 
     codec: Codec | None
@@ -29,13 +29,13 @@ class Base(NamedTuple):
     tensors: tuple[Tensor, ...]
 
 
-def base_of(store: Store) -> Base:
+def base_tensors(store: ManagedWeight) -> BaseTensors:
     """The store's base as it is now. Its tensors are looked up at every use and never kept."""
     dense = store.whole()
     if dense is not None:
-        return Base(None, store.shape, (dense,))
-    packed = store.packed_in_use()
-    return Base(packed.codec, store.shape, packed.tensors())
+        return BaseTensors(None, store.shape, (dense,))
+    packed = store.quantized_base()
+    return BaseTensors(packed.codec, store.shape, packed.tensors())
 
 
 def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -78,7 +78,7 @@ def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype | None:
     return None
 
 
-def needs_graph(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None) -> bool:
+def needs_graph(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None) -> bool:
     """Whether a backward pass could ask for any gradient of this operation."""
     if not torch.is_grad_enabled():
         return False

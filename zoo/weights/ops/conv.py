@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import (
-    Base,
-    base_of,
+    BaseTensors,
+    base_tensors,
     compute_dtype,
     dense_of,
     fold,
@@ -23,8 +24,7 @@ from zoo.weights.ops.base import (
     prefer_folding,
     transforms_active,
 )
-from zoo.weights.packed import Codec
-from zoo.weights.store import Store
+from zoo.weights.quantized_tensor import Codec
 from zoo.weights.update import Factors
 
 
@@ -89,7 +89,7 @@ def _fits_folding(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> bool:
     return prefer_folding(_positions(x), shape[0], math.prod(shape[1:]), dtype)
 
 
-def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, geometry: Geometry) -> Tensor:
+def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, geometry: Geometry) -> Tensor:
     if factors is not None and _fits_folding(x, base.shape, x.dtype):
         return _convolve(x, fold(base.codec, base.shape, base.tensors, factors), bias, geometry)
     y = _convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors), bias, geometry)
@@ -122,7 +122,7 @@ class _Convolution(torch.autograd.Function):
         ctx.x_form = (x.shape, x.stride())
         ctx.bias_dtype = None if bias is None else bias.dtype
         factors = None if left is None or right is None else Factors(left, right, scale)
-        return _forward(x, bias, Base(codec, shape, tensors), factors, geometry)
+        return _forward(x, bias, BaseTensors(codec, shape, tensors), factors, geometry)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -207,7 +207,7 @@ def _grad_x_beside(g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, ge
     return factors.scale * grad  # type: ignore[operator, return-value]
 
 
-def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
+def convolution(store: ManagedWeight, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
     """A convolution with a managed weight; None where only the library's own path (or its own error) will do."""
     n = len(geometry.stride)
     if x.dim() == n + 1:
@@ -222,13 +222,13 @@ def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry
     dtype = store.dtype if cast is None else cast
     if x.dtype is not dtype:
         return None
-    updates = store.in_use()
+    updates = store.active_updates()
     found = store.factors()
     if found is None:
         return None if transforms_active() else _scaled(store, x, bias, dtype, geometry)
     if transforms_active():
         return _convolve(x, store.dense(dtype), bias, geometry)
-    base = base_of(store)
+    base = base_tensors(store)
     if store.training and any(update.dropout for update in updates):
         y = _apply(x, bias, base, None, geometry)
         for update, factors in zip(updates, found, strict=True):
@@ -238,7 +238,9 @@ def convolution(store: Store, x: Tensor, bias: Tensor | None, geometry: Geometry
     return _apply(x, bias, base, join(found, dtype), geometry)
 
 
-def _scaled(store: Store, x: Tensor, bias: Tensor | None, dtype: torch.dtype, geometry: Geometry) -> Tensor | None:
+def _scaled(
+    store: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.dtype, geometry: Geometry
+) -> Tensor | None:
     """As ``convolution``, for an update that scales output and input channels; None where it does anything else."""
     if geometry.groups != 1 or geometry.transposed != store.layout.transposed:
         return None
@@ -249,13 +251,13 @@ def _scaled(store: Store, x: Tensor, bias: Tensor | None, dtype: torch.dtype, ge
     ones = [1] * len(geometry.stride)
     if inputs is not None:
         x = x * inputs.to(dtype).view(-1, *ones)
-    y = _apply(x, None, base_of(store), join([] if factors is None else [factors], dtype), geometry)
+    y = _apply(x, None, base_tensors(store), join([] if factors is None else [factors], dtype), geometry)
     if outputs is not None:
         y = y * outputs.to(dtype).view(-1, *ones)
     return y if bias is None else y + bias.view(-1, *ones)
 
 
-def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, geometry: Geometry) -> Tensor:
+def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, geometry: Geometry) -> Tensor:
     if not needs_graph(x, bias, base, factors) or (factors is None and base.codec is None):
         return _forward(x, bias, base, factors, geometry)
     left, right, scale = factors or (None, None, 1.0)
@@ -273,7 +275,7 @@ def conv(n: int):  # type: ignore[no-untyped-def]
     """The replacement of ``torch.nn.functional.conv{n}d``, taking a store where that takes the weight."""
 
     def convnd(  # type: ignore[no-untyped-def]
-        store: Store, input: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
+        store: ManagedWeight, input: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
     ) -> Tensor | None:
         dilation = _spread(dilation, n)
         if isinstance(padding, str):
@@ -298,7 +300,14 @@ def conv_transpose(n: int):  # type: ignore[no-untyped-def]
     """The replacement of ``torch.nn.functional.conv_transpose{n}d``, taking a store where that takes the weight."""
 
     def conv_transposend(  # type: ignore[no-untyped-def]
-        store: Store, input: Tensor, bias=None, stride=1, padding=0, output_padding=0, groups: int = 1, dilation=1
+        store: ManagedWeight,
+        input: Tensor,
+        bias=None,
+        stride=1,
+        padding=0,
+        output_padding=0,
+        groups: int = 1,
+        dilation=1,
     ) -> Tensor | None:
         sizes = (_spread(value, n) for value in (stride, padding, dilation))
         stride, padding, dilation = sizes

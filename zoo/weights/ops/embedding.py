@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import WeightError
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import join, transforms_active
-from zoo.weights.store import Store
 from zoo.weights.update import without_autocast
 
 RENORM = (
@@ -26,7 +26,7 @@ def refuse_renorm(*args: Any, max_norm: float | None = None, **kwargs: Any) -> N
 
 
 def embedding(
-    store: Store,
+    store: ManagedWeight,
     index: Tensor,
     padding_idx: int | None = None,
     max_norm: float | None = None,
@@ -40,7 +40,7 @@ def embedding(
     """
     if max_norm is not None:
         raise WeightError(RENORM)
-    updates = store.in_use()
+    updates = store.active_updates()
     found = store.factors()
     dense = store.whole()
     general = len(store.shape) != 2 or transforms_active() or scale_grad_by_freq
@@ -66,9 +66,9 @@ def embedding(
     return flat.view(y.shape)
 
 
-def _rows(store: Store, index: Tensor) -> Tensor:
+def _rows(store: ManagedWeight, index: Tensor) -> Tensor:
     """The packed base's rows at ``index``: (...) → (..., features)."""
-    packed = store.packed_in_use()
+    packed = store.quantized_base()
     width = packed.shape[1]
     rows = getattr(packed.codec, "rows", None)
     if rows is not None and index.numel() < packed.shape[0]:

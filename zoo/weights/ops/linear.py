@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import (
-    Base,
+    BaseTensors,
     add_product,
-    base_of,
+    base_tensors,
     compute_dtype,
     dense_of,
     fold,
@@ -21,12 +22,11 @@ from zoo.weights.ops.base import (
     prefer_folding,
     transforms_active,
 )
-from zoo.weights.packed import Codec
-from zoo.weights.store import Store
+from zoo.weights.quantized_tensor import Codec
 from zoo.weights.update import Factors
 
 
-def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
+def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor:
     """x @ W.T + bias, or with ``flip`` x @ W + bias. x: (..., in) → (..., out)."""
     codec, shape, tensors = base
     rows, columns = shape
@@ -35,14 +35,14 @@ def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None
         return F.linear(x, weight.t() if flip else weight, bias)
     weight = dense_of(codec, shape, x.dtype, tensors)
     y = F.linear(x, weight.t() if flip else weight, bias)
-    return y if factors is None else beside(y, x, factors, flip)
+    return y if factors is None else add_low_rank(y, x, factors, flip)
 
 
 def _positions(x: Tensor) -> int:
     return x.numel() // max(x.shape[-1], 1)
 
 
-def beside(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
+def add_low_rank(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
     """y + scale · (x @ right.T) @ left.T, or with ``flip`` (x @ left) @ right: the update without forming ΔW."""
     left, right, scale = factors
     down, up = (left, right) if flip else (right.t(), left.t())
@@ -76,7 +76,7 @@ class _Linear(torch.autograd.Function):
         ctx.scale, ctx.flip, ctx.codec, ctx.shape = scale, flip, codec, shape
         ctx.bias_dtype = None if bias is None else bias.dtype
         factors = None if left is None or right is None else Factors(left, right, scale)
-        return _forward(x, bias, Base(codec, shape, tensors), factors, flip)
+        return _forward(x, bias, BaseTensors(codec, shape, tensors), factors, flip)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -122,14 +122,14 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *[None] * len(others)
 
 
-def linear(store: Store, x: Tensor, bias: Tensor | None = None, *, flip: bool = False) -> Tensor | None:
+def linear(store: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False) -> Tensor | None:
     """x @ W.T + bias for a two-dimensional weight (``flip``: x @ W + bias). x: (..., in) → (..., out).
 
     None where only the dense weight serves, or only the library's own error (mixed types, scalars).
     """
     if len(store.shape) != 2 or not x.dim():
         return None
-    plain, updates = store.whole(), store.in_use()
+    plain, updates = store.whole(), store.active_updates()
     dtype = store.dtype if plain is None else plain.dtype
     cast = compute_dtype(x, dtype)
     if cast is not None:
@@ -145,24 +145,24 @@ def linear(store: Store, x: Tensor, bias: Tensor | None = None, *, flip: bool = 
     found = store.factors()
     if found is None:
         return _scaled(store, x, bias, dtype, flip)
-    base = base_of(store)
+    base = base_tensors(store)
     if store.training and any(update.dropout for update in updates):
         y = _apply(x, bias, base, None, flip)
         for update, factors in zip(updates, found, strict=True):
             dropped = F.dropout(x, update.dropout)
-            y = beside(y, dropped, Factors(factors.left.to(dtype), factors.right.to(dtype), factors.scale), flip)
+            y = add_low_rank(y, dropped, Factors(factors.left.to(dtype), factors.right.to(dtype), factors.scale), flip)
         return y
     return _apply(x, bias, base, join(found, dtype), flip)
 
 
-def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
+def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor:
     if not needs_graph(x, bias, base, factors):
         return _forward(x, bias, base, factors, flip)
     left, right, scale = factors or (None, None, 1.0)
     return _Linear.apply(x, bias, left, right, scale, flip, base.codec, base.shape, *base.tensors)
 
 
-def _scaled(store: Store, x: Tensor, bias: Tensor | None, dtype: torch.dtype, flip: bool) -> Tensor | None:
+def _scaled(store: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.dtype, flip: bool) -> Tensor | None:
     """As ``linear``, for an update that scales outputs and inputs; None where it does anything else."""
     scaling = store.scaling()
     if scaling is None:
@@ -172,27 +172,27 @@ def _scaled(store: Store, x: Tensor, bias: Tensor | None, dtype: torch.dtype, fl
         outputs, inputs = inputs, outputs
     if inputs is not None:
         x = x * inputs.to(dtype)
-    y = _apply(x, None, base_of(store), join([] if factors is None else [factors], dtype), flip)
+    y = _apply(x, None, base_tensors(store), join([] if factors is None else [factors], dtype), flip)
     if outputs is not None:
         y = y * outputs.to(dtype)
     return y if bias is None else y + bias
 
 
-def addmm(store: Store, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
+def addmm(store: ManagedWeight, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
     """bias + x @ W for a one-dimensional bias, as transformers' ``Conv1D`` computes it; None for any other form."""
     if beta != 1 or alpha != 1 or bias.dim() != 1 or x.dim() != 2 or len(store.shape) != 2:
         return None
     return linear(store, x, bias, flip=True)
 
 
-def matmul(store: Store, x: Tensor) -> Tensor | None:
+def matmul(store: ManagedWeight, x: Tensor) -> Tensor | None:
     """x @ W for a two-dimensional weight; None for any other form."""
     if len(store.shape) != 2 or x.dim() < 1 or x.shape[-1] != store.shape[0]:
         return None
     return linear(store, x, None, flip=True)
 
 
-def matmul_left(store: Store, x: Tensor) -> Tensor | None:
+def matmul_left(store: ManagedWeight, x: Tensor) -> Tensor | None:
     """W @ x for a two-dimensional weight and x of (in,) or (..., in, n), as x.T @ W.T; None for any other form."""
     if len(store.shape) != 2 or x.dim() < 1 or x.shape[-1 if x.dim() == 1 else -2] != store.shape[1]:
         return None

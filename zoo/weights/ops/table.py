@@ -26,7 +26,7 @@ def _store(value: Any) -> Any:
 
 
 def _dense(tree: Any) -> Any:
-    from zoo.weights.standin import to_dense
+    from zoo.weights.lazy_weight import to_dense
 
     return to_dense(tree)
 
@@ -88,14 +88,14 @@ def recomputed(func: Callable[..., Any]) -> Path:
     """A path for any form of any function: run on the dense weights, which are made again in backward, not kept."""
 
     def path(*args: Any, **kwargs: Any) -> Any:
-        from zoo.weights.standin import Weight
+        from zoo.weights.lazy_weight import LazyWeight
 
         if not torch.is_grad_enabled() or transforms_active() or torch.compiler.is_compiling():
             return None
         if kwargs.get("out") is not None:
             return None
         leaves = tree_leaves((args, kwargs))
-        held = [leaf._zoo_store for leaf in leaves if isinstance(leaf, Weight)]
+        held = [leaf._zoo_store for leaf in leaves if isinstance(leaf, LazyWeight)]
         if all(store.ready() for store in held):
             return None  # the dense weights are there anyway
         if not any(getattr(leaf, "requires_grad", False) for leaf in leaves):
@@ -105,7 +105,7 @@ def recomputed(func: Callable[..., Any]) -> Path:
             dense_args, dense_kwargs = _dense((inner, kwargs))
             return func(*dense_args, **dense_kwargs)
 
-        drawn = any(store.training and update.dropout for store in held for update in store.in_use())
+        drawn = any(store.training and update.dropout for store in held for update in store.active_updates())
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=drawn)
 
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError, ZooError
-from zoo.libraries import transformers as library
+from zoo.integrations import transformers as library
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo import files
 from zoo.data.letters import render
+from zoo.storage import atomic
 from zoo.testing import conformance
 from zoo_dcgan.model import DCGAN
 
@@ -128,8 +128,8 @@ def test_a_configuration_that_cannot_be_is_refused(change, told):
 def test_a_colour_network_of_another_size_loads_from_its_folder(tmp_path):
     module = DCGAN(16, 3, 10, 6).eval()
     config = {"_class_name": "DCGAN", "size": 16, "channels": 3, "latent": 10, "features": 6}
-    files.write_json(tmp_path / "config.json", config)
-    files.save_tensors(tmp_path / "model.safetensors", module.state_dict())
+    atomic.write_json(tmp_path / "config.json", config)
+    atomic.save_tensors(tmp_path / "model.safetensors", module.state_dict())
     model = zoo.load(str(tmp_path), bits=4, lora=2, device="cpu")
     assert model.entry.plugin == "dcgan"
     assert model.sample(2, seed=0).data.shape == (2, 3, 16, 16)

@@ -20,11 +20,11 @@ def weight(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def error(packed: zoo.Packed, w: torch.Tensor) -> float:
+def error(packed: zoo.QuantizedTensor, w: torch.Tensor) -> float:
     return float((packed(torch.float64) - w.double()).norm() / w.double().norm())
 
 
-def stored_bits(packed: zoo.Packed) -> float:
+def stored_bits(packed: zoo.QuantizedTensor) -> float:
     return 8 * sum(t.numel() * t.element_size() for t in packed.tensors()) / packed.shape.numel()
 
 

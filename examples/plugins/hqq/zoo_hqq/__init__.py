@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @zoo.hookimpl
-def quantize(weight: Tensor, scheme: zoo.Quantization) -> zoo.Packed:
+def quantize(weight: Tensor, scheme: zoo.Quantization) -> zoo.QuantizedTensor:
     """Any weight in 2, 3, 4 or 8 bit. Asked only where ``scheme.scheme`` is this plugin's name."""
     from zoo_hqq.codec import pack
 

@@ -50,7 +50,7 @@ class HQQ:
         return _from_bytes(scale, scale_range).exp2(), _from_bytes(zero, zero_range)
 
 
-def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.Packed:
+def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.QuantizedTensor:
     """Quantize a weight of any shape on its own device. double: scales and zeros in 8 bit too.
 
     Raises ``zoo.QuantizationError`` for widths that the library does not store, integers, NaN and Inf.
@@ -64,7 +64,7 @@ def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.Packed
     codec = HQQ(bits, block_size, double)
     weight = weight.detach()
     if weight.is_meta:
-        return zoo.Packed(codec, weight.shape, weight.dtype, _on_meta(codec, weight.numel()))
+        return zoo.QuantizedTensor(codec, weight.shape, weight.dtype, _on_meta(codec, weight.numel()))
     flat = weight.reshape(-1).float()
     if not bool(torch.isfinite(flat).all()):
         raise zoo.QuantizationError("the weight holds NaN or Inf and cannot be quantized")
@@ -84,7 +84,7 @@ def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.Packed
     for rows, part in _chunks(groups):
         codes[rows] = (part / scale[rows, None] + zero[rows, None]).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
     packed = Quantizer.pack[Quantizer.bit_to_packing[bits]](codes)
-    return zoo.Packed(codec, weight.shape, weight.dtype, {"codes": packed, **tensors})
+    return zoo.QuantizedTensor(codec, weight.shape, weight.dtype, {"codes": packed, **tensors})
 
 
 def _fit(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:

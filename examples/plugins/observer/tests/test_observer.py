@@ -14,7 +14,7 @@ import torch
 
 import zoo
 import zoo_observer
-from zoo import host
+from zoo.plugin import hooks
 from zoo.testing import conformance
 
 
@@ -48,29 +48,29 @@ class Bare:
 @pytest.fixture
 def watched() -> Iterator[None]:
     """The plugin above, and the observer switched on."""
-    host.reset()
-    host.register(Slow(), "slow")
-    host.observe("observer")
+    hooks.reset()
+    hooks.register(Slow(), "slow")
+    hooks.observe("observer")
     zoo_observer.reset()
     yield
     zoo_observer.reset()
-    host.reset()
+    hooks.reset()
 
 
 def test_it_wraps_every_hook_of_the_contract():
-    assert host.implemented("observer") == host.HOOKS
-    assert host.observes("observer")
+    assert hooks.implemented("observer") == hooks.HOOKS
+    assert hooks.observes("observer")
 
 
 @pytest.mark.usefixtures("watched")
 def test_answers_and_errors_pass_through_and_are_timed(caplog):
     caplog.set_level(logging.DEBUG, "zoo_observer")
     weight = torch.randn(3, 4)
-    assert host.quantize(Bare.entry, "a.weight", weight, zoo.Quantization(4)) is weight
-    assert host.describe(Bare.entry) == Slow.facts
-    assert [batch["x"] for batch in host.batches(Bare(), None, zoo.BatchRequest(1))] == [0, 1, 2]
+    assert hooks.quantize(Bare.entry, "a.weight", weight, zoo.Quantization(4)) is weight
+    assert hooks.describe(Bare.entry) == Slow.facts
+    assert [batch["x"] for batch in hooks.batches(Bare(), None, zoo.BatchRequest(1))] == [0, 1, 2]
     with pytest.raises(zoo.DataError, match="expected a batch"):
-        host.loss(Bare(), None)
+        hooks.loss(Bare(), None)
     took = zoo_observer.seconds()
     assert {hook: len(times) for hook, times in took.items()} == {"quantize": 1, "describe": 1, "batches": 1, "loss": 1}
     assert 0.02 <= took["describe"][0] < 5
@@ -96,7 +96,7 @@ def test_a_model_loads_learns_and_evaluates_as_it_does_unobserved():
     assert calls["construct"] == calls["evaluate"] == calls["batches"] == 1
     assert calls["loss"] == 2
     assert calls["quantize"] >= calls["inject_adapter"] > 3
-    host.reset()
+    hooks.reset()
     assert figures() == observed
     assert {hook: len(times) for hook, times in zoo_observer.seconds().items()} == calls
 
@@ -118,12 +118,12 @@ def test_watching_costs_little():
         weight, scheme = torch.ones(1), zoo.Quantization(4)
         start = time.perf_counter()
         for _ in range(calls):
-            host.quantize(Bare.entry, "w", weight, scheme)
+            hooks.quantize(Bare.entry, "w", weight, scheme)
         return (time.perf_counter() - start) / calls
 
     watched = min(once() for _ in range(5))
-    host.reset()
-    host.register(Slow(), "slow")
+    hooks.reset()
+    hooks.register(Slow(), "slow")
     plain = min(once() for _ in range(5))
     assert watched - plain < 100e-6  # measured: 1.3 µs
 

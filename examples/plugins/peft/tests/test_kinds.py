@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 import zoo
 from zoo.testing import conformance
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 from zoo_peft import Peft
 from zoo_peft.kinds import REFUSED, SUPPORTED
 
@@ -58,7 +58,7 @@ def own_parameters(tuner: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in tuner.named_parameters() if not name.startswith("base_layer.")}
 
 
-def stir(module: nn.Module, seed: int = 0) -> None:
+def perturb(module: nn.Module, seed: int = 0) -> None:
     """Move every trainable parameter away from where it starts."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
@@ -136,14 +136,14 @@ def test_it_computes_what_peft_computes_and_all_of_it_trains(net, kind, layer):
             return
         # Matrices of other layers than PEFT knows: its own formula, on any of them.
         model = zoo.wrap(net, lora=Peft(chosen), seed=0)
-        stir(update_of(net))
+        perturb(update_of(net))
         with torch.no_grad():
             assert 1e-6 < float((model(INDEX) - theirs(INDEX)).norm() / theirs(INDEX).norm()) < 10
     else:
         model = zoo.wrap(net, lora=Peft(chosen), seed=0)
         update = update_of(net)
         peft.inject_adapter_in_model(copy.deepcopy(chosen), theirs)
-        stir(theirs)
+        perturb(theirs)
         tuner = tuner_of(theirs.eval())
         values, mine = own_parameters(tuner), dict(update.tuner.named_parameters())
         assert values.keys() == mine.keys()
@@ -170,7 +170,7 @@ def _without(model: zoo.Model) -> nn.Module:
 def test_copies_merging_and_four_bit(net, kind):
     scheme = 4 if kind in ("OFT", "HRA", "LOHA", "FOURIERFT") else None
     model = zoo.wrap(net, bits=scheme, lora=Peft(config(kind, target_modules=["fc1", "fc2"])), seed=0)
-    stir(net)
+    perturb(net)
     y = model(INDEX)
     assert torch.equal(copy.deepcopy(model)(INDEX), y)
     model.merge()
@@ -187,7 +187,7 @@ def test_two_of_a_kind_both_train_and_gradients_are_right(kind):
     model = zoo.wrap(nn.Linear(16, 24).double(), lora=Peft(config(kind, target_modules=["weight"])), seed=0)
     model.add_adapter("second", Peft(config("LOHA", target_modules=["weight"])), seed=1)
     model.module.double()
-    stir(model.module)
+    perturb(model.module)
     store = stores(model.module)["weight"]
     first, second = store.updates["default"], store.updates["second"]
     held = list(first.parameters())
@@ -233,7 +233,7 @@ def test_weights_that_peft_has_no_layer_for():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = zoo.wrap(raw, lora=Peft(peft.LoKrConfig(r=2), targets="all"), seed=0)
-        stir(raw)
+        perturb(raw)
         model(x).square().sum().backward()
     assert {name for name, _, _, _, adapters in model.weights() if adapters} == {
         "att",

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 import zoo
-from zoo.weights.manage import stores
+from zoo.weights.walk import stores
 from zoo_peft import Peft
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
@@ -33,7 +33,7 @@ def own_parameters(tuner: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in tuner.named_parameters() if not name.startswith("base_layer.")}
 
 
-def stir(module: nn.Module) -> None:
+def perturb(module: nn.Module) -> None:
     """Move every trainable parameter away from where it starts."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
@@ -71,7 +71,7 @@ def outputs(name: str, module: nn.Module) -> torch.Tensor:
 def test_a_models_outputs_and_gradients_are_those_of_peft(loaded, name, chosen):
     module = load(loaded, name).module
     theirs = peft.inject_adapter_in_model(copy.deepcopy(chosen), copy.deepcopy(module)).eval()
-    stir(theirs)
+    perturb(theirs)
     model = zoo.wrap(copy.deepcopy(module), lora=Peft(chosen), seed=0)
     tuners = {path: layer for path, layer in theirs.named_modules() if isinstance(layer, BaseTunerLayer)}
     held = {name: store for name, store in stores(model.module).items() if name.endswith(".weight")}

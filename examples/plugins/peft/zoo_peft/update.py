@@ -28,8 +28,8 @@ CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 def tuner_update(name: str, weight: Any, config: Peft) -> zoo.Update:
     """The update that PEFT's tuner makes of one weight.
 
-    name: the parameter's. weight: a stand-in, see ``zoo.hookspecs.inject_adapter``. Raises ``zoo.AdapterError`` that
-    names the weight where PEFT has no such tuner for its shape.
+    name: the parameter's. weight: a stand-in, see ``zoo.plugin.hookspecs.inject_adapter``. Raises
+    ``zoo.AdapterError`` that names the weight where PEFT has no such tuner for its shape.
     """
     kind = kind_of(config.config)
     view = View(weight.layout, weight.shape, kind in EMBEDDINGS)

@@ -40,4 +40,4 @@ def pack(weight, bits):
     if codec.places == 2:
         values = torch.nn.functional.pad(values, (0, values.numel() % 2)).view(-1, 2)
         values = values[:, 0] | (values[:, 1] << 4)
-    return zoo.Packed(codec, weight.shape, weight.dtype, {"values": values, "scales": scales})
+    return zoo.QuantizedTensor(codec, weight.shape, weight.dtype, {"values": values, "scales": scales})

@@ -69,7 +69,7 @@ def describe(entry):
 def save(model, folder, state_dict):
     from safetensors.torch import save_file
 
-    from zoo.files import write_json
+    from zoo.storage.atomic import write_json
 
     write_json(folder / "config.json", model.entry.config)
     save_file(state_dict, folder / "model.safetensors")

@@ -18,7 +18,7 @@ class Tiny(nn.Module):
         return self.decode(torch.tanh(self.norm(self.encode(x)))) * self.scale
 
 
-class Odd(zoo.LowRank):
+class Odd(zoo.LoRAUpdate):
     """An update whose factors say another one than it makes; a test returns it."""
 
     def factors(self):

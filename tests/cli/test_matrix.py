@@ -1,0 +1,39 @@
+"""Every verb on every architecture whose weights are carried, in every precision, with and without an adapter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zoo.cli import main, matrix_run
+
+# Without an adapter 16 and 8 bit have no verb that they do not have with one: `zoo matrix` runs those rows too.
+ROWS = [(bits, lora) for bits in matrix_run.BITS for lora in matrix_run.LORA if lora or bits in (32, 4)]
+
+
+@pytest.mark.parametrize(("bits", "lora"), ROWS, ids=[f"{bits}-{'lora' if lora else 'plain'}" for bits, lora in ROWS])
+@pytest.mark.parametrize("name", matrix_run.names())
+def test_every_verb_holds(name: str, bits: int, lora: int | None) -> None:
+    cells = matrix_run.check(name, bits, lora)
+    assert [cell.verb for cell in cells] == list(matrix_run.VERBS)
+    assert not [cell for cell in cells if cell.held is False]
+    allowed = set() if lora else {"reload", "merge"} if bits == 32 else {"reload", "merge", "backward", "tune"}
+    assert {cell.verb for cell in cells if cell.held is None} <= allowed
+
+
+def test_a_verb_that_does_not_hold_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    name = matrix_run.names()[0]
+
+    def merge(self: object, *names: str) -> None:
+        for parameter in self.module.parameters():  # type: ignore[attr-defined]
+            if parameter.is_floating_point():
+                parameter.data.add_(torch.ones_like(parameter))
+
+    monkeypatch.setattr("zoo.model.Model.merge", merge)
+    monkeypatch.setattr("zoo.model.Model.unmerge", lambda self: ())
+    monkeypatch.setattr("zoo.cli.matrix_run.BITS", (32,))
+    monkeypatch.setattr("zoo.cli.matrix_run.LORA", (2,))
+    assert main(["matrix", name]) == 1
+    told = capsys.readouterr()
+    assert "NO" in told.out
+    assert "merge: outputs differ" in told.err

@@ -1,1 +1,0 @@
-"""The adapter kinds that zoo brings beside plain LoRA: what each does to one weight."""

@@ -1,0 +1,98 @@
+"""Folding adapters into the weights, exactly or quantized again, and what that does to their effect."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from zoo.adapters.adapter_set import AdapterSet
+from zoo.errors import AdapterError
+from zoo.plugin.quantize import Packer, pack_weight
+from zoo.weights.managed_weight import WeightMerge
+from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.scheme import Quantization, as_quantization
+from zoo.weights.walk import tied_groups
+
+log = logging.getLogger(__name__)
+
+
+class MergeStats(NamedTuple):
+    """What a merge did to one weight W.
+
+    bits: stored bits per value, scales not counted. change: ‖ΔW‖ / ‖W‖. error: ‖stored − (W + ΔW)‖ / ‖ΔW‖, so that 1 is
+    an adapter whose whole effect is lost in noise of its own size.
+    """
+
+    name: str
+    bits: int
+    change: float
+    error: float
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What ``model.merge`` did, and how far what is stored is from what was meant.
+
+    names: the merged adapters with their weights. weights: those that took a delta. error: of all of them together,
+    √Σ‖stored − (W + ΔW)‖² / √Σ‖ΔW‖²; 0 where nothing took one. All of it is measured in float32 or better.
+    """
+
+    names: Mapping[str, float]
+    weights: tuple[MergeStats, ...]
+    error: float
+
+    def __str__(self) -> str:
+        names = ", ".join(name if share == 1.0 else f"{share:g} · {name}" for name, share in self.names.items())
+        if not self.weights:
+            return f"merged {names}: no weight has changed"
+        bits = ", ".join(f"{width} bit" for width in sorted({one.bits for one in self.weights}))
+        text = (
+            f"merged {names} into {len(self.weights)} weights, {bits}: error {self.error:.2g} of the adapters' effect"
+        )
+        worst = max(self.weights, key=lambda one: one.error)
+        return text + (f", at most {worst.error:.2g} in {worst.name}" if worst.error > 0 else "")
+
+
+def merge(adapters: AdapterSet, names: Sequence[str], bits: int | Quantization | None = None) -> MergeReport:
+    """Fold adapters into the weights; see ``zoo.Model.merge``."""
+    scheme = as_quantization(bits)
+    if adapters.device.type == "meta":
+        raise AdapterError("an adapter on 'meta' has no values to merge: load the model on a device")
+    shares, made = adapters.merge(names, None if scheme is None else _packer(adapters, scheme))
+    report = _report(shares, made)
+    if scheme is not None:  # it has lost something, and nobody should have to ask how much
+        log.warning("%s", report)
+    return report
+
+
+def _packer(adapters: AdapterSet, scheme: Quantization) -> Packer:
+    groups = {group.name: group for group in tied_groups(adapters.module)}
+
+    def pack(name: str) -> Callable[[Tensor], QuantizedTensor | None]:
+        group = groups[name]
+        return lambda weight: pack_weight(adapters.entry, group, weight, scheme, group.value.dtype)
+
+    return pack
+
+
+def _report(shares: Mapping[str, float], made: Mapping[str, WeightMerge]) -> MergeReport:
+    weights = []
+    for name, one in made.items():
+        if one.value is not None:
+            packed = isinstance(one.value, QuantizedTensor)
+            width = one.value.codec.bits if packed else 8 * one.value.dtype.itemsize  # type: ignore[union-attr]
+            weights.append(MergeStats(name, width, _share(one.effect, one.base), _share(one.error, one.effect)))
+    effect = math.sqrt(sum(one.effect**2 for one in made.values()))
+    error = math.sqrt(sum(one.error**2 for one in made.values()))
+    return MergeReport(dict(shares), tuple(weights), _share(error, effect))
+
+
+def _share(part: float, whole: float) -> float:
+    if whole == 0.0:
+        return 0.0 if part == 0.0 else math.inf
+    return part / whole

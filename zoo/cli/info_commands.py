@@ -1,0 +1,225 @@
+"""The verbs that print facts and load no model: list, info, plugins."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.catalog.names import is_name
+from zoo.cli.output import (
+    Command,
+    json_option,
+    note,
+    print_facts,
+    print_json,
+    print_table,
+    progress_line,
+    size,
+)
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.catalog.entry import Entry
+    from zoo.weights.footprint import Footprint
+
+EMBEDDED = "embedded"
+_NON_COMMERCIAL = ("non-commercial", "noncommercial", "-nc")
+
+
+@click.command(
+    "list",
+    cls=Command,
+    examples="""
+    zoo list
+    zoo list --plugin ddpm
+    zoo list --json | jq '.[].name'
+    """,
+)
+@click.option("--plugin", metavar="NAME", help="Only the models of this architecture.")
+@json_option
+def list_models(plugin: str | None, as_json: bool) -> None:
+    """The models that the registries name."""
+    from zoo.catalog import discovery, registry
+    from zoo.errors import UnknownNameError, did_you_mean
+
+    found = registry.entries()
+    if plugin is not None:
+        known = sorted({str(entry.plugin) for entry in found} | set(discovery.claims()))
+        if plugin not in known:
+            raise UnknownNameError(f"no plugin {plugin!r}; there are {', '.join(known)}.{did_you_mean(plugin, known)}")
+        found = tuple(entry for entry in found if entry.plugin == plugin)
+    for problem in registry.problems():
+        note(f"warning: left out: {problem}")
+    if as_json:
+        print_json([_facts(entry) for entry in found])
+        return
+    rows = [(entry.name, str(entry.plugin), entry.weights or "none", _license(entry), entry.summary) for entry in found]
+    print_table(("name", "plugin", "weights", "license", "summary"), rows)
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    zoo info ddpm
+    zoo info ddpm-cifar10 --footprint
+    zoo info gpt2 --bits 4 --lora 8 --json
+    """,
+)
+@click.argument("name")
+@click.option("--footprint", is_flag=True, help="Parameters and bytes, from the structure alone (imports torch).")
+@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), help="Footprint in this precision.")
+@click.option("--lora", type=int, metavar="RANK", help="Footprint with LoRA of this rank.")
+@json_option
+def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json: bool) -> None:
+    """What NAME stands for, and what it costs to hold."""
+    from zoo.catalog import registry
+    from zoo.loading.resolve import resolve
+    from zoo.plugin import hooks
+
+    entry = registry.find(name) if is_name(name) else resolve(name)
+    if entry.config or entry.weights == EMBEDDED:
+        entry = resolve(name, download=False)
+    facts = _facts(entry)
+    adapter = _adapter(entry)
+    try:
+        described = hooks.describe(entry) if entry.config else {}
+    except ZooError as error:  # what the registry says is still worth printing
+        note(f"warning: {error}")
+        described = {}
+    measured = _footprint(name, bits, lora) if footprint or bits or lora else None
+    if as_json:
+        more: dict[str, Any] = {"config": entry.config, "facts": described}
+        if entry.adapter is not None:
+            more["adapter"] = {"folder": entry.adapter, **adapter}
+        if measured is not None:
+            more["footprint"] = asdict(measured)
+        print_json({**facts, **more})
+        return
+    targets = entry.targets or "the plugin's"
+    shown = {
+        **_adapter_facts(name, adapter),
+        "name": entry.name,
+        "summary": entry.summary,
+        "plugin": str(entry.plugin),
+        "weights": _weights(entry),
+        "license": _license(entry),
+        "lora targets": targets if isinstance(targets, str) else ", ".join(targets),
+        "kept in full precision": ", ".join(entry.keep),
+        **described,
+        **(_footprint_facts(measured) if measured is not None else {}),
+    }
+    print_facts({label: text for label, text in shown.items() if text})
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    zoo plugins
+    zoo plugins --quick
+    zoo plugins --check mine
+    ZOO_PLUGINS=ddpm zoo plugins --check --json
+    """,
+)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--check", is_flag=True, help="Check every promise of every hook, which takes half a minute each.")
+@click.option("--quick", is_flag=True, help="Only import each one and look at its hooks.")
+@json_option
+def plugins(names: tuple[str, ...], check: bool, quick: bool, as_json: bool) -> int:
+    """The installed plugins (or these) and their health.
+
+    --check and --quick exit with 1 if one of them is broken, and say which promise of which hook, and how to keep it.
+    """
+    from zoo.cli import plugin_status
+
+    level: plugin_status.Level = "quick" if quick else "full" if check else "none"
+    with progress_line() as told:
+        rows = plugin_status.plugins(level, names, told)
+    faults = plugin_status.faults()
+    if as_json:
+        print_json({"plugins": [asdict(row) for row in rows], "faults": faults})
+    else:
+        columns = ["name", "version", "distribution", "kind", "health", "hooks"]
+        cells = [[r.name, r.version, r.distribution, r.kind or "?", r.state, ", ".join(r.hooks) or "?"] for r in rows]
+        if level == "full":
+            columns.insert(5, "promises kept")
+            for row, cell in zip(rows, cells, strict=True):
+                done = [one for one in row.checks if one.ok is not None]
+                cell.insert(5, f"{sum(one.ok is True for one in done)} of {len(done)}")
+        print_table(columns, cells)
+    reasons = [f"{row.name} is broken: {reason}" for row in rows for reason in row.reasons]
+    for fault in (*reasons, *faults):
+        note(f"error: {fault}")
+    return 1 if level != "none" and (reasons or faults) else 0
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "plugin": entry.plugin,
+        "summary": entry.summary,
+        "weights": entry.weights,
+        "revision": entry.revision,
+        "license": entry.license,
+        "targets": entry.targets,
+        "keep": entry.keep,
+        "source": entry.source,
+    }
+
+
+def _adapter(entry: Entry) -> dict[str, Any]:
+    """What is known of the adapter that the name stands for, if it does."""
+    if entry.adapter is None:
+        return {}
+    from zoo.formats.manifest import CONFIG, read_json, record
+
+    said = record(entry.adapter)
+    raw = read_json(entry.adapter / CONFIG) if (entry.adapter / CONFIG).is_file() else {}
+    kind = said.get("kind") or str(raw.get("peft_type", "")).lower() or "unknown"
+    return {"kind": kind, "rank": raw.get("r"), "alpha": raw.get("lora_alpha"), **said}
+
+
+def _adapter_facts(name: str, adapter: dict[str, Any]) -> dict[str, str]:
+    if not adapter:
+        return {}
+    size = f", rank {adapter['rank']}, alpha {adapter['alpha']}" if adapter["rank"] else ""
+    runs = adapter.get("training")
+    told = [
+        f"{run.get('steps')} steps on {run.get('data')}, loss {run.get('first_loss')} → {run.get('last_loss')}"
+        for run in (runs if isinstance(runs, list) else ())
+        if isinstance(run, dict)
+    ]
+    return {"adapter": f"{name} ({adapter['kind']}{size})", "trained": "; ".join(told), "for the base": " "}
+
+
+def _weights(entry: Entry) -> str:
+    if entry.weights is None or entry.weights == EMBEDDED or entry.source == "folder":
+        return entry.weights or "none"
+    return f"{entry.weights} @ {entry.revision or 'the newest commit (not pinned)'}"
+
+
+def _license(entry: Entry) -> str:
+    text = entry.license or "unknown"
+    restricted = any(mark in text.lower() for mark in _NON_COMMERCIAL)
+    return f"{text} (not for commercial use)" if restricted else text
+
+
+def _footprint(name: str, bits: str | None, lora: int | None) -> Footprint:
+    import zoo
+
+    return zoo.load(name, bits=int(bits) if bits else None, lora=lora, device="meta").footprint()
+
+
+def _footprint_facts(footprint: Footprint) -> dict[str, str]:
+    share = footprint.bytes / footprint.bytes_16bit if footprint.bytes_16bit else 0.0
+    return {
+        "parameters": f"{footprint.parameters:,}",
+        "trainable": f"{footprint.trainable:,}",
+        "size": f"{size(footprint.bytes)} ({share:.1%} of 16 bit)",
+        "quantized": f"{footprint.quantized_share:.2%} of the parameters",
+        "adapted": f"{footprint.adapted_share:.2%} of the parameters",
+    }
+
+
+COMMANDS = (list_models, info, plugins)

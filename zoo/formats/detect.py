@@ -1,0 +1,50 @@
+"""Adapters that other libraries wrote, told apart by what their files hold, as PEFT's configuration and tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.errors import AdapterError
+from zoo.formats import diffusers, lycoris
+from zoo.storage.untrusted import read_tensors
+
+NAMES = ("pytorch_lora_weights.safetensors",)
+NO_ADAPTER = "expected an adapter in PEFT's format (adapter_config.json, adapter_model.safetensors) or one .safetensors"
+
+
+def find(place: Path) -> Path:
+    """The safetensors file that ``place`` is, or the one adapter in the folder. Raises ``AdapterError``."""
+    if place.is_file():
+        if place.suffix != ".safetensors":
+            raise AdapterError(f"{place}: not a safetensors file, and zoo reads no pickles; save it as .safetensors")
+        return place
+    if (place / "adapter_model.safetensors").is_file() or (place / "adapter_model.bin").is_file():
+        raise AdapterError(f"{place}: no adapter_config.json, {NO_ADAPTER} file of another library")
+    found = sorted(place.glob("*.safetensors"))
+    for name in NAMES:
+        if place / name in found:
+            return place / name
+    folders = sorted(path.parent.name for path in place.glob("*/adapter_config.json"))
+    if folders:
+        raise AdapterError(f"{place}: no adapter itself, it holds several in folders: give one of {', '.join(folders)}")
+    if len(found) == 1:
+        return found[0]
+    pickles = sorted([*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.ckpt")])
+    if pickles and not found:
+        raise AdapterError(f"{pickles[0]}: a pickle, which zoo does not execute; save the adapter as safetensors")
+    raise AdapterError(f"{place}: no adapter_config.json and {len(found)} .safetensors files; {NO_ADAPTER} file")
+
+
+def read(path: Path, module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What an adapter's file says, as PEFT's configuration and PEFT's keys for ``module``. Raises ``AdapterError``."""
+    tensors, metadata = read_tensors(path)
+    if not tensors:
+        raise AdapterError("the file holds no adapter at all")
+    for reader in (lycoris, diffusers):
+        if reader.recognises(tensors):
+            return reader.translate(tensors, metadata, module)
+    shown = ", ".join(repr(name) for name in list(tensors)[:2])
+    raise AdapterError(f"no adapter that zoo knows, its keys are {shown}; expected PEFT's, diffusers' or LyCORIS's")

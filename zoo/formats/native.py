@@ -1,0 +1,47 @@
+"""A model in its library's own terms: weights under the library's names, and the folder that it loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import OutputError
+from zoo.plugin import hooks
+from zoo.storage import atomic
+from zoo.storage.checkpoint import check_alone
+from zoo.torch_state.modes import evaluating
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.walk import tied_groups
+
+if TYPE_CHECKING:
+    from zoo.plugin.contract import LoadedModel
+
+
+@torch.no_grad()
+def state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """See ``zoo.Model.state_dict``."""
+    dense: dict[str, Tensor] = {}
+    with evaluating(module):
+        for group in tied_groups(module):
+            weight = group.value.dense() if isinstance(group.value, ManagedWeight) else group.value
+            dense |= dict.fromkeys((ref.name for ref in group.refs), weight.detach())
+    raw = module.state_dict()
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    return dense | {name: tensor for name, tensor in raw.items() if name in buffers}
+
+
+def save(model: LoadedModel, folder: Path) -> Path:
+    """See ``zoo.Model.save``."""
+    if model.device.type == "meta":
+        raise OutputError("a model on 'meta' has no weights to save: load it on a device")
+    with atomic.staged_folder(folder) as staged:
+        state = {name: tensor.cpu().contiguous() for name, tensor in state_dict(model.module).items()}
+        if model.entry.plugin is None or not hooks.save(model, staged, state):
+            if model.entry.config:
+                atomic.write_json(staged / "config.json", model.entry.config)
+            atomic.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
+        check_alone(folder, staged)
+    return folder

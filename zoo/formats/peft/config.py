@@ -1,0 +1,101 @@
+"""``adapter_config.json``: an adapter's configuration in PEFT's words, written and read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from zoo.formats.peft.keys import Slot
+from zoo.methods.config import Adapter, LoRA, Ranked
+from zoo.methods.peft_fields import INITS
+from zoo.methods.targets import matches
+from zoo.weights.layout import is_hf_conv1d
+from zoo.weights.update import LowRankUpdate
+from zoo.weights.walk import library_modules
+
+# What ``peft_type`` begins with where some of the adapter lies under zoo's own keys, which PEFT would pass over without
+# a word: so it refuses the whole, for it knows no such type.
+OWN_TYPE = "ZOO_"
+
+
+def rank_of(update: Any) -> int:
+    """The rank that a low-rank update has in a file: a residual one is an ordinary one of twice its own."""
+    return update.pair()[0].shape[0] if isinstance(update, LowRankUpdate) else update.rank
+
+
+def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]]) -> dict[str, Any]:
+    """The part of PEFT's configuration that says what the adapter is.
+
+    placed: every place that PEFT adapts, with its update. Its rank and scale are written as they are, whatever
+    ``config`` says: a plugin may have chosen others, and a tied weight has those of its first place.
+    """
+    placed = list(placed)
+    ranks, alphas = {}, {}
+    for slot, update in placed:
+        pattern = "^" + re.escape(slot.name)
+        rank = rank_of(update)
+        if config.rank_of(slot.name) != rank:
+            ranks[pattern] = rank
+        alpha = update.scale * (math.sqrt(rank) if config.rslora else rank)
+        if not math.isclose(alpha, config.alpha_of(slot.name), rel_tol=1e-12, abs_tol=0.0):
+            alphas[pattern] = alpha
+    layers = {slot.name for slot, _ in placed if not slot.is_parameter}
+    parameters = sorted(slot.name for slot, _ in placed if slot.is_parameter)
+    return {
+        "alpha_pattern": {**alphas, **config.alpha_pattern},
+        "bias": config.bias,
+        "fan_in_fan_out": any(is_hf_conv1d(slot.site.layer) for slot, _ in placed),
+        "inference_mode": True,
+        "init_lora_weights": config.init if config.init in INITS else True,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "rank_pattern": {**ranks, **config.rank_pattern},
+        "target_modules": _target_modules(module, layers),
+        "target_parameters": parameters or None,
+        "task_type": None,
+        "use_dora": config.dora,
+        "use_rslora": config.rslora,
+    }
+
+
+def from_other(module: nn.Module, config: Adapter, placed: list[tuple[Slot, str]]) -> dict[str, Any]:
+    """The same of another kind. placed: PEFT's places, with the name of the weight that the update was made for."""
+    raw = config.to_peft()
+    paths, targets = {slot.name for slot, _ in placed}, config.targets
+    every = {path for path, _ in library_modules(module)}
+    if placed and not (isinstance(targets, tuple) and paths == {path for path in every if matches(path, targets)}):
+        raw["target_modules"] = _target_modules(module, paths)
+        inputs = raw.get("feedforward_modules")  # (IA)³'s, which must be among the others
+        if inputs:
+            chosen = tuple(inputs) if isinstance(inputs, list) else inputs
+            raw["feedforward_modules"] = sorted(path for path in paths if matches(path, chosen))
+    if isinstance(config, Ranked):
+        for pattern, of in (("rank_pattern", config.rank_of), ("alpha_pattern", config.alpha_of)):
+            values = {slot.name: of(name.removesuffix(".weight")) for slot, name in placed}
+            other = {"^" + re.escape(path): value for path, value in values.items() if of(path) != value}
+            raw[pattern] = {**other, **raw[pattern]}
+    return raw
+
+
+def _target_modules(module: nn.Module, paths: set[str]) -> list[str] | str:
+    """The paths; where PEFT would find other modules that end in one of them, a regular expression for just these."""
+    others = [path for path, _ in library_modules(module) if path not in paths]
+    if any(matches(other, tuple(paths)) for other in others):
+        return "|".join(re.escape(path) for path in sorted(paths))
+    return sorted(paths)
+
+
+def expected_paths(raw: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Whether PEFT would adapt the module at a path, by the configuration's targets."""
+    targets = raw.get("target_modules")
+    if not targets or targets == "all-linear" or raw.get("layers_to_transform") is not None:
+        return lambda path: False  # says too little, or in too involved a way, to hold the file against it
+    wanted, excluded = (tuple(v) if isinstance(v, list) else v for v in (targets, raw.get("exclude_modules") or ()))
+    return lambda path: matches(path, wanted) and not matches(path, excluded)

@@ -1,0 +1,233 @@
+"""The updates that an adapter's tensors describe: every key finds its weight and every weight its keys, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.adapters.adapter_set import AdapterSet
+from zoo.errors import AdapterError
+from zoo.formats.peft import config as peft_config
+from zoo.formats.peft import keys
+from zoo.formats.peft.keys import OWN, PREFIX, Slot, check_shapes
+from zoo.formats.peft.places import Place, Reading, check_copy, check_values, place_of, reading_of, site_of
+from zoo.methods.config import Adapter, Full, LoRA, Ranked
+from zoo.methods.dora import DoRAUpdate
+from zoo.methods.experts import Experts
+from zoo.methods.targets import adaptable, path_of
+from zoo.plugin import hooks
+from zoo.weights.lazy_weight import LazyWeight
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.update import LowRankUpdate, Update
+from zoo.weights.walk import TiedGroup
+
+
+def updates_of(
+    adapters: AdapterSet, config: Adapter, raw: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> dict[str, Update]:
+    """The updates, by the name of each weight's first place, ready to be attached.
+
+    tensors: the file's, under PEFT's names, with or without ``base_model.model.``, and zoo's own. Raises
+    ``AdapterError`` that names what does not fit.
+    """
+    reading = reading_of(adapters, config, raw)
+    bare = not any(key.startswith((PREFIX, OWN)) for key in tensors)  # as transformers may write them
+    found: dict[Place, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        full = PREFIX + name if bare else name
+        key = place_of(reading, name, full)
+        if key is None:
+            check_copy(reading, full.removeprefix(PREFIX), tensor)
+            continue
+        check_values(*key, tensor)
+        found.setdefault(key[0], {})[key[1]] = tensor
+    if not found:
+        raise AdapterError("the file holds no adapter at all")
+    updates: dict[str, Update] = {}
+    covered: set[str] = set()
+    for place, factors in found.items():
+        site = reading.slots[place.path].site if place.how == "peft" else site_of(reading, place.path)
+        group = reading.groups[site.name]
+        update = _MAKERS[place.how](reading, group, place.path, factors)
+        first = group.name
+        if first in updates and not _equal(updates[first], update):
+            raise AdapterError(
+                f"{path_of(site)} shares its weight with {path_of(group.refs[0])}, and the two have different "
+                "adapters; zoo keeps tied weights tied and cannot load it"
+            )
+        updates[first] = update
+        covered |= {other.name for other in group.refs} if place.how == "own" else {site.name}
+    _check_complete(reading, raw, updates, covered)
+    return updates
+
+
+def _from_peft(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
+    slot, config = reading.slots[path], reading.config
+    if isinstance(config, LoRA):
+        return _low_rank(reading, config, group, slot, factors)
+    if not keys.has_kind(config.kind, slot):
+        layer = type(slot.site.layer).__name__
+        raise AdapterError(f"{slot.site.name}: PEFT's {config.kind} of a {layer} is not one that zoo computes alike")
+    if isinstance(config, Ranked):
+        config = _just(config, slot.name)
+    update = _injected(reading.adapters, config, group, factors, PREFIX + path)
+    _fill(update, factors)
+    return update
+
+
+def _just(config: Any, name: str) -> Any:
+    """A ranked configuration with the rank and alpha that it has for ``name``, whatever the weight is called."""
+    return replace(config, rank=config.rank_of(name), alpha=config.alpha_of(name), rank_pattern={}, alpha_pattern={})
+
+
+def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, factors: dict[str, Tensor]) -> Update:
+    """LoRA's update, or DoRA's, from PEFT's factors."""
+    site, held = slot.site, group.value
+    name = path_of(site)
+    needed = {"A", "B"} | ({"magnitude"} if config.dora and not slot.is_parameter else set())
+    if missing := sorted(needed - set(factors)):
+        raise _incomplete(name, factors, missing[0])
+    if reason := slot.reason_against():
+        raise AdapterError(f"{site.name}: its adapter is not one that zoo can apply: {reason}")
+    if slot.kind == "experts":
+        return _experts(config, slot, held, factors)
+    layout, rank = group.lazy().layout, config.rank_of(slot.name)
+    A, B = keys.factors_from_file(slot, layout, held.shape, factors["A"], factors["B"])
+    if A.shape[0] != rank:
+        raise AdapterError(f"{name}: its factors have rank {A.shape[0]}, the configuration says {rank}")
+    values = {"A": A, "B": B}
+    if "magnitude" in needed:
+        check_shapes(site, (factors["magnitude"],), (keys.magnitude_shape(slot, held.shape),))
+        values["magnitude"] = factors["magnitude"].flatten()
+    one = replace(_just(config, slot.name), init="default", modules_to_save=(), bias="none")
+    update = hooks.inject_adapter(reading.adapters.entry, site.name, group.lazy(), one)
+    shapes = {key: tuple(value.shape) for key, value in update.named_parameters()} if update is not None else {}
+    if not isinstance(update, LowRankUpdate) or shapes != {key: tuple(value.shape) for key, value in values.items()}:
+        raise AdapterError(f"{name}: no plugin makes {'a DoRA' if config.dora else 'a low-rank'} update like it")
+    if isinstance(update, DoRAUpdate) and slot.inputs_first != layout.transposed:
+        raise AdapterError(f"{name}: it shares its weight with a layer whose outputs lie in the other dimension")
+    _fill(update, values)
+    return update
+
+
+def _experts(config: LoRA, slot: Slot, held: nn.Parameter | ManagedWeight, factors: dict[str, Tensor]) -> Update:
+    rank, inputs_first = config.rank_of(slot.name), bool(getattr(slot.site.layer, "is_transposed", False))
+    experts, outputs, inputs = held.shape
+    if inputs_first:
+        outputs, inputs = inputs, outputs
+    check_shapes(slot.site, (factors["A"], factors["B"]), ((rank * experts, inputs), (outputs, rank * experts)))
+    update = Experts.empty(held.shape, rank, config.scale_of(slot.name), inputs_first, held.device)
+    if held.device.type != "meta":
+        update.fill_from_peft(factors["A"], factors["B"])
+    return update
+
+
+def _from_own(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
+    """Any kind's update from zoo's own keys: the update's parameters under their own names."""
+    config = reading.config
+    if factors.keys() == {"weight"} and _is_full(reading, path, group):
+        config = Full(targets=(path,))
+    update = _injected(reading.adapters, config, group, factors, OWN + path)
+    _fill(update, factors)
+    return update
+
+
+def _is_full(reading: Reading, path: str, group: TiedGroup) -> bool:
+    names = {site.name for site in group.refs}
+    biases = reading.config.bias != "none" and all(site.attribute == "bias" for site in group.refs)
+    return bool(names & reading.saved) or biases
+
+
+def _in_full(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
+    """Full training of a weight: PEFT's file has the weight itself."""
+    check_shapes(group.refs[0], factors.values(), (tuple(group.value.shape),))
+    update = _injected(reading.adapters, Full(targets=(path,)), group, factors, PREFIX + path)
+    _fill(update, factors)
+    return update
+
+
+_MAKERS: dict[str, Callable[[Reading, TiedGroup, str, dict[str, Tensor]], Update]]
+_MAKERS = {"peft": _from_peft, "own": _from_own, "full": _in_full}
+
+
+def _injected(
+    adapters: AdapterSet, config: Adapter, group: TiedGroup, factors: Mapping[str, Tensor], place: str
+) -> Update:
+    """The update that the kind makes for a weight, whose parameters must be ``factors`` in name and shape.
+
+    It is made without values first: a configuration may claim any size, and only what the file holds is allocated.
+    """
+    name = group.name
+    for weight in (_empty(group), group.lazy()):
+        update = hooks.inject_adapter(adapters.entry, name, weight, config)
+        if update is None:
+            raise AdapterError(f"no plugin makes an adapter of kind {config.kind!r} for {name}")
+        expected = dict(update.named_parameters())
+        unexpected = sorted(set(factors) - set(expected))
+        missing = sorted(set(expected) - set(factors))
+        if unexpected:
+            raise AdapterError(f"unexpected key {f'{place}.{unexpected[0]}'!r}, expected {', '.join(expected)}")
+        if missing:
+            raise _incomplete(name, factors, missing[0])
+        order = list(expected)
+        check_shapes(group.refs[0], (factors[n] for n in order), (tuple(expected[n].shape) for n in order))
+    assert update is not None
+    return update
+
+
+def _incomplete(name: str, factors: Mapping[str, Tensor], missing: str) -> AdapterError:
+    some = "factor" if len(factors) == 1 else "factors"
+    return AdapterError(f"{name} has only its {some} {' and '.join(sorted(factors))}, and {missing} is missing")
+
+
+def _empty(group: TiedGroup) -> LazyWeight:
+    """A stand-in for a weight like the group's, without values."""
+    held = group.value
+    empty = nn.Parameter(torch.empty(held.shape, dtype=held.dtype, device="meta"), requires_grad=False)
+    return LazyWeight(group.managed(empty))
+
+
+@torch.no_grad()
+def _fill(update: Update, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in update.named_parameters():
+        if parameter.device.type != "meta":
+            parameter.copy_(values[name])
+
+
+def _equal(one: Update, other: Update) -> bool:
+    if type(one) is not type(other) or getattr(one, "scale", None) != getattr(other, "scale", None):
+        return False
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(a.shape == b.shape and (a.is_meta or torch.equal(a, b)) for a, b in pairs)
+
+
+# Completeness
+
+
+def _check_complete(reading: Reading, raw: Mapping[str, Any], updates: Mapping[str, Update], covered: set[str]) -> None:
+    expected: Callable[[str], bool] = peft_config.expected_paths(raw)
+    kind = reading.config.kind
+    right: Callable[[Slot], bool] = (
+        (lambda slot: not slot.reason_against()) if kind == "lora" else (lambda slot: keys.has_kind(kind, slot))
+    )
+    able = {slot.site.name: slot for slot in reading.slots.values() if right(slot)}
+    for name, group in reading.groups.items():
+        held, sites = group.value, group.refs
+        if name in covered:
+            continue
+        site = next(site for site in sites if site.name == name)
+        if name in reading.saved and held.dtype.is_floating_point:
+            raise AdapterError(f"the configuration saves {name} whole, and the file does not hold it")
+        if sites[0].name in updates and adaptable(held):
+            other = path_of(next(place for place in sites if place.name in covered))
+            raise AdapterError(
+                f"{path_of(site)} shares its weight with {other}, which is adapted, and is not adapted itself; zoo "
+                "keeps tied weights tied and cannot load it"
+            )
+        slot = able.get(name) if adaptable(held) else None
+        if slot is not None and (slot.is_parameter or expected(slot.name)):
+            raise AdapterError(f"the configuration targets {path_of(site)}, for which the file has no factors")

@@ -1,1 +1,0 @@
-"""What several plugins need of one library; each module imports its library when it is used."""

@@ -1,0 +1,40 @@
+"""Where a model is loaded to, and the type it computes in."""
+
+from __future__ import annotations
+
+import torch
+
+from zoo.errors import ZooError
+
+COMPUTE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; by default CUDA, then MPS, then CPU. Raises ``ZooError`` for one that is not there."""
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ZooError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1', 'mps' or 'meta'") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ZooError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; use device='cpu'")
+    try:
+        torch.empty(0, device=chosen)
+    except Exception as error:  # each backend that is not there says so in its own way
+        raise ZooError(f"device {device!r} is not there; use device='cpu'") from error
+    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+
+
+def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """The compute type asked for; by default bfloat16 on a GPU that has it, else float32."""
+    if dtype is None:
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if chosen not in COMPUTE_TYPES:
+        known = ", ".join(str(each).removeprefix("torch.") for each in COMPUTE_TYPES)
+        raise ZooError(f"dtype {dtype!r}: expected one of {known}")
+    return chosen

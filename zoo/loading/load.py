@@ -1,0 +1,141 @@
+"""``zoo.load`` and ``zoo.wrap``: construct, stream, quantize, adapt."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.adapters.adapter_set import PreparedAdapter
+from zoo.catalog.entry import Entry
+from zoo.errors import AdapterError, ZooError
+from zoo.loading.device import pick_device, pick_dtype
+from zoo.loading.resolve import resolve
+from zoo.loading.stream import fill_meta, meta_parameters, stream
+from zoo.methods.config import Adapter
+from zoo.model import Model
+from zoo.plugin import hooks
+from zoo.plugin.quantize import pack_weight
+from zoo.storage.fingerprint import Fingerprint
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter, save_pretrained
+from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.scheme import Quantization, as_quantization
+from zoo.weights.walk import TiedGroup, index_module
+
+Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
+Bits = int | Quantization | None
+
+DEFAULT = "default"  # what an adapter is called that the user gave no name
+
+
+def load(
+    name: str,
+    *,
+    weights: str | None = None,
+    revision: str | None = None,
+    bits: Bits = None,
+    lora: Lora = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    seed: int | None = None,
+) -> Model:
+    """A model of any architecture, quantized and with adapters if asked.
+
+    name: a registry name (``zoo list``), a Hub repository ``owner/name`` or ``owner/name@revision``, or a local folder.
+        Where a saved adapter lies there, its base is loaded with it; the adapter is called "default".
+    weights, revision: another Hub repository, folder or commit than the entry's own.
+    bits: 4, 8, 16, 32 or a ``zoo.Quantization``; None keeps the checkpoint's values as they are.
+    lora: a rank, a ``zoo.LoRA``, where a saved adapter lies (a folder, a Hub repository ``owner/name``,
+        ``owner/name@revision``, ``owner/name/folder``), or a dict of several by name; all of them become active.
+    device: where to; default CUDA, then MPS, then CPU. ``"meta"`` builds the structure alone, without weights.
+    dtype: the type to compute in; default bfloat16 on a GPU that has it, else float32.
+    seed: for the adapters' random start.
+
+    Tensors are read one at a time and quantized before the next one, so the full-precision model never exists.
+    Raises a ``zoo.ZooError`` that says what to do; nothing is half loaded.
+    """
+    scheme = as_quantization(bits)
+    target = pick_device(device)
+    compute = pick_dtype(dtype, target)
+    entry = resolve(name, weights=weights, revision=revision, download=target.type != "meta")
+    named = _named(lora)
+    if entry.adapter is not None:
+        if DEFAULT in named:
+            raise AdapterError(
+                f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
+            )
+        entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
+    with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
+        module = hooks.construct(entry)
+    index = index_module(module)  # the one walk: what it found is handed on
+    if target.type == "meta":
+        fingerprint = None
+        fill_meta(index, entry, scheme, compute)
+    else:
+        fingerprint = stream(module, index, entry, scheme, target, compute)
+    module.eval()
+    model = Model(module, entry, target, compute, scheme, fingerprint, index.groups)
+    prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]
+    return _ready(model, prepared, index.groups)
+
+
+def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int | None = None) -> Model:
+    """The same for any ``nn.Module``, with no plugin: its weights are quantized and adapted in place.
+
+    module: any module on any device; what it is and how it uses its weights does not matter. bits, lora, seed: as in
+    ``zoo.load``. Verbs that need a plugin (sample, tune on its own data, …) say so; ``loss`` and ``tune`` want one too.
+    Raises a ``zoo.ZooError``; the module is then as it was.
+    """
+    if not isinstance(module, nn.Module):
+        raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
+    scheme = as_quantization(bits)
+    entry = Entry(name=type(module).__name__, plugin=None, source="module")
+    groups = index_module(module).groups
+    if any(isinstance(group.value, ManagedWeight) for group in groups):
+        raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
+    fingerprint = Fingerprint()
+    quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
+    for group in groups:
+        parameter = group.value
+        assert isinstance(parameter, nn.Parameter)
+        if parameter.device.type != "meta":
+            fingerprint.add(group.name, parameter)
+        packed = None if scheme is None else pack_weight(entry, group, parameter.detach(), scheme, parameter.dtype)
+        if packed is not None:
+            quantized.append((group, parameter, packed))
+    first = groups[0].value if groups else torch.empty(0)
+    dtype = first.dtype if first.dtype.is_floating_point else torch.float32
+    model = Model(module, entry, first.device, dtype, scheme, fingerprint.hexdigest(), groups)
+    try:  # preparing an adapter may refuse, and sees the weights as they will be stored
+        for group, _, packed in quantized:
+            replace_parameter(group, packed)
+        prepared = [model.prepare_adapter(name, one, seed=seed, groups=groups) for name, one in _named(lora).items()]
+    except BaseException:
+        for group, parameter, _ in quantized:
+            restore_parameter(group, parameter)
+        raise
+    return _ready(model, prepared, groups)
+
+
+def _named(lora: Lora) -> dict[str, Any]:
+    if isinstance(lora, Mapping):
+        return dict(lora)
+    return {} if lora is None else {DEFAULT: lora}
+
+
+def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup]) -> Model:
+    if any(isinstance(group.value, ManagedWeight) for group in groups):
+        # Quantized weights cannot train, so freeze the whole base.
+        model.adapter_set.freeze_base(groups, for_good=True)
+    model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
+    if callable(getattr(type(model.module), "save_pretrained", None)):
+        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.module)
+    for one in prepared:
+        model.adapter_set.attach(one)
+    return model

@@ -1,0 +1,182 @@
+"""From what a user typed (a name, a Hub repository, a folder, a saved adapter) to the entry with its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from zoo.catalog import discovery
+from zoo.catalog.entry import EMBEDDED, REPOSITORY, Entry, is_hub
+from zoo.catalog.names import is_name
+from zoo.catalog.registry import find
+from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError
+from zoo.formats.manifest import saved_base
+from zoo.hub.adapters import get, is_adapter_folder, reference_of
+from zoo.hub.download import snapshot
+from zoo.plugin import hooks
+
+CONFIGS = ("config.json", "model_index.json")
+
+
+def resolve(
+    name: str,
+    weights: str | None = None,
+    revision: str | None = None,
+    *,
+    download: bool = True,
+    local: bool = True,
+) -> Entry:
+    """The entry of a registry name, Hub repository or local folder, with the folder that holds its files.
+
+    weights: "embedded", a Hub repository or a local folder to take instead of the entry's own; revision: of the Hub
+    repository. download=False leaves the folder of Hub weights None where the configuration is known without it;
+    local=False takes no folder on this machine.
+
+    Raises:
+        UnknownNameError: there is no such name or folder, or no plugin recognises its configuration.
+        CheckpointError: the folder holds no configuration, or the plugin carries no weights.
+        AdapterError: an adapter names no base that can be found.
+        HubError: the Hub refused or could not be reached.
+    """
+    name = str(name)
+    if is_name(name):
+        entry = find(name)
+        if weights is None and revision is None:
+            return _located(entry, download)
+        if weights is None and not is_hub(entry.weights):
+            raise RegistryError(
+                f"{name!r} has no Hub repository that revision {revision!r} could be of: give weights= too"
+            )
+        # Other weights may be of another configuration than the entry's: their own file is what counts.
+        entry = _located(
+            replace(entry, weights=weights or entry.weights, revision=revision), True, given=weights if local else None
+        )
+        return replace(entry, config=_config(entry.folder) or entry.config)
+    return unnamed(name, weights, revision, local=local)
+
+
+def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
+    """``entry`` with its folder and, where the registry has none inline, its configuration.
+
+    ``given``: the weights that the user named, which may be a local folder; a registry's never are.
+    """
+    if entry.weights is None:
+        return entry
+    if entry.weights == EMBEDDED:
+        folder = _embedded(entry)
+    elif given and Path(given).expanduser().is_dir():
+        folder = Path(given).expanduser()
+    elif not REPOSITORY.fullmatch(entry.weights):
+        raise UnknownNameError(f"weights {entry.weights!r}: expected a folder that exists, owner/name, or 'embedded'")
+    elif entry.config and not download:
+        return entry
+    else:
+        folder = _snapshot(entry.weights, entry.revision)
+    return replace(entry, folder=folder, config=entry.config or _config(folder) or {})
+
+
+def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool = True, base: bool = False) -> Entry:
+    """The entry of a local folder or Hub repository, whose plugin is the one that recognises its configuration.
+
+    local: whether the name may be a folder on this machine; what a Hub repository names never is. base: whether it
+    has to be a model and no adapter.
+    """
+    folder = Path(name).expanduser()
+    source: Literal["hub", "folder"] = "folder"
+    if local and folder.is_dir():
+        if is_adapter_folder(folder):
+            if base:
+                raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")
+            return entry_of(folder, weights, revision, trusted=True)
+        if revision is not None and weights is None:
+            raise UnknownNameError(
+                f"{name!r} is a local folder, which has no revision {revision!r}: leave revision out"
+            )
+    else:
+        reference = reference_of(name, revision if weights is None else None)
+        folder, adapter = get(reference)
+        if adapter and base:
+            raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")
+        if adapter:
+            return entry_of(folder, weights, revision if weights is not None else None, trusted=False)
+        name, source = reference.repository, "hub"
+        revision = reference.revision if weights is None else revision
+    config = _config(folder)
+    if config is None:
+        raise CheckpointError(f"{name!r} holds neither {' nor '.join(CONFIGS)}: expected a model's folder")
+    entry = Entry(name, _recognised(name, config), weights=name, revision=revision, config=config, source=source)
+    if weights is not None:
+        return _located(replace(entry, weights=weights, revision=revision), True, given=weights)
+    return replace(entry, folder=folder, revision=revision)
+
+
+def _recognised(name: str, config: dict[str, Any]) -> str:
+    found = hooks.recognise(config)
+    if len(found) == 1:
+        return found[0]
+    kind = config.get("_class_name") or config.get("model_type") or config.get("architecture") or "no class name"
+    if found:
+        raise PluginError(
+            f"{name!r} ({kind}) is recognised by several plugins, {', '.join(found)}: "
+            f"choose with ZOO_PLUGINS={found[0]}"
+        )
+    raise UnknownNameError(
+        f"no plugin recognises {name!r} ({kind}); asked were {', '.join(discovery.claims()) or 'none'}. "
+        "`zoo plugins --quick` shows which of them do not load"
+    )
+
+
+def _embedded(entry: Entry) -> Path:
+    claim = discovery.claim(str(entry.plugin))
+    package = discovery.package_folder(claim.package)
+    folder = package / EMBEDDED if package else None
+    if folder is None or not folder.is_dir():
+        raise CheckpointError(
+            f"{entry.name!r} should find its weights in {claim.package}/{EMBEDDED}, which {claim.distribution} "
+            f"{claim.version} does not hold: reinstall it, or give weights="
+        )
+    return folder
+
+
+def _snapshot(repository: str, revision: str | None) -> Path:
+    return snapshot(repository, revision)
+
+
+def _config(folder: Path | None) -> dict[str, Any] | None:
+    """What the folder's config.json or model_index.json holds; None if it has neither."""
+    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None) if folder else None
+    if path is None:
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(config).__name__}")
+    return config
+
+
+def entry_of(adapter: Path, weights: str | None, revision: str | None, *, trusted: bool) -> Entry:
+    """The entry of the base that a saved adapter names, at the commit that it was trained on.
+
+    weights, revision: the user's own word, which goes before the adapter's.
+    """
+    base = saved_base(adapter, trusted=trusted)
+    local = trusted or weights is not None
+    if weights is None:
+        weights, revision = base.weights, base.revision
+    if not is_name(base.name):
+        entry = unnamed(weights or base.name, None, revision, local=local, base=True)
+    else:
+        known = find(base.name)
+        if weights in (None, known.weights) and revision in (None, known.revision):
+            weights = revision = None
+        entry = resolve(base.name, weights, revision, local=local)
+    if base.plugin is not None and base.plugin != entry.plugin:
+        raise AdapterError(
+            f"{adapter}: made for the architecture {base.plugin!r}, and its base {base.name!r} is of {entry.plugin!r}; "
+            "load the base that it was made for and give lora="
+        )
+    return replace(entry, adapter=adapter)

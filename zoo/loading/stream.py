@@ -1,0 +1,147 @@
+"""Fill a module from its checkpoint: one tensor at a time, each quantized before the next is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakIdKeyDictionary
+
+from zoo.catalog.entry import Entry
+from zoo.errors import CheckpointError
+from zoo.plugin import hooks
+from zoo.plugin.quantize import pack_weight
+from zoo.storage.fingerprint import Fingerprint
+from zoo.weights.parameters import replace_parameter, set_parameter
+from zoo.weights.scheme import Quantization
+from zoo.weights.walk import ModuleIndex, TiedGroup
+
+
+@contextmanager
+def meta_parameters() -> Iterator[None]:
+    """Parameters made inside lie on ``meta``; buffers are real, because nothing would ever fill them again.
+
+    accelerate's ``init_empty_weights`` makes a new parameter at every assignment, and so unties those that are shared.
+    """
+    register = nn.Module.register_parameter
+    empty = WeakIdKeyDictionary()  # parameter → its stand-in on meta
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not is_lazy(parameter) and not parameter.is_meta:
+            if parameter not in empty:
+                made = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+                made.__dict__.update(parameter.__dict__)
+                empty[parameter] = made
+            parameter = empty[parameter]
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def fill_meta(index: ModuleIndex, entry: Entry, scheme: Quantization | None, dtype: torch.dtype) -> None:
+    """Give every parameter its type and storage on ``meta``, without weights."""
+    for group in index.groups:
+        if isinstance(group.value, nn.Parameter):
+            place(entry, group, group.value.detach(), scheme, dtype)
+
+
+def stream(
+    module: nn.Module,
+    index: ModuleIndex,
+    entry: Entry,
+    scheme: Quantization | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str:
+    """Fill the module from its checkpoint, one tensor at a time; returns the fingerprint of what was read.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
+    """
+    groups = {ref.name: group for group in index.groups for ref in group.refs}
+    buffers = {name: ref for name, ref in index.buffers.items() if ref.persistent}
+    missing = {group.name for group in index.groups} | set(buffers)
+    fingerprint = Fingerprint()
+    unexpected = []
+    for name, tensor in hooks.checkpoint(entry, module):
+        if name in buffers:
+            layer, attribute, _ = buffers[name]
+            _check_shape(entry, name, layer._buffers[attribute].shape, tensor.shape)  # type: ignore[union-attr]
+            # As module.to(dtype) would have it: running means in the type of what they normalise.
+            own = dtype if tensor.is_floating_point() else tensor.dtype
+            layer._buffers[attribute] = tensor.to(device, own, copy=True)
+            missing -= {other for other, where in buffers.items() if where == buffers[name]}
+        elif name in groups:
+            group = groups[name]
+            first = group.name
+            _check_shape(entry, name, group.value.shape, tensor.shape)
+            if first not in missing:
+                if not fingerprint.agrees(first, tensor):
+                    raise CheckpointError(
+                        f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint holds "
+                        "two that differ; its configuration is not the one that it was made with"
+                    )
+                continue
+            fingerprint.add(first, tensor)
+            place(entry, group, tensor.to(device), scheme, dtype)
+            missing.discard(first)
+        else:
+            unexpected.append(name)
+        del tensor
+    if unexpected or missing:
+        raise _misfit(entry, sorted(missing), unexpected)
+    plain = [(group.name, group.value) for group in index.groups if isinstance(group.value, nn.Parameter)]
+    left = [name for name, tensor in (*plain, *_current(index)) if tensor.is_meta]
+    if left:
+        raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
+    for layer, attribute, _ in index.buffers.values():
+        layer._buffers[attribute] = layer._buffers[attribute].to(device)  # type: ignore[union-attr]
+    return fingerprint.hexdigest()
+
+
+def _current(index: ModuleIndex) -> Iterator[tuple[str, Tensor]]:
+    """Yield every buffer as it is now."""
+    for name, (layer, attribute, _) in index.buffers.items():
+        buffer = layer._buffers[attribute]
+        if buffer is not None:
+            yield name, buffer
+
+
+def place(entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization | None, dtype: torch.dtype) -> None:
+    """Put one weight where it belongs: packed in a store, or as a plain parameter of type ``dtype``."""
+    packed = None if scheme is None else pack_weight(entry, group, weight, scheme, dtype)
+    if packed is not None:
+        replace_parameter(group, packed)
+        return
+    if weight.is_floating_point() and weight.dtype != dtype:
+        weight = weight.to(dtype)
+    elif weight.device.type == "cpu":
+        weight = weight.clone()  # not a view of the file, which may change or go
+    set_parameter(group, weight)
+
+
+def _check_shape(entry: Entry, name: str, expected: torch.Size, got: torch.Size) -> None:
+    if tuple(expected) != tuple(got):
+        raise CheckpointError(
+            f"{entry.name!r}: {name} has shape {tuple(got)} in the checkpoint, expected {tuple(expected)}; "
+            "configuration and weights are not of the same model"
+        )
+
+
+def _misfit(entry: Entry, missing: list[str], unexpected: list[str]) -> CheckpointError:
+    def some(names: list[str]) -> str:
+        return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+
+    parts = [f"lacks {some(missing)}"] if missing else []
+    parts += [f"has unexpected {some(unexpected)}"] if unexpected else []
+    return CheckpointError(
+        f"{entry.name!r}: the checkpoint {' and '.join(parts)} of the module's weights; "
+        "it is incomplete, or of another architecture or configuration"
+    )

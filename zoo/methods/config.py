@@ -1,0 +1,275 @@
+"""``zoo.Adapter``, ``zoo.LoRA`` and ``zoo.Full``: what a user says about an adapter."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
+
+from zoo.errors import AdapterError
+
+Targets = tuple[str, ...] | list[str] | str | None
+Names = tuple[str, ...] | list[str] | None
+
+BIASES = ("none", "all", "lora_only")
+INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
+
+LARGEST = 1e18  # of alphas and weights: their product is a number in float32 too
+
+
+class Adapter:
+    """An adapter's configuration: the base of ``zoo.LoRA`` and of every other kind's.
+
+    A kind is a frozen dataclass that derives from this one, and a plugin of the same name that answers
+    ``inject_adapter`` with the kind's ``Update`` and ``adapter_config`` with its configuration::
+
+        @dataclass(frozen=True)
+        class Scale(zoo.Adapter):
+            kind = "scale"
+            targets: zoo.Targets = None
+
+    kind: the kind's name; also the name of the plugin that implements it. targets: which weights, as in ``zoo.LoRA``.
+    any_shape: whether the kind takes weights of one dimension too; its ``targets`` are then read as ``zoo.Full``'s.
+    modules_to_save, bias: what trains fully beside the kind's own updates, as in ``zoo.LoRA``. A kind offers them by
+    declaring them as fields.
+
+    Raises ``AdapterError`` for values of these that cannot be; a ``__post_init__`` of the kind's own calls this one.
+    """
+
+    kind: ClassVar[str] = ""
+    any_shape: ClassVar[bool] = False
+    targets: Targets
+    modules_to_save: Names = ()
+    bias: str = "none"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", check_targets(self.targets))
+        object.__setattr__(self, "modules_to_save", _check_names("modules_to_save", self.modules_to_save))
+        if self.bias not in BIASES:
+            raise AdapterError(f"bias: expected one of {', '.join(map(repr, BIASES))}, got {self.bias!r}")
+
+    def to_peft(self) -> dict[str, Any]:
+        """What ``adapter_config.json`` says of it: the fields, and ``peft_type``, the kind's name in capitals."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        return {"peft_type": self.kind.upper(), **values}
+
+    @classmethod
+    def from_peft(cls, raw: Mapping[str, Any]) -> Self:
+        """The configuration that an ``adapter_config.json`` says; the reverse of ``to_peft``."""
+        known = {one.name for one in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in raw.items() if name in known})
+
+
+class Ranked(Adapter):
+    """A kind with a rank and an alpha for each weight; what ``zoo.LoRA``, ``zoo.LoHa`` and ``zoo.LoKr`` share."""
+
+    rank: int
+    alpha: float
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rank_pattern", "alpha_pattern"):
+            _check_patterns(name, getattr(self, name))
+        for rank in (self.rank, *self.rank_pattern.values()):
+            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+                raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
+        for alpha in (self.alpha, *self.alpha_pattern.values()):
+            if not _is_number(alpha):
+                raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {alpha!r:.40}")
+
+    def rank_of(self, path: str) -> int:
+        """The rank for the parameter path (without ``.weight``)."""
+        return _pattern(self.rank_pattern, path, self.rank)
+
+    def alpha_of(self, path: str) -> float:
+        """The alpha for the parameter path (without ``.weight``)."""
+        return _pattern(self.alpha_pattern, path, self.alpha)
+
+    def scale_of(self, path: str) -> float:
+        """The factor before the update of the parameter path."""
+        return self.alpha_of(path) / self.rank_of(path)
+
+
+@dataclass(frozen=True)
+class LoRA(Ranked):
+    """A low-rank adapter (arXiv 2106.09685) over any weights.
+
+    rank: of the update B·A. alpha: the update is scaled by alpha / rank, with ``rslora`` by alpha / √rank
+        (arXiv 2312.03732).
+    targets: which weights: a list of suffixes of parameter paths without the trailing ``.weight``
+        (``["attn.qkv", "fc1"]``), one regular expression over whole paths, ``"all"`` for every weight of two or more
+        dimensions, or None for the model's own default.
+    dropout: share of the update's inputs dropped in training.
+    rank_pattern, alpha_pattern: other ranks and alphas for the paths that a regular expression matches (at the end
+        of the path, as PEFT does).
+    dora: weights are split into magnitude and direction (arXiv 2402.09353): W' = m · (W + s·B·A) / ‖W + s·B·A‖, with
+        one trained magnitude m per output.
+    init: how A and B start. ``"default"``: A drawn as PEFT draws it, B zero; ``"gaussian"``: A normal with standard
+        deviation 1 / rank; ``"orthogonal"``: rows of A and columns of B from one orthogonal matrix, so that B·A = 0;
+        ``"pissa"`` and ``"pissa_niter_16"`` (arXiv 2404.02948; a randomised decomposition): the weight's largest
+        singular directions; ``"olora"`` (arXiv 2406.01775): its QR decomposition. See ``zoo.methods.pissa``
+        for how the base stays as it is with the last three.
+    modules_to_save: modules (suffixes of their paths) that train fully beside it, with every parameter in them; they
+        take no low-rank update. A single parameter can be named too (``"head.weight"``).
+    bias: which biases train fully: ``"none"``, ``"all"``, or ``"lora_only"``, those of layers whose weight is targeted.
+
+    Raises ``AdapterError`` for a rank below 1 and other impossible values.
+    """
+
+    rank: int = 8
+    alpha: float = 16
+    targets: Targets = None
+    dropout: float = 0.0
+    rslora: bool = False
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    dora: bool = False
+    init: str = "default"
+    modules_to_save: Names = ()
+    bias: str = "none"
+
+    kind: ClassVar[str] = "lora"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rslora", "dora"):
+            check_flag(name, getattr(self, name))
+        check_share("dropout", self.dropout)
+        self._check_init()
+
+    def _check_init(self) -> None:
+        if self.init == "eva":
+            raise AdapterError(
+                "init 'eva' starts from the activations of data, which zoo does not take here: use 'pissa'"
+            )
+        fixed = isinstance(self.init, str) and (self.init in INITS or re.fullmatch(r"pissa_niter_\d{1,4}", self.init))
+        if not fixed or self.init == "pissa_niter_N":
+            known = ", ".join(map(repr, INITS))
+            raise AdapterError(f"init: expected one of {known} (N a number), got {self.init!r}")
+        if self.init == "orthogonal":
+            for rank in (self.rank, *self.rank_pattern.values()):
+                if rank % 2:
+                    raise AdapterError(f"init 'orthogonal' needs an even rank, got {rank}")
+        if self.dora and self.changes_base:
+            raise AdapterError(f"dora=True starts from the base as it is: expected another init than {self.init!r}")
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether ``init`` is one that, in its paper, moves a part of the base into B·A."""
+        return self.init.startswith(("pissa", "olora"))
+
+    def scale_of(self, path: str) -> float:
+        """The factor before B·A for the parameter path."""
+        return self.alpha_of(path) / math.sqrt(self.rank_of(path)) if self.rslora else super().scale_of(path)
+
+
+@dataclass(frozen=True)
+class Full(Adapter):
+    """Full training of chosen weights, as an adapter: norms, biases (BitFit, arXiv 2106.10199), a head.
+
+    targets: what trains, of any number of dimensions: a list of suffixes of parameter paths with or without
+        ``.weight`` (``["norm.weight", "bias"]``) or of module paths (``["norm1", "head"]``: every parameter in
+        them), one regular expression over whole paths of either, or ``"all"``. There is no default.
+
+    Each weight's replacement starts as a copy of it in float32 (or better), also where it is stored in 4 bit; the
+    base itself never changes. Of several active adapters that replace one weight the last one applies. Buffers are
+    not weights: a BatchNorm's running statistics stay the model's own.
+
+    Raises ``AdapterError`` for targets that cannot be.
+    """
+
+    targets: Targets = None
+
+    kind: ClassVar[str] = "full"
+    any_shape: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.targets is None:
+            raise AdapterError(
+                "targets: zoo.Full has no default, name what to train, for example targets=['norm', 'bias']"
+            )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """``AdapterError`` for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise AdapterError(f"{name}: expected True or False, got {value!r}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """``AdapterError`` for what is no share below 1, as dropouts are."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise AdapterError(f"{name}: expected a share from 0 up to but not including 1, got {value!r}")
+
+
+def _check_names(name: str, values: Any) -> tuple[str, ...]:
+    if values is None:
+        return ()
+    if not isinstance(values, list | tuple | set) or not all(isinstance(value, str) and value for value in values):
+        raise AdapterError(f"{name}: expected a list of suffixes of module paths, got {values!r}")
+    return tuple(values)
+
+
+def check_targets(targets: Any) -> Targets:
+    """``targets`` as configurations hold them, suffixes as a tuple; AdapterError for what cannot be targets."""
+    if isinstance(targets, list | tuple | set):
+        if not targets or not all(isinstance(target, str) and target for target in targets):
+            raise AdapterError(f"targets: expected parameter-path suffixes, got {targets!r}")
+        return tuple(targets)
+    if isinstance(targets, str):
+        _check_regex("targets", targets)
+    elif targets is not None:
+        raise AdapterError(f"targets: expected a list of suffixes, a regular expression or 'all', got {targets!r}")
+    return targets
+
+
+def _pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
+            return value
+    return default
+
+
+def _check_patterns(name: str, patterns: Any) -> None:
+    if not isinstance(patterns, dict) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise AdapterError(f"{name}: expected a dict of regular expressions over parameter paths, got {patterns!r}")
+    for pattern in patterns:
+        _check_regex(name, pattern)
+
+
+def _check_regex(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise AdapterError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def as_adapter(value: int | Adapter, targets: Targets = None) -> Adapter:
+    """Return the configuration that ``lora=8`` or ``lora=zoo.LoRA(...)`` stands for; a bare rank gets alpha = 2 · rank.
+
+    targets: what it targets where it says nothing itself.
+    """
+    if isinstance(value, Adapter):
+        return replace(value, targets=targets) if value.targets is None and targets else value  # type: ignore[type-var]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise AdapterError(f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {value!r}")
+    return LoRA(rank=value, alpha=2 * value, targets=targets)
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
+
+def check_name(name: str) -> str:
+    """An adapter's name: letters, digits, ``_`` and ``-``; AdapterError otherwise."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise AdapterError(f"adapter name {name!r}: expected letters, digits, '_' and '-', starting with none of '-'")
+    return name

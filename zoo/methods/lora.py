@@ -1,0 +1,102 @@
+"""LoRA's update of one weight as its configuration asks: how the factors start, which variant computes with them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+
+from zoo.methods.config import LoRA
+from zoo.methods.dora import DoRAUpdate
+from zoo.methods.pissa import PiSSAUpdate
+from zoo.weights.layout import Layout
+from zoo.weights.lazy_weight import LazyWeight
+from zoo.weights.update import LoRAUpdate, LowRankUpdate, start
+
+
+def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.0) -> LowRankUpdate:
+    """The update that ``config`` asks for ``weight``: plain LoRA, DoRA, or a residual one (PiSSA, OLoRA).
+
+    name: the parameter's, by which ``config`` may give it a rank and alpha of its own. gain: what the layer multiplies
+    the weight by when it uses it; the update is of the weight that takes effect, so its scale is divided by the gain.
+    Architectures call this from ``inject_adapter`` where their weights have gains.
+    """
+    path = name.removesuffix(".weight")
+    kind = DoRAUpdate if config.dora else PiSSAUpdate if config.changes_base else LoRAUpdate
+    update = kind(
+        weight.shape,
+        config.rank_of(path),
+        config.scale_of(path) / gain,
+        layout=weight.layout,
+        dropout=config.dropout,
+        device=weight.device,
+    )
+    with torch.no_grad():
+        if not weight.is_meta:
+            fill(update, weight, config.init, gain)
+        if isinstance(update, DoRAUpdate | PiSSAUpdate):
+            update.begin(weight)
+    return update
+
+
+def fill(update: LowRankUpdate, weight: LazyWeight, init: str, gain: float = 1.0) -> None:
+    """Start A and B as ``init`` says (see ``zoo.LoRA``) for the weight that takes effect, gain · W."""
+    A, B = update.A, update.B
+    layout = weight.layout
+    if init == "gaussian" and not layout.zero_first:
+        nn.init.normal_(A, std=1 / update.rank)
+        nn.init.zeros_(B)
+    elif init == "orthogonal":
+        _orthogonal(A, B)
+    elif init.startswith("pissa") or init == "olora":
+        start(A, B, Layout())  # the directions beyond the weight's own rank, if any
+        matrix, scale = gain * as_matrix(weight), gain * update.scale
+        A0, B0 = _olora(matrix, update.rank) if init == "olora" else _pissa(matrix, update.rank, scale, init)
+        A[: A0.shape[0]] = A0
+        B[:, : B0.shape[1]] = B0
+    else:
+        start(A, B, layout)
+
+
+def as_matrix(weight: LazyWeight) -> Tensor:
+    """The base of a weight as (outputs, inputs), in float32 or better."""
+    base = weight.base(torch.promote_types(weight.dtype, torch.float32))
+    outputs, inputs = weight.layout.matrix(weight.shape)
+    return base.reshape(inputs, outputs).t() if weight.layout.transposed else base.reshape(outputs, inputs)
+
+
+def _orthogonal(A: Tensor, B: Tensor) -> None:
+    """B @ A = 0 with neither zero: the rows of an orthogonal matrix, half of them for A, half for B.
+
+    https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with PEFT's factor of a tenth.
+    """
+    rank, half = A.shape[0], A.shape[0] // 2
+    basis = torch.linalg.qr(torch.randn(rank, rank, device=A.device)).Q  # (rank, rank)
+    A.copy_(basis[0::2].t() @ torch.randn(half, A.shape[1], device=A.device) / 10)
+    B.copy_(torch.randn(B.shape[0], half, device=A.device) @ basis[1::2] / 10)
+
+
+def _pissa(matrix: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, Tensor]:
+    """A and B with scale · B @ A the best approximation of the weight of this rank (PiSSA, arXiv 2404.02948, eq. 2-4).
+
+    ``pissa_niter_N`` finds it with N subspace iterations from a start that is always the same, so that a run that is
+    taken up again begins where it began.
+    """
+    if match := re.fullmatch(r"pissa_niter_(\d+)", init):
+        with torch.random.fork_rng(devices=[matrix.device] if matrix.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            U, S, V = torch.svd_lowrank(matrix, min(rank, *matrix.shape), niter=int(match[1]))
+    else:
+        U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+        V = Vh.mH
+    root = torch.sqrt(S[:rank] / abs(scale)) if scale else torch.sqrt(S[:rank])
+    sign = math.copysign(1.0, scale)
+    return root[:, None] * V[:, :rank].mH, sign * U[:, :rank] * root
+
+
+def _olora(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """A and B from the QR decomposition of the weight (OLoRA, arXiv 2406.01775, algorithm 1)."""
+    Q, R = torch.linalg.qr(matrix)
+    return R[:rank], Q[:, :rank]

@@ -1,0 +1,69 @@
+"""zoo's own answers to the hooks, asked last: the mechanism that serves every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from zoo.plugin.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.catalog.entry import Entry
+    from zoo.methods.config import Adapter
+    from zoo.weights.lazy_weight import LazyWeight
+    from zoo.weights.quantized_tensor import QuantizedTensor
+    from zoo.weights.scheme import Quantization
+    from zoo.weights.update import Update
+
+
+@hookimpl
+def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+    """The files in the entry's folder, under the names they have there."""
+    from zoo.storage.checkpoint import tensors
+
+    return tensors(entry)
+
+
+@hookimpl
+def quantize(weight: Tensor, scheme: Quantization) -> QuantizedTensor | None:
+    """nf4, fp4, int8, dynamic8 and stored floats for any weight; None for another's scheme."""
+    from zoo.weights.codecs import pack
+
+    return pack(weight, scheme) if scheme.builtin else None
+
+
+@hookimpl
+def adapter_config(raw: dict[str, Any]) -> Adapter | None:
+    """PEFT's LoRA, LoHa and LoKr, and zoo's own Full; None for another kind."""
+    from zoo.methods.config import Full
+    from zoo.methods.loha_lokr_config import LoHa, LoKr
+    from zoo.methods.peft_fields import lora_from_peft
+
+    readers: dict[str, Callable[[dict[str, Any]], Adapter]]
+    readers = {"LORA": lora_from_peft, "LOHA": LoHa.from_peft, "LOKR": LoKr.from_peft, "FULL": Full.from_peft}
+    read = readers.get(str(raw.get("peft_type")))
+    return read(raw) if read else None
+
+
+@hookimpl
+def inject_adapter(name: str, weight: LazyWeight, config: Adapter) -> Update | None:
+    """LoRA and its variants, LoHa, LoKr and full training, on any weight; None for another kind."""
+    from zoo.methods.config import Full, LoRA
+    from zoo.methods.loha_lokr_config import LoHa, LoKr
+
+    path = name.removesuffix(".weight")
+    if isinstance(config, LoRA):
+        from zoo.methods.lora import lora_update
+
+        return lora_update(name, weight, config)
+    if isinstance(config, Full):
+        from zoo.methods.full import FullUpdate
+
+        return FullUpdate(weight)
+    if isinstance(config, LoHa | LoKr):
+        from zoo.methods.loha_lokr import LoHaUpdate, LoKrUpdate
+
+        return LoHaUpdate(weight, path, config) if isinstance(config, LoHa) else LoKrUpdate(weight, path, config)
+    return None

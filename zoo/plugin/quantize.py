@@ -1,0 +1,53 @@
+"""What a weight is stored as under a scheme: the entry's word, its architecture's, a quantizer's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zoo.catalog.entry import Entry
+from zoo.errors import QuantizationError
+from zoo.methods.targets import matches, path_of
+from zoo.plugin import hooks
+from zoo.weights.codecs import StoredFloat
+from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.scheme import Quantization, unknown_scheme
+from zoo.weights.walk import TiedGroup, matrix_like
+
+# The name of a weight → how the sum of it and its adapters is stored, None for dense.
+Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
+
+
+def pack_weight(
+    entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization, dtype: torch.dtype
+) -> QuantizedTensor | None:
+    """What a weight's store holds under ``scheme``; None where it stays a plain parameter in ``dtype``.
+
+    Kept are: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
+    what the entry's ``keep`` names, what the architecture's own hook returns as it is, and integers.
+    """
+    held, sites = group.value, group.refs
+    if not weight.is_floating_point() or not matrix_like(held.shape):
+        return None
+    if scheme.bits < 16 and sum(size > 1 for size in held.shape) < 2:
+        return None
+    if entry.keep and any(matches(path_of(site), entry.keep) for site in sites):
+        return None
+    name = sites[0].name
+    try:
+        stored = hooks.quantize(entry, name, weight, scheme)
+    except QuantizationError as error:
+        raise QuantizationError(f"{name}: {error}") from error
+    if stored is None:
+        raise unknown_scheme(scheme.scheme)
+    if not isinstance(stored, QuantizedTensor):
+        return None
+    if tuple(stored.shape) != tuple(held.shape):
+        expected = tuple(held.shape)
+        raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
+    if isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype:
+        return None
+    stored.dtype = dtype
+    return stored

@@ -1,0 +1,158 @@
+"""Reading a model's checkpoint: one tensor at a time, from safetensors, or from a pickle without running its code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import CheckpointError, OutputError
+
+if TYPE_CHECKING:
+    from zoo.catalog.entry import Entry
+
+SUMS = "SHA256SUMS"  # in the format of sha256sum; what it lists is verified before it is read
+NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "open_pytorch_model")
+
+
+def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of every weight in the entry's folder, under the names they have there, on the CPU.
+
+    Safetensors files, sharded or not, are memory-mapped, so that a tensor costs memory only while it is used. A
+    ``.bin`` or ``.pth`` is read with ``torch.load(weights_only=True)``, which executes nothing.
+
+    Raises ``CheckpointError`` for missing, truncated or damaged files, and for a pickle that holds code.
+    """
+    if entry.folder is None:
+        raise CheckpointError(
+            f"{entry.name!r} has no folder to read weights from: give weights= one, or a Hub repository"
+        )
+    files = weight_files(entry.folder)
+    verify(entry.folder, files)
+    return _each(files)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, in the libraries' order: safetensors before ``.bin`` before
+    ``.pth``, and of each one file of a customary name, else the shards of an index, else the only file there is.
+
+    Raises ``CheckpointError`` when there is none, when a shard is missing, or when it is not clear which one is meant.
+    """
+    for suffix in ("safetensors", "bin", "pth"):
+        found = [path for path in sorted(folder.glob(f"*.{suffix}")) if _holds_weights(path)]
+        for name in NAMES:
+            if (path := folder / f"{name}.{suffix}") in found:
+                return [path]
+        indices = sorted(folder.glob(f"*.{suffix}.index.json"))
+        if indices:
+            usual = [index for index in indices if index.name.partition(".")[0] + f".{suffix}.index.json" == index.name]
+            return _shards((usual or indices)[0])
+        if len(found) == 1:
+            return found
+        if found:
+            listed = ", ".join(path.name for path in found)
+            raise CheckpointError(f"{folder}: expected one {suffix} file or an index of shards, found {listed}")
+    raise CheckpointError(f"{folder}: no weights, expected model.safetensors, an index of shards, or pytorch_model.bin")
+
+
+def check_alone(folder: Path, new: Path) -> None:
+    """Raise ``OutputError`` where ``folder`` holds weights that would be mixed up with those in ``new``."""
+    names = {path.name for path in new.iterdir()}
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        weights = path.name.endswith((".safetensors", ".bin", ".pth", ".index.json")) and _holds_weights(path)
+        if weights and path.name not in names:
+            raise OutputError(f"{folder} holds other weights, {path.name}: expected an empty folder, or this model's")
+
+
+def _holds_weights(path: Path) -> bool:
+    return not path.name.startswith(("adapter_", "training_"))
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted({str(shard) for shard in shards})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: expected JSON with a weight_map, {type(error).__name__}: {error}") from error
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise CheckpointError(f"{index}: shard {name!r} lies outside the folder")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing or not names:
+        raise CheckpointError(
+            f"{index.name} lists {len(names)} shards, of which {len(missing)} are missing: {', '.join(missing[:3])}; "
+            "download the checkpoint again"
+        )
+    return [index.parent / name for name in names]
+
+
+def verify(folder: Path, files: list[Path]) -> None:
+    """Compare ``files`` with the folder's SHA256SUMS, where there is one; CheckpointError names what differs."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        return
+    from zoo.storage.atomic import digest
+
+    expected = {}
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line)
+        if match is None:
+            raise CheckpointError(f"{sums}: expected lines as sha256sum writes them, got {line!r}")
+        expected[match[2]] = match[1]
+    for path in files:
+        if path.name not in expected:
+            raise CheckpointError(f"{sums}: does not list {path.name}; remove one of them, or list it with sha256sum")
+        if digest(path) != expected[path.name]:
+            raise CheckpointError(f"{path}: damaged, its sha256 is not the one in {SUMS}; get the file again")
+
+
+def _each(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    for path in files:
+        yield from _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); get the file again") from error
+
+
+def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
+    content = load_pickled(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
+    for name in list(content):
+        value = content.pop(name)
+        if isinstance(value, Tensor):
+            yield name, value.detach()
+
+
+def load_pickled(path: Path) -> Any:
+    """A ``.bin`` or ``.pt`` file's content, tensors and plain containers only; nothing in it is executed.
+
+    Raises ``CheckpointError`` for a file that is damaged or holds anything else.
+    """
+    import pickle
+    import zipfile
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle can make its reader fail in any way
+        asked = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
+        if asked and isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(f"{path}: asks to run {asked[1]}, and zoo executes nothing in it") from error
+        # Not torch's own words, which advise to run it.
+        raise CheckpointError(f"{path}: damaged or no PyTorch file ({type(error).__name__}); get it again") from error

@@ -1,0 +1,286 @@
+"""The lazy stand-in: what ``layer.weight`` gives where the weight is managed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from zoo.errors import WeightError
+from zoo.weights.layout import Layout
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.ops.table import DIRECT, PATHS
+
+WRITES = (
+    "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
+    "adapter, or call model.merge() and model.unload() first and write to the plain parameter"
+)
+HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
+
+
+class LazyWeight:
+    """Stands for a managed weight wherever a layer looks its parameter up.
+
+    It has the weight's shape, dtype and device, and behaves as the tensor it stands for: products, convolutions and
+    look-ups take a low-rank path of their own; every other function, method, operator or index gets the dense
+    weight, base and active updates, differentiable in all that trains. Writing to it is a ``WeightError``.
+
+    It holds the store, never its tensors: ``.to()``, deepcopy, ``functional_call`` and FSDP2 may replace those.
+    """
+
+    shape: torch.Size
+    layout: Layout  # how low-rank updates see the weight as a matrix
+
+    def __init__(self, store: ManagedWeight, detached: bool = False) -> None:
+        # Past __setattr__, which refuses to write a tensor's attributes. They hold for as long as the store lives.
+        held = self.__dict__
+        held["_zoo_store"], held["_zoo_detached"] = store, detached
+        held["shape"], held["layout"] = store.shape, store.layout
+
+    def dense(self) -> Tensor:
+        """The weight as a plain tensor: base and active updates."""
+        weight = self._zoo_store.dense()
+        return weight.detach() if self._zoo_detached else weight
+
+    def base(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight without any active adapter, as a plain tensor that must not be written to."""
+        return self._zoo_store.base_tensor(dtype).detach()
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        direct = DIRECT.get(func)
+        # What layers themselves call, op(input, weight, bias, …) by position, skips the sorting out of arguments.
+        if direct is not None and not kwargs and len(args) > 2:
+            x, weight, bias = args[:3]
+            if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
+                rest = (bias.dense(), *args[3:]) if type(bias) is cls else args[2:]
+                result = direct(weight._zoo_store, x, *rest)
+                if result is not None:
+                    return result
+        path = PATHS.get(func)
+        if path is not None:
+            result = path(*args, **kwargs) if kwargs else path(*args)
+            if result is not None:
+                return result
+        refuse_writes(func, args, kwargs)
+        args, kwargs = to_dense((args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._zoo_store.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._zoo_store.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def data(self) -> LazyWeight:
+        """The same weight, cut from the graph; writing through it is refused, not lost."""
+        return LazyWeight(self._zoo_store, detached=True)
+
+    @property
+    def requires_grad(self) -> bool:
+        return not self._zoo_detached and any(parameter.requires_grad for parameter in self._zoo_store.parameters())
+
+    @property
+    def grad(self) -> None:
+        return None
+
+    @property
+    def is_meta(self) -> bool:
+        return self._zoo_store.device.type == "meta"
+
+    @property
+    def is_cuda(self) -> bool:
+        return self._zoo_store.device.type == "cuda"
+
+    @property
+    def is_leaf(self) -> bool:
+        return False
+
+    @property
+    def T(self) -> Tensor:
+        return self.dense().T
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def nelement(self) -> int:
+        return self.shape.numel()
+
+    def element_size(self) -> int:
+        return self._zoo_store.dtype.itemsize
+
+    def is_floating_point(self) -> bool:
+        return self._zoo_store.dtype.is_floating_point
+
+    def is_complex(self) -> bool:
+        return self._zoo_store.dtype.is_complex
+
+    def data_ptr(self) -> int:
+        """The address of the stored base: equal for two places only where they share the weight."""
+        dense = self._zoo_store.plain()
+        return (dense if dense is not None else self._zoo_store.quantized_base().tensors()[0]).data_ptr()
+
+    def requires_grad_(self, requires_grad: bool = True) -> LazyWeight:
+        """Freezing is what a managed base always is; asking a managed weight to train is an error."""
+        if requires_grad:
+            raise WeightError(
+                "a managed weight's base does not train: its adapters do. For full fine-tuning load the model "
+                "without bits= and lora="
+            )
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for what is not defined above: the dense tensor's methods and attributes.
+        if name.startswith("_") or not hasattr(Tensor, name):
+            raise AttributeError(f"a managed weight has no attribute {name!r}")
+        attribute = getattr(Tensor, name)
+        if name.endswith("_") and callable(attribute):
+            raise WeightError(WRITES.format(name=f"Tensor.{name}"))
+        if name in HOOKS:
+            raise WeightError(
+                f"Tensor.{name} on a managed weight would never be called: its dense form is made anew at every use. "
+                "Put the hook on the adapter's parameters, model.trainable_parameters()"
+            )
+        return getattr(self.dense(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_zoo_store", "_zoo_detached"):
+            object.__setattr__(self, name, value)
+        elif name == "requires_grad":
+            self.requires_grad_(value)
+        elif name != "grad" and not name.startswith("_") and hasattr(Tensor, name):
+            raise WeightError(WRITES.format(name=f"setting .{name}"))
+        elif name == "grad" and value is not None:
+            raise WeightError(WRITES.format(name="setting .grad"))
+        else:
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Any:
+        return iter(self.dense())
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.dense()[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise WeightError(WRITES.format(name="item assignment"))
+
+    def __bool__(self) -> bool:
+        return bool(self.dense())
+
+    def __float__(self) -> float:
+        return float(self.dense())
+
+    def __int__(self) -> int:
+        return int(self.dense())
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.dense().__array__(*args, **kwargs)
+
+    __hash__ = object.__hash__  # by identity, as a tensor's
+
+    def __matmul__(self, other: Any) -> Any:
+        return torch.matmul(self, other)  # type: ignore[arg-type]
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return torch.matmul(other, self)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f"LazyWeight({tuple(self.shape)}, {self.dtype}, {self._zoo_store})"
+
+
+def to_dense(tree: Any) -> Any:
+    """Every stand-in in a nest of arguments as its dense tensor."""
+    return tree_map(lambda value: value.dense() if isinstance(value, LazyWeight) else value, tree)
+
+
+def names_in_place(name: str) -> bool:
+    """Whether torch's convention says that a function of this name writes to its first argument."""
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _in_place_functions() -> dict[Callable[..., Any], str]:
+    spaces = (Tensor, torch, F, nn.init, torch._C._nn)
+    functions = [value for space in spaces for value in (getattr(space, key) for key in dir(space)) if callable(value)]
+    names = [(function, getattr(function, "__name__", "")) for function in functions]
+    return {function: name for function, name in names if names_in_place(name)}
+
+
+# torch's own functions that write in place. Dynamo cannot read a function's name, but it can look a function up here.
+IN_PLACE = _in_place_functions()
+
+
+def _in_place_name(func: Callable[..., Any]) -> str | None:
+    """The name of a function that writes to its first argument; None for any other."""
+    if torch.compiler.is_dynamo_compiling():
+        return IN_PLACE.get(func)
+    name = getattr(func, "__name__", "")
+    return name if names_in_place(name) else None
+
+
+def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    """Raise ``WeightError`` for a function that would write to a stand-in: the write would be lost."""
+    name = _in_place_name(func)
+    if name is not None:
+        target = args[0] if args else (kwargs or {}).get("tensor", (kwargs or {}).get("self"))
+        if _any_weight(target):
+            raise WeightError(WRITES.format(name=name))
+    if kwargs and _any_weight(kwargs.get("out")):
+        raise WeightError(WRITES.format(name=f"{getattr(func, '__name__', '')}(out=)"))
+
+
+def _any_weight(value: Any) -> bool:
+    """Whether a value is a stand-in, or a list or tuple with one in it (as of ``torch._foreach_add_``)."""
+    if isinstance(value, list | tuple):
+        return any(_any_weight(one) for one in value)
+    return isinstance(value, LazyWeight)
+
+
+def _binary(op: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
+    def method(self: LazyWeight, other: Any) -> Any:
+        other = other.dense() if isinstance(other, LazyWeight) else other
+        return op(other, self.dense()) if reflected else op(self.dense(), other)
+
+    return method
+
+
+def _unary(op: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self: op(self.dense())
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def method(self: LazyWeight, other: Any) -> Any:
+        raise WeightError(WRITES.format(name=f"the operator {name}="))
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    setattr(LazyWeight, f"__{_name}__", _binary(getattr(operator, f"__{_name}__"), False))
+    setattr(LazyWeight, f"__r{_name}__", _binary(getattr(operator, f"__{_name}__"), True))
+    setattr(LazyWeight, f"__i{_name}__", _refuse(_name))
+LazyWeight.__imatmul__ = _refuse("matmul")  # type: ignore[attr-defined]
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(LazyWeight, f"__{_name}__", _binary(getattr(operator, f"__{_name}__"), False))
+for _name in ("neg", "pos", "abs", "invert"):
+    setattr(LazyWeight, f"__{_name}__", _unary(getattr(operator, f"__{_name}__")))

@@ -1,0 +1,154 @@
+"""Replace a module's parameters by managed weights, and put plain parameters back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import WeightError
+from zoo.weights.lazy_weight import LazyWeight
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups
+
+ORDER = "_zoo_parameter_order"
+
+
+def child_name(attribute: str) -> str:
+    """Return the name under which a layer keeps the managed weight of its parameter ``attribute``."""
+    return attribute + SUFFIX
+
+
+def replace_parameter(group: TiedGroup, packed: QuantizedTensor | None = None) -> ManagedWeight:
+    """Put a managed weight in all places of a group; it becomes a child of the first place's layer.
+
+    Args:
+        group: The parameter and its places.
+        packed: The quantized weight to hold; by default the group's own parameter, which then no longer trains.
+
+    Raises:
+        WeightError: the layer has a child of the managed weight's name already.
+    """
+    if packed is None:
+        lazy = group.lazy()
+        group.value.requires_grad_(False)
+    else:
+        lazy = LazyWeight(group.managed(packed))
+    store = lazy._zoo_store
+    for number, ref in enumerate(group.refs):
+        if ref.layer.__dict__.get(ref.attribute) is lazy:  # the same layer under another name
+            continue
+        if number == 0 and hasattr(ref.layer, child_name(ref.attribute)):
+            raise WeightError(f"{ref.name}: the layer already has something called {child_name(ref.attribute)!r}")
+        _put(ref, store, lazy, register=number == 0)
+    store.train(group.refs[0].layer.training)
+    group.value = store
+    return store
+
+
+def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
+    """Put a plain parameter back where a managed weight was."""
+    for ref in group.refs:
+        layer, attribute = ref.layer, ref.attribute
+        layer.__dict__.pop(attribute, None)
+        layer._modules.pop(child_name(attribute), None)
+        setattr(layer, attribute, parameter)
+        _restore_order(layer)
+    group.value = parameter
+
+
+@contextmanager
+def plain_parameters(module: nn.Module) -> Iterator[None]:
+    """Plain dense parameters inside, active adapters included; the stores are back afterwards.
+
+    For code that reads ``module.state_dict()`` itself. All weights are dense at once.
+    """
+    groups = [group for group in tied_groups(module) if isinstance(group.value, ManagedWeight)]
+    kept = [(group.value, [ref.layer.__dict__[ref.attribute] for ref in group.refs]) for group in groups]
+    try:
+        for group in groups:
+            with torch.no_grad():
+                dense = group.value.dense().clone()  # type: ignore[union-attr]
+                restore_parameter(group, nn.Parameter(dense, requires_grad=False))
+        yield
+    finally:
+        for group, (store, lazy_weights) in zip(groups, kept, strict=True):
+            for number, (ref, lazy) in enumerate(zip(group.refs, lazy_weights, strict=True)):
+                _put(ref, store, lazy, register=number == 0)  # type: ignore[arg-type]
+
+
+def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A library's own ``module.save_pretrained``, writing the weights under its own names, dense."""
+    write = type(module).save_pretrained  # type: ignore[attr-defined]
+    if kwargs.get("state_dict") is not None:
+        return write(module, *args, **kwargs)
+    training = [(layer, layer.training) for layer in module.modules()]
+    module.eval()  # an adapter's dropout must not be written
+    try:
+        with plain_parameters(module):
+            return write(module, *args, **kwargs)
+    finally:
+        for layer, mode in training:
+            layer.training = mode
+
+
+def _put(ref: ParameterRef, store: ManagedWeight, weight: LazyWeight, register: bool) -> None:
+    """Put a stand-in where a parameter is; ``register``: its store too, at the first of the places that share it.
+
+    One place only: ``functional_call`` loses the tensors of a module that is registered under two names.
+    """
+    layer, attribute = ref.layer, ref.attribute
+    layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
+    layer._parameters.pop(attribute, None)
+    if register:
+        layer.add_module(child_name(attribute), store)
+    # Through setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) take note.
+    setattr(layer, attribute, weight)
+
+
+def parameter_names(layer: nn.Module) -> list[str]:
+    """The names of a layer's own parameters, managed or not, in the order in which the library registered them."""
+    plain = [name for name, parameter in layer._parameters.items() if parameter is not None]
+    managed = [
+        name for name, value in layer.__dict__.items() if isinstance(value, LazyWeight) and not value._zoo_detached
+    ]
+    return _in_order(layer, [*plain, *managed])
+
+
+def _in_order(layer: nn.Module, names: list[str]) -> list[str]:
+    order = layer.__dict__.get(ORDER, ())
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _restore_order(layer: nn.Module) -> None:
+    """Give a layer's parameters the order they had: optimizers and their saved states go by it."""
+    for name in _in_order(layer, list(layer._parameters)):
+        layer._parameters[name] = layer._parameters.pop(name)
+    if not any(isinstance(value, LazyWeight) for value in layer.__dict__.values()):
+        layer.__dict__.pop(ORDER, None)
+
+
+def set_parameter(group: TiedGroup, tensor: Tensor, requires_grad: bool = True) -> nn.Parameter:
+    """Make ``tensor`` the parameter of all places of a group, shared."""
+    parameter = nn.Parameter(tensor, requires_grad=requires_grad and tensor.is_floating_point())
+    for ref in group.refs:
+        ref.layer._parameters.pop(ref.attribute, None)
+        setattr(ref.layer, ref.attribute, parameter)
+    group.value = parameter
+    return parameter
+
+
+def find_parameter(module: nn.Module, name: str) -> Any:
+    """``module.get_parameter(name)`` for a module with managed weights: those are given as their stand-in.
+
+    Libraries that look parameters up by name (transformers' ``tie_weights``) find what ``layer.weight`` would give.
+    """
+    path, _, attribute = name.rpartition(".")
+    layer = module.get_submodule(path)
+    if isinstance(layer.__dict__.get(attribute), LazyWeight):
+        return layer.__dict__[attribute]
+    return type(module).get_parameter(module, name)
