@@ -24,7 +24,7 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STEPS = re.compile(r"\b(steps[= ])\d+")
-MAKE = re.compile(r"^([a-z]+):", re.MULTILINE)
+MAKE = re.compile(r"^([a-z-]+):", re.MULTILINE)
 
 
 def blocks(page: Path, language: str) -> list[str]:
