@@ -189,7 +189,7 @@ def kinds(plain: nn.Module, rank: int, rounds: int, folder: Path, quick: bool) -
 
 
 class Stack(nn.Module):
-    """Linear layers one after the other: PEFT's LoHa, LoKr and IA3 know no ``Conv1D`` of transformers."""
+    """Linear layers one after the other: PEFT's LoHa, LoKr and IA3 know no `Conv1D` of transformers."""
 
     def __init__(self, wide: int, depth: int) -> None:
         super().__init__()

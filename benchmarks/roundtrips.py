@@ -4,7 +4,7 @@
 
 Every case makes an adapter with random factors in one library over a small random model, saves it, loads it in the
 other one, and compares the outputs of both models on fresh inputs: the largest difference, relative to the largest
-output. ``effect`` is how far the adapter moves the outputs, on the same scale. 4 bit: over zoo's 4-bit base, and PEFT
+output. `effect` is how far the adapter moves the outputs, on the same scale. 4 bit: over zoo's 4-bit base, and PEFT
 over the values that its weights stand for.
 """
 
@@ -90,7 +90,7 @@ def vae() -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """Two of torch's own transformer layers: their attentions are ``nn.MultiheadAttention``."""
+    """Two of torch's own transformer layers: their attentions are `nn.MultiheadAttention`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ def variants(layers: int) -> dict[str, nn.Module | str]:
 
 
 def call(module: nn.Module, task: str, x: Tensor) -> Callable[[], object]:
-    """One round of ``task``: ``x`` requires grad, so that the plain frozen chain has a backward pass too."""
+    """One round of `task`: `x` requires grad, so that the plain frozen chain has a backward pass too."""
 
     def run() -> object:
         if task == "forward, no grad":

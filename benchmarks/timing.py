@@ -12,7 +12,7 @@ import torch
 def interleaved(
     calls: Mapping[str, Callable[[], object]], repetitions: int, device: str = "cpu", warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each of ``repetitions`` rounds; a round runs every call once, in turn.
+    """Seconds of each call in each of `repetitions` rounds; a round runs every call once, in turn.
 
     On the CPU it is CPU time of this process (set torch to one thread), on CUDA wall time up to the synchronisation.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTRACT = ROOT / "zoo" / "hookspecs.py"
+CONTRACT = ROOT / "zoo" / "plugin" / "hookspecs.py"
 PAGE = ROOT / "docs" / "hooks.md"
 
 HEAD = """\
@@ -84,7 +84,7 @@ def _hook(node: ast.FunctionDef) -> Hook:
 
 
 def _markdown(text: str) -> str:
-    """reStructuredText as the contract's introduction uses it: literals, and indented blocks after ``::``."""
+    """reStructuredText as the contract's introduction uses it: literals, and indented blocks after `::`."""
     made = []
     for indented, paragraphs in groupby(text.split("\n\n"), key=lambda paragraph: paragraph.startswith("    ")):
         joined = "\n\n".join(paragraphs)

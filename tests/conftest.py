@@ -1,4 +1,4 @@
-"""What tests share: small modules to adapt, and plugins made on the fly in a temporary folder on ``sys.path``."""
+"""What tests share: small modules to adapt, and plugins made on the fly in a temporary folder on `sys.path`."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def perturb() -> Callable[..., None]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """An empty ``Site``; what was installed and imported from it is gone after the test."""
+    """An empty `Site`; what was installed and imported from it is gone after the test."""
     with temporary_site(tmp_path / "site") as made:
         yield made

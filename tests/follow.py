@@ -2,10 +2,10 @@
 
     python follow.py PAGE FOLDER [PAGE FOLDER ...]
 
-Blocks of a page, in their order: one with a ``title="path"`` is that file (``append``: its end); ``sh`` are commands;
-``python`` is typed in; ``text`` is what the block before it prints. Prints a JSON list of what was done: page, what,
-source, ok, output and seconds of each. Numbers of training steps are lowered, ``pip`` installs what is there and asks
-no index, and all but ``pip`` runs in this process, so that torch is imported once.
+Blocks of a page, in their order: one with a `title="path"` is that file (`append`: its end); `sh` are commands;
+`python` is typed in; `text` is what the block before it prints. Prints a JSON list of what was done: page, what,
+source, ok, output and seconds of each. Numbers of training steps are lowered, `pip` installs what is there and asks
+no index, and all but `pip` runs in this process, so that torch is imported once.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Reader:
         (own / "borrowed.pth").write_text("\n".join([*borrowed, str(ROOT)]))
 
     def run(self, *arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Python with these arguments, in ``cwd``."""
+        """Python with these arguments, in `cwd`."""
         dropped = ("ZOO_", "PYTEST_", "PYTHONPATH")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
         return subprocess.run(
@@ -60,7 +60,7 @@ class Reader:
         assert done.returncode == 0, done.stderr
 
     def follow(self, pages: dict[Path, Path], steps: int) -> list[Step]:
-        """Pages, each in a folder, as ``tests/follow.py`` follows them, with so many steps of each training."""
+        """Pages, each in a folder, as `tests/follow.py` follows them, with so many steps of each training."""
         words = [word for pair in pages.items() for word in pair]
         done = self.run(Path(__file__).with_name("follow.py"), *words, cwd=ROOT, FOLLOW_STEPS=str(steps))
         assert done.returncode == 0, done.stderr

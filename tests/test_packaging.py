@@ -30,7 +30,7 @@ def direct() -> list[Requirement]:
 
 
 def pins(name: str) -> dict[str, Version]:
-    """The set of versions in a file of ``constraints/``, where nothing but ``name==version`` may be."""
+    """The set of versions in a file of `constraints/`, where nothing but `name==version` may be."""
     lines = (ROOT / "constraints" / f"{name}.txt").read_text().splitlines()
     pairs = [line.split("==") for line in lines if not line.startswith("#")]
     found = {name: Version(version) for name, version in pairs}

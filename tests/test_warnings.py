@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 COMING = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
-OWN = ("zoo", "zoo.weights.standin", "zoo_vit.model", __name__, "plugins.vit.tests.test_plugin", "conftest")
+OWN = ("zoo", "zoo.weights.lazy_weight", "zoo_vit.model", __name__, "plugins.vit.tests.test_plugin", "conftest")
 OTHERS = ("transformers.utils.deprecation", "torch.nn.modules.module", "zookeeper", "importlib._bootstrap", "testslide")
 
 

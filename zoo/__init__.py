@@ -7,7 +7,7 @@
     model.tune("letters:serif", steps=200)
     model.sample(16, seed=0).save("letters.png")
 
-The names below are imported when they are first used, so that ``import zoo`` costs nothing.
+The names below are imported when they are first used, so that `import zoo` costs nothing.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""The version of the distribution ``adapter-zoo``."""
+"""The version of the distribution `adapter-zoo`."""
 
 __version__ = "0.2.0"

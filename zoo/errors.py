@@ -54,7 +54,7 @@ class OutputError(ZooError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` with a leading space for the nearest known word, or an empty string."""
+    """` Did you mean 'x'?` with a leading space for the nearest known word, or an empty string."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, list(known), n=1, cutoff=0.55)

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Judge(Protocol):
-    """What is needed of a classifier that reads pictures; a ``zoo.Model`` of one has it."""
+    """What is needed of a classifier that reads pictures; a `zoo.Model` of one has it."""
 
     module: nn.Module
     device: torch.device
     dtype: torch.dtype
 
     def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
-        """Batches of pictures under the key ``images``, as the classifier takes them."""
+        """Batches of pictures under the key `images`, as the classifier takes them."""
 
 
 _CHUNK = 128  # pictures in one call of the judge

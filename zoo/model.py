@@ -1,4 +1,4 @@
-"""``zoo.Model``: a module of any architecture with the verbs that all of them share."""
+"""`zoo.Model`: a module of any architecture with the verbs that all of them share."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A module, the entry it came from, and what can be done with both. Made by ``zoo.load`` and ``zoo.wrap``.
+    """A module, the entry it came from, and what can be done with both. Made by `zoo.load` and `zoo.wrap`.
 
-    module: the library's own ``nn.Module``; use it as ever. entry: what the name stood for. device, dtype: where the
+    module: the library's own `nn.Module`; use it as ever. entry: what the name stood for. device, dtype: where the
     module lies and the type it computes in. adapter_set: the adapters and which of them apply.
     """
 
@@ -57,10 +57,10 @@ class Model:
         """The module's own forward.
 
         adapters: what each sample of the batch uses instead of what is active: a name, None for the base, a tuple of
-        names, or a dict of names and weights. Samples are the rows of every tensor that has as many as ``adapters``
+        names, or a dict of names and weights. Samples are the rows of every tensor that has as many as `adapters`
         has entries. Each different choice is one run of the module on its samples, so that all is as in separate calls
         (a batch norm in training takes its statistics from each part). Gradients reach the active ones of the adapters.
-        Raises ``AdapterError`` where inputs or outputs have no row for each sample; what is active does not change.
+        Raises `AdapterError` where inputs or outputs have no row for each sample; what is active does not change.
         """
         if adapters is None:
             return self.module(*args, **kwargs)
@@ -74,12 +74,12 @@ class Model:
         return f"zoo.Model({self.entry.name!r}, {kind}, {self.device}, {self.dtype}{bits}{active})"
 
     def train(self, mode: bool = True) -> Model:
-        """Training mode, as of ``nn.Module.train``."""
+        """Training mode, as of `nn.Module.train`."""
         self.module.train(mode)
         return self
 
     def eval(self) -> Model:
-        """Evaluation mode; how a model comes from ``zoo.load``."""
+        """Evaluation mode; how a model comes from `zoo.load`."""
         return self.train(False)
 
     # What it is
@@ -111,12 +111,12 @@ class Model:
 
     @property
     def fingerprint(self) -> str | None:
-        """A digest of the base's weights; None on ``meta``."""
+        """A digest of the base's weights; None on `meta`."""
         return self.adapter_set.fingerprint
 
     @property
     def records(self) -> dict[str, dict[str, Any]]:
-        """How each adapter was made, as its ``zoo.json`` says it, by name."""
+        """How each adapter was made, as its `zoo.json` says it, by name."""
         return self.adapter_set.records
 
     def footprint(self) -> measure.Footprint:
@@ -138,17 +138,17 @@ class Model:
     # What the plugin can do
 
     def sample(self, n: int = 1, *, seed: int | None = None, **options: Any) -> Samples:
-        """``n`` samples; equal seeds give equal samples. The options are the architecture's own."""
+        """`n` samples; equal seeds give equal samples. The options are the architecture's own."""
         return hooks.draw(self, SampleRequest(n, seed, options))
 
     def loss(self, batch: Any) -> Tensor:
-        """The training loss of one batch of ``batches``: a scalar with a graph."""
+        """The training loss of one batch of `batches`: a scalar with a graph."""
         return hooks.loss(self, batch)
 
     def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
-        """Batches for ``loss``. data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
+        """Batches for `loss`. data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
 
-        split "train": endless, shuffled by ``seed``; any other: one pass in fixed order.
+        split "train": endless, shuffled by `seed`; any other: one pass in fixed order.
         """
         return hooks.batches(self, data, BatchRequest(batch_size, split, seed))
 
@@ -162,7 +162,7 @@ class Model:
     def tune(self, data: Any = None, *, steps: int, **options: Any) -> TuneResult:
         """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
 
-        Options are those of ``zoo.tuning.loop.tune``: batch_size, lr, out, resume, seed, …; the architecture may have
+        Options are those of `zoo.tuning.loop.tune`: batch_size, lr, out, resume, seed, …; the architecture may have
         defaults of its own.
         """
         from zoo.tuning.loop import tune
@@ -173,7 +173,7 @@ class Model:
         return result
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of all that trains now. Raises ``TuningError`` where nothing can."""
+        """(name, parameter) of all that trains now. Raises `TuningError` where nothing can."""
         found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
         if not found:
             first = "activate an adapter first, model.activate(...)"
@@ -226,17 +226,17 @@ class Model:
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
         """Add an adapter, which applies at once beside those that are active: a new one changes nothing yet.
 
-        lora: a rank, a ``zoo.LoRA``, or where a saved adapter lies. Raises ``AdapterError``; the model is then as it
+        lora: a rank, a `zoo.LoRA`, or where a saved adapter lies. Raises `AdapterError`; the model is then as it
         was.
         """
         self.adapter_set.attach(self.prepare_adapter(name, lora, seed=seed))
 
     def swap_adapter(self, name: str, lora: Any, *, seed: int | None = None) -> None:
-        """Put another adapter's values into the tensors of the adapter ``name``: compiled code is not compiled again.
+        """Put another adapter's values into the tensors of the adapter `name`: compiled code is not compiled again.
 
-        lora: as in ``add_adapter``. Its kind must be the same and its ranks no higher than those that are there; what
+        lora: as in `add_adapter`. Its kind must be the same and its ranks no higher than those that are there; what
         it does not change does nothing afterwards. It is as if loaded afresh but for dropout, which stays the slot's.
-        Raises ``AdapterError`` for one that does not fit; nothing has changed then.
+        Raises `AdapterError` for one that does not fit; nothing has changed then.
         """
         self.adapter_set.unmerged(name)
         swap.swap(self.adapter_set, self.prepare_adapter(name, lora, seed=seed, replaces=True))
@@ -254,11 +254,11 @@ class Model:
     ) -> CombineReport:
         """Make a new LoRA adapter, not active yet, of others with weights; what it is close to is in the report.
 
-        method: "cat" is the weighted sum, exactly, of the ranks' sum; "svd" its best approximation of ``rank`` (None:
+        method: "cat" is the weighted sum, exactly, of the ranks' sum; "svd" its best approximation of `rank` (None:
         the highest there is); "linear" adds factors of equal rank, a rough sum. "ties", "dare_linear", "dare_ties" and
-        "magnitude_prune" drop all but ``density`` of the values first; with "_svd" they work on whole updates, not on
+        "magnitude_prune" drop all but `density` of the values first; with "_svd" they work on whole updates, not on
         factors. majority_sign: of ties, "total" or "frequency". seed: of dare. A weight that one of the adapters leaves
-        alone counts as zero. Raises ``AdapterError``, also for kinds that are not low-rank; nothing has changed then.
+        alone counts as zero. Raises `AdapterError`, also for kinds that are not low-rank; nothing has changed then.
         """
         options = {"rank": rank, "density": density, "majority_sign": majority_sign, "seed": seed}
         return combine.combine(self.adapter_set, name, adapters, method=method, **options)  # type: ignore[arg-type]
@@ -283,9 +283,9 @@ class Model:
         """Fold adapters (default: the active ones) into the weights, active ones with their weights, others whole.
 
         bits: None is exact: a quantized weight that takes a delta becomes full precision. 4, 8 or a
-        ``zoo.Quantization`` quantizes the weights that take one again, which loses some of it; how much is measured,
-        logged as a warning and returned. The base is kept beside both, so that ``unmerge`` comes back to the identical
-        bits. Raises a ``ZooError``; nothing is merged then.
+        `zoo.Quantization` quantizes the weights that take one again, which loses some of it; how much is measured,
+        logged as a warning and returned. The base is kept beside both, so that `unmerge` comes back to the identical
+        bits. Raises a `ZooError`; nothing is merged then.
         """
         return merge.merge(self.adapter_set, names, bits)
 
@@ -307,7 +307,7 @@ class Model:
         """Write one adapter in PEFT's format; returns the folder. Without a name: the only one, or all of several.
 
         Of several, "default" is written into the folder and each other one into a folder of its name in it, as PEFT
-        does. Raises ``OutputError`` where the folder cannot be written; what was there is then as it was.
+        does. Raises `OutputError` where the folder cannot be written; what was there is then as it was.
         """
         if name is None:
             if not self.adapters:
@@ -330,11 +330,11 @@ class Model:
     ) -> PushResult:
         """Push an adapter (default: all of them) with a model card and samples to the Hub, in one commit.
 
-        repo_id: ``owner/name``, made where it is missing; files there that are not ours stay. One adapter lies at the
+        repo_id: `owner/name`, made where it is missing; files there that are not ours stay. One adapter lies at the
         root, several in a folder each. private: of a repository that is made. branch: default main, made where it is
         missing. samples: what the card shows instead of samples drawn for it.
 
-        Raises ``HubError`` where the Hub refuses or cannot be reached. A push that is repeated makes no second commit.
+        Raises `HubError` where the Hub refuses or cannot be reached. A push that is repeated makes no second commit.
         """
         from zoo.hub.push import push
 
@@ -345,7 +345,7 @@ class Model:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.
 
-        Other files in the folder stay. Raises ``OutputError`` where the folder cannot be written, or holds weights that
+        Other files in the folder stay. Raises `OutputError` where the folder cannot be written, or holds weights that
         would be taken for the model's; what was there is then as it was.
         """
         return native.save(self, Path(folder))

@@ -5,7 +5,7 @@
 
 or in one run of 42 minutes or more.
 
-Generator and discriminator learn in the same step (see ``zoo_stylegan/objective.py``), R1 every 16 steps, no path
+Generator and discriminator learn in the same step (see `zoo_stylegan/objective.py`), R1 every 16 steps, no path
 length penalty. The learning rate falls over the last third of the time, so training ends on time on a fast and on a
 slow machine alike; `--steps` makes that a third of the steps instead, which repeats a run exactly on the same machine.
 Written is an average of the generator's weights, with the discriminator as it is; each file whole or not at all.

@@ -180,7 +180,7 @@ def noisy() -> tuple[Any, ...]:
 
 
 def theirs(module: nn.Module, **config: Any) -> nn.Module:
-    """``module`` with an adapter that the library itself has added, with random factors."""
+    """`module` with an adapter that the library itself has added, with random factors."""
     from peft import LoraConfig
 
     with warnings.catch_warnings():
@@ -216,7 +216,7 @@ def test_what_save_lora_adapter_of_diffusers_wrote(variant: str, tmp_path: Path)
 
 @pytest.mark.parametrize("form", ["new", "with alpha", "lora.down", "processor", "metadata"])
 def test_what_a_pipeline_of_diffusers_wrote(form: str, tmp_path: Path) -> None:
-    """Keys with the component's name; ``lora_A``, the older ``lora.down`` and attention processors' names."""
+    """Keys with the component's name; `lora_A`, the older `lora.down` and attention processors' names."""
     from diffusers import StableDiffusionPipeline
     from peft.utils import get_peft_model_state_dict
 

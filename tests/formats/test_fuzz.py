@@ -27,7 +27,7 @@ from zoo.errors import AdapterError, ZooError
 from zoo.storage import atomic
 from zoo.storage.untrusted import HEADER_LIMIT, JSON_LIMIT, read_tensors
 
-CONFIG, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
+CONFIG, TENSORS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
 SMALL = 1 << 16
 EXAMPLES = 160
 
@@ -218,23 +218,23 @@ def written(rng: random.Random, good: Path, folder: Path, what: str) -> bool:
     if what == "json":
         if CONFIG not in contents:
             return False
-        name = rng.choice([CONFIG, CONFIG, OWN])
+        name = rng.choice([CONFIG, CONFIG, MANIFEST])
         contents[name] = json.dumps(mutated_json(rng, json.loads(contents[name]))).encode("utf-8", "surrogatepass")
     elif what == "header":
         contents[tensors] = mutated_header(rng, contents[tensors])
     else:
         name = rng.choice(list(contents))
         contents[name] = mutated_bytes(rng, contents[name])
-    if OWN in contents and (what != "json" or rng.random() < 0.5):
+    if MANIFEST in contents and (what != "json" or rng.random() < 0.5):
         if rng.random() < 0.5:
-            del contents[OWN]
+            del contents[MANIFEST]
         elif what != "bytes":  # digests that agree, so that the rest is read
-            own = json.loads(contents[OWN])
+            own = json.loads(contents[MANIFEST])
             if isinstance(own, dict) and isinstance(own.get("sha256"), dict):
                 for name in (CONFIG, TENSORS):
                     (folder / name).write_bytes(contents[name])
                     own["sha256"][name] = atomic.digest(folder / name)
-                contents[OWN] = json.dumps(own).encode("utf-8", "surrogatepass")
+                contents[MANIFEST] = json.dumps(own).encode("utf-8", "surrogatepass")
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return True
@@ -274,7 +274,7 @@ def test_there_are_enough_mutants() -> None:
 def test_reading_a_large_adapter_allocates_its_factors_and_little_else(dtype: torch.dtype, tmp_path: Path) -> None:
     module = nn.Sequential(*(nn.Linear(256, 256) for _ in range(8)))
     zoo.wrap(copy.deepcopy(module), lora=zoo.LoRA(rank=64)).save_adapter(tmp_path)
-    (tmp_path / OWN).unlink()
+    (tmp_path / MANIFEST).unlink()
     save_file({name: tensor.to(dtype) for name, tensor in load_file(tmp_path / TENSORS).items()}, tmp_path / TENSORS)
     size = (tmp_path / TENSORS).stat().st_size
     model = zoo.wrap(module)
@@ -295,7 +295,7 @@ def test_reading_a_large_adapter_allocates_its_factors_and_little_else(dtype: to
 def test_what_a_configuration_claims_is_not_allocated(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(6, 5))
     zoo.wrap(copy.deepcopy(module), lora=zoo.LoHa(rank=2)).save_adapter(tmp_path)
-    (tmp_path / OWN).unlink()
+    (tmp_path / MANIFEST).unlink()
     raw = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps({**raw, "r": 10**6}))
     with Allocations() as made, pytest.raises(AdapterError, match=r"expected .*1000000"):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
 
 def close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
-    """Equal within ``tolerance`` of the larger one's size."""
+    """Equal within `tolerance` of the larger one's size."""
     return bool((one - other).abs().max() <= tolerance * max(1.0, float(other.abs().max())))
 
 
@@ -95,7 +95,7 @@ def run(module: Any, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def strictly(base: nn.Module, folder: Path) -> nn.Module:
-    """``base`` with the adapter injected by PEFT, which must find every key in its place."""
+    """`base` with the adapter injected by PEFT, which must find every key in its place."""
     config = peft.LoraConfig.from_pretrained(str(folder))
     peft.inject_adapter_in_model(config, base)
     from safetensors.torch import load_file
@@ -176,7 +176,7 @@ def test_peft_model_from_pretrained_reads_gpt2_adapters(
 
 
 def made_by_peft(module: nn.Module, folder: Path, **config: Any) -> nn.Module:
-    """An adapter of PEFT's own over ``module``, with random factors, saved; returns PEFT's model."""
+    """An adapter of PEFT's own over `module`, with random factors, saved; returns PEFT's model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = peft.get_peft_model(module, peft.LoraConfig(**config)).eval()

@@ -1,4 +1,4 @@
-"""Adapters from zoo to PEFT and from PEFT to zoo give equal outputs; ``benchmarks/roundtrips.py`` has what is tried."""
+"""Adapters from zoo to PEFT and from PEFT to zoo give equal outputs; `benchmarks/roundtrips.py` has what is tried."""
 
 from __future__ import annotations
 

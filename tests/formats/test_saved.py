@@ -20,22 +20,22 @@ import zoo
 from zoo.errors import AdapterError, OutputError, UnknownNameError, ZooError
 from zoo.storage import atomic
 
-CONFIG, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
+CONFIG, TENSORS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
 TARGETS = ["fc", "conv2d", "embed"]
 
 
 @pytest.fixture
 def saved(mixed: nn.Module, tmp_path: Path, perturb: Callable[..., None]) -> Path:
-    """An adapter of ``mixed`` in a folder, without zoo.json, as PEFT writes it."""
+    """An adapter of `mixed` in a folder, without zoo.json, as PEFT writes it."""
     model = zoo.wrap(copy.deepcopy(mixed), lora=zoo.LoRA(rank=2, targets=TARGETS))
     perturb(model)
     folder = model.save_adapter(tmp_path / "saved")
-    (folder / OWN).rename(tmp_path / OWN)
+    (folder / MANIFEST).rename(tmp_path / MANIFEST)
     return folder
 
 
 def with_own(folder: Path) -> Path:
-    (folder.parent / OWN).rename(folder / OWN)
+    (folder.parent / MANIFEST).rename(folder / MANIFEST)
     return folder
 
 
@@ -137,7 +137,7 @@ def test_keys_of_another_model_altogether(tmp_path: Path, refuses: Callable[...,
 
     folder = zoo.wrap(Other(), lora=2).save_adapter(tmp_path / "other")
     refuses(folder, r"made for the base 'Other' \(fingerprint [0-9a-f]{8}\), and 'Mixed' is another one")
-    (folder / OWN).unlink()
+    (folder / MANIFEST).unlink()
     refuses(folder, r"base_model\.model\.other\.lora_A\.weight' matches no weight of 'Mixed'")
 
 
@@ -250,7 +250,7 @@ def test_one_bit_that_only_the_digest_shows(name: str, saved: Path, refuses: Cal
     ],
 )
 def test_a_zoo_json_that_says_something_else(content: str, saved: Path, refuses: Callable[..., None]) -> None:
-    (saved / OWN).write_text(content)
+    (saved / MANIFEST).write_text(content)
     refuses(saved, r"zoo\.json: ")
 
 
@@ -377,7 +377,7 @@ def test_saving_leaves_other_files_alone(mixed: nn.Module, tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     zoo.wrap(mixed, lora=2).save_adapter(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", "other", CONFIG, TENSORS, OWN}
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", "other", CONFIG, TENSORS, MANIFEST}
 
 
 # Mutations
@@ -418,7 +418,7 @@ def test_mutated_values_of_config_and_zoo_json(
     data: st.DataObject, bed: tuple[nn.Module, Path], tmp_path: Path
 ) -> None:
     module, good = bed
-    raw, own = json.loads((good / CONFIG).read_text()), json.loads((good / OWN).read_text())
+    raw, own = json.loads((good / CONFIG).read_text()), json.loads((good / MANIFEST).read_text())
     (tmp_path / TENSORS).write_bytes((good / TENSORS).read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         where = data.draw(st.sampled_from([raw, own, own["base"], own["sha256"]]))
@@ -429,25 +429,25 @@ def test_mutated_values_of_config_and_zoo_json(
     if data.draw(st.booleans()):
         if isinstance(own.get("sha256"), dict) and data.draw(st.booleans()):
             own["sha256"][CONFIG] = atomic.digest(tmp_path / CONFIG)
-        (tmp_path / OWN).write_text(json.dumps(own))
+        (tmp_path / MANIFEST).write_text(json.dumps(own))
     else:
-        (tmp_path / OWN).unlink(missing_ok=True)
+        (tmp_path / MANIFEST).unlink(missing_ok=True)
     survives(module, tmp_path)
 
 
 @BOUNDED
-@given(data=st.data(), name=st.sampled_from([CONFIG, TENSORS, OWN]))
+@given(data=st.data(), name=st.sampled_from([CONFIG, TENSORS, MANIFEST]))
 def test_mutated_bytes(data: st.DataObject, name: str, bed: tuple[nn.Module, Path], tmp_path: Path) -> None:
     module, good = bed
-    for other in (CONFIG, TENSORS, OWN):
+    for other in (CONFIG, TENSORS, MANIFEST):
         (tmp_path / other).write_bytes((good / other).read_bytes())
     content = bytearray((good / name).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, min(len(content) - 1, 600)))
         content[place] = data.draw(st.integers(0, 255))
     (tmp_path / name).write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
-    if name != OWN:
-        (tmp_path / OWN).unlink()
+    if name != MANIFEST:
+        (tmp_path / MANIFEST).unlink()
     survives(module, tmp_path)
 
 

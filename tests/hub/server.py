@@ -27,9 +27,9 @@ def git_sha1(data: bytes) -> str:
 
 @dataclass
 class Fault:
-    """What goes wrong with requests that match ``pattern`` ("METHOD path"), ``times`` times (-1: always).
+    """What goes wrong with requests that match `pattern` ("METHOD path"), `times` times (-1: always).
 
-    kind: "status" (answers ``code``), "reset" (breaks the connection before anything is done), "lost" (does it, then
+    kind: "status" (answers `code`), "reset" (breaks the connection before anything is done), "lost" (does it, then
     breaks the connection), "half" (breaks the connection in the middle of the content), "short" (less content than
     there is, and says so), "flip" (one bit of the content), or a function that is called with the server first.
     """
@@ -78,7 +78,7 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """``repositories``: name → Repository; ``asked``: "METHOD path" of every request; ``faults``: what goes wrong."""
+    """`repositories`: name → Repository; `asked`: "METHOD path" of every request; `faults`: what goes wrong."""
 
     daemon_threads = True
 

@@ -20,7 +20,7 @@ from zoo.hub.download import snapshot
 from .conftest import small
 from .server import TOKEN, Hub, running
 
-CONFIG, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
+CONFIG, TENSORS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
 
 
 def tiny_gpt(folder: Path) -> dict[str, bytes]:
@@ -40,7 +40,7 @@ def test_a_base_from_the_hub_is_found_at_its_commit(hub: Hub, tmp_path: Path, dr
     assert not [line for line in hub.asked if line.endswith((".bin", ".py"))]
     assert all(f"/resolve/{sha}/" in line for line in hub.asked if "resolve" in line), "one commit for all files"
     model.push("me/letters", samples=drawn)
-    own = json.loads(hub.repositories["me/letters"].head().files[OWN])
+    own = json.loads(hub.repositories["me/letters"].head().files[MANIFEST])
     assert own["base"] == {
         "name": "me/tiny",
         "plugin": "gpt",
@@ -75,7 +75,7 @@ def test_a_base_that_peft_names(hub: Hub, tmp_path: Path, drawn: zoo.Samples) ->
     hub.make("me/theirs", files)
     hub.repositories["me/tiny"].add({"config.json": b"{}"})
     assert zoo.load("me/theirs", device="cpu").fingerprint == model.fingerprint
-    (folder / OWN).unlink()
+    (folder / MANIFEST).unlink()
     assert zoo.load(str(folder), device="cpu").fingerprint == model.fingerprint
 
 
@@ -113,25 +113,25 @@ def test_saving_what_was_loaded_writes_the_same_bytes(tmp_path: Path, hub: Hub, 
     run = {"data": "letters:serif", "steps": 3, "batch_size": 2, "lr": 1e-3, "seconds": 0.5}
     model.records["default"] = {"training": [{**run, "first_loss": 2.5, "last_loss": 1.25}]}
     first = model.save_adapter(tmp_path / "first")
-    own = json.loads((first / OWN).read_text())
+    own = json.loads((first / MANIFEST).read_text())
     own["versions"]["torch"] = "1.0"
     sums = own.pop("sha256")
     own |= {"later": {"a": "word of a newer zoo"}, "sha256": sums}
-    (first / OWN).write_text(json.dumps(own, indent=2, ensure_ascii=False) + "\n")
+    (first / MANIFEST).write_text(json.dumps(own, indent=2, ensure_ascii=False) + "\n")
     loaded = zoo.load("vae", bits=4, lora=first, device="cpu")
     second = loaded.save_adapter(tmp_path / "second")
     model = zoo.load("vae", lora=first, device="cpu")
     model.push("me/x", samples=drawn)
     third = zoo.load("me/x", device="cpu").save_adapter(tmp_path / "third")
-    for name in (CONFIG, TENSORS, OWN):
+    for name in (CONFIG, TENSORS, MANIFEST):
         content = (first / name).read_bytes()
         assert (second / name).read_bytes() == content, name
-        assert name == OWN or (third / name).read_bytes() == content, name
-    pushed = json.loads((third / OWN).read_text())
+        assert name == MANIFEST or (third / name).read_bytes() == content, name
+    pushed = json.loads((third / MANIFEST).read_text())
     assert pushed == own, "the card and the picture are not beside it any more"
     # Trained again, it says so.
     loaded.tune("letters:serif", steps=1, batch_size=2, quiet=True)
-    again = json.loads((loaded.save_adapter(tmp_path / "fourth") / OWN).read_text())
+    again = json.loads((loaded.save_adapter(tmp_path / "fourth") / MANIFEST).read_text())
     assert [one["steps"] for one in again["training"]] == [3, 1]
     assert (again["bits"], again["scheme"]) == (4, "nf4")
     assert again["versions"]["torch"] != "1.0"
@@ -140,10 +140,10 @@ def test_saving_what_was_loaded_writes_the_same_bytes(tmp_path: Path, hub: Hub, 
 def test_the_older_format_is_read(adapter: dict[str, bytes], tmp_path: Path) -> None:
     for name, data in adapter.items():
         (tmp_path / name).write_bytes(data)
-    own = json.loads(adapter[OWN])
+    own = json.loads(adapter[MANIFEST])
     base = {key: own["base"][key] for key in ("name", "plugin", "weights", "revision", "fingerprint")}
     older = {"format": 1, "zoo": "0.1.0", "base": base, "bits": None, "targets": own["targets"]}
-    (tmp_path / OWN).write_text(json.dumps({**older, "sha256": own["sha256"]}))
+    (tmp_path / MANIFEST).write_text(json.dumps({**older, "sha256": own["sha256"]}))
     assert zoo.load(str(tmp_path), device="cpu").active == ("default",)
 
 

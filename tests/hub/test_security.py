@@ -19,7 +19,7 @@ from .server import Fault, Handler, Hub
 
 
 def changed(adapter: dict[str, bytes], **values: Any) -> dict[str, bytes]:
-    """The adapter with other values in zoo.json; ``base__name`` is the name in ``base``."""
+    """The adapter with other values in zoo.json; `base__name` is the name in `base`."""
     own = json.loads(adapter["zoo.json"])
     for key, value in values.items():
         where, _, inner = key.partition("__")

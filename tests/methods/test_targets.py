@@ -16,7 +16,7 @@ from zoo.weights.walk import tied_groups
 
 
 class Odd(nn.Module):
-    """Weights of many kinds; ``head`` shares that of ``embed``."""
+    """Weights of many kinds; `head` shares that of `embed`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ def weights(folder: Path, seed: int = 0) -> None:
 
 @pytest.fixture
 def install(site: Site) -> Callable[..., None]:
-    """``install("toy", {path: [(old, new)]})``: a toy plugin, with each ``old`` replaced by ``new`` in that file."""
+    """`install("toy", {path: [(old, new)]})`: a toy plugin, with each `old` replaced by `new` in that file."""
 
     def put(name: str, changes: dict[str, list[tuple[str, str]]] | None = None) -> None:
         files = sources(name)

@@ -12,7 +12,7 @@ from zoo.testing.fresh import Seen
 
 
 class Mutation(NamedTuple):
-    """``old`` replaced by ``new`` (and ``old2``) in a file; hook: whose promise that breaks; found: what is said."""
+    """`old` replaced by `new` (and `old2`) in a file; hook: whose promise that breaks; found: what is said."""
 
     old: str
     new: str
@@ -307,8 +307,8 @@ DRAWING = {
 
 QUANTIZING = {
     "another shape": Mutation(
-        "Packed(codec, weight.shape",
-        "Packed(codec, weight.t().shape if weight.dim() == 2 else weight.shape",
+        "QuantizedTensor(codec, weight.shape",
+        "QuantizedTensor(codec, weight.t().shape if weight.dim() == 2 else weight.shape",
         "quantize",
         "shape (32, 64)",
     ),
@@ -506,7 +506,7 @@ IN_A_FRESH_PROCESS = ("heavy import", "prints", "facts import torch")
 @pytest.mark.parametrize(("name", "path", "kind", "mutation"), ALL, ids=[f"{name}-{kind}" for name, _, kind, _ in ALL])
 def test_a_broken_promise_is_named(install, monkeypatch, name, path, kind, mutation):
     if kind not in IN_A_FRESH_PROCESS:
-        monkeypatch.setattr(subject, "look", lambda name: Seen())
+        monkeypatch.setattr(subject, "import_in_subprocess", lambda name: Seen())
     install(name, {path: [(mutation.old, mutation.new), (mutation.old2, mutation.new2)]})
     with pytest.raises(PluginError) as caught:
         check_plugin(name)

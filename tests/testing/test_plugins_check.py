@@ -1,4 +1,4 @@
-"""``zoo plugins``: what the source says, what an import shows, and the suite in processes of its own."""
+"""`zoo plugins`: what the source says, what an import shows, and the suite in processes of its own."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def fake():
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt even where it was ignored when the tests began, as by a shell's ``&``."""
+    """Ctrl-C raises KeyboardInterrupt even where it was ignored when the tests began, as by a shell's `&`."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

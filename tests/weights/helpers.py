@@ -72,7 +72,7 @@ def reference(store: ManagedWeight) -> Reference:
     """base + Σ scale · B @ A in float64, the product written as the layout says and as nothing in zoo computes it."""
     weight = store.base_tensor().detach().double()
     leaves = []
-    plain = store.plain()
+    plain = store.dense_base()
     if plain is not None and plain.requires_grad:
         weight.requires_grad_()
         leaves.append(weight)
@@ -85,8 +85,8 @@ def reference(store: ManagedWeight) -> Reference:
 
 
 def trained(store: ManagedWeight) -> list[Tensor]:
-    """The tensors that ``Reference.leaves`` are the float64 copies of."""
-    plain = store.plain()
+    """The tensors that `Reference.leaves` are the float64 copies of."""
+    plain = store.dense_base()
     first = [plain] if plain is not None and plain.requires_grad else []
     return first + [factor for update in store.active_updates() for factor in (update.A, update.B)]
 
@@ -102,7 +102,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def compare(op: Callable[..., Tensor], weight: LazyWeight, *inputs: Tensor, tolerance: float = TOLERANCE) -> float:
-    """Output and every gradient of ``op(weight, *inputs)`` against float64; returns the largest relative error.
+    """Output and every gradient of `op(weight, *inputs)` against float64; returns the largest relative error.
 
     Also without gradients, where the code takes other turns. Floating inputs all take a gradient.
     """
@@ -160,7 +160,7 @@ class _Made(TorchDispatchMode):
 
 
 def dense_kept(run: Callable[[], Tensor], weight: LazyWeight) -> tuple[list[str], int]:
-    """The operations whose floating-point results of the dense weight's size outlive ``run()`` while its graph lives.
+    """The operations whose floating-point results of the dense weight's size outlive `run()` while its graph lives.
 
     Also how many such results there were at all. A storage counts however it is held: saved by autograd, in a
     closure, through a view.
@@ -175,7 +175,7 @@ def dense_kept(run: Callable[[], Tensor], weight: LazyWeight) -> tuple[list[str]
 
 
 def saved_by(run: Callable[[], Tensor]) -> list[Tensor]:
-    """What autograd saves for backward during ``run()``."""
+    """What autograd saves for backward during `run()`."""
     saved: list[Tensor] = []
 
     def keep(one: Tensor) -> Tensor:

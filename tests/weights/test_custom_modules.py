@@ -357,7 +357,7 @@ class Attention(nn.Module):
 
 
 class OldNorm(nn.Module):
-    """torch's first weight_norm, which recomputes ``weight`` in a hook before every forward."""
+    """torch's first weight_norm, which recomputes `weight` in a hook before every forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -451,7 +451,7 @@ CASES: dict[str, Case] = {
 
 
 def build(name: str, bits: int | None, spread: bool = True) -> tuple[zoo.Model, nn.Module, tuple[Tensor, ...]]:
-    """A wrapped case with an adapter on everything (``spread``: of non-zero factors), a plain copy, and inputs."""
+    """A wrapped case with an adapter on everything (`spread`: of non-zero factors), a plain copy, and inputs."""
     plain, module = CASES[name].make().eval(), CASES[name].make().eval()
     module.load_state_dict(plain.state_dict())
     model = zoo.wrap(module, bits=bits, lora=zoo.LoRA(rank=2, alpha=4, targets="all"))

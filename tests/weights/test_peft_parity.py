@@ -226,7 +226,7 @@ def bf16_errors(name: str, strength: float, factors: torch.dtype) -> dict[str, t
 
 @pytest.mark.parametrize(
     ("strength", "factors"),
-    # float32 factors are ``peft.get_peft_model``'s default, bf16 ones ``peft.inject_adapter_in_model``'s.
+    # float32 factors are `peft.get_peft_model`'s default, bf16 ones `peft.inject_adapter_in_model`'s.
     [(0.03, torch.float32), (0.1, torch.float32), (0.1, torch.bfloat16), (1.0, torch.bfloat16)],
     ids=str,
 )

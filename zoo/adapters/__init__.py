@@ -1,6 +1,6 @@
 """The adapters of one model: attach, activate, merge, swap, combine, and batches that mix them.
 
-``adapter_set.py`` records which adapters a module has; the other files each hold one operation on that set.
+`adapter_set.py` records which adapters a module has; the other files each hold one operation on that set.
 
-Imports: ``zoo.plugin``, ``zoo.methods`` and below; never the ``Model`` class. Start with ``adapter_set.py``.
+Imports: `zoo.plugin`, `zoo.methods` and below; never the `Model` class. Start with `adapter_set.py`.
 """

@@ -22,7 +22,7 @@ from zoo.weights.walk import TiedGroup, stores, tied_groups
 class PreparedAdapter(NamedTuple):
     """An adapter that is ready to be attached: nothing of it can fail any more.
 
-    updates: by the name of each weight's first place. record: what ``zoo.json`` says of a saved one. groups: the
+    updates: by the name of each weight's first place. record: what `zoo.json` says of a saved one. groups: the
     module's parameters, from the walk that found the weights.
     """
 
@@ -37,10 +37,10 @@ class AdapterSet:
     """The adapters of one module, with what operations on them have to know of the model.
 
     module: the module. entry: what it was loaded from. device, dtype: where it lies, what it computes in. scheme: how
-    its weights are quantized, None for as the checkpoint had them. fingerprint: of its weights, None on ``meta``.
+    its weights are quantized, None for as the checkpoint had them. fingerprint: of its weights, None on `meta`.
     configs: every adapter's configuration by name. weights: those that apply now, in order, each with the weight that
     scales its effect. merged: those that are part of the base for now. records: how each adapter was made, as
-    ``zoo.json`` says it.
+    `zoo.json` says it.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class AdapterSet:
         return tuple(self.weights)
 
     def known(self, name: str) -> Adapter:
-        """The configuration of an adapter. Raises ``UnknownNameError``."""
+        """The configuration of an adapter. Raises `UnknownNameError`."""
         if name not in self.configs:
             listed = ", ".join(self.configs) or "none"
             raise UnknownNameError(f"no adapter {name!r}; there are {listed}.{did_you_mean(str(name), self.configs)}")
         return self.configs[name]
 
     def unmerged(self, name: str, otherwise: str = "model.unmerge() takes it out again") -> Adapter:
-        """The configuration of an adapter that is not merged. Raises ``AdapterError`` for one that is."""
+        """The configuration of an adapter that is not merged. Raises `AdapterError` for one that is."""
         config = self.known(name)
         if name in self.merged:
             raise AdapterError(f"adapter {name!r} is merged into the base: {otherwise}")
         return config
 
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
-        """Add a prepared adapter; ``active``: beside those that apply. The first one freezes the base."""
+        """Add a prepared adapter; `active`: beside those that apply. The first one freezes the base."""
         groups = prepared.groups
         if groups is None or attach.outdated(groups):
             groups = tied_groups(self.module)
@@ -100,7 +100,7 @@ class AdapterSet:
         self.apply({**self.weights, prepared.name: 1.0} if active else self.weights, groups)
 
     def freeze_base(self, groups: list[TiedGroup], for_good: bool = False) -> None:
-        """Let nothing of the base train, and remember what did. for_good: until ``unload``, adapters or not."""
+        """Let nothing of the base train, and remember what did. for_good: until `unload`, adapters or not."""
         if not self.base_is_frozen and not for_good:
             self._note_training(groups)
         for group in groups:
@@ -118,7 +118,7 @@ class AdapterSet:
             parameter.requires_grad_(self._trained.get(name, True) and parameter.is_floating_point())
 
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
-        """Let exactly these apply, in this order. Raises ``AdapterError`` and then has changed nothing."""
+        """Let exactly these apply, in this order. Raises `AdapterError` and then has changed nothing."""
         for name in names:
             self.unmerged(name)
         if weights is None:
@@ -171,7 +171,7 @@ class AdapterSet:
         rest = {name: share for name, share in self.weights.items() if name not in names}
         held, made = stores(self.module), {}
         for path, store in held.items():
-            merge = store.folded(names, shares, None if pack is None else pack(path))
+            merge = store.compute_merge(names, shares, None if pack is None else pack(path))
             left = [name for name, update in store.updates.items() if update.takes_base and rest.get(name)]
             if merge is not None and left:
                 raise AdapterError(
@@ -182,7 +182,7 @@ class AdapterSet:
                 made[path] = merge
         self._before_merge = {**(self._before_merge if self.merged else {}), **self.weights}
         for path, merge in made.items():
-            held[path].put(merge)
+            held[path].apply_merge(merge)
         self.merged = (*self.merged, *names)
         self.apply(rest)
         return shares, made
@@ -208,7 +208,7 @@ class AdapterSet:
 
 
 def check_weight(name: str, weight: object) -> float:
-    """The weight of an adapter as a float. Raises ``AdapterError`` for anything but a number of a sensible size."""
+    """The weight of an adapter as a float. Raises `AdapterError` for anything but a number of a sensible size."""
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
         raise AdapterError(f"the weight of {name!r}: expected a number, got {weight!r}")
     return float(weight)

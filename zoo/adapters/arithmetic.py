@@ -11,8 +11,8 @@ from torch import Tensor
 def mix(method: str, tensors: Sequence[Tensor], weights: Sequence[float], density: float, majority_sign: str) -> Tensor:
     """One tensor made of like ones.
 
-    linear: the weighted sum. magnitude_prune: of the ``density`` largest values of each. dare_linear: of a random
-    ``density`` of each, divided by it (arXiv 2311.03099). ties: the largest values of each, then the mean of those that
+    linear: the weighted sum. magnitude_prune: of the `density` largest values of each. dare_linear: of a random
+    `density` of each, divided by it (arXiv 2311.03099). ties: the largest values of each, then the mean of those that
     agree with the majority's sign (arXiv 2306.01708); dare_ties: the same of random ones.
     """
     if method in ("ties", "magnitude_prune"):
@@ -25,7 +25,7 @@ def mix(method: str, tensors: Sequence[Tensor], weights: Sequence[float], densit
 
 
 def largest(tensor: Tensor, density: float) -> Tensor:
-    """The share ``density`` of the values that is largest in magnitude; the others zero."""
+    """The share `density` of the values that is largest in magnitude; the others zero."""
     if density >= 1:
         return tensor
     kept = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
@@ -34,7 +34,7 @@ def largest(tensor: Tensor, density: float) -> Tensor:
 
 
 def drawn(tensor: Tensor, density: float) -> Tensor:
-    """Each value with the probability ``density``, divided by it, so that the expectation is the tensor; else zero."""
+    """Each value with the probability `density`, divided by it, so that the expectation is the tensor; else zero."""
     if density >= 1:
         return tensor
     return tensor * torch.bernoulli(torch.full_like(tensor, density)) / density

@@ -21,7 +21,7 @@ from zoo.weights.walk import TiedGroup
 def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict[str, Update]:
     """Return one update for every weight that the adapter changes, by the name of the weight's first place.
 
-    Those of the kind for the weights that it targets; full training for what ``modules_to_save`` and ``bias`` name.
+    Those of the kind for the weights that it targets; full training for what `modules_to_save` and `bias` name.
     Nothing is attached yet. A tied weight gets one update, which all its places will see.
 
     Raises:
@@ -39,9 +39,9 @@ def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict
 
 
 def fully_trained(groups: list[TiedGroup], config: Adapter, chosen: list[TiedGroup]) -> list[TiedGroup]:
-    """Return the weights that train fully beside an adapter's own updates, as ``modules_to_save`` and ``bias`` say.
+    """Return the weights that train fully beside an adapter's own updates, as `modules_to_save` and `bias` say.
 
-    chosen: those that the adapter targets. ``bias`` follows PEFT: parameters called ``bias``, all of them or those of
+    chosen: those that the adapter targets. `bias` follows PEFT: parameters called `bias`, all of them or those of
     the targeted weights' layers.
     """
     found: list[TiedGroup] = []
@@ -66,7 +66,7 @@ def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
 
 
 def outdated(groups: list[TiedGroup]) -> bool:
-    """Return whether the module has changed since the walk that found ``groups``."""
+    """Return whether the module has changed since the walk that found `groups`."""
     for group in groups:
         ref, value = group.refs[0], group.value
         there = ref.layer._parameters.get(ref.attribute)
@@ -88,7 +88,7 @@ def attach(groups: list[TiedGroup], name: str, updates: Mapping[str, Update]) ->
 
 
 def _for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[str, Update]:
-    """Return what ``Update.for_bias`` gives for the biases of the updated weights' layers, by first name."""
+    """Return what `Update.for_bias` gives for the biases of the updated weights' layers, by first name."""
     biases = {(id(ref.layer), ref.attribute): group for group in groups for ref in group.refs}
     found: dict[str, Update] = {}
     for group in groups:
@@ -120,7 +120,7 @@ def detach(groups: list[TiedGroup], name: str) -> None:
         store = group.value
         if isinstance(store, ManagedWeight):
             store.remove(name)
-            if store.base is not None and store.plain() is store.base and not store.updates:
+            if store.base is not None and store.dense_base() is store.base and not store.updates:
                 restore_parameter(group, store.base)
 
 
@@ -130,5 +130,5 @@ def unload(groups: list[TiedGroup]) -> None:
     for group in groups:
         store = group.value
         if isinstance(store, ManagedWeight):
-            plain = store.plain()
+            plain = store.dense_base()
             restore_parameter(group, plain if plain is not None else nn.Parameter(store.base_tensor()))

@@ -1,6 +1,6 @@
 """One adapter made of several: by concatenation, sums of factors, or arithmetic on whole updates and their SVD.
 
-The methods are those of PEFT's ``add_weighted_adapter``, which gives them their names. Notation: adapter i has weight
+The methods are those of PEFT's `add_weighted_adapter`, which gives them their names. Notation: adapter i has weight
 w_i, and for each of the model's weights A_i (rank, inputs), B_i (outputs, rank) and a scale s_i: ΔW_i = s_i·B_i·A_i.
 """
 
@@ -54,7 +54,7 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class CombineReport:
-    """What ``model.combine_adapters`` made.
+    """What `model.combine_adapters` made.
 
     rank: the highest of the new adapter. kept: the share of ‖ΔW‖², over all weights, that the new rank holds of what
     the method computed; 1 where nothing was cut. error: ‖ΔW - Σ w_i·ΔW_i‖ / ‖Σ w_i·ΔW_i‖ over all weights, how far
@@ -86,7 +86,7 @@ def combine(
     majority_sign: str,
     seed: int | None,
 ) -> CombineReport:
-    """Make the adapter ``name`` of others; see ``zoo.Model.combine_adapters``."""
+    """Make the adapter `name` of others; see `zoo.Model.combine_adapters`."""
     check_name(name)
     if name in adapters.configs:
         raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
@@ -128,7 +128,7 @@ def _checked(adapters: AdapterSet, sources: Any) -> dict[str, float]:
 
 
 def _mix(method: str, rank: int | None, density: float | None, majority_sign: str) -> Mix | None:
-    """The arithmetic of a method, if it has any. Raises ``AdapterError`` for options that do not go with it."""
+    """The arithmetic of a method, if it has any. Raises `AdapterError` for options that do not go with it."""
     if method not in METHODS:
         hint = did_you_mean(str(method), METHODS)
         raise AdapterError(f"method {method!r}: expected one of {', '.join(METHODS)}.{hint}")

@@ -36,7 +36,7 @@ class MergeStats(NamedTuple):
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What ``model.merge`` did, and how far what is stored is from what was meant.
+    """What `model.merge` did, and how far what is stored is from what was meant.
 
     names: the merged adapters with their weights. weights: those that took a delta. error: of all of them together,
     √Σ‖stored − (W + ΔW)‖² / √Σ‖ΔW‖²; 0 where nothing took one. All of it is measured in float32 or better.
@@ -59,7 +59,7 @@ class MergeReport:
 
 
 def merge(adapters: AdapterSet, names: Sequence[str], bits: int | Quantization | None = None) -> MergeReport:
-    """Fold adapters into the weights; see ``zoo.Model.merge``."""
+    """Fold adapters into the weights; see `zoo.Model.merge`."""
     scheme = as_quantization(bits)
     if adapters.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to merge: load the model on a device")

@@ -1,8 +1,8 @@
-"""A batch whose samples use different adapters: ``model(x, adapters=["a", "b", None])``.
+"""A batch whose samples use different adapters: `model(x, adapters=["a", "b", None])`.
 
 The samples are sorted by what they use, the module runs once for each different choice, on its samples alone, and the
 outputs are put back in order. It knows nothing of architectures; one whose samples are not the rows of its inputs says
-so in the hook ``run_rows``.
+so in the hook `run_rows`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Choice = tuple[tuple[str, float], ...]  # adapters and their weights; none: the 
 def mixed(
     model: LoadedModel, held: AdapterSet, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """The module's output with each sample under its own adapters; see ``zoo.Model.__call__``."""
+    """The module's output with each sample under its own adapters; see `zoo.Model.__call__`."""
     groups: dict[Choice, list[int]] = {}
     for row, choice in enumerate(choices(held, adapters)):
         groups.setdefault(choice, []).append(row)
@@ -63,7 +63,7 @@ def _run(
     count: int,
     switch: _Switch | None,
 ) -> tuple[Any, bool]:
-    """The output for the samples ``numbers``, and whether the architecture's plugin has made it."""
+    """The output for the samples `numbers`, and whether the architecture's plugin has made it."""
     index = torch.tensor(numbers, device=model.device)
     output = hooks.run_rows(model, args, kwargs, index, count)
     if output is not None:
@@ -83,7 +83,7 @@ def _run(
 def choices(held: AdapterSet, adapters: Any) -> list[Choice]:
     """What each sample uses: a name, None for the base, several names, or a mapping of names to weights.
 
-    Raises ``AdapterError`` or ``UnknownNameError``.
+    Raises `AdapterError` or `UnknownNameError`.
     """
     if isinstance(adapters, str | Mapping) or not isinstance(adapters, Sequence) or not adapters:
         raise AdapterError(

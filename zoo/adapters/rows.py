@@ -21,9 +21,9 @@ Leaf = Callable[[Sequence[Any], str], Any]
 
 
 def take(tree: Any, rows: Tensor, count: int) -> tuple[Any, list[Tensor]]:
-    """``tree`` with only the samples ``rows`` (int64 [k]) of ``count``, and the tensors that were cut for it.
+    """`tree` with only the samples `rows` (int64 [k]) of `count`, and the tensors that were cut for it.
 
-    A tensor without ``count`` rows, and whatever is no tensor, stays as it is; what holds something that was cut is
+    A tensor without `count` rows, and whatever is no tensor, stays as it is; what holds something that was cut is
     copied.
     """
     cut: list[Tensor] = []
@@ -53,7 +53,7 @@ def tensors(tree: Any) -> dict[str, Tensor]:
 
 
 class Part(NamedTuple):
-    """The output of a call for the samples ``rows``."""
+    """The output of a call for the samples `rows`."""
 
     output: Any
     rows: list[int]
@@ -65,7 +65,7 @@ def join(parts: Sequence[Part], larger: Callable[[], Any] | None) -> Any:
     A tensor's rows are where the parts' shapes differ as their numbers of samples do: in its first dimension, or in
     another one (the states of an LSTM). larger: the first part's output for one sample more, asked for only where
     several dimensions could be meant because all parts are as large; None: rows are always in the first one. What is
-    no tensor must be equal in all parts. Raises ``AdapterError`` that names what cannot be put together.
+    no tensor must be equal in all parts. Raises `AdapterError` that names what cannot be put together.
     """
     sizes = [len(part.rows) for part in parts]
     order = torch.tensor([row for part in parts for row in part.rows]).argsort()
@@ -157,7 +157,7 @@ def _attributes(value: Any) -> list[str]:
 
 
 def _fits(shapes: Sequence[torch.Size], sizes: Sequence[int], dim: int) -> bool:
-    """Whether every shape has its own number of samples in ``dim`` and all else is equal."""
+    """Whether every shape has its own number of samples in `dim` and all else is equal."""
     first = shapes[0]
     if len({len(shape) for shape in shapes}) > 1:
         return False

@@ -30,7 +30,7 @@ class Given(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """What goes into one update: each of its tensors' new values, and what ``compact`` has to know."""
+    """What goes into one update: each of its tensors' new values, and what `compact` has to know."""
 
     slot: Update
     values: dict[str, Tensor]
@@ -38,7 +38,7 @@ class _Move(NamedTuple):
 
 
 def swap(adapters: AdapterSet, prepared: PreparedAdapter) -> None:
-    """Put a prepared adapter into the one of its name; see ``zoo.Model.swap_adapter``."""
+    """Put a prepared adapter into the one of its name; see `zoo.Model.swap_adapter`."""
     name = prepared.name
     old = adapters.unmerged(name)
     if prepared.config.kind != old.kind:

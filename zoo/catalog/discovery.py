@@ -1,7 +1,7 @@
 """Which plugins are installed: read from the metadata of distributions, without importing any of them.
 
-A distribution offers a plugin by an entry point in the group ``zoo``. The entry point's name is the name of the
-architecture, quantizer (``zoo.Quantization(scheme=...)``) or adapter kind that it brings::
+A distribution offers a plugin by an entry point in the group `zoo`. The entry point's name is the name of the
+architecture, quantizer (`zoo.Quantization(scheme=...)`) or adapter kind that it brings::
 
     [project.entry-points.zoo]
     ddpm = "zoo_ddpm"
@@ -27,7 +27,7 @@ RESERVED = frozenset({"nf4", "fp4", "int8", "dynamic8", "bf16", "fp16", "fp32", 
 
 @dataclass(frozen=True)
 class Claim:
-    """One distribution's claim to be the plugin ``name``; ``value`` is the entry point's ``module[:attribute]``."""
+    """One distribution's claim to be the plugin `name`; `value` is the entry point's `module[:attribute]`."""
 
     name: str
     value: str
@@ -44,16 +44,16 @@ class Claim:
 
 
 def claims() -> dict[str, tuple[Claim, ...]]:
-    """Plugin name → who claims it, sorted by name. ``ZOO_PLUGINS=a,b`` leaves only these."""
+    """Plugin name → who claims it, sorted by name. `ZOO_PLUGINS=a,b` leaves only these."""
     allowed = restriction()
     return {name: found for name, found in _all_claims().items() if allowed is None or name in allowed}
 
 
 def claim(name: str) -> Claim:
-    """The one claim to ``name``.
+    """The one claim to `name`.
 
     Raises:
-        UnknownNameError: no installed distribution offers it, or ``ZOO_PLUGINS`` leaves it out.
+        UnknownNameError: no installed distribution offers it, or `ZOO_PLUGINS` leaves it out.
         PluginError: two distributions claim it, or the name is one of zoo's own.
     """
     found = claims().get(name)
@@ -103,17 +103,17 @@ def package_folder(name: str) -> Path | None:
 
 
 def strict() -> bool:
-    """Whether ``ZOO_STRICT`` asks for bare exceptions instead of errors in one line."""
+    """Whether `ZOO_STRICT` asks for bare exceptions instead of errors in one line."""
     return os.environ.get("ZOO_STRICT", "") not in ("", "0")
 
 
 def restriction() -> tuple[str, ...] | None:
-    """The names in ``ZOO_PLUGINS``, or None where it is not set or empty."""
+    """The names in `ZOO_PLUGINS`, or None where it is not set or empty."""
     return _names("ZOO_PLUGINS") or None
 
 
 def observers() -> tuple[str, ...]:
-    """The names in ``ZOO_OBSERVE``: installed observers that are to see every hook."""
+    """The names in `ZOO_OBSERVE`: installed observers that are to see every hook."""
     return _names("ZOO_OBSERVE")
 
 
@@ -128,7 +128,7 @@ def unreadable() -> tuple[str, ...]:
 
 
 def forget() -> None:
-    """Read the metadata again at the next call, after something was installed or ``sys.path`` changed."""
+    """Read the metadata again at the next call, after something was installed or `sys.path` changed."""
     _scan.cache_clear()
 
 

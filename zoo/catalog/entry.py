@@ -1,4 +1,4 @@
-"""The entry of a model: what a name that ``zoo.load`` takes stands for. Imports nothing of zoo."""
+"""The entry of a model: what a name that `zoo.load` takes stands for. Imports nothing of zoo."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class Entry:
 
 
 def is_hub(weights: str | None) -> bool:
-    """Return whether an entry's ``weights`` name a Hub repository or a folder, and are not carried by the plugin."""
+    """Return whether an entry's `weights` name a Hub repository or a folder, and are not carried by the plugin."""
     return weights is not None and weights != EMBEDDED

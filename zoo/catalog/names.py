@@ -1,4 +1,4 @@
-"""How places in the Hub are written: ``owner/name``, ``owner/name@revision``, ``owner/name/folder@revision``.
+"""How places in the Hub are written: `owner/name`, `owner/name@revision`, `owner/name/folder@revision`.
 
 Nothing that a user or a repository calls a file or a folder is used before it went through here.
 """
@@ -20,7 +20,7 @@ _LONGEST = 400
 
 @dataclass(frozen=True)
 class Reference:
-    """A folder of a Hub repository: ``folder`` is "" for its root; ``revision`` a branch, tag or commit, or None."""
+    """A folder of a Hub repository: `folder` is "" for its root; `revision` a branch, tag or commit, or None."""
 
     repository: str
     folder: str = ""
@@ -32,7 +32,7 @@ class Reference:
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name is written as the Hub's repositories are, ``owner/name``."""
+    """Whether a name is written as the Hub's repositories are, `owner/name`."""
     plain = _REPOSITORY.fullmatch(name) is not None and len(name) <= 96
     return plain and not any(odd in name for odd in ("..", "--")) and not name.endswith((".git", ".ipynb", ".", "-"))
 
@@ -58,7 +58,7 @@ def is_safe(path: object) -> bool:
 
 
 def parse(text: str) -> Reference | None:
-    """The place that ``text`` is written for; None where it is not written as one."""
+    """The place that `text` is written for; None where it is not written as one."""
     place, at, revision = text.partition("@")
     if at and not is_revision(revision):
         return None
@@ -70,5 +70,5 @@ def parse(text: str) -> Reference | None:
 
 
 def is_name(name: str) -> bool:
-    """Whether ``zoo.load`` looks ``name`` up in the registry, and does not take it for a folder or Hub repository."""
+    """Whether `zoo.load` looks `name` up in the registry, and does not take it for a folder or Hub repository."""
     return not ("/" in name or "\\" in name or name in (".", "..") or name.startswith("~"))

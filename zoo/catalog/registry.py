@@ -1,6 +1,6 @@
-"""The catalogue: which names ``zoo.load`` takes, and what each stands for.
+"""The catalogue: which names `zoo.load` takes, and what each stands for.
 
-zoo's own is ``registry.toml``; a plugin's package carries another beside its ``__init__.py``, which is read without
+zoo's own is `registry.toml`; a plugin's package carries another beside its `__init__.py`, which is read without
 importing the package. One table per name::
 
     [gpt2]
@@ -46,7 +46,7 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], str, bool]] = {
 
 
 def entries() -> tuple[Entry, ...]:
-    """Every entry of every registry, by name. A plugin's faulty registry is left out; ``problems()`` says why.
+    """Every entry of every registry, by name. A plugin's faulty registry is left out; `problems()` says why.
 
     Raises RegistryError if zoo's own registry is faulty.
     """

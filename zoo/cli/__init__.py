@@ -1,4 +1,4 @@
-"""The command ``zoo``. stdout is data, stderr is progress and errors; no traceback unless ``ZOO_STRICT=1``.
+"""The command `zoo`. stdout is data, stderr is progress and errors; no traceback unless `ZOO_STRICT=1`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Nothing here imports torch: a verb's own modules are
 imported when it runs.

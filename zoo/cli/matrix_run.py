@@ -1,7 +1,7 @@
 """Every verb on every architecture, in every precision, with and without an adapter: run, not claimed.
 
-``check(name, bits, lora)`` runs one combination on the weights that a plugin carries and says for each verb whether it
-held or why not. It asks plugins through ``zoo.load`` alone and knows none of them.
+`check(name, bits, lora)` runs one combination on the weights that a plugin carries and says for each verb whether it
+held or why not. It asks plugins through `zoo.load` alone and knows none of them.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def names() -> list[str]:
 
 
 def check(name: str, bits: int, lora: int | None, *, backend: str = "eager") -> list[Cell]:
-    """Run every verb on one combination, on the CPU; one ``Cell`` per verb.
+    """Run every verb on one combination, on the CPU; one `Cell` per verb.
 
-    backend: what ``torch.compile`` hands the captured graphs to; "inductor" compiles them, which takes long.
+    backend: what `torch.compile` hands the captured graphs to; "inductor" compiles them, which takes long.
     """
     adapter = None if lora is None else zoo.LoRA(rank=lora, targets="all")
     cells: list[Cell] = []
@@ -120,7 +120,7 @@ class Probe:
         )
 
     def part(self, module: nn.Module) -> nn.Module:
-        """The part of ``module`` that is called."""
+        """The part of `module` that is called."""
         return module.get_submodule(self.path)
 
     def run(self, module: nn.Module, call: Callable[..., Any] | None = None) -> list[Tensor]:
@@ -174,7 +174,7 @@ def _trains(model: Model) -> bool:
 
 
 def _tune(model: Model, data: Any) -> str | None:
-    """Five small steps on ``data`` must lower the loss of the first batch."""
+    """Five small steps on `data` must lower the loss of the first batch."""
     if not _trains(model):
         raise _Meaningless(NOTHING_TRAINS)
     batch = next(iter(model.batches(data, batch_size=LEARNT, seed=0)))  # the first that it learns from
@@ -224,7 +224,7 @@ def _compile(model: Model, probe: Probe, backend: str) -> str | None:
 
 
 def _unequal(found: list[Tensor], expected: list[Tensor], tolerance: float) -> str | None:
-    """Why two lists of outputs differ by more than ``tolerance`` of the largest value; None where they do not."""
+    """Why two lists of outputs differ by more than `tolerance` of the largest value; None where they do not."""
     if len(found) != len(expected) or not expected:
         return f"{len(found)} outputs, expected {len(expected)}"
     for one, other in zip(found, expected, strict=True):

@@ -202,7 +202,7 @@ def demo(name: str, out: Path) -> None:
 
 
 def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = None, **more: Any) -> Model:
-    """``zoo.load`` with the command line's words: ``bits`` and a rank are digits."""
+    """`zoo.load` with the command line's words: `bits` and a rank are digits."""
     from zoo.catalog import registry
 
     if is_name(name):
@@ -223,7 +223,7 @@ def rank_for(name: str, revision: str | None) -> str | None:
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """``key=value`` words as a dict; a value that is JSON (a number, true, null, a list) is read so, else a string."""
+    """`key=value` words as a dict; a value that is JSON (a number, true, null, a list) is read so, else a string."""
     parsed = {}
     for option in options:
         key, equals, value = option.partition("=")

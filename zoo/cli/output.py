@@ -14,7 +14,7 @@ import click
 
 
 class Command(click.Command):
-    """A command whose help ends with ``examples``, and whose unknown names come with a suggestion."""
+    """A command whose help ends with `examples`, and whose unknown names come with a suggestion."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -25,7 +25,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group whose help ends with ``examples``, and which suggests the nearest command."""
+    """A group whose help ends with `examples`, and which suggests the nearest command."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,7 +57,7 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(value: Any) -> None:
-    """``value`` as JSON on stdout; dataclasses' dicts, paths, tuples and numbers of numpy are welcome."""
+    """`value` as JSON on stdout; dataclasses' dicts, paths, tuples and numbers of numpy are welcome."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
 
 
@@ -88,7 +88,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
-    """``label  text``, one per line, the texts aligned."""
+    """`label  text`, one per line, the texts aligned."""
     width = max(map(len, facts), default=0)
     for label, text in facts.items():
         click.echo(f"{label.ljust(width)}  {text}".rstrip())
@@ -103,7 +103,7 @@ def note(message: str) -> None:
 def progress_line() -> Iterator[Callable[[str, str, int, int], None]]:
     """A function (whose, what, number from 0, of how many) that shows on stderr what is being done.
 
-    On a terminal one line that changes; elsewhere a line for each ``whose``.
+    On a terminal one line that changes; elsewhere a line for each `whose`.
     """
     terminal, last = sys.stderr.isatty(), ""
 

@@ -1,4 +1,4 @@
-"""What is installed, and whether it works: the facts behind ``zoo plugins``."""
+"""What is installed, and whether it works: the facts behind `zoo plugins`."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Health:
 
 
 def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress | None = None) -> tuple[Health, ...]:
-    """The state of every installed plugin, by name; of ``names`` alone, where there are some.
+    """The state of every installed plugin, by name; of `names` alone, where there are some.
 
-    level "quick" imports each one and looks at its hooks; "full" runs ``zoo.testing``'s suite on it, in a process of
+    level "quick" imports each one and looks at its hooks; "full" runs `zoo.testing`'s suite on it, in a process of
     its own. Raises UnknownNameError for a name that is not installed.
     """
     claims = discovery.claims()

@@ -53,7 +53,7 @@ def push(where: str, repository: str, device: str | None, as_json: bool, **more:
 
 
 def find(where: str) -> Path:
-    """The adapter's folder that the words of the command line mean. Raises ``AdapterError``."""
+    """The adapter's folder that the words of the command line mean. Raises `AdapterError`."""
     given = Path(where).expanduser()
     places = (given, given / "adapter", Path("runs") / where / "adapter")
     for place in places:

@@ -1,7 +1,7 @@
-"""A new plugin's package, written from the templates in ``zoo/template``: what ``zoo new-plugin`` does.
+"""A new plugin's package, written from the templates in `zoo/template`: what `zoo new-plugin` does.
 
-A template is a working plugin called ``sketch``; files that all kinds share lie in ``common``. The name is put in its
-place in every form that it has: ``zoo_sketch`` the package, ``zoo-sketch`` the distribution, ``Sketch`` the class.
+A template is a working plugin called `sketch`; files that all kinds share lie in `common`. The name is put in its
+place in every form that it has: `zoo_sketch` the package, `zoo-sketch` the distribution, `Sketch` the class.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLACEHOLDER = re.compile(r"zoo-sketch|sketch|Sketch|SUMMARY|\"adapter-zoo\"")
 
 
 def write(name: str, kind: str = "architecture", folder: Path | None = None) -> tuple[Path, tuple[str, ...]]:
-    """Write the package of a new plugin into ``folder`` (default: ``zoo-NAME`` here); the folder and its files.
+    """Write the package of a new plugin into `folder` (default: `zoo-NAME` here); the folder and its files.
 
     The folder appears whole or not at all. Raises PluginError for a name that cannot be a plugin's or is taken,
     UnknownNameError for a kind that there is not, OutputError where the folder holds something.
@@ -67,7 +67,7 @@ def package(name: str, kind: str) -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raise PluginError unless ``name`` can be a new plugin's: a lower-case identifier that nothing is called yet."""
+    """Raise PluginError unless `name` can be a new plugin's: a lower-case identifier that nothing is called yet."""
     if not _fits(name):
         nearest = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
         hint = f"; {nearest!r} would do" if _fits(nearest) else ""
@@ -93,12 +93,12 @@ def _fits(name: str) -> bool:
 
 
 def distribution(name: str) -> str:
-    """The distribution that brings the plugin ``name``: what is given to pip."""
+    """The distribution that brings the plugin `name`: what is given to pip."""
     return f"zoo-{name.replace('_', '-')}"
 
 
 def class_name(name: str) -> str:
-    """``tiny_mixer`` → ``TinyMixer``."""
+    """`tiny_mixer` → `TinyMixer`."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 

@@ -2,9 +2,9 @@
 
 Three texts are on every machine that runs Python, and none of them is imported or executed to be read:
 
-- ``text:english``: prose of the language reference in ``pydoc_data.topics`` and of the standard library's docstrings;
-- ``text:python``: the source code of the standard library;
-- ``text:licences``: the licence of Python and the licence files of the installed distributions.
+- `text:english`: prose of the language reference in `pydoc_data.topics` and of the standard library's docstrings;
+- `text:python`: the source code of the standard library;
+- `text:licences`: the licence of Python and the licence files of the installed distributions.
 
 They follow the installed Python and packages, so two machines with different versions read slightly different text. A
 paragraph that both machines have is in the same split on both, because its split depends on its words alone.

@@ -16,7 +16,7 @@ NO_ADAPTER = "expected an adapter in PEFT's format (adapter_config.json, adapter
 
 
 def find(place: Path) -> Path:
-    """The safetensors file that ``place`` is, or the one adapter in the folder. Raises ``AdapterError``."""
+    """The safetensors file that `place` is, or the one adapter in the folder. Raises `AdapterError`."""
     if place.is_file():
         if place.suffix != ".safetensors":
             raise AdapterError(f"{place}: not a safetensors file, and zoo reads no pickles; save it as .safetensors")
@@ -39,7 +39,7 @@ def find(place: Path) -> Path:
 
 
 def read(path: Path, module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What an adapter's file says, as PEFT's configuration and PEFT's keys for ``module``. Raises ``AdapterError``."""
+    """What an adapter's file says, as PEFT's configuration and PEFT's keys for `module`. Raises `AdapterError`."""
     tensors, metadata = read_tensors(path)
     if not tensors:
         raise AdapterError("the file holds no adapter at all")

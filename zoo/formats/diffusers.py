@@ -1,9 +1,9 @@
-"""``pytorch_lora_weights.safetensors``: LoRA as diffusers writes it, for one model or as a part of a pipeline's.
+"""`pytorch_lora_weights.safetensors`: LoRA as diffusers writes it, for one model or as a part of a pipeline's.
 
-Keys are module paths with ``.lora_A.weight`` and ``.lora_B.weight`` (older: ``.lora.down.weight``, ``.lora.up.weight``,
-``.lora_linear_layer.down.weight``, and the attention processors' ``.processor.to_q_lora.down.weight``), all of them
-after the component's name (``unet.``) where a pipeline wrote them. The scaling is said by ``.alpha`` keys or by
-PEFT's configuration in the metadata ``lora_adapter_metadata``; without either it is 1.
+Keys are module paths with `.lora_A.weight` and `.lora_B.weight` (older: `.lora.down.weight`, `.lora.up.weight`,
+`.lora_linear_layer.down.weight`, and the attention processors' `.processor.to_q_lora.down.weight`), all of them
+after the component's name (`unet.`) where a pipeline wrote them. The scaling is said by `.alpha` keys or by
+PEFT's configuration in the metadata `lora_adapter_metadata`; without either it is 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 def translate(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module: nn.Module
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """PEFT's configuration and tensors. Raises ``AdapterError`` for keys that no layer of ``module`` has."""
+    """PEFT's configuration and tensors. Raises `AdapterError` for keys that no layer of `module` has."""
     layers = {path for path, _ in library_modules(module, remove_duplicate=False)}
     parsed = {key: _parse(key) for key in tensors}
     component = _component({path for path, _ in parsed.values()}, layers)

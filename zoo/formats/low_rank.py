@@ -41,7 +41,7 @@ class FlatPaths:
                 self._paths.setdefault(path.replace(".", "_"), []).append(path)
 
     def resolve(self, flat: str, key: str) -> str:
-        """The layer's path. Raises ``AdapterError`` where none or more than one layer has that form."""
+        """The layer's path. Raises `AdapterError` where none or more than one layer has that form."""
         found = self._paths.get(flat, [])
         if len(found) > 1:
             raise AdapterError(f"{key!r} is ambiguous, it may mean {' or '.join(found)}: save it in PEFT's format")

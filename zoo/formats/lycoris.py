@@ -1,7 +1,7 @@
 """LyCORIS's and kohya's files: LoCon, LoHa and LoKr under a layer's path with underscores for dots.
 
-``lycoris_<path>.lora_down.weight``, ``.lora_up.weight``, ``.alpha`` (the rank where it is missing); kohya's begin with
-``lora_unet_``. ``.dora_scale`` is the magnitude of each output, ``.scalar`` one more factor, ``.lora_mid.weight`` the
+`lycoris_<path>.lora_down.weight`, `.lora_up.weight`, `.alpha` (the rank where it is missing); kohya's begin with
+`lora_unet_`. `.dora_scale` is the magnitude of each output, `.scalar` one more factor, `.lora_mid.weight` the
 core of a Tucker decomposition, which is multiplied into the first factor (arXiv 2309.14859, appendix B).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo.errors import AdapterError
 from zoo.formats.low_rank import FlatPaths, configuration
 from zoo.formats.peft import keys
-from zoo.formats.peft.keys import OWN, PREFIX, Slot
+from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.loha_lokr import divided
 from zoo.weights.walk import library_modules
 
@@ -39,7 +39,7 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 def translate(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module: nn.Module
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """PEFT's configuration and tensors. Raises ``AdapterError`` for keys that no layer of ``module`` has."""
+    """PEFT's configuration and tensors. Raises `AdapterError` for keys that no layer of `module` has."""
     parts, kind = _layers(tensors, FlatPaths(module))
     layers, slots = dict(library_modules(module, remove_duplicate=False)), keys.slots(module)
     found: dict[str, Tensor] = {}
@@ -126,7 +126,7 @@ def _keys(slot: Slot, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"{PREFIX}{slot.path}.{name}": tensor for name, tensor in named.items()}
     ours = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
     flat = {name: tensor.flatten() if "vector" in name else tensor.flatten(1) for name, tensor in named.items()}
-    return {f"{OWN}{slot.site.name}.{ours[name]}": tensor for name, tensor in flat.items()}
+    return {f"{ZOO_PREFIX}{slot.site.name}.{ours[name]}": tensor for name, tensor in flat.items()}
 
 
 def _products(kind: str, path: str, part: Mapping[str, Tensor], layer: nn.Module) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ def _configuration(
 
 
 def _factor(parts: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, nn.Module]) -> int:
-    """The ``decompose_factor`` that splits every layer as the file does. Raises ``AdapterError`` where none does."""
+    """The `decompose_factor` that splits every layer as the file does. Raises `AdapterError` where none does."""
     splits: list[tuple[int, int]] = []
     for path, part in parts.items():
         kernel = layers[path].weight.shape[2:].numel()  # type: ignore[index]

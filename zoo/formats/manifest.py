@@ -1,7 +1,7 @@
-"""``zoo.json``: for which base a saved adapter is, how it was made, and the sha256 of the files beside it.
+"""`zoo.json`: for which base a saved adapter is, how it was made, and the sha256 of the files beside it.
 
-What is known of an adapter beyond its configuration is its *record*, ``model.records[name]``: the content of
-``zoo.json`` without its format and digests. A loaded adapter keeps the record that it came with until it is trained
+What is known of an adapter beyond its configuration is its *record*, `model.records[name]`: the content of
+`zoo.json` without its format and digests. A loaded adapter keeps the record that it came with until it is trained
 again, so that saving it once more writes the same bytes.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
     from zoo.tuning.result import TuneResult
 
-CONFIG, TENSORS, OWN = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
+CONFIG, TENSORS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
 FORMAT = 2  # 1 had no architecture, kind, versions, training and metrics
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
 # What a further training makes untrue; the rest of a record stays as it was.
@@ -56,7 +56,7 @@ def base_commit(adapters: AdapterSet) -> str | None:
 
 
 def describe(adapters: AdapterSet, name: str, staged: Path) -> dict[str, Any]:
-    """What ``zoo.json`` says of the adapter ``name``, whose files lie in ``staged``."""
+    """What `zoo.json` says of the adapter `name`, whose files lie in `staged`."""
     config, entry = adapters.configs[name], adapters.entry
     fresh = {
         "architecture": entry.plugin,
@@ -78,8 +78,10 @@ def describe(adapters: AdapterSet, name: str, staged: Path) -> dict[str, Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """File → sha256 of the files in ``folder`` itself, ``zoo.json`` excepted."""
-    return {path.name: atomic.digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != OWN}
+    """File → sha256 of the files in `folder` itself, `zoo.json` excepted."""
+    return {
+        path.name: atomic.digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST
+    }
 
 
 def versions() -> dict[str, str]:
@@ -147,27 +149,27 @@ def _figure(value: float) -> float:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in an adapter's JSON file. What zoo.json says is written again, and NaN could not be."""
-    return untrusted_json.read_json(path, strict=path.name == OWN)
+    return untrusted_json.read_json(path, strict=path.name == MANIFEST)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The folder's ``zoo.json``, of this format or an older one; None where there is none."""
-    if not (folder / OWN).is_file():
+    """The folder's `zoo.json`, of this format or an older one; None where there is none."""
+    if not (folder / MANIFEST).is_file():
         return None
-    own = read_json(folder / OWN)
+    own = read_json(folder / MANIFEST)
     known = own.get("format") in range(1, FORMAT + 1) and not isinstance(own.get("format"), bool)
     if not known or not isinstance(own.get("base"), dict) or not isinstance(own.get("sha256"), dict):
         raise AdapterError(
-            f"{folder / OWN}: expected format 1 to {FORMAT} with base and sha256; a newer zoo may have written it"
+            f"{folder / MANIFEST}: expected format 1 to {FORMAT} with base and sha256; a newer zoo may have written it"
         )
     for name in own["sha256"]:
         if not is_safe(name):
-            raise AdapterError(f"{folder / OWN}: sha256 names {name!r}, which is no file beside it")
+            raise AdapterError(f"{folder / MANIFEST}: sha256 names {name!r}, which is no file beside it")
     return own
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """What a folder's ``zoo.json`` says, for ``model.records``; nothing where there is none."""
+    """What a folder's `zoo.json` says, for `model.records`; nothing where there is none."""
     return {key: value for key, value in (read(folder) or {}).items() if key not in ("format", "sha256")}
 
 
@@ -179,7 +181,9 @@ def check_files(folder: Path, own: Mapping[str, Any] | None) -> None:
                 raise AdapterError(f"{pickled}: a pickle, which zoo does not execute; save the adapter as {TENSORS}")
             raise AdapterError(f"{folder}: no {name}, expected an adapter in PEFT's format")
         if own is not None and atomic.digest(folder / name) != own["sha256"].get(name):
-            raise AdapterError(f"{folder / name}: damaged or changed, its sha256 is not the one in {OWN}; get it again")
+            raise AdapterError(
+                f"{folder / name}: damaged or changed, its sha256 is not the one in {MANIFEST}; get it again"
+            )
 
 
 def check_base(adapters: AdapterSet, raw: Mapping[str, Any], own: Mapping[str, Any] | None, folder: Path) -> None:
@@ -198,16 +202,16 @@ def check_base(adapters: AdapterSet, raw: Mapping[str, Any], own: Mapping[str, A
 
 
 def saved_base(folder: Path, *, trusted: bool) -> BaseRef:
-    """The base that the adapter in ``folder`` names, in ``zoo.json`` or else in PEFT's configuration.
+    """The base that the adapter in `folder` names, in `zoo.json` or else in PEFT's configuration.
 
     trusted: whether it may be a path on this machine; what lies in a Hub repository may only name registry entries
-    and Hub repositories. Raises ``AdapterError`` where it names none.
+    and Hub repositories. Raises `AdapterError` where it names none.
     """
     own = read(folder)
     if own is not None:
         base = own["base"]
         said = (base.get("name"), base.get("plugin"), base.get("weights"), _revision(base))
-        source = OWN
+        source = MANIFEST
     else:
         raw = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
         said = (raw.get("base_model_name_or_path"), None, None, raw.get("revision") or None)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """See ``zoo.Model.state_dict``."""
+    """See `zoo.Model.state_dict`."""
     dense: dict[str, Tensor] = {}
     with evaluating(module):
         for group in tied_groups(module):
@@ -34,7 +34,7 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save(model: LoadedModel, folder: Path) -> Path:
-    """See ``zoo.Model.save``."""
+    """See `zoo.Model.save`."""
     if model.device.type == "meta":
         raise OutputError("a model on 'meta' has no weights to save: load it on a device")
     with atomic.staged_folder(folder) as staged:

@@ -1,7 +1,7 @@
-"""Saved adapters: PEFT's two files with ``zoo.json`` beside them, and those that other libraries write.
+"""Saved adapters: PEFT's two files with `zoo.json` beside them, and those that other libraries write.
 
-``adapter_config.json`` and ``adapter_model.safetensors`` are what ``peft.PeftModel.from_pretrained`` reads.
-``zoo.json`` holds the base's name and fingerprint and the sha256 of each file, so that an adapter made for another
+`adapter_config.json` and `adapter_model.safetensors` are what `peft.PeftModel.from_pretrained` reads.
+`zoo.json` holds the base's name and fingerprint and the sha256 of each file, so that an adapter made for another
 base, or a damaged one, is refused and not half loaded.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
 from zoo.formats import detect, manifest
-from zoo.formats.manifest import CONFIG, OWN, TENSORS
+from zoo.formats.manifest import CONFIG, MANIFEST, TENSORS
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import read as peft_read
 from zoo.formats.peft import write as peft_write
@@ -33,9 +33,9 @@ USUAL_HEADS = ("classifier", "score")  # PEFT names both for every classifier, w
 
 
 def save(adapters: AdapterSet, folder: Path, name: str) -> Path:
-    """Write one adapter into ``folder``, all files or none; other files there stay.
+    """Write one adapter into `folder`, all files or none; other files there stay.
 
-    Raises ``OutputError`` or ``AdapterError``.
+    Raises `OutputError` or `AdapterError`.
     """
     with atomic.staged_folder(folder) as staged:
         _write(adapters, staged, name)
@@ -43,7 +43,7 @@ def save(adapters: AdapterSet, folder: Path, name: str) -> Path:
 
 
 def save_all(adapters: AdapterSet, folder: Path) -> Path:
-    """Write every adapter, as PEFT does: "default" into ``folder``, each other one into a folder in it of its name."""
+    """Write every adapter, as PEFT does: "default" into `folder`, each other one into a folder in it of its name."""
     with atomic.staged_folder(folder) as staged:
         for name in adapters.configs:
             place = staged if name == "default" else staged / name
@@ -66,19 +66,19 @@ def _write(adapters: AdapterSet, folder: Path, name: str) -> None:
     }
     atomic.save_tensors(folder / TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
     atomic.write_json(folder / CONFIG, dict(sorted(raw.items())))
-    atomic.write_json(folder / OWN, manifest.describe(adapters, name, folder))
+    atomic.write_json(folder / MANIFEST, manifest.describe(adapters, name, folder))
 
 
 def restore(adapters: AdapterSet, place: Path) -> tuple[Adapter, dict[str, Update]]:
-    """A saved adapter's configuration and updates (by weight), ready to be attached to ``model``.
+    """A saved adapter's configuration and updates (by weight), ready to be attached to `model`.
 
     place: a folder with PEFT's two files, or a safetensors file (or a folder with one) of diffusers, LyCORIS or
-    kohya. Raises ``AdapterError`` that names what is wrong: a file missing or damaged, another base, keys that match
+    kohya. Raises `AdapterError` that names what is wrong: a file missing or damaged, another base, keys that match
     no weight, weights without keys, factors of another shape. The model is not touched.
     """
     if place.name == TENSORS and (place.parent / CONFIG).is_file():
         place = place.parent
-    if place.is_dir() and ((place / CONFIG).is_file() or (place / OWN).is_file()):
+    if place.is_dir() and ((place / CONFIG).is_file() or (place / MANIFEST).is_file()):
         return _restore_peft(adapters, place)
     path = detect.find(place)
     try:
@@ -107,7 +107,7 @@ def _restored(
     tensors: Mapping[str, Tensor],
     targets: Any = None,
 ) -> tuple[Adapter, dict[str, Update]]:
-    """The configuration ``raw`` (which the file ``said`` says) and the updates. targets: as the user had given them."""
+    """The configuration `raw` (which the file `said` says) and the updates. targets: as the user had given them."""
     try:
         config = _config(raw, targets)
     except AdapterError as error:
@@ -132,7 +132,7 @@ def _config(raw: dict[str, Any], targets: Any) -> Adapter:
     kind = raw.get("peft_type")
     if not isinstance(kind, str):
         raise AdapterError(f"expected a peft_type such as 'LORA', got {kind!r}")
-    raw = {**raw, "peft_type": kind.removeprefix(peft_config.OWN_TYPE)}
+    raw = {**raw, "peft_type": kind.removeprefix(peft_config.ZOO_TYPE)}
     if targets:
         raw["target_modules"] = targets
     config = hooks.adapter_config(raw["peft_type"].lower(), raw)

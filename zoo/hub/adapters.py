@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 
 from zoo.catalog.names import Reference, parse
 from zoo.errors import AdapterError, HubError, UnknownNameError
+from zoo.formats.manifest import CONFIG, MANIFEST
 from zoo.hub import listing
 from zoo.hub.download import fetch, snapshot
 from zoo.hub.listing import Commit
 from zoo.hub.verify import discard
+from zoo.storage.untrusted_json import JSON_LIMIT
 
-CONFIG, OWN = "adapter_config.json", "zoo.json"
 TENSORS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # PEFT's name, diffusers' name
 MODELS = ("config.json", "model_index.json")
 WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model", "open_pytorch_model")  # what models' files are called
 PICKLED = ("adapter_model.bin", "pytorch_lora_weights.bin")
-JSON_LIMIT = 2**20  # bytes
 TENSOR_LIMIT = 8 * 2**30  # bytes, unless the environment says otherwise
 LIMIT_VARIABLE = "ZOO_MAX_ADAPTER_BYTES"
 
@@ -41,7 +41,7 @@ def locate(where: str | os.PathLike[str]) -> Path:
 def get(reference: Reference) -> tuple[Path, bool]:
     """The folder in the cache of what a reference names, and whether it is an adapter (else it is a model).
 
-    Raises ``AdapterError`` where it is neither and the repository has adapters elsewhere; ``HubError``.
+    Raises `AdapterError` where it is neither and the repository has adapters elsewhere; `HubError`.
     """
     commit = listing.resolve(reference.repository, reference.revision)
     names = {PurePosixPath(name).name for name in commit.files if _lies_in(name, reference.folder)}
@@ -53,7 +53,7 @@ def get(reference: Reference) -> tuple[Path, bool]:
 
 
 def reference_of(name: str, revision: str | None) -> Reference:
-    """The place in the Hub that a model's name is written for. Raises ``UnknownNameError``."""
+    """The place in the Hub that a model's name is written for. Raises `UnknownNameError`."""
     reference = parse(name)
     if reference is None:
         raise UnknownNameError(
@@ -80,14 +80,14 @@ def is_adapter_folder(folder: Path) -> bool:
 
 def looks_like_adapter(names: Collection[str]) -> bool:
     """Whether a folder with files of these names is a saved adapter's, and not a model's with one beside it."""
-    return not _is_model(names) and any(name in names for name in (CONFIG, OWN, *TENSORS, *PICKLED))
+    return not _is_model(names) and any(name in names for name in (CONFIG, MANIFEST, *TENSORS, *PICKLED))
 
 
 def download(reference: Reference, commit: Commit | None = None) -> Path:
     """The folder in the cache that holds an adapter of a repository, and nothing else than its files.
 
     One commit is resolved and all files come from it. Their sizes are checked before they are downloaded, and their
-    content after it, against the Hub's digests and those in ``zoo.json``.
+    content after it, against the Hub's digests and those in `zoo.json`.
 
     Raises:
         AdapterError: there is no adapter, or only elsewhere in the repository, or a file is too large.
@@ -117,7 +117,7 @@ def adapter_files(commit: Commit, folder: str = "") -> list[str]:
         found = only if len(only) == 1 and not _is_model(here) else []
     if not found:
         return []
-    return [here[name] for name in (CONFIG, OWN, found[0]) if name in here]
+    return [here[name] for name in (CONFIG, MANIFEST, found[0]) if name in here]
 
 
 def adapter_folders(commit: Commit) -> list[str]:
@@ -164,7 +164,7 @@ def _check_sizes(commit: Commit, names: list[str]) -> None:
 
 
 def _check_digests(commit: Commit, folder: Path, names: list[str], root: Path) -> None:
-    """Hold the files against ``zoo.json``; where one differs, none of them stays in the cache."""
+    """Hold the files against `zoo.json`; where one differs, none of them stays in the cache."""
     from zoo.formats import manifest
     from zoo.storage import atomic
 
@@ -174,14 +174,14 @@ def _check_digests(commit: Commit, folder: Path, names: list[str], root: Path) -
         raise AdapterError(f"{commit}: {str(error).removeprefix(str(folder) + os.sep)}") from error
     for name in names if own is not None else ():
         short = PurePosixPath(name).name
-        if short == OWN:
+        if short == MANIFEST:
             continue
         if atomic.digest(root / name) != own["sha256"].get(short):  # type: ignore[index]
             for each in names:
                 discard(root / each)
             raise HubError(
-                f"{commit}: {name} is not the file whose sha256 is in {OWN}: it was changed after it was saved, or one "
-                "of the two was. Nothing is kept; ask its author, or load an earlier revision"
+                f"{commit}: {name} is not the file whose sha256 is in {MANIFEST}: it was changed after it was saved, "
+                "or one of the two was. Nothing is kept; ask its author, or load an earlier revision"
             )
 
 

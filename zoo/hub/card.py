@@ -226,7 +226,7 @@ def _base_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[object, ..
 
 
 def _callable_name(record: Mapping[str, Any]) -> str | None:
-    """What ``zoo.load`` takes for the base anywhere: a registry name or a Hub repository, but no local folder."""
+    """What `zoo.load` takes for the base anywhere: a registry name or a Hub repository, but no local folder."""
     from zoo.catalog.names import is_name
 
     base = _base(record)

@@ -20,13 +20,13 @@ WORKERS = 4
 
 
 def snapshot(repository: str, revision: str | None = None, commit: Commit | None = None) -> Path:
-    """The folder of a Hub repository's weights and configuration at ``revision``, downloaded or from the cache.
+    """The folder of a Hub repository's weights and configuration at `revision`, downloaded or from the cache.
 
     The revision is resolved to one commit, which all files come from. Each file's content is compared with the Hub's
-    digest. Pickled weights (``.bin``, ``.pth``) are fetched only where the repository has no safetensors, and nothing
+    digest. Pickled weights (`.bin`, `.pth`) are fetched only where the repository has no safetensors, and nothing
     in them is executed. commit: what the revision was resolved to already.
 
-    Raises ``HubError`` where the Hub cannot be reached or refuses, or the repository does not exist.
+    Raises `HubError` where the Hub cannot be reached or refuses, or the repository does not exist.
     """
     commit = commit or listing.resolve(repository, revision)
     safe = any(name.endswith(".safetensors") for name in commit.files)
@@ -38,7 +38,7 @@ def snapshot(repository: str, revision: str | None = None, commit: Commit | None
 def fetch(commit: Commit, names: Iterable[str]) -> Path:
     """The folder in the cache that holds these files of a commit, each with the content that the Hub says.
 
-    Raises ``HubError``; a file that is not what it should be is then no longer in the cache.
+    Raises `HubError`; a file that is not what it should be is then no longer in the cache.
     """
     names = list(names)
     _check_names(commit, names)

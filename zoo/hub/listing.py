@@ -54,9 +54,9 @@ class Commit:
 
 
 def resolve(repository: str, revision: str | None = None) -> Commit:
-    """The commit that ``revision`` (default: main) is now, with its files.
+    """The commit that `revision` (default: main) is now, with its files.
 
-    Raises ``HubError`` where the Hub refuses, or does not answer and the cache has no such commit.
+    Raises `HubError` where the Hub refuses, or does not answer and the cache has no such commit.
     """
     where = f"{repository}@{revision}" if revision else repository
     if not is_repository(repository):
@@ -80,7 +80,7 @@ def resolve(repository: str, revision: str | None = None) -> Commit:
 
 
 def ask(repository: str, revision: str | None) -> str:
-    """The sha of the commit that the Hub has under ``revision``; the client's errors."""
+    """The sha of the commit that the Hub has under `revision`; the client's errors."""
     from huggingface_hub import HfApi
 
     info = with_retries(lambda: HfApi().model_info(repository, revision=revision))
@@ -117,7 +117,7 @@ def own_cache(*parts: str) -> Path:
 
 
 def list_files(repository: str, sha: str) -> dict[str, RemoteFile]:
-    """What the Hub has in a commit; the client's errors. Raises ``HubError`` for a listing that makes no sense."""
+    """What the Hub has in a commit; the client's errors. Raises `HubError` for a listing that makes no sense."""
     from huggingface_hub import HfApi
 
     found: dict[str, RemoteFile] = {}

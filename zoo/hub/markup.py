@@ -13,7 +13,7 @@ _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | 
 
 
 def inline(value: object, longest: int = 200) -> str:
-    """``value`` as words within a line: whatever could be Markdown or HTML is written as a character entity."""
+    """`value` as words within a line: whatever could be Markdown or HTML is written as a character entity."""
     text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
     text = text if len(text) <= longest else text[: longest - 1] + "…"
     return "".join(c if _is_plain(text, place) else f"&#{ord(c)};" for place, c in enumerate(text))
@@ -30,7 +30,7 @@ def _is_plain(text: str, place: int) -> bool:
 
 
 def block(text: str, language: str = "text") -> str:
-    """``text`` as a fenced block that nothing in it can end."""
+    """`text` as a fenced block that nothing in it can end."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     shown = "".join(c for c in text.rstrip() if c == "\n" or c.isprintable() or c == "\t")

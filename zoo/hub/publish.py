@@ -46,7 +46,7 @@ def publish(
 ) -> PushResult:
     """Put files into a repository by one commit on a branch (default: main); both are made where they are missing.
 
-    Raises ``HubError``; nothing has been changed then but that an empty repository or branch may exist.
+    Raises `HubError`; nothing has been changed then but that an empty repository or branch may exist.
     """
     where, branch = f"{repository}@{branch}" if branch else repository, branch or MAIN
     if not is_repository(repository):
@@ -138,7 +138,7 @@ def _mark(files: Mapping[str, Path]) -> str:
 
 
 def _mine(repository: str, branch: str, first: str | None, mark: str) -> str | None:
-    """The commit with this mark that came after ``first``, if the log has one."""
+    """The commit with this mark that came after `first`, if the log has one."""
     from huggingface_hub import HfApi
 
     with suppress(Exception):  # without a log the files themselves are looked at

@@ -1,4 +1,4 @@
-"""``model.push``: adapters with their card and samples into a Hub repository, in one commit."""
+"""`model.push`: adapters with their card and samples into a Hub repository, in one commit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.catalog.names import is_repository
 from zoo.errors import AdapterError, HubError, ZooError
 from zoo.formats import manifest
-from zoo.formats.manifest import CONFIG, OWN, TENSORS
+from zoo.formats.manifest import CONFIG, MANIFEST, TENSORS
 from zoo.hub import card
 from zoo.hub.card import SHEET, Facts, Item
 from zoo.hub.publish import PushResult, publish
@@ -40,7 +40,7 @@ def push(
     message: str | None = None,
     samples: Samples | None = None,
 ) -> PushResult:
-    """Push adapters of ``model``; see ``zoo.Model.push``."""
+    """Push adapters of `model`; see `zoo.Model.push`."""
     from zoo.formats import saved
 
     if not is_repository(repository):
@@ -86,7 +86,7 @@ def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
     return Item(
         name,
         folder,
-        json.loads((place / OWN).read_text(encoding="utf-8")),
+        json.loads((place / MANIFEST).read_text(encoding="utf-8")),
         json.loads((place / CONFIG).read_text(encoding="utf-8")),
         _for_peft(place / TENSORS),
         texts,
@@ -117,7 +117,7 @@ def _for_peft(tensors: Path) -> bool:
     from zoo.formats.peft import keys
 
     with safe_open(tensors, framework="pt") as file:
-        return not any(key.startswith(keys.OWN) for key in file.keys())  # noqa: SIM118 - not a dict
+        return not any(key.startswith(keys.ZOO_PREFIX) for key in file.keys())  # noqa: SIM118 - not a dict
 
 
 def _facts(model: LoadedModel, repository: str, branch: str | None) -> Facts:
@@ -132,7 +132,7 @@ def _facts(model: LoadedModel, repository: str, branch: str | None) -> Facts:
 
 def _without_paths(folder: Path) -> None:
     """Take this machine's paths out of what is published: a base in a local folder keeps its last name only."""
-    own = json.loads((folder / OWN).read_text(encoding="utf-8"))
+    own = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     base = own["base"]
     plain = {key: _last(base.get(key)) for key in ("name", "weights")}
@@ -141,7 +141,7 @@ def _without_paths(folder: Path) -> None:
     own["base"] = {**base, **plain, "weights": None if _is_path(base.get("weights")) else base.get("weights")}
     config["base_model_name_or_path"] = _last(config.get("base_model_name_or_path"))
     atomic.write_json(folder / CONFIG, config)
-    atomic.write_json(folder / OWN, own)
+    atomic.write_json(folder / MANIFEST, own)
 
 
 def _is_path(value: Any) -> bool:
@@ -155,8 +155,8 @@ def _last(value: Any) -> Any:
 
 
 def _describe(root: Path) -> None:
-    """Write the digests of the files that lie beside it into every ``zoo.json``."""
-    for place in root.rglob(OWN):
+    """Write the digests of the files that lie beside it into every `zoo.json`."""
+    for place in root.rglob(MANIFEST):
         own = json.loads(place.read_text(encoding="utf-8"))
         own["sha256"] = manifest.digests(place.parent)
         place.write_bytes(scrub(json.dumps(own, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

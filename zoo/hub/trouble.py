@@ -33,7 +33,7 @@ def say(message: str) -> None:
 
 
 def with_retries(call: Callable[[], Result], worth: Callable[[BaseException], bool] | None = None) -> Result:
-    """What ``call`` returns, tried again after a while where its error is one that passes (``worth``)."""
+    """What `call` returns, tried again after a while where its error is one that passes (`worth`)."""
     for delay in DELAYS:
         try:
             return call()
@@ -86,7 +86,7 @@ def _asked_to_wait(error: BaseException) -> float:
 
 @contextmanager
 def translate_errors(where: str, *, writing: bool = False) -> Iterator[None]:
-    """What the client raises in the block as one ``HubError`` about ``where``."""
+    """What the client raises in the block as one `HubError` about `where`."""
     try:
         yield
     except ZooError:
@@ -153,7 +153,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def scrub(text: str) -> str:
-    """``text`` without the user's token, or anything that looks like one."""
+    """`text` without the user's token, or anything that looks like one."""
     for token in _tokens():
         text = text.replace(token, "***")
     for pattern, instead in _SECRETS:

@@ -44,7 +44,7 @@ def matches_digest(path: Path, remote: RemoteFile) -> bool:
 
 
 def names_of(path: Path, like: str) -> tuple[str, ...]:
-    """What git calls a file's content, and its plain digest, which some servers give: sha1, or sha256 if ``like`` is.
+    """What git calls a file's content, and its plain digest, which some servers give: sha1, or sha256 if `like` is.
 
     A name of another length is no digest: it is given back.
     """

@@ -10,7 +10,7 @@ COMPUTE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; by default CUDA, then MPS, then CPU. Raises ``ZooError`` for one that is not there."""
+    """The device asked for; by default CUDA, then MPS, then CPU. Raises `ZooError` for one that is not there."""
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())

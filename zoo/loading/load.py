@@ -1,4 +1,4 @@
-"""``zoo.load`` and ``zoo.wrap``: construct, stream, quantize, adapt."""
+"""`zoo.load` and `zoo.wrap`: construct, stream, quantize, adapt."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def load(
 ) -> Model:
     """A model of any architecture, quantized and with adapters if asked.
 
-    name: a registry name (``zoo list``), a Hub repository ``owner/name`` or ``owner/name@revision``, or a local folder.
+    name: a registry name (`zoo list`), a Hub repository `owner/name` or `owner/name@revision`, or a local folder.
         Where a saved adapter lies there, its base is loaded with it; the adapter is called "default".
     weights, revision: another Hub repository, folder or commit than the entry's own.
-    bits: 4, 8, 16, 32 or a ``zoo.Quantization``; None keeps the checkpoint's values as they are.
-    lora: a rank, a ``zoo.LoRA``, where a saved adapter lies (a folder, a Hub repository ``owner/name``,
-        ``owner/name@revision``, ``owner/name/folder``), or a dict of several by name; all of them become active.
-    device: where to; default CUDA, then MPS, then CPU. ``"meta"`` builds the structure alone, without weights.
+    bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are.
+    lora: a rank, a `zoo.LoRA`, where a saved adapter lies (a folder, a Hub repository `owner/name`,
+        `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
+    device: where to; default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
     dtype: the type to compute in; default bfloat16 on a GPU that has it, else float32.
     seed: for the adapters' random start.
 
     Tensors are read one at a time and quantized before the next one, so the full-precision model never exists.
-    Raises a ``zoo.ZooError`` that says what to do; nothing is half loaded.
+    Raises a `zoo.ZooError` that says what to do; nothing is half loaded.
     """
     scheme = as_quantization(bits)
     target = pick_device(device)
@@ -86,11 +86,11 @@ def load(
 
 
 def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int | None = None) -> Model:
-    """The same for any ``nn.Module``, with no plugin: its weights are quantized and adapted in place.
+    """The same for any `nn.Module`, with no plugin: its weights are quantized and adapted in place.
 
     module: any module on any device; what it is and how it uses its weights does not matter. bits, lora, seed: as in
-    ``zoo.load``. Verbs that need a plugin (sample, tune on its own data, …) say so; ``loss`` and ``tune`` want one too.
-    Raises a ``zoo.ZooError``; the module is then as it was.
+    `zoo.load`. Verbs that need a plugin (sample, tune on its own data, …) say so; `loss` and `tune` want one too.
+    Raises a `zoo.ZooError`; the module is then as it was.
     """
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")

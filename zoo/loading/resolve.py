@@ -58,9 +58,9 @@ def resolve(
 
 
 def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
-    """``entry`` with its folder and, where the registry has none inline, its configuration.
+    """`entry` with its folder and, where the registry has none inline, its configuration.
 
-    ``given``: the weights that the user named, which may be a local folder; a registry's never are.
+    `given`: the weights that the user named, which may be a local folder; a registry's never are.
     """
     if entry.weights is None:
         return entry

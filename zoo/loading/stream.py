@@ -22,9 +22,9 @@ from zoo.weights.walk import ModuleIndex, TiedGroup
 
 @contextmanager
 def meta_parameters() -> Iterator[None]:
-    """Parameters made inside lie on ``meta``; buffers are real, because nothing would ever fill them again.
+    """Parameters made inside lie on `meta`; buffers are real, because nothing would ever fill them again.
 
-    accelerate's ``init_empty_weights`` makes a new parameter at every assignment, and so unties those that are shared.
+    accelerate's `init_empty_weights` makes a new parameter at every assignment, and so unties those that are shared.
     """
     register = nn.Module.register_parameter
     empty = WeakIdKeyDictionary()  # parameter → its stand-in on meta
@@ -46,7 +46,7 @@ def meta_parameters() -> Iterator[None]:
 
 
 def fill_meta(index: ModuleIndex, entry: Entry, scheme: Quantization | None, dtype: torch.dtype) -> None:
-    """Give every parameter its type and storage on ``meta``, without weights."""
+    """Give every parameter its type and storage on `meta`, without weights."""
     for group in index.groups:
         if isinstance(group.value, nn.Parameter):
             place(entry, group, group.value.detach(), scheme, dtype)
@@ -115,7 +115,7 @@ def _current(index: ModuleIndex) -> Iterator[tuple[str, Tensor]]:
 
 
 def place(entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization | None, dtype: torch.dtype) -> None:
-    """Put one weight where it belongs: packed in a store, or as a plain parameter of type ``dtype``."""
+    """Put one weight where it belongs: packed in a store, or as a plain parameter of type `dtype`."""
     packed = None if scheme is None else pack_weight(entry, group, weight, scheme, dtype)
     if packed is not None:
         replace_parameter(group, packed)

@@ -1,4 +1,4 @@
-"""``zoo.Adapter``, ``zoo.LoRA`` and ``zoo.Full``: what a user says about an adapter."""
+"""`zoo.Adapter`, `zoo.LoRA` and `zoo.Full`: what a user says about an adapter."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ LARGEST = 1e18  # of alphas and weights: their product is a number in float32 to
 
 
 class Adapter:
-    """An adapter's configuration: the base of ``zoo.LoRA`` and of every other kind's.
+    """An adapter's configuration: the base of `zoo.LoRA` and of every other kind's.
 
     A kind is a frozen dataclass that derives from this one, and a plugin of the same name that answers
-    ``inject_adapter`` with the kind's ``Update`` and ``adapter_config`` with its configuration::
+    `inject_adapter` with the kind's `Update` and `adapter_config` with its configuration::
 
         @dataclass(frozen=True)
         class Scale(zoo.Adapter):
             kind = "scale"
             targets: zoo.Targets = None
 
-    kind: the kind's name; also the name of the plugin that implements it. targets: which weights, as in ``zoo.LoRA``.
-    any_shape: whether the kind takes weights of one dimension too; its ``targets`` are then read as ``zoo.Full``'s.
-    modules_to_save, bias: what trains fully beside the kind's own updates, as in ``zoo.LoRA``. A kind offers them by
+    kind: the kind's name; also the name of the plugin that implements it. targets: which weights, as in `zoo.LoRA`.
+    any_shape: whether the kind takes weights of one dimension too; its `targets` are then read as `zoo.Full`'s.
+    modules_to_save, bias: what trains fully beside the kind's own updates, as in `zoo.LoRA`. A kind offers them by
     declaring them as fields.
 
-    Raises ``AdapterError`` for values of these that cannot be; a ``__post_init__`` of the kind's own calls this one.
+    Raises `AdapterError` for values of these that cannot be; a `__post_init__` of the kind's own calls this one.
     """
 
     kind: ClassVar[str] = ""
@@ -51,19 +51,19 @@ class Adapter:
             raise AdapterError(f"bias: expected one of {', '.join(map(repr, BIASES))}, got {self.bias!r}")
 
     def to_peft(self) -> dict[str, Any]:
-        """What ``adapter_config.json`` says of it: the fields, and ``peft_type``, the kind's name in capitals."""
+        """What `adapter_config.json` says of it: the fields, and `peft_type`, the kind's name in capitals."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
         return {"peft_type": self.kind.upper(), **values}
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """The configuration that an ``adapter_config.json`` says; the reverse of ``to_peft``."""
+        """The configuration that an `adapter_config.json` says; the reverse of `to_peft`."""
         known = {one.name for one in fields(cls)}  # type: ignore[arg-type]
         return cls(**{name: value for name, value in raw.items() if name in known})
 
 
 class Ranked(Adapter):
-    """A kind with a rank and an alpha for each weight; what ``zoo.LoRA``, ``zoo.LoHa`` and ``zoo.LoKr`` share."""
+    """A kind with a rank and an alpha for each weight; what `zoo.LoRA`, `zoo.LoHa` and `zoo.LoKr` share."""
 
     rank: int
     alpha: float
@@ -82,11 +82,11 @@ class Ranked(Adapter):
                 raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {alpha!r:.40}")
 
     def rank_of(self, path: str) -> int:
-        """The rank for the parameter path (without ``.weight``)."""
+        """The rank for the parameter path (without `.weight`)."""
         return _pattern(self.rank_pattern, path, self.rank)
 
     def alpha_of(self, path: str) -> float:
-        """The alpha for the parameter path (without ``.weight``)."""
+        """The alpha for the parameter path (without `.weight`)."""
         return _pattern(self.alpha_pattern, path, self.alpha)
 
     def scale_of(self, path: str) -> float:
@@ -98,26 +98,26 @@ class Ranked(Adapter):
 class LoRA(Ranked):
     """A low-rank adapter (arXiv 2106.09685) over any weights.
 
-    rank: of the update B·A. alpha: the update is scaled by alpha / rank, with ``rslora`` by alpha / √rank
+    rank: of the update B·A. alpha: the update is scaled by alpha / rank, with `rslora` by alpha / √rank
         (arXiv 2312.03732).
-    targets: which weights: a list of suffixes of parameter paths without the trailing ``.weight``
-        (``["attn.qkv", "fc1"]``), one regular expression over whole paths, ``"all"`` for every weight of two or more
+    targets: which weights: a list of suffixes of parameter paths without the trailing `.weight`
+        (`["attn.qkv", "fc1"]`), one regular expression over whole paths, `"all"` for every weight of two or more
         dimensions, or None for the model's own default.
     dropout: share of the update's inputs dropped in training.
     rank_pattern, alpha_pattern: other ranks and alphas for the paths that a regular expression matches (at the end
         of the path, as PEFT does).
     dora: weights are split into magnitude and direction (arXiv 2402.09353): W' = m · (W + s·B·A) / ‖W + s·B·A‖, with
         one trained magnitude m per output.
-    init: how A and B start. ``"default"``: A drawn as PEFT draws it, B zero; ``"gaussian"``: A normal with standard
-        deviation 1 / rank; ``"orthogonal"``: rows of A and columns of B from one orthogonal matrix, so that B·A = 0;
-        ``"pissa"`` and ``"pissa_niter_16"`` (arXiv 2404.02948; a randomised decomposition): the weight's largest
-        singular directions; ``"olora"`` (arXiv 2406.01775): its QR decomposition. See ``zoo.methods.pissa``
+    init: how A and B start. `"default"`: A drawn as PEFT draws it, B zero; `"gaussian"`: A normal with standard
+        deviation 1 / rank; `"orthogonal"`: rows of A and columns of B from one orthogonal matrix, so that B·A = 0;
+        `"pissa"` and `"pissa_niter_16"` (arXiv 2404.02948; a randomised decomposition): the weight's largest
+        singular directions; `"olora"` (arXiv 2406.01775): its QR decomposition. See `zoo.methods.pissa`
         for how the base stays as it is with the last three.
     modules_to_save: modules (suffixes of their paths) that train fully beside it, with every parameter in them; they
-        take no low-rank update. A single parameter can be named too (``"head.weight"``).
-    bias: which biases train fully: ``"none"``, ``"all"``, or ``"lora_only"``, those of layers whose weight is targeted.
+        take no low-rank update. A single parameter can be named too (`"head.weight"`).
+    bias: which biases train fully: `"none"`, `"all"`, or `"lora_only"`, those of layers whose weight is targeted.
 
-    Raises ``AdapterError`` for a rank below 1 and other impossible values.
+    Raises `AdapterError` for a rank below 1 and other impossible values.
     """
 
     rank: int = 8
@@ -159,7 +159,7 @@ class LoRA(Ranked):
 
     @property
     def changes_base(self) -> bool:
-        """Whether ``init`` is one that, in its paper, moves a part of the base into B·A."""
+        """Whether `init` is one that, in its paper, moves a part of the base into B·A."""
         return self.init.startswith(("pissa", "olora"))
 
     def scale_of(self, path: str) -> float:
@@ -172,14 +172,14 @@ class Full(Adapter):
     """Full training of chosen weights, as an adapter: norms, biases (BitFit, arXiv 2106.10199), a head.
 
     targets: what trains, of any number of dimensions: a list of suffixes of parameter paths with or without
-        ``.weight`` (``["norm.weight", "bias"]``) or of module paths (``["norm1", "head"]``: every parameter in
-        them), one regular expression over whole paths of either, or ``"all"``. There is no default.
+        `.weight` (`["norm.weight", "bias"]`) or of module paths (`["norm1", "head"]`: every parameter in
+        them), one regular expression over whole paths of either, or `"all"`. There is no default.
 
     Each weight's replacement starts as a copy of it in float32 (or better), also where it is stored in 4 bit; the
     base itself never changes. Of several active adapters that replace one weight the last one applies. Buffers are
     not weights: a BatchNorm's running statistics stay the model's own.
 
-    Raises ``AdapterError`` for targets that cannot be.
+    Raises `AdapterError` for targets that cannot be.
     """
 
     targets: Targets = None
@@ -196,13 +196,13 @@ class Full(Adapter):
 
 
 def check_flag(name: str, value: Any) -> None:
-    """``AdapterError`` for what is neither True nor False."""
+    """`AdapterError` for what is neither True nor False."""
     if not isinstance(value, bool):
         raise AdapterError(f"{name}: expected True or False, got {value!r}")
 
 
 def check_share(name: str, value: Any) -> None:
-    """``AdapterError`` for what is no share below 1, as dropouts are."""
+    """`AdapterError` for what is no share below 1, as dropouts are."""
     if not _is_number(value) or not 0 <= value < 1:
         raise AdapterError(f"{name}: expected a share from 0 up to but not including 1, got {value!r}")
 
@@ -216,7 +216,7 @@ def _check_names(name: str, values: Any) -> tuple[str, ...]:
 
 
 def check_targets(targets: Any) -> Targets:
-    """``targets`` as configurations hold them, suffixes as a tuple; AdapterError for what cannot be targets."""
+    """`targets` as configurations hold them, suffixes as a tuple; AdapterError for what cannot be targets."""
     if isinstance(targets, list | tuple | set):
         if not targets or not all(isinstance(target, str) and target for target in targets):
             raise AdapterError(f"targets: expected parameter-path suffixes, got {targets!r}")
@@ -254,7 +254,7 @@ def _is_number(value: Any) -> bool:
 
 
 def as_adapter(value: int | Adapter, targets: Targets = None) -> Adapter:
-    """Return the configuration that ``lora=8`` or ``lora=zoo.LoRA(...)`` stands for; a bare rank gets alpha = 2 · rank.
+    """Return the configuration that `lora=8` or `lora=zoo.LoRA(...)` stands for; a bare rank gets alpha = 2 · rank.
 
     targets: what it targets where it says nothing itself.
     """
@@ -269,7 +269,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 def check_name(name: str) -> str:
-    """An adapter's name: letters, digits, ``_`` and ``-``; AdapterError otherwise."""
+    """An adapter's name: letters, digits, `_` and `-`; AdapterError otherwise."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise AdapterError(f"adapter name {name!r}: expected letters, digits, '_' and '-', starting with none of '-'")
     return name

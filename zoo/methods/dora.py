@@ -52,7 +52,7 @@ class DoRAUpdate(LowRankUpdate):
         return Scaling(factors, self.magnitude / norms.reshape(-1))
 
     def forward(self, weight: Tensor, base: Tensor) -> Tensor:  # type: ignore[override]
-        """m/n · (``weight`` + s·B·A), where n are the norms of ``base`` + s·B·A."""
+        """m/n · (`weight` + s·B·A), where n are the norms of `base` + s·B·A."""
         delta = self.product()
         norms = self.norms(base + delta)
         ratio = self._parameters["magnitude"].view(norms.shape) / norms  # type: ignore[union-attr]

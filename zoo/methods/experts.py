@@ -1,4 +1,4 @@
-"""LoRA of a weight that stacks the matrices of several experts, as PEFT's ``target_parameters`` adapts it."""
+"""LoRA of a weight that stacks the matrices of several experts, as PEFT's `target_parameters` adapts it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zoo.weights.update import Update, without_autocast
 
 
 class Experts(Update):
-    """W[e] + scale · B[e] @ A[e] for a weight (experts, out, in), or, ``inputs_first``, (experts, in, out).
+    """W[e] + scale · B[e] @ A[e] for a weight (experts, out, in), or, `inputs_first`, (experts, in, out).
 
     A is (experts, rank, in), B is (experts, out, rank).
     """
@@ -24,7 +24,7 @@ class Experts(Update):
 
     @classmethod
     def empty(cls, shape: torch.Size, rank: int, scale: float, inputs_first: bool, device: torch.device) -> Experts:
-        """One without values, for a weight of ``shape``."""
+        """One without values, for a weight of `shape`."""
         experts, outputs, inputs = (shape[0], shape[2], shape[1]) if inputs_first else tuple(shape)
         A = torch.empty(experts, rank, inputs, device=device)
         return cls(A, torch.empty(experts, outputs, rank, device=device), scale, inputs_first)

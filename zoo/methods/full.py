@@ -12,8 +12,8 @@ from zoo.weights.update import Update
 class FullUpdate(Update):
     """The weight is this update's one parameter, which starts as a copy of the base.
 
-    weight: what to replace, of any shape, dense or packed. The parameter, called ``weight`` too, has its shape, in
-    float32 or better; the layer sees it in the base's type. On ``meta`` it is empty.
+    weight: what to replace, of any shape, dense or packed. The parameter, called `weight` too, has its shape, in
+    float32 or better; the layer sees it in the base's type. On `meta` it is empty.
     """
 
     kind = "full"
@@ -32,7 +32,7 @@ class FullUpdate(Update):
         return self._parameters["weight"]  # type: ignore[return-value]
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The parameter, in ``weight``'s type."""
+        """The parameter, in `weight`'s type."""
         return self.replacement().to(weight.dtype)
 
     def extra_repr(self) -> str:

@@ -73,8 +73,8 @@ class DenseUpdate(Update):
 class LoHaUpdate(DenseUpdate):
     """LoHa: ΔW = (w1_a @ w1_b) ⊙ (w2_a @ w2_b); or for kernels, if asked, each factor with a core tensor of its own.
 
-    Parameters, as in PEFT's files: ``hada_w1_a``, ``hada_w2_a`` (outputs, rank) and ``hada_w1_b``, ``hada_w2_b``
-    (rank, inputs); with cores ``hada_t1``, ``hada_t2`` (rank, rank, *kernel), ``…_a`` (rank, out) and ``…_b``
+    Parameters, as in PEFT's files: `hada_w1_a`, `hada_w2_a` (outputs, rank) and `hada_w1_b`, `hada_w2_b`
+    (rank, inputs); with cores `hada_t1`, `hada_t2` (rank, rank, *kernel), `…_a` (rank, out) and `…_b`
     (rank, in).
     """
 
@@ -105,8 +105,8 @@ class LoHaUpdate(DenseUpdate):
 
 
 def divided(size: int, factor: int) -> tuple[int, int]:
-    """``size`` as a product of two numbers: ``factor`` and the rest where it divides, else the most even two of which
-    the smaller is at most ``factor`` (-1: any)."""
+    """`size` as a product of two numbers: `factor` and the rest where it divides, else the most even two of which
+    the smaller is at most `factor` (-1: any)."""
     if factor > 0 and size % factor == 0:
         return factor, size // factor
     limit = size if factor == -1 else factor
@@ -117,9 +117,9 @@ def divided(size: int, factor: int) -> tuple[int, int]:
 class LoKrUpdate(DenseUpdate):
     """LoKr: ΔW = w1 ⊗ w2, either factor perhaps a product of two of the given rank.
 
-    Parameters, as in PEFT's files, with outputs = a·b and inputs = c·d: ``lokr_w1`` (a, c), or ``lokr_w1_a`` (a, rank)
-    and ``lokr_w1_b`` (rank, c); ``lokr_w2`` (b, d, *kernel), or ``lokr_w2_a`` (b, rank) and ``lokr_w2_b``
-    (rank, d · kernel), or with a core ``lokr_t2`` (rank, rank, *kernel), (rank, b) and (rank, d). Weights that PEFT
+    Parameters, as in PEFT's files, with outputs = a·b and inputs = c·d: `lokr_w1` (a, c), or `lokr_w1_a` (a, rank)
+    and `lokr_w1_b` (rank, c); `lokr_w2` (b, d, *kernel), or `lokr_w2_a` (b, rank) and `lokr_w2_b`
+    (rank, d · kernel), or with a core `lokr_t2` (rank, rank, *kernel), (rank, b) and (rank, d). Weights that PEFT
     would not see as a convolution's have no kernel: their columns are all inputs.
     """
 

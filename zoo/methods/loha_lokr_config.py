@@ -1,4 +1,4 @@
-"""``zoo.LoHa`` and ``zoo.LoKr``: what a user says about adapters of LyCORIS's kinds, and PEFT's words for it."""
+"""`zoo.LoHa` and `zoo.LoKr`: what a user says about adapters of LyCORIS's kinds, and PEFT's words for it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LoHa(Ranked):
     rank_dropout: share of the weight's rows whose update is dropped in training, the others scaled up. module_dropout:
         the chance that a weight's whole update is dropped in a training step.
     use_effective_conv2d: kernels larger than 1 get a small core tensor of their own (proposition 3), as in PEFT.
-    alpha, targets, rank_pattern, alpha_pattern, modules_to_save, bias: as in ``zoo.LoRA``; PEFT's default alpha.
+    alpha, targets, rank_pattern, alpha_pattern, modules_to_save, bias: as in `zoo.LoRA`; PEFT's default alpha.
 
-    Raises ``AdapterError`` for values that cannot be.
+    Raises `AdapterError` for values that cannot be.
     """
 
     rank: int = 8
@@ -44,12 +44,12 @@ class LoHa(Ranked):
         _check_lycoris(self)
 
     def to_peft(self) -> dict[str, Any]:
-        """As PEFT's ``LoHaConfig`` writes it."""
+        """As PEFT's `LoHaConfig` writes it."""
         return to_peft(self, "LOHA", _SHARED)
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """As PEFT's ``LoHaConfig`` wrote it. Raises ``AdapterError`` for what zoo would compute otherwise."""
+        """As PEFT's `LoHaConfig` wrote it. Raises `AdapterError` for what zoo would compute otherwise."""
         return cls(**from_peft(cls.kind, raw, _SHARED, HARMLESS))
 
 
@@ -57,13 +57,13 @@ class LoHa(Ranked):
 class LoKr(Ranked):
     """Kronecker products (LoKr of LyCORIS, arXiv 2309.14859): ΔW = alpha / rank · w1 ⊗ w2.
 
-    rank: w2, and with ``decompose_both`` w1 too, is a product of two factors of this rank where that is smaller.
+    rank: w2, and with `decompose_both` w1 too, is a product of two factors of this rank where that is smaller.
     decompose_factor: how both dimensions are split: into the factor and the rest where it divides them, else the
         nearest; -1: near the square root.
-    rank_dropout_scale: rows that ``rank_dropout`` leaves are scaled up.
-    The others: as in ``zoo.LoHa``.
+    rank_dropout_scale: rows that `rank_dropout` leaves are scaled up.
+    The others: as in `zoo.LoHa`.
 
-    Raises ``AdapterError`` for values that cannot be.
+    Raises `AdapterError` for values that cannot be.
     """
 
     rank: int = 8
@@ -94,12 +94,12 @@ class LoKr(Ranked):
     _NAMES: ClassVar[tuple[str, ...]] = (*_SHARED, "decompose_both", "decompose_factor", "rank_dropout_scale")
 
     def to_peft(self) -> dict[str, Any]:
-        """As PEFT's ``LoKrConfig`` writes it."""
+        """As PEFT's `LoKrConfig` writes it."""
         return to_peft(self, "LOKR", self._NAMES)
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """As PEFT's ``LoKrConfig`` wrote it. Raises ``AdapterError`` for what zoo would compute otherwise."""
+        """As PEFT's `LoKrConfig` wrote it. Raises `AdapterError` for what zoo would compute otherwise."""
         return cls(**from_peft(cls.kind, raw, cls._NAMES, HARMLESS))
 
 

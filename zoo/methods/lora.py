@@ -17,11 +17,11 @@ from zoo.weights.update import LoRAUpdate, LowRankUpdate, start
 
 
 def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.0) -> LowRankUpdate:
-    """The update that ``config`` asks for ``weight``: plain LoRA, DoRA, or a residual one (PiSSA, OLoRA).
+    """The update that `config` asks for `weight`: plain LoRA, DoRA, or a residual one (PiSSA, OLoRA).
 
-    name: the parameter's, by which ``config`` may give it a rank and alpha of its own. gain: what the layer multiplies
+    name: the parameter's, by which `config` may give it a rank and alpha of its own. gain: what the layer multiplies
     the weight by when it uses it; the update is of the weight that takes effect, so its scale is divided by the gain.
-    Architectures call this from ``inject_adapter`` where their weights have gains.
+    Architectures call this from `inject_adapter` where their weights have gains.
     """
     path = name.removesuffix(".weight")
     kind = DoRAUpdate if config.dora else PiSSAUpdate if config.changes_base else LoRAUpdate
@@ -42,7 +42,7 @@ def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.
 
 
 def fill(update: LowRankUpdate, weight: LazyWeight, init: str, gain: float = 1.0) -> None:
-    """Start A and B as ``init`` says (see ``zoo.LoRA``) for the weight that takes effect, gain · W."""
+    """Start A and B as `init` says (see `zoo.LoRA`) for the weight that takes effect, gain · W."""
     A, B = update.A, update.B
     layout = weight.layout
     if init == "gaussian" and not layout.zero_first:
@@ -81,7 +81,7 @@ def _orthogonal(A: Tensor, B: Tensor) -> None:
 def _pissa(matrix: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, Tensor]:
     """A and B with scale · B @ A the best approximation of the weight of this rank (PiSSA, arXiv 2404.02948, eq. 2-4).
 
-    ``pissa_niter_N`` finds it with N subspace iterations from a start that is always the same, so that a run that is
+    `pissa_niter_N` finds it with N subspace iterations from a start that is always the same, so that a run that is
     taken up again begins where it began.
     """
     if match := re.fullmatch(r"pissa_niter_(\d+)", init):

@@ -20,7 +20,7 @@ HARMLESS = frozenset(
 
 
 def to_peft(config: Any, peft_type: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """``config``'s fields ``names`` (and rank and targets) under PEFT's names, with what PEFT expects beside them."""
+    """`config`'s fields `names` (and rank and targets) under PEFT's names, with what PEFT expects beside them."""
     raw = {name: getattr(config, name) for name in names}
     raw |= {theirs: getattr(config, ours) for theirs, ours in RENAMED.items() if hasattr(config, ours)}
     raw |= {"peft_type": peft_type, "inference_mode": True, "task_type": None}
@@ -31,9 +31,9 @@ def to_peft(config: Any, peft_type: str, names: tuple[str, ...]) -> dict[str, An
 
 
 def from_peft(kind: str, raw: Mapping[str, Any], names: tuple[str, ...], harmless: frozenset[str]) -> dict[str, Any]:
-    """The arguments of a kind's class that an ``adapter_config.json`` gives; the reverse of ``to_peft``.
+    """The arguments of a kind's class that an `adapter_config.json` gives; the reverse of `to_peft`.
 
-    names: the fields that are called the same in both. Raises ``AdapterError`` for another kind, and for a field that
+    names: the fields that are called the same in both. Raises `AdapterError` for another kind, and for a field that
     says something which zoo would not compute.
     """
     if raw.get("peft_type") != kind.upper():
@@ -64,9 +64,9 @@ INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def lora_from_peft(raw: Mapping[str, Any]) -> LoRA:
-    """The ``LoRA`` that a configuration describes.
+    """The `LoRA` that a configuration describes.
 
-    Raises ``AdapterError`` for anything that zoo would compute otherwise than PEFT.
+    Raises `AdapterError` for anything that zoo would compute otherwise than PEFT.
     """
     if raw.get("peft_type") != "LORA":
         raise AdapterError(f"expected peft_type 'LORA', got {raw.get('peft_type')!r}")

@@ -15,8 +15,8 @@ class PiSSAUpdate(LowRankUpdate):
     PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775) train A and B that start as a part of W, beside the rest,
     W - s·B₀·A₀, which they put into the base's place. Here the base stays as it is and the same rest is computed: the
     function and the gradients of A and B are the same, switching the adapter off restores the base exactly, and as
-    the sum is an ordinary LoRA of rank 2r (``as_lora``), the adapter can be saved for the unmodified base, which is
-    what PEFT's ``path_initial_model_for_weight_conversion`` makes of its own. It costs the second pair's memory and,
+    the sum is an ordinary LoRA of rank 2r (`as_lora`), the adapter can be saved for the unmodified base, which is
+    what PEFT's `path_initial_model_for_weight_conversion` makes of its own. It costs the second pair's memory and,
     in every forward pass, a product of rank 2r.
 
     Over a quantized base A₀ and B₀ come from the dequantized weight Q(W), and a new adapter changes nothing. QPiSSA
@@ -37,11 +37,11 @@ class PiSSAUpdate(LowRankUpdate):
         self.B0 = nn.Parameter(self.B.detach().clone(), requires_grad=False)
 
     def as_lora(self) -> tuple[Tensor, Tensor]:
-        """A (2r, inputs) and B (outputs, 2r) of the ordinary LoRA with the same ``scale`` that this is."""
+        """A (2r, inputs) and B (outputs, 2r) of the ordinary LoRA with the same `scale` that this is."""
         A, B = super().pair()
         held = self._parameters
         return torch.cat([A, held["A0"]]), torch.cat([B, -held["B0"]], dim=1)  # type: ignore[list-item, operator]
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """``as_lora``'s."""
+        """`as_lora`'s."""
         return self.as_lora()

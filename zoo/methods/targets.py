@@ -13,12 +13,12 @@ from zoo.weights.walk import ParameterRef, TiedGroup, matrix_like
 
 
 def path_of(site: ParameterRef) -> str:
-    """The parameter path that ``targets`` and ``keep`` speak of: the name without a trailing ``.weight``."""
+    """The parameter path that `targets` and `keep` speak of: the name without a trailing `.weight`."""
     return site.path if site.attribute == "weight" and site.path else site.name
 
 
 def matches(path: str, targets: Targets) -> bool:
-    """Whether a parameter path is targeted: by a suffix, a regular expression over all of it, or ``"all"``."""
+    """Whether a parameter path is targeted: by a suffix, a regular expression over all of it, or `"all"`."""
     if targets is None:
         return False
     if isinstance(targets, str):
@@ -32,10 +32,10 @@ def adaptable(held: nn.Parameter | ManagedWeight) -> bool:
 
 
 def match_parameters(groups: list[TiedGroup], targets: Targets, what: str = "target") -> list[TiedGroup]:
-    """The weights of any number of dimensions that ``targets`` names, or whose modules it names.
+    """The weights of any number of dimensions that `targets` names, or whose modules it names.
 
-    Of a list each name must find something, a path with or without ``.weight`` or that of a module around it; what: how
-    the error calls a name. Raises ``AdapterError`` where one finds nothing.
+    Of a list each name must find something, a path with or without `.weight` or that of a module around it; what: how
+    the error calls a name. Raises `AdapterError` where one finds nothing.
     """
     groups = [group for group in groups if group.value.dtype.is_floating_point and group.value.shape.numel()]
     names = {id(group.value): {name for site in group.refs for name in _names(site)} for group in groups}
@@ -55,20 +55,20 @@ def match_parameters(groups: list[TiedGroup], targets: Targets, what: str = "tar
 
 
 def has_match(groups: list[TiedGroup], name: str) -> bool:
-    """Whether ``match_parameters`` finds something by ``name``."""
+    """Whether `match_parameters` finds something by `name`."""
     return any(matches(one, (name,)) for group in groups for site in group.refs for one in _names(site))
 
 
 def _names(site: ParameterRef) -> set[str]:
-    """What a parameter may be called by ``match_parameters``: its own name, and those of the modules that it is in."""
+    """What a parameter may be called by `match_parameters`: its own name, and those of the modules that it is in."""
     parts = site.path.split(".") if site.path else []
     return {site.name, path_of(site), *(".".join(parts[: n + 1]) for n in range(len(parts)))}
 
 
 def match_weights(groups: list[TiedGroup], targets: Targets) -> list[TiedGroup]:
-    """The weights (each with all the places that share it) that ``targets`` names.
+    """The weights (each with all the places that share it) that `targets` names.
 
-    Raises ``AdapterError`` when it names none, or when one of several suffixes names none.
+    Raises `AdapterError` when it names none, or when one of several suffixes names none.
     """
     able = [group for group in groups if adaptable(group.value)]
     found = [group for group in able if any(matches(path_of(site), targets) for site in group.refs)]

@@ -1,8 +1,8 @@
-"""Asking plugins: one typed function per hook; ``hook.x(...)`` is called nowhere else.
+"""Asking plugins: one typed function per hook; `hook.x(...)` is called nowhere else.
 
 An architecture's hooks are asked of the plugin that the entry names and then, where it passes, of zoo's own
 implementation; nobody else is asked. Observers that are switched on see every call. What a plugin raises or returns
-against its contract becomes a ``PluginError`` that names plugin and hook, unless ``ZOO_STRICT=1`` asks for the bare
+against its contract becomes a `PluginError` that names plugin and hook, unless `ZOO_STRICT=1` asks for the bare
 exception.
 """
 
@@ -135,7 +135,7 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
 
 
 def sample(model: LoadedModel, request: SampleRequest) -> Samples:
-    """``request.n`` samples of the model."""
+    """`request.n` samples of the model."""
     from zoo.samples import Samples
 
     samples = _required("sample", model.entry, model=model, request=request)
@@ -143,7 +143,7 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples:
 
 
 def draw(model: LoadedModel, request: SampleRequest) -> Samples:
-    """Return ``request.n`` samples, drawn without gradients in evaluation mode; the mode is as before afterwards."""
+    """Return `request.n` samples, drawn without gradients in evaluation mode; the mode is as before afterwards."""
     import torch
 
     from zoo.torch_state.modes import evaluating
@@ -163,7 +163,7 @@ def loss(model: LoadedModel, batch: Any) -> Tensor:
 
 
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[Any]:
-    """Batches of the user's data, as the plugin's own ``loss`` takes them."""
+    """Batches of the user's data, as the plugin's own `loss` takes them."""
     made = _required("batches", model.entry, model=model, data=data, request=request)
     _checked(made, isinstance(made, Iterable), model.entry, "batches", "an iterable of batches")
     return _guarded(made, str(model.entry.plugin), "batches")
@@ -181,7 +181,7 @@ def evaluate(model: LoadedModel, data: Any) -> dict[str, float]:
 
 
 def tuning(entry: Entry) -> dict[str, Any]:
-    """Settings of ``tune`` that the plugin would have by default; none where it says nothing."""
+    """Settings of `tune` that the plugin would have by default; none where it says nothing."""
     settings, _ = _first("tuning", (entry.plugin,), entry=entry)
     known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "average"}
     right = settings is None or (isinstance(settings, dict) and set(settings) <= known)
@@ -198,13 +198,13 @@ def describe(entry: Entry) -> dict[str, str]:
 
 
 def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    """Whether the plugin wrote the model into ``folder`` in its library's format; False leaves it to the caller."""
+    """Whether the plugin wrote the model into `folder` in its library's format; False leaves it to the caller."""
     written, _ = _first("save", (model.entry.plugin,), model=model, folder=folder, state_dict=state_dict)
     return bool(_checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
 
 
 def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any:
-    """The module's output for the samples ``rows`` of ``count``; None where the plugin leaves it to the caller."""
+    """The module's output for the samples `rows` of `count`; None where the plugin leaves it to the caller."""
     output, _ = _first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
     return output
 

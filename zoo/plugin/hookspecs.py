@@ -1,6 +1,6 @@
 """The contract between zoo and its plugins: what a plugin may implement, and what zoo promises when it calls.
 
-A plugin is a module, named by an entry point in the group ``zoo``, with some of these functions::
+A plugin is a module, named by an entry point in the group `zoo`, with some of these functions::
 
     # zoo_mine/__init__.py                              # pyproject.toml
     import zoo                                          # [project.entry-points.zoo]
@@ -11,13 +11,13 @@ A plugin is a module, named by an entry point in the group ``zoo``, with some of
 
         return Mine(**entry.config)
 
-An *architecture* implements at least ``construct``, ``sample``, ``loss``, ``batches`` and ``evaluate``; a *quantizer*
-implements ``quantize``; an *adapter kind* implements ``inject_adapter`` and ``adapter_config``. An implementation may
-take fewer arguments than its hook has, and must not take others. ``model`` is a ``zoo.Model``: ``.module`` (the
-library's own module, used as ever), ``.entry``, ``.device``, ``.dtype``. Each hook is asked of the plugin that the
+An *architecture* implements at least `construct`, `sample`, `loss`, `batches` and `evaluate`; a *quantizer*
+implements `quantize`; an *adapter kind* implements `inject_adapter` and `adapter_config`. An implementation may
+take fewer arguments than its hook has, and must not take others. `model` is a `zoo.Model`: `.module` (the
+library's own module, used as ever), `.entry`, `.device`, `.dtype`. Each hook is asked of the plugin that the
 entry names and, where it passes with None, of zoo's own implementation; no plugin needs to ask whether a model is its
-own. An *observer* has wrappers alone, ``@zoo.hookimpl(wrapper=True)``, around the hooks of all plugins. Installing one
-changes nothing: ``ZOO_OBSERVE=name`` (or ``name,other``) in the environment, or ``zoo.observe("name")``, switches it
+own. An *observer* has wrappers alone, `@zoo.hookimpl(wrapper=True)`, around the hooks of all plugins. Installing one
+changes nothing: `ZOO_OBSERVE=name` (or `name,other`) in the environment, or `zoo.observe("name")`, switches it
 on::
 
     @zoo.hookimpl(wrapper=True)
@@ -25,7 +25,7 @@ on::
         print("sampling", model.entry.name)
         return (yield)
 
-Users' mistakes are raised as ``zoo.ZooError`` and shown in one line; any other exception is reported as the
+Users' mistakes are raised as `zoo.ZooError` and shown in one line; any other exception is reported as the
 plugin's failure.
 """
 
@@ -60,7 +60,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def recognises(config: dict[str, Any]) -> bool | None:
     """Whether a configuration is this architecture's.
 
-    Gets the ``config.json`` (or ``model_index.json``) of a Hub repository or local folder that no registry names.
+    Gets the `config.json` (or `model_index.json`) of a Hub repository or local folder that no registry names.
     Returns True, or False or None. Called on every architecture when a name with a slash is loaded::
 
         return config.get("_class_name") == "UNet2DModel"
@@ -71,8 +71,8 @@ def recognises(config: dict[str, Any]) -> bool | None:
 def construct(entry: Entry) -> nn.Module | None:
     """The module, without its weights.
 
-    Gets the resolved entry: ``entry.config``, and ``entry.folder``, where the files lie (None when only the structure
-    is wanted). Returns the library's own module in evaluation mode. Called with parameters on ``meta`` and buffers
+    Gets the resolved entry: `entry.config`, and `entry.folder`, where the files lie (None when only the structure
+    is wanted). Returns the library's own module in evaluation mode. Called with parameters on `meta` and buffers
     real, so whatever initialises parameters costs nothing::
 
         return UNet2DModel.from_config(entry.config)
@@ -84,7 +84,7 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]] 
     """The weights, one at a time.
 
     Gets the entry and the constructed module. Returns an iterator of (name, tensor) under the module's own parameter
-    and buffer names, or None to let zoo read the safetensors in ``entry.folder``. Called once per load; each tensor
+    and buffer names, or None to let zoo read the safetensors in `entry.folder`. Called once per load; each tensor
     is quantized and dropped before the next is asked for, so yield them lazily::
 
         for name, tensor in zoo.checkpoint.tensors(entry):  # zoo's own reading
@@ -97,9 +97,9 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Q
     """How one weight is stored.
 
     Gets the entry, the parameter's name, its full-precision weight (any shape, on its final device) and the scheme
-    that the user asked for. Returns ``QuantizedTensor`` (a quantizer), the weight itself to keep it in full
-    precision (an architecture's policy; ``keep`` in registry.toml says the same without code), or None to pass.
-    Called per managed weight while loading: the architecture first, then the plugin named like ``scheme.scheme``,
+    that the user asked for. Returns `QuantizedTensor` (a quantizer), the weight itself to keep it in full
+    precision (an architecture's policy; `keep` in registry.toml says the same without code), or None to pass.
+    Called per managed weight while loading: the architecture first, then the plugin named like `scheme.scheme`,
     then zoo::
 
         return weight if name.endswith("att_src") else None
@@ -110,10 +110,10 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Q
 def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter) -> Update | None:
     """What one adapter does to one weight.
 
-    Gets the entry, the parameter's name, the weight as its layer sees it (shape, dtype, device and ``layout``: which
+    Gets the entry, the parameter's name, the weight as its layer sees it (shape, dtype, device and `layout`: which
     dimensions are the layer's outputs and inputs; any torch function takes it as a tensor), and the adapter's
-    configuration. Returns an ``Update`` (a module whose parameters train), or None to pass. Called per targeted
-    weight when an adapter is added: the architecture first, then the plugin named like ``config.kind``, then zoo::
+    configuration. Returns an `Update` (a module whose parameters train), or None to pass. Called per targeted
+    weight when an adapter is added: the architecture first, then the plugin named like `config.kind`, then zoo::
 
         return Scaled(weight.shape, config.rank) if name.endswith(".modulated") else None
     """
@@ -121,10 +121,10 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
 
 @hookspec(firstresult=True)
 def adapter_config(raw: dict[str, Any]) -> Adapter | None:
-    """The configuration that a saved adapter's ``adapter_config.json`` says.
+    """The configuration that a saved adapter's `adapter_config.json` says.
 
-    Gets what the file holds. Returns the kind's ``zoo.Adapter``, or None to pass. Called when an adapter is loaded: the
-    plugin named like its ``peft_type`` in lower case, then zoo::
+    Gets what the file holds. Returns the kind's `zoo.Adapter`, or None to pass. Called when an adapter is loaded: the
+    plugin named like its `peft_type` in lower case, then zoo::
 
         return Scale.from_peft(raw)
     """
@@ -132,11 +132,11 @@ def adapter_config(raw: dict[str, Any]) -> Adapter | None:
 
 @hookspec(firstresult=True)
 def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
-    """``request.n`` samples.
+    """`request.n` samples.
 
-    Gets the model and the request: ``n``, ``seed`` (None: fresh), ``options``, of which ``request.take`` gives the
-    known ones and refuses others. Returns ``zoo.Samples``, equal for equal seeds, leaving the global random state as
-    it was. Called under ``torch.no_grad`` in evaluation mode::
+    Gets the model and the request: `n`, `seed` (None: fresh), `options`, of which `request.take` gives the
+    known ones and refuses others. Returns `zoo.Samples`, equal for equal seeds, leaving the global random state as
+    it was. Called under `torch.no_grad` in evaluation mode::
 
         options = request.take(steps=50)
         noise = torch.randn(request.n, 64, generator=request.generator()).to(model.device)
@@ -148,7 +148,7 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
 def loss(model: LoadedModel, batch: Any) -> Tensor | None:
     """The training loss of one batch.
 
-    Gets the model and one batch as ``batches`` makes it, on the model's device. Returns a scalar tensor with a graph.
+    Gets the model and one batch as `batches` makes it, on the model's device. Returns a scalar tensor with a graph.
     Called once per training step, in training mode::
 
         return F.cross_entropy(model.module(batch["images"]), batch["labels"])
@@ -157,10 +157,10 @@ def loss(model: LoadedModel, batch: Any) -> Tensor | None:
 
 @hookspec(firstresult=True)
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[Any] | None:
-    """Batches of the user's data, made ready for ``loss``.
+    """Batches of the user's data, made ready for `loss`.
 
-    Gets the model; the data: None (the plugin's own), a name such as ``"letters:serif"``, a path, a torch Dataset or
-    tensors; and the request: ``batch_size``, ``split``, ``seed``. Returns an iterable of batches (dicts of tensors):
+    Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a torch Dataset or
+    tensors; and the request: `batch_size`, `split`, `seed`. Returns an iterable of batches (dicts of tensors):
     for split "train" endless and shuffled by the seed, else one pass in fixed order. Called once per tuning::
 
         images, labels = image_data(data, size=32, channels=1, split=request.split)
@@ -172,8 +172,8 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[An
 def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
     """Figures on held-out data; the first is the main one.
 
-    Gets the model and data as ``batches`` does. Returns name → figure, the same at every call, leaving the global
-    random state as it was. Called under ``torch.no_grad`` in evaluation mode::
+    Gets the model and data as `batches` does. Returns name → figure, the same at every call, leaving the global
+    random state as it was. Called under `torch.no_grad` in evaluation mode::
 
         return {"perplexity": math.exp(total / count)}
     """
@@ -181,10 +181,10 @@ def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
 
 @hookspec(firstresult=True)
 def tuning(entry: Entry) -> dict[str, Any] | None:
-    """Optional: what ``model.tune`` does where the user says nothing, for objectives that want something else.
+    """Optional: what `model.tune` does where the user says nothing, for objectives that want something else.
 
-    Gets the entry. Returns some of ``batch_size``, ``lr``, ``betas``, ``grad_clip``, ``warmup`` and ``average`` with
-    their values. Called by ``model.tune``; what the user gives goes before it::
+    Gets the entry. Returns some of `batch_size`, `lr`, `betas`, `grad_clip`, `warmup` and `average` with
+    their values. Called by `model.tune`; what the user gives goes before it::
 
         return {"betas": (0.0, 0.99), "average": 0.99}
     """
@@ -192,7 +192,7 @@ def tuning(entry: Entry) -> dict[str, Any] | None:
 
 @hookspec(firstresult=True)
 def describe(entry: Entry) -> dict[str, str] | None:
-    """Optional: facts about the entry for ``zoo info`` and the model card.
+    """Optional: facts about the entry for `zoo info` and the model card.
 
     Gets the entry, its files perhaps absent. Returns label → text. Called without loading the model: import nothing
     heavy::
@@ -207,7 +207,7 @@ def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> boo
 
     Gets the model, an empty folder, and the full-precision weights in the library's own names. Returns True when it
     wrote the folder so that the library's own loading reads it back, None to leave it to zoo (config.json and
-    safetensors). Called by ``model.save``::
+    safetensors). Called by `model.save`::
 
         model.module.save_pretrained(folder, state_dict=state_dict)
         return True
@@ -219,8 +219,8 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """Optional: the module's output for some samples of a batch, where samples are not the rows of its inputs.
 
     Gets the model with just these samples' adapters active; the arguments of the whole call; the samples' numbers
-    (int64 [k], ascending) of ``count`` in all. Returns the module's output in which every tensor has ``k`` rows, these
-    samples' in order, or None to let zoo take the rows of each tensor that has ``count``. Called by ``model(...,
+    (int64 [k], ascending) of `count` in all. Returns the module's output in which every tensor has `k` rows, these
+    samples' in order, or None to let zoo take the rows of each tensor that has `count`. Called by ``model(...,
     adapters=[...])``, once for each different choice of adapters::
 
         return model.module(*args, **kwargs)[rows]  # nodes of one graph: any of them may need all of it

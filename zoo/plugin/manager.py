@@ -21,7 +21,7 @@ BUILTIN = "zoo's own"  # the name under which zoo.plugin.builtin answers
 
 
 class _State:
-    """Everything that loading changes; ``reset`` makes a new one."""
+    """Everything that loading changes; `reset` makes a new one."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -44,7 +44,7 @@ def reset() -> None:
 
 
 def load(name: str) -> object:
-    """The plugin ``name``, imported and registered at the first call.
+    """The plugin `name`, imported and registered at the first call.
 
     Raises:
         UnknownNameError: no installed distribution offers it.
@@ -71,7 +71,7 @@ def load(name: str) -> object:
 
 
 def register(plugin: object, name: str) -> None:
-    """Add a plugin object of this process (a module, or an instance with hook methods) under ``name``.
+    """Add a plugin object of this process (a module, or an instance with hook methods) under `name`.
 
     One whose implementations are all wrappers observes every plugin's hooks from now on. Raises PluginError if it
     implements no hook, or one that does not exist or takes arguments that its hook has not; it is not registered then.
@@ -82,10 +82,10 @@ def register(plugin: object, name: str) -> None:
 
 
 def observe(name: str) -> None:
-    """Let the installed observer ``name`` see every plugin's hooks from now on; ``ZOO_OBSERVE=name`` does it too.
+    """Let the installed observer `name` see every plugin's hooks from now on; `ZOO_OBSERVE=name` does it too.
 
     An observer that is installed, or loaded for another reason, sees nothing until it is asked to. Raises PluginError
-    for a plugin that answers hooks itself, and whatever ``load`` raises.
+    for a plugin that answers hooks itself, and whatever `load` raises.
     """
     plugin = load(name)
     if not observes(name):
@@ -148,7 +148,7 @@ def _no_hooks(plugin: object) -> str:
 
 
 def caller(hook: str, plugin: str) -> Callable[..., Any]:
-    """A call of ``hook`` that reaches this plugin and the observers alone, kept until a plugin is registered."""
+    """A call of `hook` that reaches this plugin and the observers alone, kept until a plugin is registered."""
     known = _state.callers.get((hook, plugin))
     if known is not None:
         return known
@@ -174,7 +174,7 @@ def _read_environment() -> None:
 
 
 def at_fault(error: BaseException, plugin: str) -> str:
-    """Who raised ``error`` out of a hook of ``plugin``: an observer, if its code was running and not the plugin's."""
+    """Who raised `error` out of a hook of `plugin`: an observer, if its code was running and not the plugin's."""
     running, trace = set(), error.__traceback__
     while trace is not None:
         running.add(trace.tb_frame.f_code)
@@ -192,7 +192,7 @@ def _implementations(plugin: object) -> list[pluggy.HookImpl]:
 
 
 def installed(name: str | None) -> str | None:
-    """``name`` if an installed plugin is called so: a scheme or an adapter kind that is not zoo's own."""
+    """`name` if an installed plugin is called so: a scheme or an adapter kind that is not zoo's own."""
     known = name and name not in discovery.RESERVED and (name in discovery.claims() or name in _state.plugins)
     return name if known else None
 

@@ -23,10 +23,10 @@ Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
 def pack_weight(
     entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization, dtype: torch.dtype
 ) -> QuantizedTensor | None:
-    """What a weight's store holds under ``scheme``; None where it stays a plain parameter in ``dtype``.
+    """What a weight's store holds under `scheme`; None where it stays a plain parameter in `dtype`.
 
     Kept are: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
-    what the entry's ``keep`` names, what the architecture's own hook returns as it is, and integers.
+    what the entry's `keep` names, what the architecture's own hook returns as it is, and integers.
     """
     held, sites = group.value, group.refs
     if not weight.is_floating_point() or not matrix_like(held.shape):

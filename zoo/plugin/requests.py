@@ -45,7 +45,7 @@ class SampleRequest:
         return {name: _like(name, self.options.get(name, default), default) for name, default in defaults.items()}
 
     def generator(self) -> torch.Generator:
-        """A random generator of the request's own, seeded by ``seed``, or freshly where that is None.
+        """A random generator of the request's own, seeded by `seed`, or freshly where that is None.
 
         On the CPU: what it draws is the same on every device.
         """

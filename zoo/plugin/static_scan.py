@@ -10,7 +10,7 @@ from zoo.catalog import discovery
 
 
 class Declared(NamedTuple):
-    """hooks: the functions marked with ``@hookimpl``, in the order of the source. wrappers: how many only wrap."""
+    """hooks: the functions marked with `@hookimpl`, in the order of the source. wrappers: how many only wrap."""
 
     hooks: tuple[str, ...] = ()
     wrappers: int = 0

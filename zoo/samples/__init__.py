@@ -1,8 +1,8 @@
 """Samples: what a model draws (pictures, texts, class probabilities), how it is shown and saved.
 
-``samples.py`` holds ``zoo.Samples``, ``pictures.py`` draws pictures, ``classes.py`` shows class probabilities.
+`samples.py` holds `zoo.Samples`, `pictures.py` draws pictures, `classes.py` shows class probabilities.
 
-Imports: ``zoo.storage`` and below. Start with ``samples.py``.
+Imports: `zoo.storage` and below. Start with `samples.py`.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every weight in the entry's folder, under the names they have there, on the CPU.
 
     Safetensors files, sharded or not, are memory-mapped, so that a tensor costs memory only while it is used. A
-    ``.bin`` or ``.pth`` is read with ``torch.load(weights_only=True)``, which executes nothing.
+    `.bin` or `.pth` is read with `torch.load(weights_only=True)`, which executes nothing.
 
-    Raises ``CheckpointError`` for missing, truncated or damaged files, and for a pickle that holds code.
+    Raises `CheckpointError` for missing, truncated or damaged files, and for a pickle that holds code.
     """
     if entry.folder is None:
         raise CheckpointError(
@@ -38,10 +38,10 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, in the libraries' order: safetensors before ``.bin`` before
-    ``.pth``, and of each one file of a customary name, else the shards of an index, else the only file there is.
+    """The files that hold a folder's weights, in the libraries' order: safetensors before `.bin` before
+    `.pth`, and of each one file of a customary name, else the shards of an index, else the only file there is.
 
-    Raises ``CheckpointError`` when there is none, when a shard is missing, or when it is not clear which one is meant.
+    Raises `CheckpointError` when there is none, when a shard is missing, or when it is not clear which one is meant.
     """
     for suffix in ("safetensors", "bin", "pth"):
         found = [path for path in sorted(folder.glob(f"*.{suffix}")) if _holds_weights(path)]
@@ -61,7 +61,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_alone(folder: Path, new: Path) -> None:
-    """Raise ``OutputError`` where ``folder`` holds weights that would be mixed up with those in ``new``."""
+    """Raise `OutputError` where `folder` holds weights that would be mixed up with those in `new`."""
     names = {path.name for path in new.iterdir()}
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         weights = path.name.endswith((".safetensors", ".bin", ".pth", ".index.json")) and _holds_weights(path)
@@ -92,7 +92,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def verify(folder: Path, files: list[Path]) -> None:
-    """Compare ``files`` with the folder's SHA256SUMS, where there is one; CheckpointError names what differs."""
+    """Compare `files` with the folder's SHA256SUMS, where there is one; CheckpointError names what differs."""
     sums = folder / SUMS
     if not sums.is_file():
         return
@@ -141,9 +141,9 @@ def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_pickled(path: Path) -> Any:
-    """A ``.bin`` or ``.pt`` file's content, tensors and plain containers only; nothing in it is executed.
+    """A `.bin` or `.pt` file's content, tensors and plain containers only; nothing in it is executed.
 
-    Raises ``CheckpointError`` for a file that is damaged or holds anything else.
+    Raises `CheckpointError` for a file that is damaged or holds anything else.
     """
     import pickle
     import zipfile

@@ -11,7 +11,7 @@ SAMPLES = 64  # values looked at per weight, spread evenly over it
 
 
 class Fingerprint:
-    """Gathers weights in any order; the same weights give the same ``hexdigest`` whatever they are stored in later.
+    """Gathers weights in any order; the same weights give the same `hexdigest` whatever they are stored in later.
 
     A weight counts with its name, shape and up to 64 of its values, as float32, so that it costs nothing beside
     reading the checkpoint.
@@ -25,7 +25,7 @@ class Fingerprint:
         self._lines[name] = _line(name, tensor)
 
     def agrees(self, name: str, tensor: Tensor) -> bool:
-        """Whether ``tensor`` looks like the one that was taken in under ``name``."""
+        """Whether `tensor` looks like the one that was taken in under `name`."""
         return self._lines.get(name) == _line(name, tensor)
 
     def hexdigest(self) -> str:

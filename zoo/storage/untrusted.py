@@ -46,7 +46,7 @@ class TensorFile(NamedTuple):
 def read_tensors(path: Path) -> TensorFile:
     """The tensors of a safetensors file, without reading them yet.
 
-    Raises ``AdapterError`` where the header does not describe exactly this file: every byte after it belongs to one
+    Raises `AdapterError` where the header does not describe exactly this file: every byte after it belongs to one
     tensor, whose type and shape have just that size.
     """
     try:
@@ -92,7 +92,7 @@ def _place(path: Path, name: str, entry: Any) -> _Place:
 
 
 def _sizes(values: Any) -> bool:
-    """Whether ``values`` is a list of sizes: whole numbers from 0 up to what 64 bits hold."""
+    """Whether `values` is a list of sizes: whole numbers from 0 up to what 64 bits hold."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 

@@ -12,7 +12,7 @@ JSON_LIMIT = 1 << 20
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT, *, strict: bool = False) -> dict[str, Any]:
-    """The object in a JSON file of at most ``limit`` bytes; strict: without NaN and infinities. ``AdapterError``."""
+    """The object in a JSON file of at most `limit` bytes; strict: without NaN and infinities. `AdapterError`."""
     try:
         size = path.stat().st_size
         if size > limit:
@@ -27,7 +27,7 @@ def read_json(path: Path, limit: int = JSON_LIMIT, *, strict: bool = False) -> d
 
 
 def parse_json(text: str | bytes, what: str, *, strict: bool = False) -> dict[str, Any]:
-    """A JSON object. Raises ``AdapterError`` that begins with ``what``."""
+    """A JSON object. Raises `AdapterError` that begins with `what`."""
     try:
         content = json.loads(text, parse_constant=_no_number if strict else None)
     except (ValueError, RecursionError) as error:

@@ -115,7 +115,7 @@ ROWS = 5  # samples in the batch: a number that hardly any other dimension has
 
 
 def _call(model: Model, subject: PluginUnderTest) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with which ``loss`` calls the module. Raises ``NotCheckable`` where it calls only parts."""
+    """The arguments with which `loss` calls the module. Raises `NotCheckable` where it calls only parts."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handle = model.module.register_forward_pre_hook(lambda _, *call: seen.append(call), with_kwargs=True)
     try:

@@ -80,7 +80,7 @@ def _random_states() -> tuple[Any, ...]:
 
 @contextmanager
 def random_state_untouched(fix: str) -> Iterator[None]:
-    """Raise ``CheckFailed`` where torch's, Python's or numpy's global random state is another one afterwards."""
+    """Raise `CheckFailed` where torch's, Python's or numpy's global random state is another one afterwards."""
     before = _random_states()
     yield
     changed = _changed(before)
@@ -89,7 +89,7 @@ def random_state_untouched(fix: str) -> Iterator[None]:
 
 
 def watched(model: Model, call: Callable[[], Any]) -> tuple[Any, tuple[str, ...]]:
-    """What ``call`` gives while the model is in training mode and the global random state another one than ever.
+    """What `call` gives while the model is in training mode and the global random state another one than ever.
 
     And what of both it changed. The model is in evaluation mode afterwards, and the random state as it was.
     """

@@ -1,4 +1,4 @@
-"""Checks of an architecture's ``sample`` and ``evaluate``: reproducible, and leaving everything else as it was."""
+"""Checks of an architecture's `sample` and `evaluate`: reproducible, and leaving everything else as it was."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def evaluate_refuses_unknown_data(subject: PluginUnderTest) -> None:
 
 
 def refuses(call: Any) -> None:
-    """Raise ``CheckFailed`` unless the call raises an error of zoo's that the plugin raised on purpose."""
+    """Raise `CheckFailed` unless the call raises an error of zoo's that the plugin raised on purpose."""
     try:
         call()
     except PluginError as error:

@@ -56,7 +56,7 @@ def tokens(n: int = 8) -> Tensor:
 
 
 def output(model: Model) -> Tensor:
-    """What the toy gives for ``tokens()``, without a graph."""
+    """What the toy gives for `tokens()`, without a graph."""
     with torch.no_grad():
         return model.module(tokens())
 

@@ -24,9 +24,11 @@ heavy = lambda: [name for name in {heavy!r} if name in sys.modules]
 with contextlib.redirect_stdout(io.StringIO()) as printed:
     importlib.import_module({module!r})
     imported = heavy()
-    from zoo import registration, registry
+    from zoo.catalog import registry
+    from zoo.loading.resolve import resolve
+    from zoo.plugin import manager
     try:
-        implemented = registration.implemented({name!r})
+        implemented = manager.implemented({name!r})
         mine = [entry for entry in registry.entries() if entry.plugin == {name!r}]
     except Exception:
         mine = []
@@ -35,7 +37,7 @@ with contextlib.redirect_stdout(io.StringIO()) as printed:
             if entry.config or entry.weights == "embedded":
                 entry = resolve(entry.name, download=False)
             if "describe" in implemented:
-                registration.caller("describe", {name!r})(entry=entry)
+                manager.caller("describe", {name!r})(entry=entry)
         except Exception:
             pass  # another check's matter
 print(json.dumps([imported, heavy(), printed.getvalue()]))
@@ -44,7 +46,7 @@ print(json.dumps([imported, heavy(), printed.getvalue()]))
 
 class Seen(NamedTuple):
     """What a fresh process saw: the heavy libraries that are there after the import of the plugin, and after its
-    ``describe``; what it printed; and, where it could not be imported, the error's last line."""
+    `describe`; what it printed; and, where it could not be imported, the error's last line."""
 
     imported: tuple[str, ...] = ()
     with_facts: tuple[str, ...] = ()
@@ -53,11 +55,11 @@ class Seen(NamedTuple):
 
 
 def search_path() -> list[str]:
-    """``sys.path`` as a child process needs it."""
+    """`sys.path` as a child process needs it."""
     return [entry or str(Path.cwd()) for entry in sys.path]
 
 
-def look(name: str) -> Seen:
+def import_in_subprocess(name: str) -> Seen:
     """Import a plugin in a fresh process, ask it for facts, and see what that brought."""
     module = discovery.claim(name).value.partition(":")[0].partition("[")[0].strip()
     code = _LOOK.format(path=search_path(), heavy=HEAVY, module=module, name=name)

@@ -33,9 +33,9 @@ class Examined(NamedTuple):
 
 
 def examine(name: str, on_start: Told | None = None) -> Examined:
-    """``zoo.testing.examine`` of a plugin in a fresh process; this one does not even import it.
+    """`zoo.testing.examine` of a plugin in a fresh process; this one does not even import it.
 
-    A process that dies is a broken promise of the check that ran. With ``ZOO_STRICT=1`` its traceback goes to stderr.
+    A process that dies is a broken promise of the check that ran. With `ZOO_STRICT=1` its traceback goes to stderr.
     """
     command = [sys.executable, "-c", _CHILD.format(path=search_path(), name=name)]
     results: list[Result] = []

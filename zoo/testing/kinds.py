@@ -201,7 +201,7 @@ def it_is_copied(subject: PluginUnderTest) -> None:
 
 
 def configuration(subject: PluginUnderTest) -> Adapter:
-    """The configuration to check with, for all weights. Raises ``NotCheckable`` where none can be had."""
+    """The configuration to check with, for all weights. Raises `NotCheckable` where none can be had."""
     given = subject.options.adapter
     if given is None:
         given = subject.remembered("configuration", lambda: _default(subject))

@@ -1,4 +1,4 @@
-"""Checks of an architecture's ``batches``, ``loss`` and ``tuning``: that its models can learn, and learn again."""
+"""Checks of an architecture's `batches`, `loss` and `tuning`: that its models can learn, and learn again."""
 
 from __future__ import annotations
 

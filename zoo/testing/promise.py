@@ -52,7 +52,7 @@ class Check:
 
     name: short, unique, for ids. hook: whose promise it is. promise: what is expected, in a line. fix: what to change
     where it is broken. basic: whether nothing after it can be checked once it fails.
-    run: raises ``CheckFailed`` (or anything) where the promise is broken, ``NotCheckable`` where there is nothing to
+    run: raises `CheckFailed` (or anything) where the promise is broken, `NotCheckable` where there is nothing to
     check.
     """
 
@@ -66,7 +66,7 @@ class Check:
     def verify(self, subject: PluginUnderTest) -> None:
         """Run the check. Raises PluginError that names plugin, hook, what was expected, what was found and the fix.
 
-        ``ZOO_STRICT=1`` lets exceptions that are not about the promise itself through, with their traceback.
+        `ZOO_STRICT=1` lets exceptions that are not about the promise itself through, with their traceback.
         """
         from zoo.catalog.discovery import strict
 
@@ -117,7 +117,7 @@ class Result:
 def promise(
     hook: str, expected: str, fix: str, *, basic: bool = False
 ) -> Callable[[Callable[[PluginUnderTest], None]], Check]:
-    """Make a function a check of ``hook``: its name is the check's, with hyphens."""
+    """Make a function a check of `hook`: its name is the check's, with hyphens."""
 
     def made(run: Callable[[PluginUnderTest], None]) -> Check:
         return Check(run.__name__.replace("_", "-"), hook, expected, fix, run, basic)
@@ -126,6 +126,6 @@ def promise(
 
 
 def require(kept: object, found: str, fix: str | None = None, hook: str | None = None) -> None:
-    """Raise ``CheckFailed`` unless the promise is kept."""
+    """Raise `CheckFailed` unless the promise is kept."""
     if not kept:
         raise CheckFailed(found, fix, hook)

@@ -33,7 +33,7 @@ OVERHEAD = 2.0  # bits per value that scales may add
 @promise(
     "quantize",
     f"zoo.QuantizedTensor for a weight of {LARGE} in some width, and zoo.QuantizationError for a width that it lacks",
-    "return Packed(codec, weight.shape, weight.dtype, {name: tensor}) if the scheme is yours",
+    "return zoo.QuantizedTensor(codec, weight.shape, weight.dtype, {name: tensor}) if the scheme is yours",
     basic=True,
 )
 def packs(subject: PluginUnderTest) -> None:
@@ -213,7 +213,7 @@ def adapters_train_on_it(subject: PluginUnderTest) -> None:
 
 
 def pack(subject: PluginUnderTest, weight: Tensor, bits: int) -> QuantizedTensor | Tensor:
-    """The plugin's answer for one weight. Raises ``CheckFailed`` where it is neither packed nor a tensor."""
+    """The plugin's answer for one weight. Raises `CheckFailed` where it is neither packed nor a tensor."""
     scheme = Quantization(bits, scheme=subject.name)
     packed = caller("quantize", subject.name)(entry=Entry("toy", None), name="weight", weight=weight, scheme=scheme)
     require(isinstance(packed, QuantizedTensor | Tensor), f"{type(packed).__qualname__} for a weight in {bits} bit")

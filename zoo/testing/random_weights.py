@@ -23,7 +23,7 @@ SMALL = 20_000_000  # parameters: up to this many, a model without weights is ch
 
 
 def source(subject: PluginUnderTest) -> tuple[str, str | None]:
-    """(name, weights) for ``zoo.load``. Raises PluginError that says how to make the plugin checkable."""
+    """(name, weights) for `zoo.load`. Raises PluginError that says how to make the plugin checkable."""
     options = subject.options
     mine = [entry for entry in registry.entries() if entry.plugin == subject.name]
     if options.entry is not None:
@@ -66,7 +66,7 @@ def _size(entry: Entry) -> int:
 
 
 def _written(subject: PluginUnderTest, entry: Entry) -> Path:
-    """A folder with the entry's configuration and random weights, as ``model.save`` writes it."""
+    """A folder with the entry's configuration and random weights, as `model.save` writes it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = hooks.construct(replace(entry, folder=None)).eval()

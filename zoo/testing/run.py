@@ -52,10 +52,10 @@ def check_plugin(
     """Check that an installed plugin keeps every promise of every hook that it implements.
 
     name: the plugin's entry point. level: "quick" looks at loading and hooks alone, without any model. on_result: is
-    told of each check as it is done. options: those of ``zoo.testing.Options``, for example ``batch_size=16``,
-    ``sample={"steps": 2}`` (so that sampling is quick), ``config={...}`` (for an architecture that carries no weights).
+    told of each check as it is done. options: those of `zoo.testing.Options`, for example `batch_size=16`,
+    `sample={"steps": 2}` (so that sampling is quick), `config={...}` (for an architecture that carries no weights).
 
-    Returns a ``Result`` (check, hook, ok, …) for each. Raises PluginError, naming plugin, hook, what was expected,
+    Returns a `Result` (check, hook, ok, …) for each. Raises PluginError, naming plugin, hook, what was expected,
     what was found and the fix, at the first promise that is broken.
     """
     with PluginUnderTest(name, options) as subject:
@@ -78,7 +78,7 @@ def examine(
     on_result: Callable[[Result], None] | None = None,
     **options: Any,
 ) -> tuple[Result, ...]:
-    """As ``check_plugin``, but goes on after a broken promise, unless nothing after it can be checked.
+    """As `check_plugin`, but goes on after a broken promise, unless nothing after it can be checked.
 
     on_start: is told of each check before it runs: (check, its number from 0, how many there are).
     """
@@ -98,7 +98,7 @@ def examine(
 
 
 def conformance(name: str, *, level: Level = "full", **options: Any) -> Callable[..., None]:
-    """A pytest test function with one case for each promise; name it ``test_...`` in a test module::
+    """A pytest test function with one case for each promise; name it `test_...` in a test module::
 
         test_promise = conformance("mine", batch_size=16)
 

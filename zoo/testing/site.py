@@ -1,4 +1,4 @@
-"""Plugins made on the fly: distributions with metadata and code in a folder that is on ``sys.path`` for a while."""
+"""Plugins made on the fly: distributions with metadata and code in a folder that is on `sys.path` for a while."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class Site:
-    """A folder on ``sys.path`` in which ``install`` puts distributions as pip would."""
+    """A folder on `sys.path` in which `install` puts distributions as pip would."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,7 +24,7 @@ class Site:
         files: Mapping[str, str] | None = None,
         version: str = "1.0",
     ) -> None:
-        """``points``: plugin name → module, or the whole entry_points.txt; ``files``: path → text."""
+        """`points`: plugin name → module, or the whole entry_points.txt; `files`: path → text."""
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         if not isinstance(points, str):
@@ -56,7 +56,7 @@ class Site:
 
 @contextmanager
 def temporary_site(folder: Path) -> Iterator[Site]:
-    """An empty ``Site`` in ``folder``, first on ``sys.path``, without ``ZOO_PLUGINS`` and ``ZOO_STRICT``.
+    """An empty `Site` in `folder`, first on `sys.path`, without `ZOO_PLUGINS` and `ZOO_STRICT`.
 
     What was installed in it and imported from it is gone afterwards.
     """

@@ -107,7 +107,7 @@ def goes_to_four_bit(subject: PluginUnderTest) -> None:
 
 
 def _share_of_able(model: Model) -> float:
-    """Of the values in weights of two or more dimensions longer than 1 that ``keep`` does not name, those packed."""
+    """Of the values in weights of two or more dimensions longer than 1 that `keep` does not name, those packed."""
     able = packed = 0
     for group in tied_groups(model.module):
         held = group.value
@@ -208,7 +208,7 @@ def _modules(subject: PluginUnderTest) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _built(entry: Entry, seed: int) -> tuple[nn.Module, torch.Tensor]:
-    """The module, and torch's random state afterwards, of ``construct`` after ``seed``."""
+    """The module, and torch's random state afterwards, of `construct` after `seed`."""
     with torch.random.fork_rng(devices=[]), meta_parameters():
         torch.manual_seed(seed)
         module = hooks.construct(entry)

@@ -18,7 +18,7 @@ from zoo.catalog.entry import EMBEDDED
 from zoo.errors import ZooError, did_you_mean
 from zoo.loading.resolve import CONFIGS, resolve
 from zoo.plugin import hooks
-from zoo.testing.fresh import Seen, look
+from zoo.testing.fresh import Seen, import_in_subprocess
 
 if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
@@ -34,16 +34,16 @@ ARCHITECTURE = ("construct", "sample", "loss", "batches", "evaluate")
 class Options:
     """How a plugin is checked.
 
-    A plugin's module may give its own, as ``CONFORMANCE = {"sample": {"steps": 2}}``, or a function that returns such
+    A plugin's module may give its own, as `CONFORMANCE = {"sample": {"steps": 2}}`, or a function that returns such
     a dict where that takes an import.
 
     entry: the registry name of the model to check; default the one that the plugin carries weights for, else the
-        first whose ``config`` is inline and small, with random weights.
+        first whose `config` is inline and small, with random weights.
     config: an architecture's configuration, to be checked with random weights; folder: where a model to check lies.
-    batch_size: for ``batches``. data: what ``batches`` and ``evaluate`` are given; None: the plugin's own.
-    sample: options of ``sample`` that make it quick, say ``{"steps": 2}``.
-    unused: suffixes of the parameter paths that ``loss`` rightly leaves alone (a critic, a tower of another task).
-    adapter: an adapter kind's configuration; default: what its ``adapter_config`` makes of the kind's name alone.
+    batch_size: for `batches`. data: what `batches` and `evaluate` are given; None: the plugin's own.
+    sample: options of `sample` that make it quick, say `{"steps": 2}`.
+    unused: suffixes of the parameter paths that `loss` rightly leaves alone (a critic, a tower of another task).
+    adapter: an adapter kind's configuration; default: what its `adapter_config` makes of the kind's name alone.
     bits: a quantizer's widths; default: those of 8, 4, 3 and 2 that it takes.
     """
 
@@ -84,7 +84,7 @@ class PluginUnderTest:
             self._folder = None
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` gave at the first call under this name."""
+        """What `make` gave at the first call under this name."""
         if name not in self._remembered:
             self._remembered[name] = make()
         return self._remembered[name]
@@ -99,7 +99,7 @@ class PluginUnderTest:
 
     @functools.cached_property
     def options(self) -> Options:
-        """The options given; where they say nothing, the plugin's own, its module's ``CONFORMANCE``."""
+        """The options given; where they say nothing, the plugin's own, its module's `CONFORMANCE`."""
         own = getattr(self.plugin(), "CONFORMANCE", {})
         own = own() if callable(own) else own
         known = [one.name for one in fields(Options)]
@@ -117,7 +117,7 @@ class PluginUnderTest:
         return discovery.claim(self.name).entry_point().load()
 
     def implementations(self) -> tuple[Implementation, ...]:
-        """What it marks with ``@zoo.hookimpl``, hooks that do not exist included."""
+        """What it marks with `@zoo.hookimpl`, hooks that do not exist included."""
         return tuple(implementations(self.plugin()))
 
     @functools.cached_property
@@ -138,7 +138,7 @@ class PluginUnderTest:
     @functools.cached_property
     def seen(self) -> Seen:
         """What importing it, and asking for facts, brings into a fresh process."""
-        return look(self.name)
+        return import_in_subprocess(self.name)
 
     # An architecture's entries and models
 
@@ -150,7 +150,7 @@ class PluginUnderTest:
 
     @functools.cached_property
     def source(self) -> tuple[str, str | None]:
-        """(name, weights) with which ``zoo.load`` gives the model to check."""
+        """(name, weights) with which `zoo.load` gives the model to check."""
         from zoo.testing.random_weights import source
 
         return source(self)
@@ -185,13 +185,13 @@ class PluginUnderTest:
 
     @functools.cached_property
     def adapted(self) -> Model:
-        """The model in 4 bit with a new LoRA of rank 2 on every weight. Not to be changed: take ``adapted_copy``."""
+        """The model in 4 bit with a new LoRA of rank 2 on every weight. Not to be changed: take `adapted_copy`."""
         import zoo
 
         return self.load(bits=4, lora=zoo.LoRA(rank=2, targets="all"))
 
     def adapted_copy(self) -> Model:
-        """A copy of ``adapted``."""
+        """A copy of `adapted`."""
         return copy.deepcopy(self.adapted)
 
     @functools.cached_property
@@ -205,7 +205,7 @@ class PluginUnderTest:
         return iter(model.batches(**{"data": self.options.data, "batch_size": size, **options}))
 
     def sample(self, n: int, seed: int | None, **more: Any) -> Samples:
-        """Samples of ``adapted``, with the options that make them quick."""
+        """Samples of `adapted`, with the options that make them quick."""
         return self.adapted.sample(n, seed=seed, **{**self.options.sample, **more})
 
     @functools.cached_property
@@ -223,7 +223,7 @@ class PluginUnderTest:
 
     @functools.cached_property
     def figures(self) -> dict[str, float]:
-        """What ``evaluate`` gives, kept for the checks that compare with it."""
+        """What `evaluate` gives, kept for the checks that compare with it."""
         return self.adapted.evaluate(self.options.data)
 
     @functools.cached_property
@@ -242,7 +242,7 @@ def config_file(folder: Path | None) -> Path:
 
 
 def implementations(plugin: object) -> Iterator[Implementation]:
-    """What of a plugin object is marked with ``@zoo.hookimpl``."""
+    """What of a plugin object is marked with `@zoo.hookimpl`."""
     import inspect
 
     from zoo.plugin.hookspecs import PROJECT

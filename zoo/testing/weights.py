@@ -1,4 +1,4 @@
-"""Checks of an architecture's ``checkpoint`` and ``save``: the weights that come in, and go out, are the module's."""
+"""Checks of an architecture's `checkpoint` and `save`: the weights that come in, and go out, are the module's."""
 
 from __future__ import annotations
 

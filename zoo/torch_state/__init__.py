@@ -1,4 +1,4 @@
 """Temporary changes of torch's global state: training mode, seeds, random number generators.
 
-Imports: torch alone. Start with ``modes.py``.
+Imports: torch alone. Start with `modes.py`.
 """

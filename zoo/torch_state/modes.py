@@ -23,7 +23,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """The random state of ``seed`` inside (None: the global one), and the global one as it was afterwards."""
+    """The random state of `seed` inside (None: the global one), and the global one as it was afterwards."""
     if seed is None:
         yield
         return

@@ -27,7 +27,7 @@ _loaded = False  # and not functools.cache: torch.compile reads a flag, and woul
 
 
 def kernels():  # type: ignore[no-untyped-def]
-    """``torch.ops.bitsandbytes``, imported when the first weight is packed or unpacked."""
+    """`torch.ops.bitsandbytes`, imported when the first weight is packed or unpacked."""
     global _loaded
     if not _loaded:
         import bitsandbytes  # noqa: F401
@@ -52,7 +52,7 @@ def dynamic_map(device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class FourBit:
-    """nf4 or fp4 in blocks. Tensors: packed, scales; with ``double``: packed, scales (8 bit), scales2, offset."""
+    """nf4 or fp4 in blocks. Tensors: packed, scales; with `double`: packed, scales (8 bit), scales2, offset."""
 
     scheme: str
     block_size: int
@@ -82,7 +82,7 @@ class FourBit:
         return flat.view(shape) if kernel_type is dtype else flat.view(shape).to(dtype)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Rows ``index`` (n,) of the weight seen as (rows, width) → (n, width), without unpacking the others.
+        """Rows `index` (n,) of the weight seen as (rows, width) → (n, width), without unpacking the others.
 
         None where rows do not start at block boundaries.
         """
@@ -118,7 +118,7 @@ class Int8Rows:
         return (values.to(wide) * (scales / 127).unsqueeze(1)).to(dtype).view(shape)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Rows ``index`` (n,) → (n, width); None where the weight's own rows have another width."""
+        """Rows `index` (n,) → (n, width); None where the weight's own rows have another width."""
         values, scales = tensors
         if values.shape[1] != width:
             return None
@@ -152,7 +152,7 @@ class StoredFloat:
         return tensors[0].to(dtype, copy=True)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Rows ``index`` (n,) → (n, width)."""
+        """Rows `index` (n,) → (n, width)."""
         return tensors[0].view(-1, width)[index].to(dtype)
 
 
@@ -160,7 +160,7 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     """Quantize one weight with a scheme of zoo's own, on the device where it lies.
 
     weight: any shape, floating point, finite. dtype: the type that comes out again (default: the weight's).
-    Raises ``QuantizationError`` for a weight with NaN or Inf, an integer weight, and a scheme that is not zoo's.
+    Raises `QuantizationError` for a weight with NaN or Inf, an integer weight, and a scheme that is not zoo's.
     """
     if not scheme.builtin:
         raise unknown_scheme(scheme.scheme)
@@ -186,7 +186,7 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
 
 
 def _require_finite(values: Tensor) -> None:
-    """Raise ``QuantizationError`` for NaN and Inf. No temporary: both show in the extremes."""
+    """Raise `QuantizationError` for NaN and Inf. No temporary: both show in the extremes."""
     if values.device.type == "meta" or not values.numel():
         return
     if not bool(torch.isfinite(values.amax()) & torch.isfinite(values.amin())):
@@ -194,7 +194,7 @@ def _require_finite(values: Tensor) -> None:
 
 
 def _require_room(weight: Tensor, values: Tensor) -> None:
-    """Raise ``QuantizationError`` where ``values``, the weight in a narrower type, ran over into Inf."""
+    """Raise `QuantizationError` where `values`, the weight in a narrower type, ran over into Inf."""
     limit = torch.finfo(values.dtype).max
     if torch.finfo(weight.dtype).max <= 2 * limit or values.device.type == "meta" or not values.numel():
         return
@@ -243,7 +243,7 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
 
 
 def _quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Tensor]:
-    """bitsandbytes' ``quantize_4bit`` of a flat tensor on the CPU, bit for bit, about 20 times as fast.
+    """bitsandbytes' `quantize_4bit` of a flat tensor on the CPU, bit for bit, about 20 times as fast.
 
     A value's code is the number of thresholds below it. Counting them one threshold after the other, on pieces that
     stay in the cache, beats a search per value; and numpy's comparisons, unlike torch's, write bytes at full speed.

@@ -75,7 +75,7 @@ def weights(module: nn.Module) -> Iterator[WeightInfo]:
 
 
 def footprint(module: nn.Module) -> Footprint:
-    """The module's ``Footprint``; on ``meta`` too."""
+    """The module's `Footprint`; on `meta` too."""
     total = stored = small = adapted = adapters = 0
     for group in tied_groups(module):
         held = group.value

@@ -14,7 +14,7 @@ class Layout(NamedTuple):
     """How a weight is seen as a matrix by low-rank updates.
 
     split: how many leading dimensions make the rows. transposed: the rows are the layer's inputs (embeddings,
-    transposed convolutions, transformers' ``Conv1D``), not its outputs. zero_first: a new update starts with A at
+    transposed convolutions, transformers' `Conv1D`), not its outputs. zero_first: a new update starts with A at
     zero instead of B (embeddings, as in PEFT).
     """
 
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
         return tuple(range(self.split)) if self.transposed else (self.split,)
 
     def matrix(self, shape: torch.Size) -> tuple[int, int]:
-        """(outputs, inputs): how many there are of each in a weight of ``shape`` seen as a matrix."""
+        """(outputs, inputs): how many there are of each in a weight of `shape` seen as a matrix."""
         rows, columns = math.prod(shape[: self.split]), math.prod(shape[self.split :])
         return (columns, rows) if self.transposed else (rows, columns)
 
@@ -62,5 +62,5 @@ def layout_of(uses: Iterable[tuple[nn.Module, str]], shape: torch.Size) -> Layou
 
 
 def is_hf_conv1d(layer: nn.Module) -> bool:
-    """Return whether a layer is transformers' ``Conv1D``, whose weight is (in, out)."""
+    """Return whether a layer is transformers' `Conv1D`, whose weight is (in, out)."""
     return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"

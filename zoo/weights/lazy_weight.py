@@ -1,4 +1,4 @@
-"""The lazy stand-in: what ``layer.weight`` gives where the weight is managed."""
+"""The lazy stand-in: what `layer.weight` gives where the weight is managed."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class LazyWeight:
 
     It has the weight's shape, dtype and device, and behaves as the tensor it stands for: products, convolutions and
     look-ups take a low-rank path of their own; every other function, method, operator or index gets the dense
-    weight, base and active updates, differentiable in all that trains. Writing to it is a ``WeightError``.
+    weight, base and active updates, differentiable in all that trains. Writing to it is a `WeightError`.
 
-    It holds the store, never its tensors: ``.to()``, deepcopy, ``functional_call`` and FSDP2 may replace those.
+    It holds the store, never its tensors: `.to()`, deepcopy, `functional_call` and FSDP2 may replace those.
     """
 
     shape: torch.Size
@@ -135,7 +135,7 @@ class LazyWeight:
 
     def data_ptr(self) -> int:
         """The address of the stored base: equal for two places only where they share the weight."""
-        dense = self._zoo_store.plain()
+        dense = self._zoo_store.dense_base()
         return (dense if dense is not None else self._zoo_store.quantized_base().tensors()[0]).data_ptr()
 
     def requires_grad_(self, requires_grad: bool = True) -> LazyWeight:
@@ -239,7 +239,7 @@ def _in_place_name(func: Callable[..., Any]) -> str | None:
 
 
 def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """Raise ``WeightError`` for a function that would write to a stand-in: the write would be lost."""
+    """Raise `WeightError` for a function that would write to a stand-in: the write would be lost."""
     name = _in_place_name(func)
     if name is not None:
         target = args[0] if args else (kwargs or {}).get("tensor", (kwargs or {}).get("self"))
@@ -250,7 +250,7 @@ def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
 
 
 def _any_weight(value: Any) -> bool:
-    """Whether a value is a stand-in, or a list or tuple with one in it (as of ``torch._foreach_add_``)."""
+    """Whether a value is a stand-in, or a list or tuple with one in it (as of `torch._foreach_add_`)."""
     if isinstance(value, list | tuple):
         return any(_any_weight(one) for one in value)
     return isinstance(value, LazyWeight)

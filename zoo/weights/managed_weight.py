@@ -33,9 +33,9 @@ class WeightMerge(NamedTuple):
 class ManagedWeight(nn.Module):
     """Everything about one weight as plain tensors. Layers that share a weight share its store, a child of the first.
 
-    Exactly one of ``base`` (a dense parameter) and ``packed`` is the base. ``merged`` or ``merged_packed``, where
+    Exactly one of `base` (a dense parameter) and `packed` is the base. `merged` or `merged_packed`, where
     present, is the weight with some adapters folded in, dense or quantized again, and stands in for the base, which
-    stays untouched beside it. ``updates`` has one ``Update`` per adapter, ``active`` the names of those that apply now,
+    stays untouched beside it. `updates` has one `Update` per adapter, `active` the names of those that apply now,
     in order, each with a weight that scales its whole effect.
     """
 
@@ -61,16 +61,16 @@ class ManagedWeight(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The type that the layer sees."""
-        dense = self.plain()
+        dense = self.dense_base()
         return dense.dtype if dense is not None else self.quantized_base().dtype
 
     @property
     def device(self) -> torch.device:
         """Where the base lies."""
-        dense = self.plain()
+        dense = self.dense_base()
         return dense.device if dense is not None else self.quantized_base().tensors()[0].device
 
-    def plain(self) -> nn.Parameter | None:
+    def dense_base(self) -> nn.Parameter | None:
         """The dense parameter that stands for the base now (merged, or never quantized); None where it is packed."""
         held = self._parameters
         merged = held["merged"]
@@ -79,30 +79,30 @@ class ManagedWeight(nn.Module):
         return held["base"] if self._modules["merged_packed"] is None else None
 
     def quantized_base(self) -> QuantizedTensor:
-        """What is unpacked where ``plain`` is None: the base, or the weight that was quantized again after a merge."""
+        """What is unpacked where `dense_base` is None: the base, or the weight quantized again after a merge."""
         held = self._modules
         merged = held["merged_packed"]
         return held["packed"] if merged is None else merged  # type: ignore[return-value]
 
-    def whole(self) -> Tensor | None:
-        """The dense tensor that the updates in use change: an active replacement, else ``plain()``."""
+    def effective_base(self) -> Tensor | None:
+        """The dense tensor that the updates in use change: an active replacement, else `dense_base()`."""
         if not self._replacing:
-            return self.plain()
+            return self.dense_base()
         weight, dtype = self._replacing[0].replacement(), self.dtype
         return weight if weight.dtype is dtype else weight.to(dtype)  # type: ignore[union-attr]
 
-    def ready(self) -> bool:
-        """Whether ``dense()`` has nothing to compute."""
-        return not self._updates_in_use and (bool(self._replacing) or self.plain() is not None)
+    def is_dense(self) -> bool:
+        """Whether `dense()` has nothing to compute."""
+        return not self._updates_in_use and (bool(self._replacing) or self.dense_base() is not None)
 
     def active_updates(self) -> tuple[Update, ...]:
         """The active updates that take effect, in order: of those that replace the whole weight the last, which is
-        not among these but in ``whole()``, and what comes after it; none of weight 0."""
+        not among these but in `effective_base()`, and what comes after it; none of weight 0."""
         return self._updates_in_use
 
     def base_tensor(self, dtype: torch.dtype | None = None) -> Tensor:
         """The base without any active update; the parameter itself where it is dense already."""
-        dense = self.plain()
+        dense = self.dense_base()
         if dense is not None:
             return dense if dtype is None or dense.dtype == dtype else dense.to(dtype)
         return self.quantized_base()(dtype)
@@ -137,7 +137,7 @@ class ManagedWeight(nn.Module):
     @torch.no_grad()
     def _undisturbed(self) -> Tensor:
         """The dense weight that the updates in use change, without a graph."""
-        weight = self.whole()
+        weight = self.effective_base()
         return self.base_tensor() if weight is None else weight
 
     def add(self, name: str, update: Update) -> None:
@@ -173,7 +173,7 @@ class ManagedWeight(nn.Module):
         self.activate(tuple(name for name in self.active if name not in names), self.weights)
 
     @torch.no_grad()
-    def folded(
+    def compute_merge(
         self,
         names: tuple[str, ...],
         weights: Mapping[str, float] = EVERY_ONE,
@@ -203,8 +203,8 @@ class ManagedWeight(nn.Module):
         stored = value(exact.dtype) if isinstance(value, QuantizedTensor) else value
         return WeightMerge(names, value, size, effect, _norm(stored - exact))
 
-    def put(self, merge: WeightMerge) -> None:
-        """Let what ``folded`` made stand for the base, which is kept."""
+    def apply_merge(self, merge: WeightMerge) -> None:
+        """Let what `compute_merge` made stand for the base, which is kept."""
         self._leave_out(merge.names)
         self.merged_names = (*self.merged_names, *merge.names)
         if merge.value is not None:
@@ -214,9 +214,9 @@ class ManagedWeight(nn.Module):
 
     def merge(self, names: tuple[str, ...], weights: Mapping[str, float] = EVERY_ONE) -> None:
         """Fold adapters into a dense copy of the weight; the base itself is kept."""
-        merge = self.folded(names, weights)
+        merge = self.compute_merge(names, weights)
         if merge is not None:
-            self.put(merge)
+            self.apply_merge(merge)
 
     def unmerge(self) -> tuple[str, ...]:
         """Back to the base as it was, bit for bit; returns the names that had been merged."""

@@ -19,7 +19,7 @@ ORDER = "_zoo_parameter_order"
 
 
 def child_name(attribute: str) -> str:
-    """Return the name under which a layer keeps the managed weight of its parameter ``attribute``."""
+    """Return the name under which a layer keeps the managed weight of its parameter `attribute`."""
     return attribute + SUFFIX
 
 
@@ -65,7 +65,7 @@ def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
 def plain_parameters(module: nn.Module) -> Iterator[None]:
     """Plain dense parameters inside, active adapters included; the stores are back afterwards.
 
-    For code that reads ``module.state_dict()`` itself. All weights are dense at once.
+    For code that reads `module.state_dict()` itself. All weights are dense at once.
     """
     groups = [group for group in tied_groups(module) if isinstance(group.value, ManagedWeight)]
     kept = [(group.value, [ref.layer.__dict__[ref.attribute] for ref in group.refs]) for group in groups]
@@ -82,7 +82,7 @@ def plain_parameters(module: nn.Module) -> Iterator[None]:
 
 
 def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """A library's own ``module.save_pretrained``, writing the weights under its own names, dense."""
+    """A library's own `module.save_pretrained`, writing the weights under its own names, dense."""
     write = type(module).save_pretrained  # type: ignore[attr-defined]
     if kwargs.get("state_dict") is not None:
         return write(module, *args, **kwargs)
@@ -97,9 +97,9 @@ def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def _put(ref: ParameterRef, store: ManagedWeight, weight: LazyWeight, register: bool) -> None:
-    """Put a stand-in where a parameter is; ``register``: its store too, at the first of the places that share it.
+    """Put a stand-in where a parameter is; `register`: its store too, at the first of the places that share it.
 
-    One place only: ``functional_call`` loses the tensors of a module that is registered under two names.
+    One place only: `functional_call` loses the tensors of a module that is registered under two names.
     """
     layer, attribute = ref.layer, ref.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
@@ -133,7 +133,7 @@ def _restore_order(layer: nn.Module) -> None:
 
 
 def set_parameter(group: TiedGroup, tensor: Tensor, requires_grad: bool = True) -> nn.Parameter:
-    """Make ``tensor`` the parameter of all places of a group, shared."""
+    """Make `tensor` the parameter of all places of a group, shared."""
     parameter = nn.Parameter(tensor, requires_grad=requires_grad and tensor.is_floating_point())
     for ref in group.refs:
         ref.layer._parameters.pop(ref.attribute, None)
@@ -143,9 +143,9 @@ def set_parameter(group: TiedGroup, tensor: Tensor, requires_grad: bool = True) 
 
 
 def find_parameter(module: nn.Module, name: str) -> Any:
-    """``module.get_parameter(name)`` for a module with managed weights: those are given as their stand-in.
+    """`module.get_parameter(name)` for a module with managed weights: those are given as their stand-in.
 
-    Libraries that look parameters up by name (transformers' ``tie_weights``) find what ``layer.weight`` would give.
+    Libraries that look parameters up by name (transformers' `tie_weights`) find what `layer.weight` would give.
     """
     path, _, attribute = name.rpartition(".")
     layer = module.get_submodule(path)

@@ -14,24 +14,24 @@ class Codec(Protocol):
 
     @property
     def scheme(self) -> str:
-        """The scheme's name, as in ``zoo.Quantization(scheme=...)``."""
+        """The scheme's name, as in `zoo.Quantization(scheme=...)`."""
 
     @property
     def bits(self) -> int:
         """Stored bits per value, scales not counted."""
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The dense weight of ``shape`` and ``dtype``: a fresh tensor, which the caller may write to."""
+        """The dense weight of `shape` and `dtype`: a fresh tensor, which the caller may write to."""
 
 
 class QuantizedTensor(nn.Module):
     """What a store holds instead of a full-precision weight.
 
-    The tensors are parameters that never train, so that ``.to(device)``, DistributedDataParallel, FSDP2, deepcopy,
-    pickle and ``state_dict`` treat them as they treat any weight. ``.to(dtype)`` and ``.half()`` leave them as they
+    The tensors are parameters that never train, so that `.to(device)`, DistributedDataParallel, FSDP2, deepcopy,
+    pickle and `state_dict` treat them as they treat any weight. `.to(dtype)` and `.half()` leave them as they
     are (scales stay exact) and change only the type of the weight that comes out.
 
-    codec: unpacks; see ``Codec``.
+    codec: unpacks; see `Codec`.
     shape, dtype: of the weight as its layer sees it.
     tensors: name → tensor, in the order in which the codec expects them; a scalar is stored with shape (1,).
     """
@@ -46,12 +46,12 @@ class QuantizedTensor(nn.Module):
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The stored tensors, in the codec's order, as they are now (FSDP2 and ``functional_call`` replace them)."""
+        """The stored tensors, in the codec's order, as they are now (FSDP2 and `functional_call` replace them)."""
         held = self._parameters
         return tuple([held[name] for name in self.names])  # type: ignore[misc]
 
     def forward(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The dense weight: a fresh tensor of ``shape``, in ``dtype`` or the logical type."""
+        """The dense weight: a fresh tensor of `shape`, in `dtype` or the logical type."""
         return self.codec.unpack(self.tensors(), self.shape, dtype or self.dtype)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""What a weight is stored as: the ``zoo.Quantization`` that a user asks for, and what ``bits=`` stands for."""
+"""What a weight is stored as: the `zoo.Quantization` that a user asks for, and what `bits=` stands for."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Quantization:
     """How every managed weight is stored.
 
     bits: stored bits per value, scales not counted.
-    scheme: ``nf4`` (QLoRA, arXiv 2305.14314) or ``fp4``, 4 bit in blocks; ``int8``, 8 bit with one scale per row;
-        ``dynamic8``, 8 bit in blocks (arXiv 1511.04561); ``bf16``, ``fp16``, ``fp32``, stored floats; or the name of
-        a quantizer plugin. None takes the default of ``bits``: nf4, int8, bf16, fp32.
+    scheme: `nf4` (QLoRA, arXiv 2305.14314) or `fp4`, 4 bit in blocks; `int8`, 8 bit with one scale per row;
+        `dynamic8`, 8 bit in blocks (arXiv 1511.04561); `bf16`, `fp16`, `fp32`, stored floats; or the name of
+        a quantizer plugin. None takes the default of `bits`: nf4, int8, bf16, fp32.
     block_size: values that share a scale (nf4, fp4, dynamic8): 64, 128, … 4096.
     double: quantize the scales of nf4 and fp4 too, to 8 bit in blocks of 256.
 
-    Raises ``QuantizationError`` for bits, scheme and block size that do not go together.
+    Raises `QuantizationError` for bits, scheme and block size that do not go together.
     """
 
     bits: int = 4
@@ -59,7 +59,7 @@ class Quantization:
 
 
 def as_quantization(bits: int | Quantization | None) -> Quantization | None:
-    """The ``Quantization`` that a user's ``bits=`` stands for; None stays None."""
+    """The `Quantization` that a user's `bits=` stands for; None stays None."""
     if bits is None or isinstance(bits, Quantization):
         return bits
     return Quantization(bits=bits)

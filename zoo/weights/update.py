@@ -29,7 +29,7 @@ class Scaling(NamedTuple):
     """An update that scales a weight's outputs and inputs after a low-rank change of it: o · (W + ΔW) · i.
 
     factors: of ΔW, None for none. outputs: (outputs,), inputs: (inputs,), one number for each, None for none; which
-    dimensions these are, the weight's ``Layout`` says.
+    dimensions these are, the weight's `Layout` says.
     """
 
     factors: Factors | None = None
@@ -46,13 +46,13 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
 class Update(nn.Module):
     """What one adapter does to one weight. Its parameters are what trains.
 
-    A kind of adapter implements ``forward`` (the updated dense weight). Where the update is a low-rank product, also
-    ``factors``, which lets linear layers and convolutions run without ever forming the product; where it scales outputs
-    or inputs, ``scaling``, for the same; where it replaces the weight, ``replacement``; where it changes the bias that
-    goes with the weight too, ``for_bias``.
+    A kind of adapter implements `forward` (the updated dense weight). Where the update is a low-rank product, also
+    `factors`, which lets linear layers and convolutions run without ever forming the product; where it scales outputs
+    or inputs, `scaling`, for the same; where it replaces the weight, `replacement`; where it changes the bias that
+    goes with the weight too, `for_bias`.
 
     dropout: not 0 where training draws random numbers. frozen: names of parameters that never train.
-    takes_base: ``forward`` gets the base as its second argument, which other active adapters have not changed yet.
+    takes_base: `forward` gets the base as its second argument, which other active adapters have not changed yet.
     """
 
     kind = "update"
@@ -61,7 +61,7 @@ class Update(nn.Module):
     takes_base = False
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The updated weight: same shape and dtype, differentiable in this update's parameters (and in ``weight``)."""
+        """The updated weight: same shape and dtype, differentiable in this update's parameters (and in `weight`)."""
         raise NotImplementedError
 
     def factors(self) -> Factors | None:
@@ -81,7 +81,7 @@ class Update(nn.Module):
         return None
 
     def for_bias(self, shape: torch.Size) -> Update | None:
-        """What goes with this to the bias (of ``shape``) of the weight's layer, if anything.
+        """What goes with this to the bias (of `shape`) of the weight's layer, if anything.
 
         It is attached, activated and merged beside this one, and never saved: it has no parameters of its own but looks
         this update's up whenever it is used.
@@ -89,16 +89,16 @@ class Update(nn.Module):
         return None
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Let the parameters train or not; those in ``frozen`` never do."""
+        """Let the parameters train or not; those in `frozen` never do."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(requires_grad and name not in self.frozen)
         return self
 
 
 class LowRankUpdate(Update):
-    """W + scale · B @ A with A (rank, inputs) and B (outputs, rank), of a weight seen as a matrix as ``layout`` says.
+    """W + scale · B @ A with A (rank, inputs) and B (outputs, rank), of a weight seen as a matrix as `layout` says.
 
-    The base of LoRA and its variants. A and B are empty: whoever makes one fills them (``zoo.methods.lora``).
+    The base of LoRA and its variants. A and B are empty: whoever makes one fills them (`zoo.methods.lora`).
     """
 
     kind = "lora"
@@ -122,7 +122,7 @@ class LowRankUpdate(Update):
         self.B = nn.Parameter(torch.empty(outputs, rank, dtype=dtype, device=device))
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """(A, B) whose product, times ``scale``, is the update, as they are now."""
+        """(A, B) whose product, times `scale`, is the update, as they are now."""
         held = self._parameters
         return held["A"], held["B"]  # type: ignore[return-value]
 
@@ -132,7 +132,7 @@ class LowRankUpdate(Update):
         return (A.t(), B.t()) if self.transposed else (B, A)
 
     def factors(self) -> Factors | None:
-        """The factors, when the rows are the first dimension alone; see ``Update.factors``."""
+        """The factors, when the rows are the first dimension alone; see `Update.factors`."""
         if self.split != 1:
             return None
         return Factors(*self.matrices(), self.scale)
@@ -160,7 +160,7 @@ class LowRankUpdate(Update):
 
 
 class LoRAUpdate(LowRankUpdate):
-    """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape, seen as a matrix as ``layout`` says.
+    """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape, seen as a matrix as `layout` says.
 
     A is (rank, inputs), B is (outputs, rank). One of the two starts at zero, so that a new adapter changes nothing;
     the other is drawn as PEFT draws it: A uniformly (Kaiming, a = √5), B from a normal distribution.
@@ -182,7 +182,7 @@ class LoRAUpdate(LowRankUpdate):
 
 
 def start(A: Tensor, B: Tensor, layout: Layout) -> None:
-    """Fill factors so that B @ A is zero, as PEFT does: see ``LoRAUpdate``."""
+    """Fill factors so that B @ A is zero, as PEFT does: see `LoRAUpdate`."""
     if A.device.type == "meta":
         return
     if layout.zero_first:

@@ -20,7 +20,7 @@ SUFFIX = "_store"  # of the child module that holds a managed weight
 class ParameterRef(NamedTuple):
     """A place where a layer looks a parameter up.
 
-    path: of the layer in the module, "" for the module itself. name: as ``module.named_parameters()`` gives it.
+    path: of the layer in the module, "" for the module itself. name: as `module.named_parameters()` gives it.
     """
 
     path: str
@@ -30,7 +30,7 @@ class ParameterRef(NamedTuple):
 
 
 def parameter_ref(path: str, layer: nn.Module, attribute: str) -> ParameterRef:
-    """Return the place ``attribute`` of the layer at ``path``."""
+    """Return the place `attribute` of the layer at `path`."""
     return ParameterRef(path, layer, attribute, f"{path}.{attribute}" if path else attribute)
 
 
@@ -47,7 +47,7 @@ class TiedGroup:
         self._lazy: LazyWeight | None = None
 
     def __iter__(self) -> Iterator[nn.Parameter | ManagedWeight | list[ParameterRef]]:
-        """Unpack as ``value, refs``."""
+        """Unpack as `value, refs`."""
         yield self.value
         yield self.refs
 
@@ -59,7 +59,7 @@ class TiedGroup:
         return self._lazy
 
     def managed(self, base: nn.Parameter | QuantizedTensor) -> ManagedWeight:
-        """Return a managed weight with the base ``base`` for these places, not in place yet."""
+        """Return a managed weight with the base `base` for these places, not in place yet."""
         return ManagedWeight(base, layout_of([(ref.layer, ref.attribute) for ref in self.refs], base.shape))
 
 
@@ -79,7 +79,7 @@ class ModuleIndex(NamedTuple):
 
 
 def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
-    """Yield ``named_modules()`` without the managed weights: the modules that the library itself made.
+    """Yield `named_modules()` without the managed weights: the modules that the library itself made.
 
     Args:
         module: Where to begin.
@@ -104,7 +104,7 @@ def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterato
 def index_module(module: nn.Module) -> ModuleIndex:
     """Walk over a module once.
 
-    A layer under several names is a place under each of them, as in ``state_dict()``.
+    A layer under several names is a place under each of them, as in `state_dict()`.
 
     Raises:
         WeightError: a managed weight was replaced behind its back.

@@ -160,7 +160,7 @@ class Old:
 
 
 def _function(module: str, name: str) -> Any:
-    """Something that pickles as ``module.name``, which need not exist here otherwise."""
+    """Something that pickles as `module.name`, which need not exist here otherwise."""
     if module not in sys.modules:
         parent = module.rpartition(".")[0]
         if parent and parent not in sys.modules:

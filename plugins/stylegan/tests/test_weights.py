@@ -50,7 +50,7 @@ def dense_weights(model):
 
 
 def plain(model, network):
-    """The same module with plain parameters, to be called with ``dense_weights``."""
+    """The same module with plain parameters, to be called with `dense_weights`."""
     module = network(c_dim=CLASSES).double()
     module.load_state_dict(model.state_dict())
     return module

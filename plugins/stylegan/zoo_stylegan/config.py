@@ -1,11 +1,11 @@
 """What a network's configuration says. Imports nothing heavy.
 
-Keys, all optional (defaults: the published configuration at 1024 pixels, config-f): ``img_resolution``,
-``img_channels``, ``z_dim``, ``w_dim``, ``c_dim`` (classes, 0: none), ``mapping_layers``, ``conv_clamp``;
-``channel_base`` and ``channel_max`` (min(base / size, max) features at each size) or ``channels``, {size: features};
-``discriminator``: false, true (the same features), or a table with ``channels``, ``mapping_layers``, ``architecture``
-("resnet" or "orig") and ``group`` (images over which it looks at the deviation); ``training``: ``r1_gamma``,
-``path_weight`` and ``mixing``; ``class_names``.
+Keys, all optional (defaults: the published configuration at 1024 pixels, config-f): `img_resolution`,
+`img_channels`, `z_dim`, `w_dim`, `c_dim` (classes, 0: none), `mapping_layers`, `conv_clamp`;
+`channel_base` and `channel_max` (min(base / size, max) features at each size) or `channels`, {size: features};
+`discriminator`: false, true (the same features), or a table with `channels`, `mapping_layers`, `architecture`
+("resnet" or "orig") and `group` (images over which it looks at the deviation); `training`: `r1_gamma`,
+`path_weight` and `mixing`; `class_names`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _CRITIC = {"architecture": "resnet", "group": 4}
 
 
 def complete(config: dict[str, Any], name: str = "the configuration") -> dict[str, Any]:
-    """The configuration with every key, ``channels`` by size, ``discriminator`` a table or None.
+    """The configuration with every key, `channels` by size, `discriminator` a table or None.
 
-    Raises ``CheckpointError`` for unknown keys and impossible values.
+    Raises `CheckpointError` for unknown keys and impossible values.
     """
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = sorted(set(own) - set(_DEFAULTS))

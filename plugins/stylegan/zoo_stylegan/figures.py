@@ -11,7 +11,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from zoo import Model
 
-SIDE = 8  # pixels that an image has for ``frechet_pixels``
+SIDE = 8  # pixels that an image has for `frechet_pixels`
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -41,7 +41,7 @@ def symmetric_root(matrix: Tensor) -> Tensor:
 
 
 def letter_reader() -> Model | None:
-    """The ``vit`` plugin's embedded classifier of letters, where that plugin is installed and has one; else None."""
+    """The `vit` plugin's embedded classifier of letters, where that plugin is installed and has one; else None."""
     import zoo
 
     if not any(entry.name == "vit" and entry.weights == "embedded" for entry in zoo.entries()):

@@ -57,7 +57,7 @@ class Networks(NamedTuple):
 def find(folder: Path | None) -> Path | None:
     """The `.pkl` or `.pt` file of a folder that has no weights in zoo's own form; None if there is none.
 
-    Raises ``CheckpointError`` where there are several.
+    Raises `CheckpointError` where there are several.
     """
     if folder is None or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
         return None
@@ -69,7 +69,7 @@ def find(folder: Path | None) -> Path | None:
 
 
 def read(path: Path) -> Networks:
-    """All of a file. Raises ``CheckpointError`` for what is no StyleGAN2, or holds code to run."""
+    """All of a file. Raises `CheckpointError` for what is no StyleGAN2, or holds code to run."""
     from zoo.storage.checkpoint import verify
 
     verify(path.parent, [path])
@@ -169,7 +169,7 @@ def _generator_name(name: str) -> str | None:
 
 
 def _layer(number: int) -> str:
-    """Which layer ``convs.{number}`` is; -1: the one before them."""
+    """Which layer `convs.{number}` is; -1: the one before them."""
     return "b4.conv1" if number < 0 else f"b{2 ** (number // 2 + 3)}.conv{number % 2}"
 
 

@@ -25,7 +25,7 @@ def filter_kernel() -> Tensor:
 
 
 def filtered(x: Tensor, kernel: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
-    """Each channel of x [n, c, h, w] under the filter times ``gain``, with ``padding`` zeros at every side."""
+    """Each channel of x [n, c, h, w] under the filter times `gain`, with `padding` zeros at every side."""
     weight = (kernel.to(x.dtype) * gain).expand(x.shape[1], 1, 4, 4)
     return F.conv2d(x, weight, padding=padding, stride=stride, groups=x.shape[1])
 
@@ -43,7 +43,7 @@ def normalised(x: Tensor) -> Tensor:
 
 
 class Dense(nn.Module):
-    """A fully connected layer: gain multiplier / √inputs on the weight and ``multiplier`` on the bias."""
+    """A fully connected layer: gain multiplier / √inputs on the weight and `multiplier` on the bias."""
 
     def __init__(
         self, inputs: int, outputs: int, *, bias: float = 0.0, multiplier: float = 1.0, activate: bool = False
@@ -60,7 +60,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """The discriminator's convolution: gain 1 / √(inputs · kernel²). ``down``: filter, then every second pixel.
+    """The discriminator's convolution: gain 1 / √(inputs · kernel²). `down`: filter, then every second pixel.
 
     clamp: outputs are limited to ±clamp, as networks that were trained in half precision want it; None for no limit.
     """
@@ -125,7 +125,7 @@ class ModulatedConv(nn.Module):
         self.gain, self.up, self.clamp = 1 / math.sqrt(9 * inputs), up, clamp
 
     def forward(self, x: Tensor, w: Tensor, noise: str = "const", generator: torch.Generator | None = None) -> Tensor:
-        """x [n, inputs, h, w], w [n, latent] → [n, outputs, h, w] or twice that. noise: see ``NOISE``."""
+        """x [n, inputs, h, w], w [n, latent] → [n, outputs, h, w] or twice that. noise: see `NOISE`."""
         style = self.affine(w)
         if self.up:
             dense = self.weight.transpose(0, 1)  # a transposed convolution's weight is [inputs, outputs, …]

@@ -37,7 +37,7 @@ def build(entry: Entry) -> StyleGAN2:
 def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names.
 
-    Raises ``CheckpointError`` where there are no files, saying which are wanted.
+    Raises `CheckpointError` where there are no files, saying which are wanted.
     """
     if entry.folder is None:
         raise CheckpointError(
@@ -86,7 +86,7 @@ def gain(name: str, shape: torch.Size) -> float | None:
 
 
 def discriminator(model: Model) -> Discriminator:
-    """The model's discriminator. Raises ``ZooError`` where it has none, saying what to do."""
+    """The model's discriminator. Raises `ZooError` where it has none, saying what to do."""
     found = model.module.discriminator
     if found is None:
         raise ZooError(
@@ -99,9 +99,9 @@ def discriminator(model: Model) -> Discriminator:
 def add_discriminator(model: Model, seed: int = 0) -> None:
     """Give the model a discriminator with fresh weights, in full precision, all of which train beside the adapters.
 
-    Call it after loading and after ``add_adapter``, which would freeze it. It knows nothing yet: expect several hundred
-    steps before the generator learns from it. It is no part of the adapter, so ``save_adapter`` leaves it out; tuning's
-    own checkpoints and ``model.save`` hold it.
+    Call it after loading and after `add_adapter`, which would freeze it. It knows nothing yet: expect several hundred
+    steps before the generator learns from it. It is no part of the adapter, so `save_adapter` leaves it out; tuning's
+    own checkpoints and `model.save` hold it.
     """
     if model.module.discriminator is not None:
         raise ZooError(f"{model.entry.name} has a discriminator already: tune with it")

@@ -16,7 +16,7 @@ HALF = math.sqrt(0.5)
 
 
 class Mapping(nn.Module):
-    """z (and a class) → w: ``fc0`` … with the learning rate multiplier 0.01. inputs 0: the class alone."""
+    """z (and a class) → w: `fc0` … with the learning rate multiplier 0.01. inputs 0: the class alone."""
 
     def __init__(self, inputs: int, classes: int, outputs: int, layers: int, *, average: bool = True) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Mapping(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: ``conv0`` doubles the size (at 4 × 4 the constant stands instead), ``conv1`` keeps it."""
+    """One resolution: `conv0` doubles the size (at 4 × 4 the constant stands instead), `conv1` keeps it."""
 
     def __init__(self, inputs: int, outputs: int, latent: int, size: int, colours: int, clamp: float | None) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Generator(nn.Module):
     ) -> Tensor:
         """z [n, z], labels [n] → images [n, colours, size, size], about [-1, 1].
 
-        psi: truncation, w_avg + psi (w - w_avg), in the first ``cutoff`` layers (None: in all).
+        psi: truncation, w_avg + psi (w - w_avg), in the first `cutoff` layers (None: in all).
         """
         return self.synthesis(self.styles(self.mapping(z, labels), psi, cutoff), noise, generator)
 
@@ -131,7 +131,7 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions, the second to half the size; ``residual``: beside a 1×1 one, scaled to the same variance."""
+    """Two convolutions, the second to half the size; `residual`: beside a 1×1 one, scaled to the same variance."""
 
     def __init__(self, inputs: int, outputs: int, colours: int, clamp: float | None, residual: bool = True) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """4 × 4 features, with the deviation over a group of images as one channel more → ``outputs`` numbers."""
+    """4 × 4 features, with the deviation over a group of images as one channel more → `outputs` numbers."""
 
     def __init__(self, channels: int, outputs: int, clamp: float | None, group: int = 4) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class DiscriminatorEpilogue(nn.Module):
 def with_deviation(x: Tensor, most: int = 4) -> Tensor:
     """x [n, c, h, w] with one channel more: the mean deviation of its features over the images of a group.
 
-    Groups have ``most`` images, or fewer where n is no multiple of that.
+    Groups have `most` images, or fewer where n is no multiple of that.
     """
     n, c, h, w = x.shape
     group = next(size for size in range(min(most, n), 0, -1) if n % size == 0)
@@ -218,7 +218,7 @@ class Discriminator(nn.Module):
 class StyleGAN2(nn.Module):
     """A generator and, where there is one, the discriminator that it was trained against.
 
-    ``config``: see ``config.py``. Called, it generates. ``path_length``: the running mean of path length
+    `config`: see `config.py`. Called, it generates. `path_length`: the running mean of path length
     regularisation, 0 before its first use.
     """
 
@@ -251,5 +251,5 @@ class StyleGAN2(nn.Module):
         )
 
     def forward(self, z: Tensor, labels: Tensor | None = None, **options: Any) -> Tensor:
-        """Images [n, colours, size, size]; see ``Generator.forward``."""
+        """Images [n, colours, size, size]; see `Generator.forward`."""
         return self.generator(z, labels, **options)

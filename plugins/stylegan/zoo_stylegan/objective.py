@@ -33,7 +33,7 @@ def adversarial(
     r1_gamma: float,
     path_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """(what to call ``backward`` on, [discriminator's loss, generator's loss]) of one batch.
+    """(what to call `backward` on, [discriminator's loss, generator's loss]) of one batch.
 
     images [n, c, h, w] in [-1, 1], labels [n], ws [n, num_ws, w]: what to generate from. index: number of the batch:
     R1 falls due at 15, 31, …, path length at 3, 7, …; None: never. seed: of the noise images; None: torch's own state.
@@ -82,14 +82,14 @@ def path_lengths(generator: Generator, ws: Tensor, noise: torch.Generator | None
 
 @torch.no_grad()
 def running_mean(held: Tensor, lengths: Tensor) -> Tensor:
-    """The running mean in ``held`` moved towards the lengths' own; it starts at them."""
+    """The running mean in `held` moved towards the lengths' own; it starts at them."""
     now = lengths.detach().mean().to(held)
     held.copy_(torch.where(held == 0, now, torch.lerp(held, now, PATH_DECAY)))
     return held.detach().clone().float()
 
 
 def mixed(generator: Generator, w: Tensor, other: Tensor | None, crossover: int) -> Tensor:
-    """One w per layer, [n, num_ws, w]; from layer ``crossover`` on those of ``other`` (style mixing)."""
+    """One w per layer, [n, num_ws, w]; from layer `crossover` on those of `other` (style mixing)."""
     ws = generator.styles(w)
     if other is None or crossover >= ws.shape[1]:
         return ws

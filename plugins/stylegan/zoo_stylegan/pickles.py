@@ -28,7 +28,7 @@ _DTYPES = {
 
 
 class Held:
-    """An object of the pickle, as its state. ``kind``: the class's name."""
+    """An object of the pickle, as its state. `kind`: the class's name."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.kind = type(self).__name__
@@ -42,7 +42,7 @@ class Held:
         self.state[key] = value
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of all parameters and buffers, as the module's own ``state_dict`` would name them."""
+        """(name, tensor) of all parameters and buffers, as the module's own `state_dict` would name them."""
         for kind in ("_parameters", "_buffers"):
             for name, value in (self.state.get(kind) or {}).items():
                 if isinstance(value, Tensor):
@@ -70,9 +70,9 @@ class _Number:
 
 
 def read(path: Path) -> dict[str, Held]:
-    """The networks in a file, by the names they have there: ``G``, ``D``, ``G_ema``.
+    """The networks in a file, by the names they have there: `G`, `D`, `G_ema`.
 
-    Raises ``CheckpointError`` for a file that asks for anything to be run, is damaged, or holds no network.
+    Raises `CheckpointError` for a file that asks for anything to be run, is damaged, or holds no network.
     """
     try:
         with path.open("rb") as file:

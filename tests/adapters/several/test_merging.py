@@ -105,14 +105,14 @@ def test_only_weights_that_take_a_delta_are_quantized_again() -> None:
     report = model.merge(bits=4)
     assert [one.name for one in report.weights] == ["fc.weight"]
     assert isinstance(stores(net)["fc.weight"].merged_packed, QuantizedTensor)
-    assert stores(net)["raw"].plain() is stores(net)["raw"].base
-    assert stores(net)["conv.weight"].plain() is stores(net)["conv.weight"].base
+    assert stores(net)["raw"].dense_base() is stores(net)["raw"].base
+    assert stores(net)["conv.weight"].dense_base() is stores(net)["conv.weight"].base
     model.activate("b")  # which applies on top of it all
     middle = out(model, x)
     model.merge("b")  # exactly now
     assert error(out(model, x), middle) < 1e-5
     fc = stores(net)["fc.weight"]
-    assert fc.plain() is None
+    assert fc.dense_base() is None
     again = zoo.LoRA(2, targets=["fc"])
     model.add_adapter("c", again)
     stir_only(model, "c")
@@ -122,7 +122,7 @@ def test_only_weights_that_take_a_delta_are_quantized_again() -> None:
     assert report.error < 1e-5
     model.unmerge()
     assert model.active == ("a", "b", "c")
-    assert fc.plain() is fc.base
+    assert fc.dense_base() is fc.base
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ ROWS: list[Any] = ["b", None, "a", ("a", "c"), "b", {"a": 0.5, "b": -1}]
 
 
 def separately(model: zoo.Model, rows: list[Any], call: Any) -> list[Any]:
-    """What each sample gives when its adapters alone are active: ``call(number)``."""
+    """What each sample gives when its adapters alone are active: `call(number)`."""
     active = dict(model.active_weights)
     found = []
     for number, row in enumerate(rows):

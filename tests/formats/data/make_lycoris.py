@@ -2,8 +2,8 @@
 
     python tests/formats/data/make_lycoris.py        # needs `pip install lycoris-lora`; made with 4.1.3
 
-Each ``lycoris_<name>.safetensors`` is what LyCORIS's ``save_weights`` wrote; ``lycoris_expected.safetensors`` holds the
-model's weights (``base.…``), the input ``x``, and the output that LyCORIS's own layers gave for each adapter.
+Each `lycoris_<name>.safetensors` is what LyCORIS's `save_weights` wrote; `lycoris_expected.safetensors` holds the
+model's weights (`base.…`), the input `x`, and the output that LyCORIS's own layers gave for each adapter.
 """
 
 from __future__ import annotations

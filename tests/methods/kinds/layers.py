@@ -56,7 +56,7 @@ def update_of(holder: Any) -> Any:
 
 
 def peft_parameters(holder: Any) -> dict[str, nn.Parameter]:
-    """PEFT's trained parameters of the layer by their names without the adapter's: ``lora_A.weight``, ``hada_w1_a``."""
+    """PEFT's trained parameters of the layer by their names without the adapter's: `lora_A.weight`, `hada_w1_a`."""
     return {
         name.replace(".default", ""): parameter
         for name, parameter in holder.layer.named_parameters()

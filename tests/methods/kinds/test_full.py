@@ -22,7 +22,7 @@ from .layers import error
 
 
 class Mixed(nn.Module):
-    """Layers with weights of one dimension and biases of many kinds; ``head`` shares its weight with ``embed``."""
+    """Layers with weights of one dimension and biases of many kinds; `head` shares its weight with `embed`."""
 
     def __init__(self) -> None:
         super().__init__()

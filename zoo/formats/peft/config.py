@@ -1,4 +1,4 @@
-"""``adapter_config.json``: an adapter's configuration in PEFT's words, written and read."""
+"""`adapter_config.json`: an adapter's configuration in PEFT's words, written and read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.update import LowRankUpdate
 from zoo.weights.walk import library_modules
 
-# What ``peft_type`` begins with where some of the adapter lies under zoo's own keys, which PEFT would pass over without
+# What `peft_type` begins with where some of the adapter lies under zoo's own keys, which PEFT would pass over without
 # a word: so it refuses the whole, for it knows no such type.
-OWN_TYPE = "ZOO_"
+ZOO_TYPE = "ZOO_"
 
 
 def rank_of(update: Any) -> int:
@@ -31,7 +31,7 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
     """The part of PEFT's configuration that says what the adapter is.
 
     placed: every place that PEFT adapts, with its update. Its rank and scale are written as they are, whatever
-    ``config`` says: a plugin may have chosen others, and a tied weight has those of its first place.
+    `config` says: a plugin may have chosen others, and a tied weight has those of its first place.
     """
     placed = list(placed)
     ranks, alphas = {}, {}

@@ -1,12 +1,12 @@
 """PEFT's names and shapes for what an adapter trains, and ours for what PEFT cannot express.
 
-PEFT, after ``base_model.model.<module path>.``: ``lora_A.weight`` (rank, in, *kernel) and ``lora_B.weight`` (out, rank,
-*ones); for embeddings ``lora_embedding_A`` (rank, rows) and ``lora_embedding_B`` (features, rank); for transformers'
-``Conv1D`` as for linear layers, never transposed; ``lora_magnitude_vector`` (out,), for convolutions (1, out, *ones).
-Of ``nn.MultiheadAttention`` at ``att``: ``att.lora_A.weight`` is that of ``in_proj_weight`` and
-``att.base_layer.out_proj.lora_A.weight`` that of ``out_proj``. Of the raw parameters that ``target_parameters`` names
-in one module, the last one's factors lie at the module, each earlier one's under one more ``.base_layer``. Ours:
-``zoo.<parameter name>.<factor>``, with the weight seen as a matrix as ``zoo.weights.layout.layout_of`` says.
+PEFT, after `base_model.model.<module path>.`: `lora_A.weight` (rank, in, *kernel) and `lora_B.weight` (out, rank,
+*ones); for embeddings `lora_embedding_A` (rank, rows) and `lora_embedding_B` (features, rank); for transformers'
+`Conv1D` as for linear layers, never transposed; `lora_magnitude_vector` (out,), for convolutions (1, out, *ones).
+Of `nn.MultiheadAttention` at `att`: `att.lora_A.weight` is that of `in_proj_weight` and
+`att.base_layer.out_proj.lora_A.weight` that of `out_proj`. Of the raw parameters that `target_parameters` names
+in one module, the last one's factors lie at the module, each earlier one's under one more `.base_layer`. Ours:
+`zoo.<parameter name>.<factor>`, with the weight seen as a matrix as `zoo.weights.layout.layout_of` says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zoo.weights.parameters import parameter_names
 from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
 
 PREFIX = "base_model.model."
-OWN = "zoo."
+ZOO_PREFIX = "zoo."
 WRAPPED = ".base_layer"
 # PEFT adds the update of an attention's out_proj to its weight twice, merged or not (peft 0.14 to 0.21 at least).
 OUT_PROJ = 2.0
@@ -33,11 +33,11 @@ _LORA = re.compile(r"(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|(?P<other>em
 
 
 class Slot(NamedTuple):
-    """Where PEFT keeps the adapter of the weight at ``site``.
+    """Where PEFT keeps the adapter of the weight at `site`.
 
-    kind: "linear", "conv", "embedding", "attention" (its ``in_proj_weight``), "out_proj" (an attention's),
+    kind: "linear", "conv", "embedding", "attention" (its `in_proj_weight`), "out_proj" (an attention's),
     "parameter", "experts" (a raw one of three dimensions), or "" where PEFT adapts no such layer. path: what its keys
-    begin with after ``base_model.model.``. name: what the configuration's targets and patterns call it.
+    begin with after `base_model.model.`. name: what the configuration's targets and patterns call it.
     """
 
     site: ParameterRef
@@ -63,17 +63,17 @@ class Slot(NamedTuple):
 
     @property
     def is_parameter(self) -> bool:
-        """Whether ``target_parameters`` names it, and not ``target_modules``."""
+        """Whether `target_parameters` names it, and not `target_modules`."""
         return self.kind in ("parameter", "experts")
 
     @property
     def inputs_first(self) -> bool:
-        """Whether the weight's rows are what A takes in, as in embeddings and transformers' ``Conv1D``."""
+        """Whether the weight's rows are what A takes in, as in embeddings and transformers' `Conv1D`."""
         return not self.is_parameter and (self.kind == "embedding" or is_hf_conv1d(self.site.layer))
 
 
 def slots(module: nn.Module, parameters: Iterable[str] = ()) -> dict[str, Slot]:
-    """Where PEFT keeps what of a model, by what the keys begin with. parameters: the ``target_parameters``."""
+    """Where PEFT keeps what of a model, by what the keys begin with. parameters: the `target_parameters`."""
     wanted = tuple(parameters)
     found: dict[str, Slot] = {}
     inside: dict[str, str] = {}  # path of a module → the same with what wraps the modules above it
@@ -175,9 +175,9 @@ def magnitude_shape(slot: Slot, shape: torch.Size) -> tuple[int, ...]:
 
 
 def factors_to_file(slot: Slot, A: Tensor, B: Tensor, shape: torch.Size, transposed: bool) -> dict[str, Tensor]:
-    """The file's tensors for a low-rank update, A (rank, inputs) and B (outputs, rank), of a weight of ``shape``.
+    """The file's tensors for a low-rank update, A (rank, inputs) and B (outputs, rank), of a weight of `shape`.
 
-    transposed: the rows of the update's own matrix are its inputs, see ``Layout``.
+    transposed: the rows of the update's own matrix are its inputs, see `Layout`.
     """
     # The same product in the other orientation: (B @ A).T = A.T @ B.T.
     first, second = (A, B) if slot.inputs_first == transposed else (B.t(), A.t())
@@ -198,9 +198,9 @@ def factors_to_file(slot: Slot, A: Tensor, B: Tensor, shape: torch.Size, transpo
 
 
 def factors_from_file(slot: Slot, layout: Layout, shape: torch.Size, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """A (rank, inputs) and B (outputs, rank) of an update with ``layout``, from PEFT's two tensors.
+    """A (rank, inputs) and B (outputs, rank) of an update with `layout`, from PEFT's two tensors.
 
-    Raises ``AdapterError`` that names the weight, what was expected and what was found.
+    Raises `AdapterError` that names the weight, what was expected and what was found.
     """
     if slot.is_parameter:
         outputs, inputs = shape[-2:].numel() // shape[-1], shape[-1]
@@ -218,7 +218,7 @@ def factors_from_file(slot: Slot, layout: Layout, shape: torch.Size, A: Tensor, 
 
 
 def check_shapes(site: ParameterRef, found: Iterable[Tensor], expected: Iterable[tuple[int, ...]]) -> None:
-    """``AdapterError`` where an adapter's tensors have other shapes than its weight wants."""
+    """`AdapterError` where an adapter's tensors have other shapes than its weight wants."""
     got, wanted = [tuple(tensor.shape) for tensor in found], list(expected)
     if got != wanted:
         shown = [" and ".join(map(str, shapes)) for shapes in (got, wanted)]

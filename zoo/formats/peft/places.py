@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
 from zoo.formats.peft import keys
-from zoo.formats.peft.keys import OWN, PREFIX, Slot
+from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.config import Adapter, LoRA
 from zoo.methods.targets import adaptable, match_parameters, matches, path_of
 from zoo.weights.managed_weight import ManagedWeight
@@ -66,9 +66,9 @@ def site_of(reading: Reading, name: str) -> ParameterRef:
 
 
 def place_of(reading: Reading, name: str, full: str) -> tuple[Place, str] | None:
-    """What a key speaks of, and which factor; None for a copy of the base's own. ``AdapterError`` for any other."""
-    if full.startswith(OWN):
-        return _own_key(reading, name, full.removeprefix(OWN))
+    """What a key speaks of, and which factor; None for a copy of the base's own. `AdapterError` for any other."""
+    if full.startswith(ZOO_PREFIX):
+        return _own_key(reading, name, full.removeprefix(ZOO_PREFIX))
     rest = full.removeprefix(PREFIX)
     if rest == full:
         raise _unexpected(name)

@@ -13,7 +13,7 @@ from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
-from zoo.formats.peft.keys import OWN, PREFIX, Slot, check_shapes
+from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot, check_shapes
 from zoo.formats.peft.places import Place, Reading, check_copy, check_values, place_of, reading_of, site_of
 from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
@@ -31,11 +31,11 @@ def updates_of(
 ) -> dict[str, Update]:
     """The updates, by the name of each weight's first place, ready to be attached.
 
-    tensors: the file's, under PEFT's names, with or without ``base_model.model.``, and zoo's own. Raises
-    ``AdapterError`` that names what does not fit.
+    tensors: the file's, under PEFT's names, with or without `base_model.model.`, and zoo's own. Raises
+    `AdapterError` that names what does not fit.
     """
     reading = reading_of(adapters, config, raw)
-    bare = not any(key.startswith((PREFIX, OWN)) for key in tensors)  # as transformers may write them
+    bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
     found: dict[Place, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         full = PREFIX + name if bare else name
@@ -80,7 +80,7 @@ def _from_peft(reading: Reading, group: TiedGroup, path: str, factors: dict[str,
 
 
 def _just(config: Any, name: str) -> Any:
-    """A ranked configuration with the rank and alpha that it has for ``name``, whatever the weight is called."""
+    """A ranked configuration with the rank and alpha that it has for `name`, whatever the weight is called."""
     return replace(config, rank=config.rank_of(name), alpha=config.alpha_of(name), rank_pattern={}, alpha_pattern={})
 
 
@@ -131,7 +131,7 @@ def _from_own(reading: Reading, group: TiedGroup, path: str, factors: dict[str, 
     config = reading.config
     if factors.keys() == {"weight"} and _is_full(reading, path, group):
         config = Full(targets=(path,))
-    update = _injected(reading.adapters, config, group, factors, OWN + path)
+    update = _injected(reading.adapters, config, group, factors, ZOO_PREFIX + path)
     _fill(update, factors)
     return update
 
@@ -157,7 +157,7 @@ _MAKERS = {"peft": _from_peft, "own": _from_own, "full": _in_full}
 def _injected(
     adapters: AdapterSet, config: Adapter, group: TiedGroup, factors: Mapping[str, Tensor], place: str
 ) -> Update:
-    """The update that the kind makes for a weight, whose parameters must be ``factors`` in name and shape.
+    """The update that the kind makes for a weight, whose parameters must be `factors` in name and shape.
 
     It is made without values first: a configuration may claim any size, and only what the file holds is allocated.
     """

@@ -14,7 +14,7 @@ from zoo.adapters.swap import compact
 from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
-from zoo.formats.peft.keys import OWN, PREFIX, Slot
+from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.config import Adapter, LoRA
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.experts import Experts
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def parts_of(module: nn.Module, name: str) -> list[Part]:
-    """What the adapter called ``name`` does to which weights, in module order."""
+    """What the adapter called `name` does to which weights, in module order."""
     parts = []
     for group in tied_groups(module):
         held = group.value
@@ -51,7 +51,7 @@ def parts_of(module: nn.Module, name: str) -> list[Part]:
 
 
 def written(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the tensors of an adapter's file. Raises ``AdapterError`` for what has no file format."""
+    """The configuration and the tensors of an adapter's file. Raises `AdapterError` for what has no file format."""
     if isinstance(config, LoRA):
         config = _plain(config)
     full = [part for part in parts if isinstance(part.update, FullUpdate)]
@@ -73,8 +73,8 @@ def written(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict
     named = [entry for entry in config.modules_to_save or () if entry not in saved.values()]
     if saved or named:
         raw["modules_to_save"] = [*saved, *named]
-    if any(key.startswith(OWN) for key in tensors):
-        raw["peft_type"] = peft_config.OWN_TYPE + raw["peft_type"]
+    if any(key.startswith(ZOO_PREFIX) for key in tensors):
+        raw["peft_type"] = peft_config.ZOO_TYPE + raw["peft_type"]
     return raw, {key: tensor.detach().cpu() for key, tensor in tensors.items()}
 
 
@@ -105,7 +105,7 @@ def _own(part: Part) -> dict[str, Tensor]:
     if isinstance(update, LowRankUpdate):
         A, B = update.pair()
         named = {"lora_A": A, "lora_B": B, **({"magnitude": named["magnitude"]} if "magnitude" in named else {})}
-    return {f"{OWN}{part.name}.{name}": tensor for name, tensor in named.items()}
+    return {f"{ZOO_PREFIX}{part.name}.{name}": tensor for name, tensor in named.items()}
 
 
 def _in_peft(slot: Slot, part: Part) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def _in_peft(slot: Slot, part: Part) -> dict[str, Tensor]:
 def _full(
     module: nn.Module, config: Adapter, parts: list[Part], saved: Mapping[str, str], placed: Iterable[Slot]
 ) -> dict[str, Tensor]:
-    """What is trained fully: in PEFT's terms for biases and the modules in ``saved``, with their buffers."""
+    """What is trained fully: in PEFT's terms for biases and the modules in `saved`, with their buffers."""
     tensors: dict[str, Tensor] = {}
     wrapped = keys.wrapped(placed)
     biases = isinstance(config, LoRA) and config.bias != "none"
@@ -151,7 +151,7 @@ def _full(
 
 
 def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, str]:
-    """The modules that PEFT's ``modules_to_save`` is to name, by path, each with what the configuration calls it.
+    """The modules that PEFT's `modules_to_save` is to name, by path, each with what the configuration calls it.
 
     Those whose parameters are all trained fully; and for tied weights the modules of the other places, because PEFT
     copies each module by itself.
@@ -192,7 +192,7 @@ def _low_rank_slots(module: nn.Module, config: LoRA, parts: list[Part]) -> dict[
 
 
 def _alike(slot: Slot | None, part: Part) -> bool:
-    """Whether PEFT computes the same at ``slot``. It has no magnitudes in attentions, nor of a weight's columns."""
+    """Whether PEFT computes the same at `slot`. It has no magnitudes in attentions, nor of a weight's columns."""
     if slot is None or not isinstance(part.update, DoRAUpdate):
         return slot is not None
     return slot.kind in ("linear", "conv", "embedding") and slot.inputs_first == part.update.transposed
@@ -210,9 +210,9 @@ def _half_attentions(able: Mapping[str, Slot], parts: list[Part]) -> set[str]:
 
 
 def _raw_parameters(module: nn.Module, parts: list[Part], taken: set[str]) -> list[str]:
-    """The names of weights that PEFT's ``target_parameters`` adapts as zoo does.
+    """The names of weights that PEFT's `target_parameters` adapts as zoo does.
 
-    taken: the paths of modules that PEFT adapts as such. Only parameters that no layer's ``weight`` is: who reads that
+    taken: the paths of modules that PEFT adapts as such. Only parameters that no layer's `weight` is: who reads that
     from outside would get it without PEFT's update, and without an error.
     """
     able = [part for part in parts if len(part.sites) == 1 and _is_called(part.sites[0], taken) and _as_matrix(part)]

@@ -31,7 +31,7 @@ class BaseTensors(NamedTuple):
 
 def base_tensors(store: ManagedWeight) -> BaseTensors:
     """The store's base as it is now. Its tensors are looked up at every use and never kept."""
-    dense = store.whole()
+    dense = store.effective_base()
     if dense is not None:
         return BaseTensors(None, store.shape, (dense,))
     packed = store.quantized_base()
@@ -39,7 +39,7 @@ def base_tensors(store: ManagedWeight) -> BaseTensors:
 
 
 def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> Tensor:
-    """The dense base in ``dtype``; a fresh tensor if there is a codec."""
+    """The dense base in `dtype`; a fresh tensor if there is a codec."""
     if codec is None:
         weight = tensors[0]
         return weight if weight.dtype is dtype else weight.to(dtype)
@@ -59,7 +59,7 @@ def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], fa
 
 
 def join(factors: list[Factors], dtype: torch.dtype) -> Factors | None:
-    """Several low-rank updates as one, in ``dtype``; None for none."""
+    """Several low-rank updates as one, in `dtype`; None for none."""
     if not factors:
         return None
     if len(factors) == 1:
@@ -91,7 +91,7 @@ def needs_graph(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Fact
 
 
 def add_product(y: Tensor, first: Tensor, second: Tensor, scale: float) -> Tensor:
-    """y + scale · first @ second, written into ``y``, a tensor of the caller's own, unless a graph needs it."""
+    """y + scale · first @ second, written into `y`, a tensor of the caller's own, unless a graph needs it."""
     if torch.is_grad_enabled():
         return torch.addmm(y, first, second, alpha=scale)
     return y.addmm_(first, second, alpha=scale)

@@ -29,7 +29,7 @@ from zoo.weights.update import Factors
 
 
 class Geometry(NamedTuple):
-    """The arguments of ``aten::convolution`` after the tensors."""
+    """The arguments of `aten::convolution` after the tensors."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -56,7 +56,7 @@ def _pair(factors: Factors, shape: torch.Size, geometry: Geometry) -> tuple[Tens
     """The two kernels, spatial and pointwise, whose composition is the convolution with left @ right.
 
     Spatial: (groups·rank, in / groups, *kernel), transposed (groups·rank, out / groups, *kernel); pointwise: between
-    the group's channels and its rank. Each group runs the same ``right`` and its own rows of ``left``.
+    the group's channels and its rank. Each group runs the same `right` and its own rows of `left`.
     """
     left, right, _ = factors
     rank, groups = right.shape[0], geometry.groups
@@ -71,7 +71,7 @@ def _pair(factors: Factors, shape: torch.Size, geometry: Geometry) -> tuple[Tens
 
 
 def _beside(x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """The update's own output, scale included: two convolutions through ``rank`` channels, ΔW never formed."""
+    """The update's own output, scale included: two convolutions through `rank` channels, ΔW never formed."""
     spatial, pointwise = _pair(factors, shape, geometry)
     if geometry.transposed:
         y = _convolve(_convolve(x, pointwise, None, _pointwise(geometry)), spatial, None, geometry)
@@ -99,7 +99,7 @@ def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors
 class _Convolution(torch.autograd.Function):
     """Saves x, the factors and the base as it is stored; the dense weight is made again in backward.
 
-    Without ``setup_context``, as ``linear``'s function.
+    Without `setup_context`, as `linear`'s function.
     """
 
     @staticmethod
@@ -173,7 +173,7 @@ def _grad_weight(g: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) ->
 def _grad_factors(
     g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of left and right, through ``rank`` channels."""
+    """Gradients of left and right, through `rank` channels."""
     rank, groups, scale = factors.right.shape[0], geometry.groups, factors.scale
     spatial, pointwise = _pair(factors, shape, geometry)
     point = _pointwise(geometry)
@@ -241,7 +241,7 @@ def convolution(store: ManagedWeight, x: Tensor, bias: Tensor | None, geometry: 
 def _scaled(
     store: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.dtype, geometry: Geometry
 ) -> Tensor | None:
-    """As ``convolution``, for an update that scales output and input channels; None where it does anything else."""
+    """As `convolution`, for an update that scales output and input channels; None where it does anything else."""
     if geometry.groups != 1 or geometry.transposed != store.layout.transposed:
         return None
     scaling = store.scaling()
@@ -272,7 +272,7 @@ def _spread(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:
 
 
 def conv(n: int):  # type: ignore[no-untyped-def]
-    """The replacement of ``torch.nn.functional.conv{n}d``, taking a store where that takes the weight."""
+    """The replacement of `torch.nn.functional.conv{n}d`, taking a store where that takes the weight."""
 
     def convnd(  # type: ignore[no-untyped-def]
         store: ManagedWeight, input: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
@@ -297,7 +297,7 @@ def conv(n: int):  # type: ignore[no-untyped-def]
 
 
 def conv_transpose(n: int):  # type: ignore[no-untyped-def]
-    """The replacement of ``torch.nn.functional.conv_transpose{n}d``, taking a store where that takes the weight."""
+    """The replacement of `torch.nn.functional.conv_transpose{n}d`, taking a store where that takes the weight."""
 
     def conv_transposend(  # type: ignore[no-untyped-def]
         store: ManagedWeight,

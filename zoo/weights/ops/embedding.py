@@ -20,7 +20,7 @@ RENORM = (
 
 
 def refuse_renorm(*args: Any, max_norm: float | None = None, **kwargs: Any) -> None:
-    """``embedding_bag`` goes by the dense weight; ``WeightError`` for ``max_norm``, as with ``embedding``."""
+    """`embedding_bag` goes by the dense weight; `WeightError` for `max_norm`, as with `embedding`."""
     if max_norm is not None or (len(args) > 3 and args[3] is not None):
         raise WeightError(RENORM)
 
@@ -34,15 +34,15 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """``torch.nn.functional.embedding`` over a managed weight. index: (...) → (..., features).
+    """`torch.nn.functional.embedding` over a managed weight. index: (...) → (..., features).
 
-    Raises ``WeightError`` for ``max_norm``, which would rewrite the weight in place.
+    Raises `WeightError` for `max_norm`, which would rewrite the weight in place.
     """
     if max_norm is not None:
         raise WeightError(RENORM)
     updates = store.active_updates()
     found = store.factors()
-    dense = store.whole()
+    dense = store.effective_base()
     general = len(store.shape) != 2 or transforms_active() or scale_grad_by_freq
     general = general or (store.training and any(update.dropout for update in updates))
     if found is None or general:
@@ -67,7 +67,7 @@ def embedding(
 
 
 def _rows(store: ManagedWeight, index: Tensor) -> Tensor:
-    """The packed base's rows at ``index``: (...) → (..., features)."""
+    """The packed base's rows at `index`: (...) → (..., features)."""
     packed = store.quantized_base()
     width = packed.shape[1]
     rows = getattr(packed.codec, "rows", None)

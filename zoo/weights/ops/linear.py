@@ -27,7 +27,7 @@ from zoo.weights.update import Factors
 
 
 def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor:
-    """x @ W.T + bias, or with ``flip`` x @ W + bias. x: (..., in) → (..., out)."""
+    """x @ W.T + bias, or with `flip` x @ W + bias. x: (..., in) → (..., out)."""
     codec, shape, tensors = base
     rows, columns = shape
     if factors is not None and prefer_folding(_positions(x), rows, columns, x.dtype):
@@ -43,7 +43,7 @@ def _positions(x: Tensor) -> int:
 
 
 def add_low_rank(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
-    """y + scale · (x @ right.T) @ left.T, or with ``flip`` (x @ left) @ right: the update without forming ΔW."""
+    """y + scale · (x @ right.T) @ left.T, or with `flip` (x @ left) @ right: the update without forming ΔW."""
     left, right, scale = factors
     down, up = (left, right) if flip else (right.t(), left.t())
     hidden = x.reshape(-1, x.shape[-1]).mm(down)  # (positions, rank)
@@ -53,8 +53,8 @@ def add_low_rank(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
 class _Linear(torch.autograd.Function):
     """Saves x, the factors and the base as it is stored; the dense weight is made again in backward.
 
-    In the form without ``setup_context``, which would cost a small layer more than its arithmetic; only functorch's
-    transforms need that form, and ``linear`` goes another way under them.
+    In the form without `setup_context`, which would cost a small layer more than its arithmetic; only functorch's
+    transforms need that form, and `linear` goes another way under them.
     """
 
     @staticmethod
@@ -123,13 +123,13 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(store: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False) -> Tensor | None:
-    """x @ W.T + bias for a two-dimensional weight (``flip``: x @ W + bias). x: (..., in) → (..., out).
+    """x @ W.T + bias for a two-dimensional weight (`flip`: x @ W + bias). x: (..., in) → (..., out).
 
     None where only the dense weight serves, or only the library's own error (mixed types, scalars).
     """
     if len(store.shape) != 2 or not x.dim():
         return None
-    plain, updates = store.whole(), store.active_updates()
+    plain, updates = store.effective_base(), store.active_updates()
     dtype = store.dtype if plain is None else plain.dtype
     cast = compute_dtype(x, dtype)
     if cast is not None:
@@ -163,7 +163,7 @@ def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors |
 
 
 def _scaled(store: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.dtype, flip: bool) -> Tensor | None:
-    """As ``linear``, for an update that scales outputs and inputs; None where it does anything else."""
+    """As `linear`, for an update that scales outputs and inputs; None where it does anything else."""
     scaling = store.scaling()
     if scaling is None:
         return None
@@ -179,7 +179,7 @@ def _scaled(store: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.d
 
 
 def addmm(store: ManagedWeight, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
-    """bias + x @ W for a one-dimensional bias, as transformers' ``Conv1D`` computes it; None for any other form."""
+    """bias + x @ W for a one-dimensional bias, as transformers' `Conv1D` computes it; None for any other form."""
     if beta != 1 or alpha != 1 or bias.dim() != 1 or x.dim() != 2 or len(store.shape) != 2:
         return None
     return linear(store, x, bias, flip=True)

@@ -20,7 +20,7 @@ Path = Callable[..., Tensor | None]
 
 
 def _store(value: Any) -> Any:
-    """The store behind a stand-in; None for anything else, and for one that is cut from the graph (``weight.data``)."""
+    """The store behind a stand-in; None for anything else, and for one that is cut from the graph (`weight.data`)."""
     store = getattr(value, "_zoo_store", None)
     return None if store is None or value._zoo_detached else store
 
@@ -32,7 +32,7 @@ def _dense(tree: Any) -> Any:
 
 
 def _by_name(path: Path, *names: str) -> Path:
-    """``path`` with its leading arguments ``names`` given by position or by keyword, as torch allows."""
+    """`path` with its leading arguments `names` given by position or by keyword, as torch allows."""
 
     def named(*args: Any, **kwargs: Any) -> Tensor | None:
         if len(args) < len(names):
@@ -46,7 +46,7 @@ def _by_name(path: Path, *names: str) -> Path:
 
 
 def _with_store(op: Callable[..., Tensor | None]) -> Path:
-    """A path for ``op(input, weight, …)``: the second argument must be the managed weight, and the first none.
+    """A path for `op(input, weight, …)`: the second argument must be the managed weight, and the first none.
 
     A managed bias is small, and goes in as the tensor that it stands for.
     """
@@ -96,7 +96,7 @@ def recomputed(func: Callable[..., Any]) -> Path:
             return None
         leaves = tree_leaves((args, kwargs))
         held = [leaf._zoo_store for leaf in leaves if isinstance(leaf, LazyWeight)]
-        if all(store.ready() for store in held):
+        if all(store.is_dense() for store in held):
             return None  # the dense weights are there anyway
         if not any(getattr(leaf, "requires_grad", False) for leaf in leaves):
             return None
@@ -112,7 +112,7 @@ def recomputed(func: Callable[..., Any]) -> Path:
 
 
 def _or_recomputed(path: Path, func: Callable[..., Any]) -> Path:
-    """``path``, and for the forms that it does not serve ``func`` on dense weights that are not kept."""
+    """`path`, and for the forms that it does not serve `func` on dense weights that are not kept."""
     again = recomputed(func)
 
     def both(*args: Any, **kwargs: Any) -> Any:

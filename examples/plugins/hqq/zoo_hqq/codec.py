@@ -1,8 +1,8 @@
 """HQQ's codes, scales and zeros of a weight as plain tensors, and back (https://dropbox.github.io/hqq_blog).
 
-The weight is taken as a flat row of values, whatever its shape, cut into groups of ``block_size``. Group g stores codes
-c in 0 … 2^bits - 1, and w ≈ (c - zero_g) · scale_g. The library finds scale and zero (``hqq.core.quantize.Quantizer``)
-and packs the codes (``hqq.core.bitpack``); nothing of it but those two is used, and none of its layers.
+The weight is taken as a flat row of values, whatever its shape, cut into groups of `block_size`. Group g stores codes
+c in 0 … 2^bits - 1, and w ≈ (c - zero_g) · scale_g. The library finds scale and zero (`hqq.core.quantize.Quantizer`)
+and packs the codes (`hqq.core.bitpack`); nothing of it but those two is used, and none of its layers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SECOND = 128  # scales, and zeros, that share a second scale and zero
 
 @dataclass(frozen=True)
 class HQQ:
-    """Unpacks a weight. Tensors: codes, then scale and zero, float32; with ``double`` each of the two is 8 bit with
-    ``_range`` (blocks, 2) of its own: the lowest value of each block of 128 and the step, the scales' as logarithms.
+    """Unpacks a weight. Tensors: codes, then scale and zero, float32; with `double` each of the two is 8 bit with
+    `_range` (blocks, 2) of its own: the lowest value of each block of 128 and the step, the scales' as logarithms.
     """
 
     bits: int
@@ -34,7 +34,7 @@ class HQQ:
     scheme: str = "hqq"
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The dense weight of ``shape``, computed in float32 or better."""
+        """The dense weight of `shape`, computed in float32 or better."""
         codes = tensors[0]
         scale, zero = self.scales(tensors[1:])
         wide = torch.promote_types(dtype, torch.float32)
@@ -53,7 +53,7 @@ class HQQ:
 def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.QuantizedTensor:
     """Quantize a weight of any shape on its own device. double: scales and zeros in 8 bit too.
 
-    Raises ``zoo.QuantizationError`` for widths that the library does not store, integers, NaN and Inf.
+    Raises `zoo.QuantizationError` for widths that the library does not store, integers, NaN and Inf.
     """
     if bits not in BITS:
         raise zoo.QuantizationError(f"scheme 'hqq' stores {', '.join(map(str, BITS))} bits, got bits={bits}")
@@ -88,7 +88,7 @@ def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.Quanti
 
 
 def _fit(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero of each row of ``groups`` (n, block), float32 (n,), as the library's half-quadratic solver finds
+    """Scale and zero of each row of `groups` (n, block), float32 (n,), as the library's half-quadratic solver finds
     them.
 
     Its thresholds are absolute and would flatten weights below 1e-4, so every group is brought to a largest value of
@@ -129,7 +129,7 @@ def _from_bytes(codes: Tensor, ranges: Tensor) -> Tensor:
 
 
 def _on_meta(codec: HQQ, values: int) -> dict[str, Tensor]:
-    """Tensors of the shapes that ``pack`` gives a weight of so many values."""
+    """Tensors of the shapes that `pack` gives a weight of so many values."""
     groups = -(-values // codec.block_size)
     rows = -(-groups // ROWS[codec.bits])
     kind = torch.int32 if codec.bits == 3 else torch.uint8

@@ -1,4 +1,4 @@
-"""PEFT's tuners for zoo: ``zoo.load("gpt", bits=4, lora=zoo_peft.Peft(peft.OFTConfig(oft_block_size=8)))``."""
+"""PEFT's tuners for zoo: `zoo.load("gpt", bits=4, lora=zoo_peft.Peft(peft.OFTConfig(oft_block_size=8)))`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Peft``: any of PEFT's configurations as an adapter of zoo's."""
+"""`Peft`: any of PEFT's configurations as an adapter of zoo's."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ELSEWHERE = ("exclude_modules", "layers_to_transform", "layers_pattern")
 class Peft(zoo.Adapter):
     """One of PEFT's configurations, for zoo to apply.
 
-    config: a ``peft.OFTConfig``, ``peft.IA3Config``, …; ``zoo_peft.kinds`` has the list. Ranks and other patterns by
+    config: a `peft.OFTConfig`, `peft.IA3Config`, …; `zoo_peft.kinds` has the list. Ranks and other patterns by
         name hold.
-    targets: which weights, as in ``zoo.LoRA``; by default what ``config.target_modules`` says, and if it says nothing
+    targets: which weights, as in `zoo.LoRA`; by default what `config.target_modules` says, and if it says nothing
         the model's own targets.
-    modules_to_save: what trains fully beside it; by default what ``config.modules_to_save`` says.
+    modules_to_save: what trains fully beside it; by default what `config.modules_to_save` says.
 
-    Raises ``zoo.AdapterError`` for a configuration that is no function of single weights, with the reason.
+    Raises `zoo.AdapterError` for a configuration that is no function of single weights, with the reason.
     """
 
     config: Any
@@ -54,13 +54,13 @@ class Peft(zoo.Adapter):
         super().__post_init__()
 
     def to_peft(self) -> dict[str, Any]:
-        """The fields; ``config`` as PEFT itself writes it."""
+        """The fields; `config` as PEFT itself writes it."""
         fields = {name: list(v) if isinstance(v, tuple) else v for name, v in self._asked().items()}
         return {"peft_type": "PEFT", **fields, "config": _plain(self.config.to_dict())}
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """The reverse of ``to_peft``. Raises ``zoo.AdapterError`` for a configuration that PEFT cannot read."""
+        """The reverse of `to_peft`. Raises `zoo.AdapterError` for a configuration that PEFT cannot read."""
         from peft import PeftConfig
 
         config = raw.get("config")

@@ -31,7 +31,7 @@ REFUSED = {
 
 
 def kind_of(config: Any) -> str:
-    """The configuration's ``peft_type`` as a plain string."""
+    """The configuration's `peft_type` as a plain string."""
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 

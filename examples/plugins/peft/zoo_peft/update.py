@@ -2,7 +2,7 @@
 
 PEFT puts its tuner on a plain torch layer of the weight's shape, in a module in which that layer has the weight's path,
 so that what a configuration says by name holds. The stand-in's weight is then thrown away: the tuner's parameters are
-the update's, and its ``get_delta_weight`` says what to do with the weight that comes in.
+the update's, and its `get_delta_weight` says what to do with the weight that comes in.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 def tuner_update(name: str, weight: Any, config: Peft) -> zoo.Update:
     """The update that PEFT's tuner makes of one weight.
 
-    name: the parameter's. weight: a stand-in, see ``zoo.plugin.hookspecs.inject_adapter``. Raises
-    ``zoo.AdapterError`` that names the weight where PEFT has no such tuner for its shape.
+    name: the parameter's. weight: a stand-in, see `zoo.plugin.hookspecs.inject_adapter`. Raises
+    `zoo.AdapterError` that names the weight where PEFT has no such tuner for its shape.
     """
     kind = kind_of(config.config)
     view = View(weight.layout, weight.shape, kind in EMBEDDINGS)
@@ -49,7 +49,7 @@ def tuner_update(name: str, weight: Any, config: Peft) -> zoo.Update:
 
 
 def _tuned(layer: nn.Module, path: str, config: Any) -> nn.Module:
-    """PEFT's tuner around ``layer``, put there by PEFT in a module in which the layer is at ``path``."""
+    """PEFT's tuner around `layer`, put there by PEFT in a module in which the layer is at `path`."""
     import peft
 
     *outer, last = path.split(".")
@@ -87,7 +87,7 @@ class View:
         return weight.transpose(0, 1) if self.swapped else weight
 
     def back(self, weight: Tensor) -> Tensor:
-        """The reverse of ``of``."""
+        """The reverse of `of`."""
         return (weight.transpose(0, 1) if self.swapped else weight).reshape(self.shape)
 
     def layer(self, weight: Tensor) -> nn.Module:
@@ -152,7 +152,7 @@ class Turned(zoo.Update):
         return ((W.flatten(1) @ rotation.t()) * scale.view(-1, 1)).view(W.shape)
 
     def for_bias(self, shape: torch.Size) -> zoo.Update | None:
-        """For IA3, which scales all that a layer gives out unless it is one of ``feedforward_modules``."""
+        """For IA3, which scales all that a layer gives out unless it is one of `feedforward_modules`."""
         if self.peft_kind != "IA3" or self.tuner.is_feedforward or shape.numel() != _of(self.tuner.ia3_l).numel():
             return None
         return Bias(self)
@@ -176,7 +176,7 @@ class Bias(zoo.Update):
 
 
 def _turned_in_blocks(W: Tensor, turn: Tensor, size: int) -> Tensor:
-    """W @ turn for a ``turn`` that is zero outside of its diagonal blocks of ``size``: these alone are multiplied."""
+    """W @ turn for a `turn` that is zero outside of its diagonal blocks of `size`: these alone are multiplied."""
     n = len(turn) // size
     blocks = turn.unflatten(1, (n, size)).unflatten(0, (n, size)).diagonal(dim1=0, dim2=2)  # (size, size, n)
     return torch.einsum("oni,ijn->onj", W.reshape(len(W), n, size), blocks).reshape(W.shape)

@@ -1,4 +1,4 @@
-"""The adapter kind ``sketch``: ``zoo.load(name, lora=zoo_sketch.Sketch(), bits=4)``."""
+"""The adapter kind `sketch`: `zoo.load(name, lora=zoo_sketch.Sketch(), bits=4)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Sketch(zoo.Adapter):
     targets: which weights: suffixes of parameter paths, a regular expression, "all", or None for the model's default.
     side: "outputs" or "inputs", of the layer that the weight belongs to.
 
-    The method is that of arXiv 2205.05638, applied to the weight itself. Raises ``zoo.AdapterError``.
+    The method is that of arXiv 2205.05638, applied to the weight itself. Raises `zoo.AdapterError`.
     """
 
     kind: ClassVar[str] = "sketch"  # the plugin's name, too

@@ -1,4 +1,4 @@
-"""The architecture ``sketch``: its hooks. What is heavy is imported inside them."""
+"""The architecture `sketch`: its hooks. What is heavy is imported inside them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _CODES = bytes(CHARACTERS.index(byte if byte in CHARACTERS else b"?") for byte i
 
 
 class Sketch(nn.Module):
-    """Predicts the next character from the last ``context`` ones with two layers over their embeddings."""
+    """Predicts the next character from the last `context` ones with two layers over their embeddings."""
 
     def __init__(self, context: int = 16, width: int = 32, hidden: int = 256) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class Sketch(nn.Module):
         self.out = nn.Linear(hidden, len(CHARACTERS))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """int64 ``[n, t]`` → logits ``[n, 96]``."""
+        """int64 `[n, t]` → logits `[n, 96]`."""
         embedded = self.embed(tokens).flatten(1)  # [n, t·w]
         return self.out(F.gelu(self.hidden(embedded)))
 
 
 def build(config: dict[str, Any]) -> Sketch:
-    """The module of a configuration, in evaluation mode. zoo calls this with parameters on ``meta``."""
+    """The module of a configuration, in evaluation mode. zoo calls this with parameters on `meta`."""
     return Sketch(**{key: value for key, value in config.items() if key != "model_type"}).eval()
 
 
@@ -46,7 +46,7 @@ def untrained(config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def encode(text: str) -> Tensor:
-    """A text's characters: int64 ``[len(text)]``."""
+    """A text's characters: int64 `[len(text)]`."""
     codes = bytearray(text.encode("ascii", "replace").translate(_CODES))
     return torch.frombuffer(codes, dtype=torch.uint8).long() if codes else torch.empty(0, dtype=torch.int64)
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def sample(model: zoo.Model, request: zoo.SampleRequest) -> zoo.Samples:
-    """``request.n`` texts that go on from a prompt.
+    """`request.n` texts that go on from a prompt.
 
-    Options: ``prompt``; ``length``, how many characters; ``temperature``, 0 for the likeliest one each time.
+    Options: `prompt`; `length`, how many characters; `temperature`, 0 for the likeliest one each time.
     """
     options = request.take(prompt="", length=80, temperature=1.0)
     if options["length"] < 1 or options["temperature"] < 0:

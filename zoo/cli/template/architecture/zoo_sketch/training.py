@@ -20,9 +20,9 @@ _EVALUATED = 4096  # predictions at most
 
 
 def batches(model: zoo.Model, data: Any, request: zoo.BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """Batches of ``tokens`` int64 ``[n, context + 1]``: the last one is to be predicted from the others.
+    """Batches of `tokens` int64 `[n, context + 1]`: the last one is to be predicted from the others.
 
-    data: None ("text:english"), another name that ``zoo.data.text`` knows, a text file, a folder, texts.
+    data: None ("text:english"), another name that `zoo.data.text` knows, a text file, a folder, texts.
     """
     return stream({"tokens": _windows(model, data, request.split)}, request)
 
@@ -34,7 +34,7 @@ def loss(model: zoo.Model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def evaluate(model: zoo.Model, data: Any) -> dict[str, float]:
-    """``bits_per_character`` of held-out text (6.6: a uniform guess), and ``accuracy``, the share guessed right."""
+    """`bits_per_character` of held-out text (6.6: a uniform guess), and `accuracy`, the share guessed right."""
     windows = _windows(model, data, "test")
     windows = windows[:: max(1, len(windows) // _EVALUATED)][:_EVALUATED].to(model.device)
     logits, last = model.module(windows[:, :-1]).float(), windows[:, -1]
@@ -45,6 +45,6 @@ def evaluate(model: zoo.Model, data: Any) -> dict[str, float]:
 
 
 def _windows(model: zoo.Model, data: Any, split: str) -> Tensor:
-    """Every stretch of context + 1 characters, as a view ``[m, context + 1]``."""
+    """Every stretch of context + 1 characters, as a view `[m, context + 1]`."""
     text = "\n\n".join(text_data(data, split=split))
     return encode(text).unfold(0, model.entry.config["context"] + 1, 1)

@@ -1,4 +1,4 @@
-"""The quantizer ``sketch``: ``zoo.load(name, bits=zoo.Quantization(bits=3, scheme="sketch"))``."""
+"""The quantizer `sketch`: `zoo.load(name, bits=zoo.Quantization(bits=3, scheme="sketch"))`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Blocks:
     scheme: str = "sketch"
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The dense weight from ``planes`` uint8 ``[g, k]`` and ``scales`` float32 ``[blocks, 1]``."""
+        """The dense weight from `planes` uint8 `[g, k]` and `scales` float32 `[blocks, 1]`."""
         planes, scales = tensors
         places = torch.arange(8, dtype=torch.uint8, device=planes.device)
         bits = (planes[:, None] >> places[:, None]) & 1  # [g, 8, k]
@@ -33,9 +33,9 @@ class Blocks:
 
 
 def pack(weight: Tensor, scheme: zoo.Quantization) -> zoo.QuantizedTensor:
-    """A weight of any shape, packed. Works on ``meta`` too: `zoo info --bits` builds models without weights.
+    """A weight of any shape, packed. Works on `meta` too: `zoo info --bits` builds models without weights.
 
-    Raises ``zoo.QuantizationError`` for bits and block sizes that there are not, and for weights that are not finite.
+    Raises `zoo.QuantizationError` for bits and block sizes that there are not, and for weights that are not finite.
     """
     if not 2 <= scheme.bits <= 8:
         raise zoo.QuantizationError(f"scheme 'sketch' has 2 to 8 bits, got bits={scheme.bits}")
