@@ -1,4 +1,11 @@
-"""zoo's own codecs: nf4 and fp4, row-wise int8, dynamic 8 bit, and stored floats, on bitsandbytes' kernels."""
+"""Built-in codecs: nf4 and fp4, row-wise int8, dynamic 8 bit, and stored floats, on bitsandbytes' kernels.
+
+Notation for shapes:
+    N       values in the weight
+    blocks  ⌈N / block_size⌉, each with a scale of its own
+    M, K    the weight seen as a matrix: its first dimension that is not 1, and all the others
+    n       rows to look up
+"""
 
 from __future__ import annotations
 
@@ -14,20 +21,20 @@ from zoo.errors import QuantizationError
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
 
-SCALE_BLOCK = 256  # blocks of scales that share a second scale; bitsandbytes fixes it
-CHUNK = 1 << 18  # values quantized to 8 bit at once: bounds the temporaries
-PIECE = 1 << 16  # values quantized to 4 bit at once: a multiple of every block size, and stays in the cache
+SCALE_BLOCK = 256  # scales that share a second scale; fixed by bitsandbytes
+CHUNK = 1 << 18  # values quantized to 8 bit at once: bounds the temporary tensors
+PIECE = 1 << 16  # values quantized to 4 bit at once: a multiple of every block size, and small enough for the cache
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# diffusers imports bitsandbytes as well, and at every import that warns of an optional kernel package.
+# diffusers imports bitsandbytes as well, which at every import warns about an optional kernel package.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-_loaded = False  # and not functools.cache: torch.compile reads a flag, and would trace the import
+_loaded = False  # not functools.cache: torch.compile can read a flag, but would trace the import
 
 
 def kernels():  # type: ignore[no-untyped-def]
-    """`torch.ops.bitsandbytes`, imported when the first weight is packed or unpacked."""
+    """Return `torch.ops.bitsandbytes`, imported when the first weight is quantized or dequantized."""
     global _loaded
     if not _loaded:
         import bitsandbytes  # noqa: F401
@@ -36,11 +43,11 @@ def kernels():  # type: ignore[no-untyped-def]
     return torch.ops.bitsandbytes
 
 
-_MAPS: dict[torch.device, Tensor] = {}  # a plain dict: torch.compile reads it as it is
+_MAPS: dict[torch.device, Tensor] = {}  # a plain dict, which torch.compile can read
 
 
 def dynamic_map(device: torch.device) -> Tensor:
-    """The 256 values of bitsandbytes' dynamic 8-bit type, float32, made once per device."""
+    """Return the values of bitsandbytes' dynamic 8-bit type, float32 (256,), built once per device."""
     code = _MAPS.get(device)
     if code is None:
         kernels()
@@ -52,7 +59,11 @@ def dynamic_map(device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class FourBit:
-    """nf4 or fp4 in blocks. Tensors: packed, scales; with `double`: packed, scales (8 bit), scales2, offset."""
+    """nf4 or fp4 in blocks.
+
+    Tensors: packed uint8 (⌈N / 2⌉, 1), two codes per byte, and scales float32 (blocks,). With `double`: packed, scales
+    uint8 (blocks,), scales2 float32 (⌈blocks / 256⌉,) and offset float32 (1,).
+    """
 
     scheme: str
     block_size: int
@@ -60,65 +71,72 @@ class FourBit:
     bits: int = 4
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the dense weight; see `Codec.unpack`."""
         ops = kernels()
         if self.double:
             packed, scales8, scales2, offset = tensors
             code = dynamic_map(packed.device)
+            # (blocks,)
             scales = ops.dequantize_blockwise.default(scales8, scales2, code, SCALE_BLOCK, torch.float32) + offset
         else:
             packed, scales = tensors
         block = self.block_size
         if block >= 2048 and packed.device.type == "cpu":
-            # bitsandbytes leaves its kernel for these on AVX-512; the same scale twice over is the same weight.
+            # On AVX-512 bitsandbytes has no fast kernel for these sizes; repeated scales give the same weight.
             scales = scales.repeat_interleave(block // 1024)
             block = 1024
-        kernel_type = dtype if dtype in KERNEL_TYPES else torch.float32
-        # A flat, even length keeps the kernel on its fast path whatever the weight's own shape is.
-        flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_type)
+        kernel_dtype = dtype if dtype in KERNEL_DTYPES else torch.float32
+        # A flat, even length keeps the kernel on its fast path for any shape of the weight.
+        flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_dtype)
         size = shape.numel()
         flat = flat.view(-1)
         if flat.numel() != size:
             flat = flat[:size]
-        return flat.view(shape) if kernel_type is dtype else flat.view(shape).to(dtype)
+        return flat.view(shape) if kernel_dtype is dtype else flat.view(shape).to(dtype)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Rows `index` (n,) of the weight seen as (rows, width) → (n, width), without unpacking the others.
+        """Return rows `index` (n,) of the weight seen as (rows, width), without dequantizing the others.
 
-        None where rows do not start at block boundaries.
+        Returns:
+            (n, width); None if rows do not start at block boundaries.
         """
         if width % self.block_size:
             return None
         ops = kernels()
-        packed = tensors[0].view(-1, width // 2)[index].reshape(-1, 1)
-        blocks = width // self.block_size
-        which = (index[:, None] * blocks + torch.arange(blocks, device=index.device)).view(-1)
+        packed = tensors[0].view(-1, width // 2)[index].reshape(-1, 1)  # (n · width / 2, 1)
+        blocks = width // self.block_size  # per row
+        chosen = (index[:, None] * blocks + torch.arange(blocks, device=index.device)).view(-1)  # (n · blocks,)
         if self.double:
             _, scales8, scales2, offset = tensors
-            scales = dynamic_map(packed.device)[scales8[which].int()] * scales2[which // SCALE_BLOCK] + offset
+            scales = dynamic_map(packed.device)[scales8[chosen].int()] * scales2[chosen // SCALE_BLOCK] + offset
         else:
-            scales = tensors[1][which]
+            scales = tensors[1][chosen]
         block = self.block_size
         if block >= 2048 and packed.device.type == "cpu":
             scales, block = scales.repeat_interleave(block // 1024), 1024
-        kernel_type = dtype if dtype in KERNEL_TYPES else torch.float32
-        flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_type)
+        kernel_dtype = dtype if dtype in KERNEL_DTYPES else torch.float32
+        flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_dtype)
         return flat.view(index.numel(), width).to(dtype)
 
 
 @dataclass(frozen=True)
 class Int8Rows:
-    """8 bit with one float32 scale per row of the weight seen as a matrix. Tensors: values (int8), scales."""
+    """8 bit with one scale per row of the weight seen as a matrix.
+
+    Tensors: values int8 (M, K), scales float32 (M,).
+    """
 
     scheme: str = "int8"
     bits: int = 8
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the dense weight; see `Codec.unpack`."""
         values, scales = tensors
-        wide = torch.promote_types(dtype, torch.float32)
-        return (values.to(wide) * (scales / 127).unsqueeze(1)).to(dtype).view(shape)
+        compute_dtype = torch.promote_types(dtype, torch.float32)
+        return (values.to(compute_dtype) * (scales / 127).unsqueeze(1)).to(dtype).view(shape)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Rows `index` (n,) → (n, width); None where the weight's own rows have another width."""
+        """Return rows `index` (n,) as (n, width); None if the weight's rows have another width."""
         values, scales = tensors
         if values.shape[1] != width:
             return None
@@ -127,40 +145,53 @@ class Int8Rows:
 
 @dataclass(frozen=True)
 class Dynamic8:
-    """8 bit in blocks with a non-linear map (arXiv 1511.04561). Tensors: values (uint8), scales."""
+    """8 bit in blocks with a non-linear map (arXiv 1511.04561).
+
+    Tensors: values uint8 (the weight's shape), scales float32 (blocks,).
+    """
 
     block_size: int
     scheme: str = "dynamic8"
     bits: int = 8
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the dense weight; see `Codec.unpack`."""
         values, scales = tensors
         code = dynamic_map(values.device)
-        kernel_type = dtype if dtype in KERNEL_TYPES else torch.float32
-        flat = kernels().dequantize_blockwise.default(values, scales, code, self.block_size, kernel_type)
+        kernel_dtype = dtype if dtype in KERNEL_DTYPES else torch.float32
+        flat = kernels().dequantize_blockwise.default(values, scales, code, self.block_size, kernel_dtype)
         return flat.view(shape).to(dtype)
 
 
 @dataclass(frozen=True)
 class StoredFloat:
-    """A weight kept in another float type than the one it computes in. Tensors: values."""
+    """A weight stored in another float dtype than the one it computes in.
+
+    Tensors: values (the weight's shape).
+    """
 
     scheme: str
     bits: int
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the dense weight; see `Codec.unpack`."""
         return tensors[0].to(dtype, copy=True)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Rows `index` (n,) → (n, width)."""
+        """Return rows `index` (n,) as (n, width)."""
         return tensors[0].view(-1, width)[index].to(dtype)
 
 
 def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None) -> QuantizedTensor:
-    """Quantize one weight with a scheme of zoo's own, on the device where it lies.
+    """Quantize one weight with a built-in scheme, on its own device.
 
-    weight: any shape, floating point, finite. dtype: the type that comes out again (default: the weight's).
-    Raises `QuantizationError` for a weight with NaN or Inf, an integer weight, and a scheme that is not zoo's.
+    Args:
+        weight: Any shape, floating point, finite.
+        scheme: How to store it.
+        dtype: The dtype of the dequantized weight; by default the weight's own.
+
+    Raises:
+        QuantizationError: the weight holds NaN, Inf or integers, or the scheme is not built in.
     """
     if not scheme.builtin:
         raise unknown_scheme(scheme.scheme)
@@ -170,15 +201,15 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     weight = weight.detach()
     name = str(scheme.scheme)
     if name in FLOATS:
-        # A copy even where the type is the same: the weight may be a view of a mapped file.
+        # A copy even if the dtype is the same: the weight may be a view of a memory-mapped file.
         values = weight.to(FLOATS[name], copy=True, memory_format=torch.contiguous_format)
-        _require_room(weight, values)
+        _require_no_overflow(weight, values)
         return QuantizedTensor(StoredFloat(name, scheme.bits), weight.shape, dtype, {"values": values})
     if name == "int8":
         return _pack_int8(weight, dtype)
     if name == "dynamic8":
         code = dynamic_map(weight.device)
-        source = weight.contiguous() if weight.dtype in KERNEL_TYPES else weight.float().contiguous()
+        source = weight.contiguous() if weight.dtype in KERNEL_DTYPES else weight.float().contiguous()
         _require_finite(source)
         values, scales = kernels().quantize_blockwise.default(source, code, scheme.block_size)
         return QuantizedTensor(Dynamic8(scheme.block_size), weight.shape, dtype, {"values": values, "scales": scales})
@@ -186,20 +217,20 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
 
 
 def _require_finite(values: Tensor) -> None:
-    """Raise `QuantizationError` for NaN and Inf. No temporary: both show in the extremes."""
+    """Raise `QuantizationError` for NaN and Inf, without a temporary tensor: both show in the extremes."""
     if values.device.type == "meta" or not values.numel():
         return
     if not bool(torch.isfinite(values.amax()) & torch.isfinite(values.amin())):
         raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
 
 
-def _require_room(weight: Tensor, values: Tensor) -> None:
-    """Raise `QuantizationError` where `values`, the weight in a narrower type, ran over into Inf."""
+def _require_no_overflow(weight: Tensor, values: Tensor) -> None:
+    """Raise `QuantizationError` if `values`, the weight in a narrower dtype, overflowed to Inf."""
     limit = torch.finfo(values.dtype).max
     if torch.finfo(weight.dtype).max <= 2 * limit or values.device.type == "meta" or not values.numel():
         return
-    for found, source in ((values.amax(), weight.amax()), (values.amin(), weight.amin())):
-        if bool(torch.isinf(found) & torch.isfinite(source)):
+    for cast, source in ((values.amax(), weight.amax()), (values.amin(), weight.amin())):
+        if bool(torch.isinf(cast) & torch.isfinite(source)):
             raise QuantizationError(
                 f"the weight holds {source.item():g}, beyond what {values.dtype} can hold ({limit:g}): "
                 "use scheme='bf16' or bits=32"
@@ -208,14 +239,14 @@ def _require_room(weight: Tensor, values: Tensor) -> None:
 
 def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
     leading = next((size for size in weight.shape if size != 1), 1)
-    matrix = weight.reshape(leading, weight.numel() // max(1, leading))
+    matrix = weight.reshape(leading, weight.numel() // max(1, leading))  # (M, K)
     values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
     scales = torch.zeros(leading, dtype=torch.float32, device=weight.device)
     step = max(1, CHUNK // max(1, matrix.shape[1])) if weight.device.type == "cpu" else max(1, leading)
     for start in range(0, leading if weight.numel() else 0, step):
-        part = matrix[start : start + step].float()
-        largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])
-        scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)
+        part = matrix[start : start + step].float()  # (step, K)
+        largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])  # (step,)
+        scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)  # (step, K)
         values[start : start + step] = scaled.round_()
     _require_finite(scales)
     return QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
@@ -228,7 +259,7 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
     if flat.device.type == "cpu" and _thresholds(name) is not None:
         packed, scales = _quantize_four_bit(flat, block, name)
     else:
-        if flat.dtype not in KERNEL_TYPES:
+        if flat.dtype not in KERNEL_DTYPES:
             flat = flat.float()
         _require_finite(flat)
         packed, scales = ops.quantize_4bit.default(flat.contiguous(), block, name, torch.uint8)
@@ -243,7 +274,7 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
 
 
 def _quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Tensor]:
-    """bitsandbytes' `quantize_4bit` of a flat tensor on the CPU, bit for bit, about 20 times as fast.
+    """Compute bitsandbytes' `quantize_4bit` of a flat tensor on the CPU, bit for bit, about 20 times as fast.
 
     A value's code is the number of thresholds below it. Counting them one threshold after the other, on pieces that
     stay in the cache, beats a search per value; and numpy's comparisons, unlike torch's, write bytes at full speed.
@@ -255,25 +286,25 @@ def _quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Ten
     packed = torch.empty((n + 1) // 2, 1, dtype=torch.uint8)
     scales = torch.empty(-(-n // block), dtype=torch.float32)
     size = min(whole, PIECE)
-    scaled, above = torch.empty(size), np.empty(size, dtype=np.bool_)
+    scaled, is_above = torch.empty(size), np.empty(size, dtype=np.bool_)
     counts = np.empty(size, dtype=np.uint8)
     for start in range(0, whole, PIECE):
         stop = min(start + PIECE, whole)
-        part = flat[start:stop].float().view(-1, block)
-        largest = torch.amax(part.abs(), dim=1, out=scales[start // block : stop // block])
+        part = flat[start:stop].float().view(-1, block)  # (blocks of the piece, block)
+        largest = torch.amax(part.abs(), dim=1, out=scales[start // block : stop // block])  # (blocks of the piece,)
         _require_finite(largest)
         target = scaled[: stop - start].view(-1, block)
         torch.mul(part, (1.0 / largest.clamp(min=1e-38)).unsqueeze(1), out=target)
-        values, here, count = target.view(-1).numpy(), above[: stop - start], counts[: stop - start]
+        values, above, count = target.view(-1).numpy(), is_above[: stop - start], counts[: stop - start]
         count[:] = 0
         for threshold in thresholds:
-            np.greater(values, threshold, out=here)
-            np.add(count, here.view(np.uint8), out=count)
-        # Two codes to a byte, the first in the upper half.
-        two = count.view("<u2")
-        joined = ((two << 4) | (two >> 8)).astype(np.uint8)
+            np.greater(values, threshold, out=above)
+            np.add(count, above.view(np.uint8), out=count)
+        # Two codes per byte, the first in the upper half.
+        pair = count.view("<u2")
+        joined = ((pair << 4) | (pair >> 8)).astype(np.uint8)
         packed[start // 2 : stop // 2, 0] = torch.from_numpy(joined if pairs is None else pairs.take(joined))
-    if whole < n:  # the last block, which is not full, is scaled in a way of its own
+    if whole < n:  # bitsandbytes scales an incomplete last block in another way
         rest = flat[whole:].float()
         _require_finite(rest)
         packed[whole // 2 :], scales[whole // block :] = kernels().quantize_4bit.default(rest, block, name, torch.uint8)
@@ -282,10 +313,10 @@ def _quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Ten
 
 @functools.cache
 def _thresholds(name: str) -> tuple[Any, Any] | None:
-    """Of a 4-bit type: the 15 thresholds between its values in ascending order, and what a byte of two ranks becomes.
+    """Return the 15 ascending thresholds between a 4-bit type's values, and a map from a byte of ranks to one of codes.
 
-    The second is None where the ranks are the codes (nf4). The whole is None if bitsandbytes, asked about the values
-    on and just beside every threshold, places any of them elsewhere.
+    The map is None if ranks are codes (nf4). The result is None if bitsandbytes assigns another code to any
+    threshold, or to one of the two values next to it.
     """
     import numpy as np
 
@@ -299,11 +330,11 @@ def _thresholds(name: str) -> tuple[Any, Any] | None:
     probe = torch.cat([torch.ones(1), middle, torch.nextafter(middle, far), torch.nextafter(middle, -far)])
     probe = torch.nn.functional.pad(probe, (0, 64 - probe.numel()))
     expected, _ = ops.quantize_4bit.default(probe, 64, name, torch.uint8)
-    ranks = (probe[:, None] > middle).sum(1)
+    ranks = (probe[:, None] > middle).sum(1)  # (64,)
     codes = order[ranks].to(torch.uint8)
     if not torch.equal(codes[::2] << 4 | codes[1::2], expected.view(-1)):
         return None
     identity = bool((order == torch.arange(16)).all())
-    both = np.arange(256)
-    table = order.numpy().astype(np.uint8)
-    return list(middle.numpy()), None if identity else table[both >> 4] << 4 | table[both & 15]
+    byte = np.arange(256)
+    code_of = order.numpy().astype(np.uint8)  # (16,)
+    return list(middle.numpy()), None if identity else code_of[byte >> 4] << 4 | code_of[byte & 15]

@@ -1,4 +1,4 @@
-"""How much a model holds: parameters, stored bytes, and how much of it is quantized and adapted."""
+"""A model's size: parameters, stored bytes, and the shares that are quantized and adapted."""
 
 from __future__ import annotations
 
@@ -15,23 +15,35 @@ from zoo.weights.walk import tied_groups
 
 
 class WeightInfo(NamedTuple):
-    """What one weight is now."""
+    """The current state of one weight.
+
+    Attributes:
+        name: The parameter's name; the first one for tied weights.
+        shape: The weight's shape.
+        dtype: The dtype that its layer sees.
+        bits: Stored bits per value, scales and merged copies included.
+        adapters: The names of the adapters that change it, active or not.
+    """
 
     name: str
     shape: torch.Size
-    dtype: torch.dtype  # what its layer sees
-    bits: float  # stored bits per value, scales and merged copies included
+    dtype: torch.dtype
+    bits: float
     adapters: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A model in numbers.
+    """A model's size in numbers.
 
-    parameters: values of the base, tied ones once, adapters not counted. trainable: values that would train now.
-    bytes: all that is stored for the base: packed data, scales, full-precision weights and merged copies.
-    adapter_bytes: the adapters' own. bytes_16bit: the base at two bytes a value. quantized_share: share of the
-    parameters stored in fewer than 16 bits. adapted_share: share of the parameters in weights with an adapter.
+    Attributes:
+        parameters: Values of the base; tied weights count once, adapters do not count.
+        trainable: Values that would train now.
+        bytes: All that is stored for the base: quantized data, scales, full-precision weights and merged copies.
+        adapter_bytes: Bytes of the adapters.
+        bytes_16bit: Bytes of the base at two bytes per value.
+        quantized_share: The share of the parameters stored in fewer than 16 bits.
+        adapted_share: The share of the parameters in weights with an adapter.
     """
 
     parameters: int
@@ -43,49 +55,49 @@ class Footprint:
     adapted_share: float
 
     def as_dict(self) -> dict[str, int | float]:
-        """The figures by name, for JSON."""
+        """Return the numbers by name, for JSON."""
         return asdict(self)
 
 
-def stored_bytes(held: nn.Parameter | ManagedWeight) -> int:
-    """Bytes that a weight's base takes as it is stored."""
-    if isinstance(held, nn.Parameter):
-        return held.numel() * held.element_size()
-    own: list[Any] = [held.base, held.merged]
-    for packed in (held.packed, held.merged_packed):
-        own += [] if packed is None else packed.tensors()
-    return sum(tensor.numel() * tensor.element_size() for tensor in own if tensor is not None)
+def stored_bytes(value: nn.Parameter | ManagedWeight) -> int:
+    """Return the bytes that a weight's base takes as it is stored."""
+    if isinstance(value, nn.Parameter):
+        return value.numel() * value.element_size()
+    tensors: list[Any] = [value.base, value.merged]
+    for packed in (value.packed, value.merged_packed):
+        tensors += [] if packed is None else packed.tensors()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-def quantized(held: nn.Parameter | ManagedWeight) -> bool:
-    """Whether a weight is stored in fewer than 16 bits."""
-    if not isinstance(held, ManagedWeight):
+def quantized(value: nn.Parameter | ManagedWeight) -> bool:
+    """Return whether a weight is stored in fewer than 16 bits."""
+    if not isinstance(value, ManagedWeight):
         return False
-    packed = held.merged_packed if held.merged_packed is not None else held.packed
+    packed = value.merged_packed if value.merged_packed is not None else value.packed
     return isinstance(packed, QuantizedTensor) and packed.codec.bits < 16
 
 
 def weights(module: nn.Module) -> Iterator[WeightInfo]:
-    """Every weight of the module, tied ones once, in module order."""
+    """Yield the state of every weight of the module, tied ones once, in module order."""
     for group in tied_groups(module):
-        held = group.value
-        adapters = tuple(held.updates) if isinstance(held, ManagedWeight) else ()
-        bits = 8 * stored_bytes(held) / max(held.shape.numel(), 1)
-        yield WeightInfo(group.name, torch.Size(held.shape), held.dtype, bits, adapters)
+        value = group.value
+        adapters = tuple(value.updates) if isinstance(value, ManagedWeight) else ()
+        bits = 8 * stored_bytes(value) / max(value.shape.numel(), 1)
+        yield WeightInfo(group.name, torch.Size(value.shape), value.dtype, bits, adapters)
 
 
 def footprint(module: nn.Module) -> Footprint:
-    """The module's `Footprint`; on `meta` too."""
-    total = stored = small = adapted = adapters = 0
+    """Return the module's `Footprint`; works on `meta` too."""
+    total = stored = small = adapted = adapter_bytes = 0
     for group in tied_groups(module):
-        held = group.value
-        size = held.shape.numel()
+        value = group.value
+        size = value.shape.numel()
         total += size
-        stored += stored_bytes(held)
-        small += size if quantized(held) else 0
-        if isinstance(held, ManagedWeight) and held.updates:
+        stored += stored_bytes(value)
+        small += size if quantized(value) else 0
+        if isinstance(value, ManagedWeight) and value.updates:
             adapted += size
-            adapters += sum(tensor.numel() * tensor.element_size() for tensor in held.updates.parameters())
+            adapter_bytes += sum(tensor.numel() * tensor.element_size() for tensor in value.updates.parameters())
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     share = max(total, 1)
-    return Footprint(total, trainable, stored, adapters, 2 * total, small / share, adapted / share)
+    return Footprint(total, trainable, stored, adapter_bytes, 2 * total, small / share, adapted / share)

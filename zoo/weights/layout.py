@@ -11,11 +11,13 @@ from torch import nn
 
 
 class Layout(NamedTuple):
-    """How a weight is seen as a matrix by low-rank updates.
+    """How low-rank updates see a weight as a matrix (rows, columns).
 
-    split: how many leading dimensions make the rows. transposed: the rows are the layer's inputs (embeddings,
-    transposed convolutions, transformers' `Conv1D`), not its outputs. zero_first: a new update starts with A at
-    zero instead of B (embeddings, as in PEFT).
+    Attributes:
+        split: The number of leading dimensions that form the rows.
+        transposed: Whether the rows are the layer's inputs (embeddings, transposed convolutions, transformers'
+            `Conv1D`) instead of its outputs.
+        zero_first: Whether a new update starts with A at zero instead of B (embeddings, as in PEFT).
     """
 
     split: int = 1
@@ -24,16 +26,16 @@ class Layout(NamedTuple):
 
     @property
     def output_dims(self) -> tuple[int, ...]:
-        """The dimensions that number the layer's outputs; what else the columns hold (a kernel) is not among them."""
+        """The weight's dimensions that index the layer's outputs; a kernel's dimensions are not among them."""
         return (self.split,) if self.transposed else tuple(range(self.split))
 
     @property
     def input_dims(self) -> tuple[int, ...]:
-        """The dimensions that number the layer's inputs."""
+        """The weight's dimensions that index the layer's inputs; a kernel's dimensions are not among them."""
         return tuple(range(self.split)) if self.transposed else (self.split,)
 
     def matrix(self, shape: torch.Size) -> tuple[int, int]:
-        """(outputs, inputs): how many there are of each in a weight of `shape` seen as a matrix."""
+        """Return (outputs, inputs): the size of a weight of `shape` seen as a matrix."""
         rows, columns = math.prod(shape[: self.split]), math.prod(shape[self.split :])
         return (columns, rows) if self.transposed else (rows, columns)
 

@@ -1,4 +1,4 @@
-"""What a weight is stored as: the `zoo.Quantization` that a user asks for, and what `bits=` stands for."""
+"""Quantization schemes: the `zoo.Quantization` that users pass, and the schemes that are built in."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ BUILTIN_SCHEMES = {"nf4": 4, "fp4": 4, "int8": 8, "dynamic8": 8, "bf16": 16, "fp
 
 @dataclass(frozen=True)
 class Quantization:
-    """How every managed weight is stored.
+    """How to store every managed weight.
 
-    bits: stored bits per value, scales not counted.
-    scheme: `nf4` (QLoRA, arXiv 2305.14314) or `fp4`, 4 bit in blocks; `int8`, 8 bit with one scale per row;
-        `dynamic8`, 8 bit in blocks (arXiv 1511.04561); `bf16`, `fp16`, `fp32`, stored floats; or the name of
-        a quantizer plugin. None takes the default of `bits`: nf4, int8, bf16, fp32.
-    block_size: values that share a scale (nf4, fp4, dynamic8): 64, 128, … 4096.
-    double: quantize the scales of nf4 and fp4 too, to 8 bit in blocks of 256.
+    Attributes:
+        bits: Stored bits per value, scales not counted.
+        scheme: `nf4` (QLoRA, arXiv 2305.14314) or `fp4`: 4 bit in blocks; `int8`: 8 bit with one scale per row;
+            `dynamic8`: 8 bit in blocks (arXiv 1511.04561); `bf16`, `fp16`, `fp32`: floats; or the name of a
+            quantizer plugin. None selects the default of `bits`: nf4, int8, bf16 or fp32.
+        block_size: Values that share a scale (nf4, fp4, dynamic8): 64, 128, … 4096.
+        double: Whether the scales of nf4 and fp4 are quantized too, to 8 bit in blocks of 256.
 
-    Raises `QuantizationError` for bits, scheme and block size that do not go together.
+    Raises:
+        QuantizationError: bits, scheme and block size do not go together.
     """
 
     bits: int = 4
@@ -54,19 +56,19 @@ class Quantization:
 
     @property
     def builtin(self) -> bool:
-        """Whether zoo itself, and not a plugin, implements the scheme."""
+        """Whether zoo itself implements the scheme, not a plugin."""
         return self.scheme in BUILTIN_SCHEMES
 
 
 def as_quantization(bits: int | Quantization | None) -> Quantization | None:
-    """The `Quantization` that a user's `bits=` stands for; None stays None."""
+    """Return the `Quantization` for a user's `bits=`; None stays None."""
     if bits is None or isinstance(bits, Quantization):
         return bits
     return Quantization(bits=bits)
 
 
 def unknown_scheme(scheme: str | None, plugins: tuple[str, ...] = ()) -> QuantizationError:
-    """The error for a scheme that neither zoo nor any installed plugin implements."""
+    """Return the error for a scheme that neither zoo nor any installed plugin implements."""
     known = (*BUILTIN_SCHEMES, *plugins)
     return QuantizationError(
         f"no quantizer for scheme {scheme!r}: expected one of {', '.join(known)}.{did_you_mean(str(scheme), known)}"
