@@ -1,4 +1,5 @@
-# `make demo`, `make test`, `make lint`: each sets up .venv by itself, with nothing but python3 and pip.
+# `make demo`, `make test`, `make lint`, `make docs`: each sets up .venv by itself, with nothing but python3 and pip.
+# NAME-oldest does the same in .venv-oldest, with the oldest dependencies that are supported.
 PYTHON ?= python3
 PIP_FLAGS ?=
 CONSTRAINTS ?= constraints/newest.txt
@@ -8,20 +9,21 @@ BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-oldest lint format clean
+.PHONY: help demo test test-oldest lint lint-oldest docs docs-oldest format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         load ddpm in 4 bit, tune it with LoRA, show before and after (make demo NAME=gpt for text)"
 	@echo "make test         run every test"
 	@echo "make test-oldest  run every test with the oldest dependencies that are supported, in .venv-oldest"
-	@echo "make lint         ruff and mypy"
+	@echo "make lint         ruff, mypy and import-linter; lint-oldest likewise"
+	@echo "make docs         build the documentation's site in site/; docs-oldest likewise"
 	@echo "make format       rewrite the files as ruff formats them"
 	@echo "make clean        remove caches, builds and the demo's output (rm -rf .venv starts afresh)"
 
 .venv/installed: $(CONSTRAINTS)
 .venv-oldest/installed: constraints/oldest.txt
-.venv-oldest/installed: CONSTRAINTS = constraints/oldest.txt
+.venv-oldest/%: CONSTRAINTS = constraints/oldest.txt
 
 %/installed: pyproject.toml
 	@echo "Setting up $*. The first time, torch and its libraries are downloaded: several GB."
@@ -30,8 +32,12 @@ help:
 	$*/bin/python -m pip install $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[test]'
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[dev]'
+%/installed-dev: %/installed
+	$*/bin/python -m pip install --quiet $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[dev]'
+	touch $@
+
+%/installed-docs: %/installed
+	$*/bin/python -m pip install --quiet $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[docs]'
 	touch $@
 
 demo: .venv/installed
@@ -46,14 +52,24 @@ test test-oldest:
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 --durations-min 2 $(PYTEST_FLAGS)
 
 lint: .venv/installed-dev
+lint-oldest: .venv-oldest/installed-dev
+lint-oldest: BIN = .venv-oldest/bin
+lint lint-oldest:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: .venv/installed-docs
+docs-oldest: .venv-oldest/installed-docs
+docs-oldest: BIN = .venv-oldest/bin
+docs docs-oldest:
+	$(BIN)/mkdocs build --strict
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build *.egg-info zoo-demo runs
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build site *.egg-info zoo-demo runs
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
