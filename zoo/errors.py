@@ -1,4 +1,4 @@
-"""Every error that a user of zoo can cause. Each says what was expected, what was found and what to do next."""
+"""The errors that a user of zoo can cause. Each message has what was expected, what was found and what to do next."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class AdapterError(ZooError):
 
 
 class QuantizationError(ZooError):
-    """A quantization was asked for that does not exist or that the weight cannot take."""
+    """The requested quantization does not exist, or the weight cannot be quantized so."""
 
 
 class WeightError(ZooError):
-    """A managed weight was used in a way that cannot be honoured (written in place, renormalised, …)."""
+    """A managed weight was used in a way that is not supported (written in place, renormalised, …)."""
 
 
 class DataError(ZooError):
@@ -53,9 +53,15 @@ class OutputError(ZooError):
     """A file or folder cannot be written."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` with a leading space for the nearest known word, or an empty string."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?`, with a leading space, for the nearest known name; else an empty string."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word, list(known), n=1, cutoff=0.55)
+    near = get_close_matches(name, list(known), n=1, cutoff=0.55)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def one_line(message: object, limit: int | None = None) -> str:
+    """Return a message in one line of at most `limit` characters; for an exception without a text, its type."""
+    text = " ".join(str(message).split())[:limit]
+    return text or (type(message).__name__ if isinstance(message, BaseException) else "")

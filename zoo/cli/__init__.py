@@ -14,8 +14,8 @@ import click
 
 from zoo._version import __version__
 from zoo.cli import info_commands, matrix, model_commands, new_plugin, push
-from zoo.cli.output import Group, one_line
-from zoo.errors import ZooError
+from zoo.cli.output import Group
+from zoo.errors import ZooError, one_line
 
 
 @click.group(

@@ -172,12 +172,13 @@ def _adapter(entry: Entry) -> dict[str, Any]:
     """What is known of the adapter that the name stands for, if it does."""
     if entry.adapter is None:
         return {}
-    from zoo.formats.manifest import CONFIG, read_json, record
+    from zoo.formats.manifest import read_json, record
+    from zoo.storage.file_names import ADAPTER_CONFIG
 
-    said = record(entry.adapter)
-    raw = read_json(entry.adapter / CONFIG) if (entry.adapter / CONFIG).is_file() else {}
-    kind = said.get("kind") or str(raw.get("peft_type", "")).lower() or "unknown"
-    return {"kind": kind, "rank": raw.get("r"), "alpha": raw.get("lora_alpha"), **said}
+    recorded, file = record(entry.adapter), entry.adapter / ADAPTER_CONFIG
+    config = read_json(file) if file.is_file() else {}
+    kind = recorded.get("kind") or str(config.get("peft_type", "")).lower() or "unknown"
+    return {"kind": kind, "rank": config.get("r"), "alpha": config.get("lora_alpha"), **recorded}
 
 
 def _adapter_facts(name: str, adapter: dict[str, Any]) -> dict[str, str]:

@@ -123,10 +123,6 @@ def progress_line() -> Iterator[Callable[[str, str, int, int], None]]:
             click.echo("\r\x1b[2K", err=True, nl=False)
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def size(count: float) -> str:
     """A number of bytes as people read it: 1.4 MB."""
     for unit in ("B", "kB", "MB", "GB"):

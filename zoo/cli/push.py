@@ -10,6 +10,7 @@ import click
 
 from zoo.cli.output import Command, json_option, note, print_json
 from zoo.errors import AdapterError
+from zoo.storage.file_names import ADAPTER_CONFIG
 
 
 @click.command(
@@ -57,11 +58,11 @@ def find(where: str) -> Path:
     given = Path(where).expanduser()
     places = (given, given / "adapter", Path("runs") / where / "adapter")
     for place in places:
-        if (place / "adapter_config.json").is_file():
+        if (place / ADAPTER_CONFIG).is_file():
             return place
     raise AdapterError(
         f"no saved adapter in {', '.join(map(str, dict.fromkeys(places)))}: expected a folder with "
-        "adapter_config.json, as `zoo tune` and model.save_adapter write"
+        f"{ADAPTER_CONFIG}, as `zoo tune` and model.save_adapter write"
     )
 
 

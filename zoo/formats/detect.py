@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from zoo.errors import AdapterError
 from zoo.formats import diffusers, lycoris
+from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, DIFFUSERS_TENSORS, PICKLES
 from zoo.storage.untrusted import read_tensors
 
-NAMES = ("pytorch_lora_weights.safetensors",)
-NO_ADAPTER = "expected an adapter in PEFT's format (adapter_config.json, adapter_model.safetensors) or one .safetensors"
+NO_ADAPTER = f"expected an adapter in PEFT's format ({ADAPTER_CONFIG}, {ADAPTER_TENSORS}) or one .safetensors"
 
 
 def find(place: Path) -> Path:
@@ -21,13 +21,12 @@ def find(place: Path) -> Path:
         if place.suffix != ".safetensors":
             raise AdapterError(f"{place}: not a safetensors file, and zoo reads no pickles; save it as .safetensors")
         return place
-    if (place / "adapter_model.safetensors").is_file() or (place / "adapter_model.bin").is_file():
-        raise AdapterError(f"{place}: no adapter_config.json, {NO_ADAPTER} file of another library")
+    if (place / ADAPTER_TENSORS).is_file() or (place / PICKLES[0]).is_file():
+        raise AdapterError(f"{place}: no {ADAPTER_CONFIG}, {NO_ADAPTER} file of another library")
     found = sorted(place.glob("*.safetensors"))
-    for name in NAMES:
-        if place / name in found:
-            return place / name
-    folders = sorted(path.parent.name for path in place.glob("*/adapter_config.json"))
+    if place / DIFFUSERS_TENSORS in found:
+        return place / DIFFUSERS_TENSORS
+    folders = sorted(path.parent.name for path in place.glob(f"*/{ADAPTER_CONFIG}"))
     if folders:
         raise AdapterError(f"{place}: no adapter itself, it holds several in folders: give one of {', '.join(folders)}")
     if len(found) == 1:
@@ -35,7 +34,7 @@ def find(place: Path) -> Path:
     pickles = sorted([*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.ckpt")])
     if pickles and not found:
         raise AdapterError(f"{pickles[0]}: a pickle, which zoo does not execute; save the adapter as safetensors")
-    raise AdapterError(f"{place}: no adapter_config.json and {len(found)} .safetensors files; {NO_ADAPTER} file")
+    raise AdapterError(f"{place}: no {ADAPTER_CONFIG} and {len(found)} .safetensors files; {NO_ADAPTER} file")
 
 
 def read(path: Path, module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:

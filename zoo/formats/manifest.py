@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo.catalog.names import is_repository, is_safe
 from zoo.errors import AdapterError
 from zoo.storage import atomic, untrusted_json
+from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
     from zoo.tuning.result import TuneResult
 
-CONFIG, TENSORS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
 FORMAT = 2  # 1 had no architecture, kind, versions, training and metrics
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
 # What a further training makes untrue; the rest of a record stays as it was.
@@ -174,11 +174,13 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, own: Mapping[str, Any] | None) -> None:
-    for name in (CONFIG, TENSORS):
+    for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
         if not (folder / name).is_file():
-            pickled = folder / "adapter_model.bin"
-            if name == TENSORS and pickled.is_file():
-                raise AdapterError(f"{pickled}: a pickle, which zoo does not execute; save the adapter as {TENSORS}")
+            pickled = folder / PICKLES[0]
+            if name == ADAPTER_TENSORS and pickled.is_file():
+                raise AdapterError(
+                    f"{pickled}: a pickle, which zoo does not execute; save the adapter as {ADAPTER_TENSORS}"
+                )
             raise AdapterError(f"{folder}: no {name}, expected an adapter in PEFT's format")
         if own is not None and atomic.digest(folder / name) != own["sha256"].get(name):
             raise AdapterError(
@@ -213,9 +215,9 @@ def saved_base(folder: Path, *, trusted: bool) -> BaseRef:
         said = (base.get("name"), base.get("plugin"), base.get("weights"), _revision(base))
         source = MANIFEST
     else:
-        raw = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+        raw = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else {}
         said = (raw.get("base_model_name_or_path"), None, None, raw.get("revision") or None)
-        source = CONFIG
+        source = ADAPTER_CONFIG
     if not said[0] or not all(value is None or isinstance(value, str) for value in said):
         raise AdapterError(
             f"{folder} holds an adapter, and its {source} names no base: load its base and give lora={str(folder)!r}"

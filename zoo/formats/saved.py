@@ -17,7 +17,6 @@ from torch import Tensor
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
 from zoo.formats import detect, manifest
-from zoo.formats.manifest import CONFIG, MANIFEST, TENSORS
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import read as peft_read
 from zoo.formats.peft import write as peft_write
@@ -25,6 +24,7 @@ from zoo.methods.config import Adapter
 from zoo.methods.targets import has_match
 from zoo.plugin import hooks
 from zoo.storage import atomic
+from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST
 from zoo.storage.untrusted import read_tensors
 from zoo.weights.update import Update
 from zoo.weights.walk import tied_groups
@@ -64,8 +64,8 @@ def _write(adapters: AdapterSet, folder: Path, name: str) -> None:
         "base_model_name_or_path": manifest.hub_base(adapters) or adapters.entry.name,
         "revision": adapters.entry.revision,
     }
-    atomic.save_tensors(folder / TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
-    atomic.write_json(folder / CONFIG, dict(sorted(raw.items())))
+    atomic.save_tensors(folder / ADAPTER_TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
+    atomic.write_json(folder / ADAPTER_CONFIG, dict(sorted(raw.items())))
     atomic.write_json(folder / MANIFEST, manifest.describe(adapters, name, folder))
 
 
@@ -76,9 +76,9 @@ def restore(adapters: AdapterSet, place: Path) -> tuple[Adapter, dict[str, Updat
     kohya. Raises `AdapterError` that names what is wrong: a file missing or damaged, another base, keys that match
     no weight, weights without keys, factors of another shape. The model is not touched.
     """
-    if place.name == TENSORS and (place.parent / CONFIG).is_file():
+    if place.name == ADAPTER_TENSORS and (place.parent / ADAPTER_CONFIG).is_file():
         place = place.parent
-    if place.is_dir() and ((place / CONFIG).is_file() or (place / MANIFEST).is_file()):
+    if place.is_dir() and ((place / ADAPTER_CONFIG).is_file() or (place / MANIFEST).is_file()):
         return _restore_peft(adapters, place)
     path = detect.find(place)
     try:
@@ -89,14 +89,14 @@ def restore(adapters: AdapterSet, place: Path) -> tuple[Adapter, dict[str, Updat
 
 
 def _restore_peft(adapters: AdapterSet, folder: Path) -> tuple[Adapter, dict[str, Update]]:
-    raw, own = manifest.read_json(folder / CONFIG), manifest.read(folder)
+    raw, own = manifest.read_json(folder / ADAPTER_CONFIG), manifest.read(folder)
     manifest.check_files(folder, own)
     manifest.check_base(adapters, raw, own, folder)
     try:
-        tensors = read_tensors(folder / TENSORS).tensors
+        tensors = read_tensors(folder / ADAPTER_TENSORS).tensors
     except AdapterError as error:
         raise _told(folder, error) from error
-    return _restored(adapters, folder, folder / CONFIG, raw, tensors, (own or {}).get("targets"))
+    return _restored(adapters, folder, folder / ADAPTER_CONFIG, raw, tensors, (own or {}).get("targets"))
 
 
 def _restored(

@@ -9,17 +9,22 @@ from pathlib import Path, PurePosixPath
 
 from zoo.catalog.names import Reference, parse
 from zoo.errors import AdapterError, HubError, UnknownNameError
-from zoo.formats.manifest import CONFIG, MANIFEST
 from zoo.hub import listing
 from zoo.hub.download import fetch, snapshot
 from zoo.hub.listing import Commit
 from zoo.hub.verify import discard
+from zoo.storage.file_names import (
+    ADAPTER_CONFIG,
+    ADAPTER_TENSORS,
+    DIFFUSERS_TENSORS,
+    MANIFEST,
+    MODEL_CONFIGS,
+    MODEL_WEIGHTS,
+    PICKLES,
+    PIPELINE,
+)
 from zoo.storage.untrusted_json import JSON_LIMIT
 
-TENSORS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # PEFT's name, diffusers' name
-MODELS = ("config.json", "model_index.json")
-WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model", "open_pytorch_model")  # what models' files are called
-PICKLED = ("adapter_model.bin", "pytorch_lora_weights.bin")
 TENSOR_LIMIT = 8 * 2**30  # bytes, unless the environment says otherwise
 LIMIT_VARIABLE = "ZOO_MAX_ADAPTER_BYTES"
 
@@ -47,7 +52,7 @@ def get(reference: Reference) -> tuple[Path, bool]:
     names = {PurePosixPath(name).name for name in commit.files if _lies_in(name, reference.folder)}
     if looks_like_adapter(names):
         return download(reference, commit), True
-    if reference.folder or (not names & {*MODELS} and adapter_folders(commit)):
+    if reference.folder or (not names & {*MODEL_CONFIGS} and adapter_folders(commit)):
         raise AdapterError(no_adapter(commit, reference))
     return snapshot(reference.repository, commit=commit), False
 
@@ -80,7 +85,9 @@ def is_adapter_folder(folder: Path) -> bool:
 
 def looks_like_adapter(names: Collection[str]) -> bool:
     """Whether a folder with files of these names is a saved adapter's, and not a model's with one beside it."""
-    return not _is_model(names) and any(name in names for name in (CONFIG, MANIFEST, *TENSORS, *PICKLED))
+    return not _is_model(names) and any(
+        name in names for name in (ADAPTER_CONFIG, MANIFEST, ADAPTER_TENSORS, DIFFUSERS_TENSORS, *PICKLES)
+    )
 
 
 def download(reference: Reference, commit: Commit | None = None) -> Path:
@@ -110,19 +117,19 @@ def adapter_files(commit: Commit, folder: str = "") -> list[str]:
     Its tensors lie under one of the customary names, or in the only safetensors file there is.
     """
     here = {PurePosixPath(name).name: name for name in commit.files if _lies_in(name, folder)}
-    found = [name for name in TENSORS if name in here]
+    found = [name for name in (ADAPTER_TENSORS, DIFFUSERS_TENSORS) if name in here]
     if not found:
         only = [name for name in here if name.endswith(".safetensors") and not name.startswith(".")]
         # Without a configuration a single file may be anything; LyCORIS and kohya write no configuration at all.
         found = only if len(only) == 1 and not _is_model(here) else []
     if not found:
         return []
-    return [here[name] for name in (CONFIG, MANIFEST, found[0]) if name in here]
+    return [here[name] for name in (ADAPTER_CONFIG, MANIFEST, found[0]) if name in here]
 
 
 def adapter_folders(commit: Commit) -> list[str]:
     """The folders below the root that hold an adapter."""
-    above = {str(PurePosixPath(name).parent) for name in commit.files if PurePosixPath(name).name == CONFIG}
+    above = {str(PurePosixPath(name).parent) for name in commit.files if PurePosixPath(name).name == ADAPTER_CONFIG}
     return sorted(folder for folder in above if folder != "." and adapter_files(commit, folder))
 
 
@@ -136,10 +143,12 @@ def no_adapter(commit: Commit, reference: Reference) -> str:
         shown = f"{', '.join(folders[:8])}{', …' if len(folders) > 8 else ''}"
         example = f'lora={{"{PurePosixPath(first).name}": "{reference.repository}/{first}{at}"}}'
         return f"{place}: no adapter here, but in its folders {shown}; name one, e.g. {example}"
-    pickled = [name for name in commit.files if _lies_in(name, reference.folder) and name.endswith(PICKLED)]
+    pickled = [name for name in commit.files if _lies_in(name, reference.folder) and name.endswith(PICKLES)]
     if pickled:
-        return f"{place}: its adapter is a pickle, {pickled[0]}, which zoo does not execute; save it as {TENSORS[0]}"
-    return f"{place}: no adapter, expected {CONFIG} and {TENSORS[0]}, or one safetensors file"
+        return (
+            f"{place}: its adapter is a pickle, {pickled[0]}, which zoo does not execute; save it as {ADAPTER_TENSORS}"
+        )
+    return f"{place}: no adapter, expected {ADAPTER_CONFIG} and {ADAPTER_TENSORS}, or one safetensors file"
 
 
 def limit() -> int:
@@ -192,4 +201,4 @@ def _lies_in(name: str, folder: str) -> bool:
 def _is_model(names: Collection[str]) -> bool:
     """Whether a folder's files are a whole model's: weights under a customary name, or a pipeline of folders."""
     ends = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
-    return MODELS[1] in names or any(f"{name}.{end}" in names for name in WEIGHTS for end in ends)
+    return PIPELINE in names or any(f"{name}.{end}" in names for name in MODEL_WEIGHTS for end in ends)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from zoo.catalog.names import is_repository
 from zoo.errors import AdapterError, HubError, ZooError
 from zoo.formats import manifest
-from zoo.formats.manifest import CONFIG, MANIFEST, TENSORS
 from zoo.hub import card
 from zoo.hub.card import SHEET, Facts, Item
 from zoo.hub.publish import PushResult, publish
@@ -19,6 +18,7 @@ from zoo.hub.trouble import say, scrub
 from zoo.plugin import hooks
 from zoo.plugin.requests import SampleRequest
 from zoo.storage import atomic
+from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
@@ -87,8 +87,8 @@ def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
         name,
         folder,
         json.loads((place / MANIFEST).read_text(encoding="utf-8")),
-        json.loads((place / CONFIG).read_text(encoding="utf-8")),
-        _for_peft(place / TENSORS),
+        json.loads((place / ADAPTER_CONFIG).read_text(encoding="utf-8")),
+        _for_peft(place / ADAPTER_TENSORS),
         texts,
         (place / SHEET).is_file(),
     )
@@ -133,14 +133,14 @@ def _facts(model: LoadedModel, repository: str, branch: str | None) -> Facts:
 def _without_paths(folder: Path) -> None:
     """Take this machine's paths out of what is published: a base in a local folder keeps its last name only."""
     own = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = own["base"]
     plain = {key: _last(base.get(key)) for key in ("name", "weights")}
     if plain == {key: base.get(key) for key in plain} and not _is_path(config.get("base_model_name_or_path")):
         return
     own["base"] = {**base, **plain, "weights": None if _is_path(base.get("weights")) else base.get("weights")}
     config["base_model_name_or_path"] = _last(config.get("base_model_name_or_path"))
-    atomic.write_json(folder / CONFIG, config)
+    atomic.write_json(folder / ADAPTER_CONFIG, config)
     atomic.write_json(folder / MANIFEST, own)
 
 

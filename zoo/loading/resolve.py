@@ -16,8 +16,7 @@ from zoo.formats.manifest import saved_base
 from zoo.hub.adapters import get, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
 from zoo.plugin import hooks
-
-CONFIGS = ("config.json", "model_index.json")
+from zoo.storage.file_names import MODEL_CONFIGS
 
 
 def resolve(
@@ -105,7 +104,7 @@ def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool
         revision = reference.revision if weights is None else revision
     config = _config(folder)
     if config is None:
-        raise CheckpointError(f"{name!r} holds neither {' nor '.join(CONFIGS)}: expected a model's folder")
+        raise CheckpointError(f"{name!r} holds neither {' nor '.join(MODEL_CONFIGS)}: expected a model's folder")
     entry = Entry(name, _recognised(name, config), weights=name, revision=revision, config=config, source=source)
     if weights is not None:
         return _located(replace(entry, weights=weights, revision=revision), True, given=weights)
@@ -146,7 +145,7 @@ def _snapshot(repository: str, revision: str | None) -> Path:
 
 def _config(folder: Path | None) -> dict[str, Any] | None:
     """What the folder's config.json or model_index.json holds; None if it has neither."""
-    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None) if folder else None
+    path = next((folder / name for name in MODEL_CONFIGS if (folder / name).is_file()), None) if folder else None
     if path is None:
         return None
     try:

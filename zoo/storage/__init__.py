@@ -1,4 +1,4 @@
-"""Files on disk: atomic writes, checkpoints read tensor by tensor, files that anybody may have written.
+"""Files on disk: atomic writes, checkpoints read tensor by tensor, and reading of untrusted files.
 
 Imports: `zoo.catalog`. Start with `atomic.py` (writing) and `checkpoint.py` (reading).
 """

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writes of files and folders.
 
-Everything is written under a hidden name beside its place and then renamed, so a full disk, an interrupt or a crash
-leaves what was there before. Whatever the system refuses becomes one OutputError.
+Everything is written under a hidden temporary name beside the target and then renamed, so a full disk, an interrupt or
+a crash leaves what was there before. An `OSError` becomes one `OutputError`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from zoo.errors import OutputError
+from zoo.errors import OutputError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Where = str | os.PathLike[str]
-STAGED = ".zoo-"  # what a name begins with while its content is not complete
+STAGED = ".zoo-"  # prefix of temporary names, whose content is not complete
 
 
 def write_bytes(path: Where, data: bytes) -> None:
-    """Write `data` to `path`, making the folders above it.
+    """Write `data` to `path`, and create its parent folders.
 
     Raises:
         OutputError: the system refuses, e.g. no space left; `path` is as it was.
@@ -43,12 +43,21 @@ def write_text(path: Where, text: str) -> None:
 
 
 def write_json(path: Where, value: Any) -> None:
-    """Write `value` as indented JSON with a final line end. NaN and infinities, which are no JSON, are a ValueError."""
+    """Write `value` as indented JSON with a final line end.
+
+    Raises:
+        OutputError: as `write_bytes`.
+        ValueError: `value` has NaN or an infinity, which JSON does not have.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def save_tensors(path: Where, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors. Views and tensors that share memory are written as tensors of their own."""
+    """Write a state dict as safetensors. Views and tensors that share memory are written as separate tensors.
+
+    Raises:
+        OutputError: as `write_bytes`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -59,8 +68,8 @@ def save_tensors(path: Where, tensors: Mapping[str, Tensor], metadata: Mapping[s
         mode = staged.stat().st_mode  # safetensors makes files that only their owner may read
         try:
             save_file(_separate(tensors), staged, metadata={"format": "pt", **(metadata or {})})
-        except SafetensorError as error:  # it wraps what the system said
-            raise OutputError(f"cannot write {path}: {_one_line(error)}") from error
+        except SafetensorError as error:  # it wraps the OSError
+            raise OutputError(f"cannot write {path}: {one_line(error)}") from error
         staged.chmod(mode)
         with staged.open("rb+") as file:
             _sync(file)
@@ -68,10 +77,13 @@ def save_tensors(path: Where, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 @contextmanager
 def staged_folder(path: Where) -> Iterator[Path]:
-    """A new empty folder to write into; when the block ends well, its files take their places in `path`.
+    """Yield a new empty folder to write into; when the block succeeds, move its files into `path`.
 
     Files of the same names are replaced, and others in `path` stay. Where `path` is new or empty it appears at once;
     otherwise every file is replaced by one rename, in order of name. When the block raises, nothing has changed.
+
+    Raises:
+        OutputError: the system refuses, or `path` is a file.
     """
     with _staged(path) as (staged, target):
         yield staged
@@ -83,12 +95,12 @@ def staged_folder(path: Where) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(path: Where) -> Iterator[Path]:
-    """A new empty folder to write into; when the block ends well, it takes the place of `path` at once.
+    """Yield a new empty folder to write into; when the block succeeds, it replaces `path` at once.
 
     When the block raises, nothing has changed.
 
     Raises:
-        OutputError: `path` holds files that the new folder does not, and which would be lost.
+        OutputError: the system refuses, or `path` has files that the new folder does not and that would be lost.
     """
     with _staged(path) as (staged, target):
         yield staged
@@ -114,7 +126,7 @@ def replace_folder(path: Where) -> Iterator[Path]:
 
 
 def digest(path: Where) -> str:
-    """The sha256 of a file's bytes, in hex."""
+    """Return the sha256 of a file's content, in hex."""
     import hashlib
 
     with Path(path).open("rb") as file:
@@ -123,8 +135,8 @@ def digest(path: Where) -> str:
 
 @contextmanager
 def _beside(path: Where) -> Iterator[Path]:
-    """A name beside `path` to write to, which is renamed to `path` when the block ends well and removed otherwise."""
-    with _explained(path):
+    """Yield a temporary name beside `path`, renamed to `path` when the block succeeds and removed otherwise."""
+    with _translate_errors(path):
         target = _target(path)
         if target.is_dir():
             raise OutputError(f"cannot write {path}: it is a folder, and a file's name was expected")
@@ -146,8 +158,8 @@ def _beside(path: Where) -> Iterator[Path]:
 
 @contextmanager
 def _staged(path: Where) -> Iterator[tuple[Path, Path]]:
-    """A new empty folder beside `path`, and where it is to go; what is left of it at the end is removed."""
-    with _explained(path):
+    """Yield a new empty folder beside `path`, and the target path; remove what is left of it at the end."""
+    with _translate_errors(path):
         target = _target(path)
         if target.exists() and not target.is_dir():
             raise OutputError(f"cannot write the folder {path}: a file of that name exists")
@@ -161,16 +173,16 @@ def _staged(path: Where) -> Iterator[tuple[Path, Path]]:
 
 
 @contextmanager
-def _explained(path: Where) -> Iterator[None]:
-    """OSErrors of the block as one OutputError that names `path`."""
+def _translate_errors(path: Where) -> Iterator[None]:
+    """Raise the block's `OSError` as an `OutputError` that names `path`."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {_one_line(error.strerror or error)}") from error
+        raise OutputError(f"cannot write {path}: {one_line(error.strerror or error)}") from error
 
 
 def _target(path: Where) -> Path:
-    """Where `path` really is: a link stays a link, and what it leads to is written."""
+    """Return the real path: a link stays a link, and the file it points to is written."""
     if "\0" in os.fspath(path):
         raise OutputError(f"cannot write {os.fspath(path)!r}: a name cannot hold a null character")
     return Path(os.path.realpath(path))
@@ -200,7 +212,7 @@ def _sync(file: IO[bytes]) -> None:
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors no two of which share memory, as safetensors wants them."""
+    """Return contiguous tensors of which no two share memory, as safetensors requires."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
@@ -211,7 +223,3 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result[name] = tensor if whole and (storage not in seen or not storage) else tensor.contiguous().clone()
         seen.add(storage)
     return result
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())

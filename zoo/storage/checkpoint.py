@@ -1,4 +1,4 @@
-"""Reading a model's checkpoint: one tensor at a time, from safetensors, or from a pickle without running its code."""
+"""Read a model's checkpoint one tensor at a time, from safetensors, or from a pickle without running its code."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 
 from zoo.errors import CheckpointError, OutputError
+from zoo.storage.file_names import MODEL_WEIGHTS
 
 if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
-SUMS = "SHA256SUMS"  # in the format of sha256sum; what it lists is verified before it is read
-NAMES = ("model", "diffusion_pytorch_model", "pytorch_model", "open_pytorch_model")
+SUMS = "SHA256SUMS"  # in the format of sha256sum; listed files are verified before they are read
 
 
 def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of every weight in the entry's folder, under the names they have there, on the CPU.
+    """Yield (name, tensor) of every weight in the entry's folder, under the checkpoint's names, on the CPU.
 
     Safetensors files, sharded or not, are memory-mapped, so that a tensor costs memory only while it is used. A
     `.bin` or `.pth` is read with `torch.load(weights_only=True)`, which executes nothing.
 
-    Raises `CheckpointError` for missing, truncated or damaged files, and for a pickle that holds code.
+    Raises:
+        CheckpointError: a file is missing, truncated or damaged, or a pickle holds code.
     """
     if entry.folder is None:
         raise CheckpointError(
@@ -38,14 +39,17 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, in the libraries' order: safetensors before `.bin` before
-    `.pth`, and of each one file of a customary name, else the shards of an index, else the only file there is.
+    """Return the files of a folder's weights, chosen in the libraries' order.
 
-    Raises `CheckpointError` when there is none, when a shard is missing, or when it is not clear which one is meant.
+    Safetensors come before `.bin`, and `.bin` before `.pth`; of each, one file of a customary name, else the shards of
+    an index, else the only file there is.
+
+    Raises:
+        CheckpointError: there is none, a shard is missing, or the choice is ambiguous.
     """
     for suffix in ("safetensors", "bin", "pth"):
         found = [path for path in sorted(folder.glob(f"*.{suffix}")) if _holds_weights(path)]
-        for name in NAMES:
+        for name in MODEL_WEIGHTS:
             if (path := folder / f"{name}.{suffix}") in found:
                 return [path]
         indices = sorted(folder.glob(f"*.{suffix}.index.json"))
@@ -92,7 +96,11 @@ def _shards(index: Path) -> list[Path]:
 
 
 def verify(folder: Path, files: list[Path]) -> None:
-    """Compare `files` with the folder's SHA256SUMS, where there is one; CheckpointError names what differs."""
+    """Compare `files` with the folder's SHA256SUMS, if it has one.
+
+    Raises:
+        CheckpointError: a file differs or is not listed; the message names it.
+    """
     sums = folder / SUMS
     if not sums.is_file():
         return
@@ -141,9 +149,10 @@ def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_pickled(path: Path) -> Any:
-    """A `.bin` or `.pt` file's content, tensors and plain containers only; nothing in it is executed.
+    """Return the content of a `.bin` or `.pt` file, tensors and plain containers only; nothing in it is executed.
 
-    Raises `CheckpointError` for a file that is damaged or holds anything else.
+    Raises:
+        CheckpointError: the file is damaged or holds anything else.
     """
     import pickle
     import zipfile
@@ -151,8 +160,8 @@ def load_pickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can make its reader fail in any way
-        asked = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
-        if asked and isinstance(error, pickle.UnpicklingError):
-            raise CheckpointError(f"{path}: asks to run {asked[1]}, and zoo executes nothing in it") from error
-        # Not torch's own words, which advise to run it.
+        blocked = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
+        if blocked and isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(f"{path}: asks to run {blocked[1]}, and zoo executes nothing in it") from error
+        # torch's own message advises to run it.
         raise CheckpointError(f"{path}: damaged or no PyTorch file ({type(error).__name__}); get it again") from error

@@ -1,4 +1,4 @@
-"""Telling one base from another: a short hash of a model's weights as its checkpoint holds them."""
+"""Fingerprint of a base model: a short hash of its weights as the checkpoint has them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import torch
 from torch import Tensor
 
-SAMPLES = 64  # values looked at per weight, spread evenly over it
+SAMPLES = 64  # values hashed per weight, spread evenly over it
 
 
 class Fingerprint:
-    """Gathers weights in any order; the same weights give the same `hexdigest` whatever they are stored in later.
+    """Hash of weights given in any order; the same weights give the same `hexdigest`, however they are stored later.
 
     A weight counts with its name, shape and up to 64 of its values, as float32, so that it costs nothing beside
     reading the checkpoint.
@@ -21,15 +21,15 @@ class Fingerprint:
         self._lines: dict[str, str] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take one weight in, before it is quantized."""
+        """Add one weight, before it is quantized."""
         self._lines[name] = _line(name, tensor)
 
     def agrees(self, name: str, tensor: Tensor) -> bool:
-        """Whether `tensor` looks like the one that was taken in under `name`."""
+        """Return whether `tensor` has the same hash as the one added under `name`."""
         return self._lines.get(name) == _line(name, tensor)
 
     def hexdigest(self) -> str:
-        """32 hexadecimal digits."""
+        """Return the fingerprint, 32 hexadecimal digits."""
         text = "\n".join(self._lines[name] for name in sorted(self._lines))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -1,9 +1,9 @@
-"""Reading files that anybody may have written: sizes first, then a header that is checked, then views of the file.
+"""Read untrusted safetensors files: check the size, then the header, then return views of the file.
 
-Nothing is unpickled or executed, and nothing is allocated for what a file merely claims: a JSON file is at most 1 MiB,
-a safetensors header at most 8 MiB and never more than the file, and tensors are views of the file mapped into memory,
-which cost nothing until they are read. The objects that Python makes of JSON are the one thing that takes more than
-its text: up to about 20 times as much, for nothing but brackets.
+Nothing is unpickled or executed, and nothing is allocated on the strength of a size that a file merely claims: a JSON
+file is at most 1 MiB, a safetensors header at most 8 MiB and never more than the file, and tensors are views of the
+memory-mapped file, which cost nothing until they are read. Only the Python objects parsed from JSON take more memory
+than their text: up to about 20 times as much, for a file of nothing but brackets.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.errors import AdapterError
-from zoo.storage.untrusted_json import one_line, parse_json
+from zoo.errors import AdapterError, one_line
+from zoo.storage.untrusted_json import parse_json
 
 HEADER_LIMIT = 8 << 20
 DIMENSIONS = 8
@@ -37,17 +37,18 @@ TYPES = {
 
 
 class TensorFile(NamedTuple):
-    """A safetensors file's tensors, as views of the mapped file, and what its header says beside them."""
+    """The tensors of a safetensors file, as views of the mapped file, and the metadata of its header."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """The tensors of a safetensors file, without reading them yet.
+    """Return the tensors of a safetensors file, without reading them yet.
 
-    Raises `AdapterError` where the header does not describe exactly this file: every byte after it belongs to one
-    tensor, whose type and shape have just that size.
+    Raises:
+        AdapterError: the header does not describe exactly this file: every byte after it must belong to one tensor,
+            whose dtype and shape have just that size.
     """
     try:
         size = path.stat().st_size
@@ -57,7 +58,7 @@ def read_tensors(path: Path) -> TensorFile:
                 raise _damaged(path, f"its header would be {length} bytes of {size}")
             header = parse_json(file.read(length), f"{path.name}: damaged or no safetensors file")
     except (OSError, ValueError) as error:
-        raise _damaged(path, one_line(error)) from error
+        raise _damaged(path, one_line(error, 200)) from error
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(path, "its metadata are not texts")
@@ -66,7 +67,7 @@ def read_tensors(path: Path) -> TensorFile:
     try:
         return TensorFile(_views(path, places, size, 8 + length), metadata)
     except (OSError, RuntimeError) as error:
-        raise _damaged(path, one_line(error)) from error
+        raise _damaged(path, one_line(error, 200)) from error
 
 
 class _Place(NamedTuple):
@@ -77,7 +78,7 @@ class _Place(NamedTuple):
 
 
 def _place(path: Path, name: str, entry: Any) -> _Place:
-    """Where a tensor lies, by its entry in the header."""
+    """Return the position of a tensor's data in the file, from its entry in the header."""
     if not isinstance(entry, Mapping) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"{_short(name)} has no dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -92,7 +93,7 @@ def _place(path: Path, name: str, entry: Any) -> _Place:
 
 
 def _sizes(values: Any) -> bool:
-    """Whether `values` is a list of sizes: whole numbers from 0 up to what 64 bits hold."""
+    """Return whether `values` is a list of integers from 0 up to what 64 bits hold."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo.catalog import discovery, registry
 from zoo.catalog.entry import EMBEDDED
 from zoo.errors import ZooError, did_you_mean
-from zoo.loading.resolve import CONFIGS, resolve
+from zoo.loading.resolve import resolve
 from zoo.plugin import hooks
+from zoo.storage.file_names import MODEL_CONFIGS
 from zoo.testing.fresh import Seen, import_in_subprocess
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class PluginUnderTest:
 def config_file(folder: Path | None) -> Path:
     """The file that holds a folder's configuration."""
     folder = folder or Path()
-    return next((path for name in CONFIGS if (path := folder / name).is_file()), folder / CONFIGS[0])
+    return next((path for name in MODEL_CONFIGS if (path := folder / name).is_file()), folder / MODEL_CONFIGS[0])
 
 
 def implementations(plugin: object) -> Iterator[Implementation]:
