@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters import attach, combine, merge, swap
+from zoo.adapters import combine, merge, swap
 from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
 from zoo.adapters.combine import CombineReport
 from zoo.adapters.merge import MergeReport
 from zoo.adapters.mixed_batch import mixed
+from zoo.adapters.updates import make_updates
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
 from zoo.formats import manifest, native, saved
@@ -220,8 +222,8 @@ class Model:
             return PreparedAdapter(name, *restored, manifest.record(folder), groups)
         wanted = as_adapter(lora, self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
-        with seeded(seed, self.device):
-            return PreparedAdapter(name, wanted, attach.make_updates(groups, self.entry, wanted), None, groups)
+        with nullcontext() if seed is None else seeded(seed, self.device):
+            return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
         """Add an adapter, which applies at once beside those that are active: a new one changes nothing yet.

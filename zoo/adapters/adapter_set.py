@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from zoo.adapters import attach
+from zoo.adapters.updates import for_biases
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
-from zoo.weights.managed_weight import WeightMerge
+from zoo.weights.managed_weight import ManagedWeight, WeightMerge
+from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
 from zoo.weights.walk import TiedGroup, stores, tied_groups
@@ -89,15 +90,20 @@ class AdapterSet:
 
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
         """Add a prepared adapter; `active`: beside those that apply. The first one freezes the base."""
-        groups = prepared.groups
-        if groups is None or attach.outdated(groups):
+        name, updates, groups = prepared.name, prepared.updates, prepared.groups
+        if groups is None or _outdated(groups):
             groups = tied_groups(self.module)
         if not self.configs:
             self.freeze_base(groups)
-        attach.attach(groups, prepared.name, prepared.updates)
-        self.configs[prepared.name] = prepared.config
-        self.records[prepared.name] = dict(prepared.record or {})
-        self.apply({**self.weights, prepared.name: 1.0} if active else self.weights, groups)
+        if any(update.changes_bias for update in updates.values()):
+            updates = {**for_biases(groups, updates), **updates}
+        for group in groups:
+            if group.name in updates:
+                store = group.value if isinstance(group.value, ManagedWeight) else replace_parameter(group)
+                store.add(name, updates[group.name])
+        self.configs[name] = prepared.config
+        self.records[name] = dict(prepared.record or {})
+        self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
 
     def freeze_base(self, groups: list[TiedGroup], for_good: bool = False) -> None:
         """Let nothing of the base train, and remember what did. for_good: until `unload`, adapters or not."""
@@ -139,13 +145,24 @@ class AdapterSet:
 
     def apply(self, weights: Mapping[str, float], groups: list[TiedGroup] | None = None) -> None:
         """Let exactly these apply, all of them known. groups: the module's parameters, where a walk has just been."""
-        attach.activate(tied_groups(self.module) if groups is None else groups, weights)
+        names = tuple(weights)
+        for group in tied_groups(self.module) if groups is None else groups:
+            if isinstance(group.value, ManagedWeight):
+                group.value.activate(names, weights)
+                for name, update in group.value.updates.items():
+                    update.requires_grad_(weights.get(name, 0.0) != 0.0)  # what has no effect does not train
         self.weights = dict(weights)
 
     def remove(self, name: str) -> None:
         """Take an adapter away."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
-        attach.detach(tied_groups(self.module), name)
+        for group in tied_groups(self.module):
+            store = group.value
+            if isinstance(store, ManagedWeight):
+                store.remove(name)
+                # A weight that then has nothing special about it becomes a plain parameter again.
+                if store.base is not None and store.dense_base() is store.base and not store.updates:
+                    restore_parameter(group, store.base)
         del self.configs[name]
         self.weights.pop(name, None)
         self.records.pop(name, None)
@@ -200,11 +217,28 @@ class AdapterSet:
 
     def unload(self) -> None:
         """Make every weight a plain parameter: what is merged stays, adapters that are not are dropped."""
-        attach.unload(tied_groups(self.module))
+        for group in tied_groups(self.module):
+            store = group.value
+            if isinstance(store, ManagedWeight):
+                with torch.no_grad():
+                    dense = store.dense_base()
+                    restore_parameter(group, nn.Parameter(store.base_tensor()) if dense is None else dense)
         if self.configs or self.base_is_frozen:
             self._thaw_base()
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
         self.scheme, self.base_is_frozen = None, False
+
+
+def _outdated(groups: list[TiedGroup]) -> bool:
+    """Return whether the module has changed since the walk that found `groups`."""
+    for group in groups:
+        ref, value = group.refs[0], group.value
+        there = ref.layer._parameters.get(ref.attribute)
+        if there is None:
+            there = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
+        if there is not value:
+            return True
+    return False
 
 
 def check_weight(name: str, weight: object) -> float:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.adapters import arithmetic, attach
+from zoo.adapters import arithmetic
 from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter, check_weight
 from zoo.adapters.swap import compact
+from zoo.adapters.updates import make_updates
 from zoo.errors import AdapterError, did_you_mean
 from zoo.methods.config import LoRA, Targets, check_name
 from zoo.methods.targets import match_weights
@@ -240,7 +241,7 @@ def _plan(
     targets = _targets(adapters, weights, made)
     config = LoRA(rank=rank, alpha=rank, targets=targets, rank_pattern=own, alpha_pattern=dict(own))
     with seeded(0, adapters.device):  # they start with random values, which nobody is to notice
-        updates = attach.make_updates(tied_groups(adapters.module), adapters.entry, config)
+        updates = make_updates(tied_groups(adapters.module), adapters.entry, config)
     for path, (A, B, _, _) in made.items():
         update = updates[path]
         if not isinstance(update, LowRankUpdate) or update.A.shape != A.shape or update.scale == 0:

@@ -15,6 +15,7 @@ Names = tuple[str, ...] | list[str] | None
 
 BIASES = ("none", "all", "lora_only")
 INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
+RESIDUAL = ("pissa", "olora")  # the inits that, in their papers, move a part of the base into B·A
 
 LARGEST = 1e18  # of alphas and weights: their product is a number in float32 too
 
@@ -89,6 +90,10 @@ class Ranked(Adapter):
         """The alpha for the parameter path (without `.weight`)."""
         return _pattern(self.alpha_pattern, path, self.alpha)
 
+    def rank_and_scale(self, path: str) -> tuple[int, float]:
+        """Return the rank and the factor before the update for the parameter path (without `.weight`)."""
+        return self.rank_of(path), self.scale_of(path)
+
     def scale_of(self, path: str) -> float:
         """The factor before the update of the parameter path."""
         return self.alpha_of(path) / self.rank_of(path)
@@ -160,7 +165,7 @@ class LoRA(Ranked):
     @property
     def changes_base(self) -> bool:
         """Whether `init` is one that, in its paper, moves a part of the base into B·A."""
-        return self.init.startswith(("pissa", "olora"))
+        return self.init.startswith(RESIDUAL)
 
     def scale_of(self, path: str) -> float:
         """The factor before B·A for the parameter path."""

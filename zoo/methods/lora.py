@@ -8,7 +8,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from zoo.methods.config import LoRA
+from zoo.methods.config import RESIDUAL, LoRA
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.pissa import PiSSAUpdate
 from zoo.weights.layout import Layout
@@ -23,18 +23,19 @@ def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.
     the weight by when it uses it; the update is of the weight that takes effect, so its scale is divided by the gain.
     Architectures call this from `inject_adapter` where their weights have gains.
     """
-    path = name.removesuffix(".weight")
-    kind = DoRAUpdate if config.dora else PiSSAUpdate if config.changes_base else LoRAUpdate
+    rank, scale = config.rank_and_scale(name.removesuffix(".weight"))
+    device = weight.device
+    kind = DoRAUpdate if config.dora else PiSSAUpdate if config.init.startswith(RESIDUAL) else LoRAUpdate
     update = kind(
         weight.shape,
-        config.rank_of(path),
-        config.scale_of(path) / gain,
+        rank,
+        scale / gain,
         layout=weight.layout,
         dropout=config.dropout,
-        device=weight.device,
+        device=device,
     )
     with torch.no_grad():
-        if not weight.is_meta:
+        if device.type != "meta":
             fill(update, weight, config.init, gain)
         if isinstance(update, DoRAUpdate | PiSSAUpdate):
             update.begin(weight)
@@ -50,7 +51,7 @@ def fill(update: LowRankUpdate, weight: LazyWeight, init: str, gain: float = 1.0
         nn.init.zeros_(B)
     elif init == "orthogonal":
         _orthogonal(A, B)
-    elif init.startswith("pissa") or init == "olora":
+    elif init.startswith(RESIDUAL):
         start(A, B, Layout())  # the directions beyond the weight's own rank, if any
         matrix, scale = gain * as_matrix(weight), gain * update.scale
         A0, B0 = _olora(matrix, update.rank) if init == "olora" else _pissa(matrix, update.rank, scale, init)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import nn
 
 from zoo.errors import AdapterError, did_you_mean
 from zoo.methods.config import Targets
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import ParameterRef, TiedGroup, matrix_like
+from zoo.weights.walk import ParameterRef, TiedGroup
 
 
 def path_of(site: ParameterRef) -> str:
@@ -24,6 +25,11 @@ def matches(path: str, targets: Targets) -> bool:
     if isinstance(targets, str):
         return targets == "all" or re.fullmatch(targets, path) is not None
     return any(path == target or path.endswith("." + target) for target in targets)
+
+
+def matrix_like(shape: torch.Size) -> bool:
+    """Return whether a weight has two or more dimensions, and so is one that is adapted and quantized."""
+    return len(shape) >= 2 and shape.numel() > 0
 
 
 def adaptable(held: nn.Parameter | ManagedWeight) -> bool:

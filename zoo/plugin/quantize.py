@@ -9,12 +9,12 @@ from torch import Tensor
 
 from zoo.catalog.entry import Entry
 from zoo.errors import QuantizationError
-from zoo.methods.targets import matches, path_of
+from zoo.methods.targets import matches, matrix_like, path_of
 from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
-from zoo.weights.walk import TiedGroup, matrix_like
+from zoo.weights.walk import TiedGroup
 
 # The name of a weight → how the sum of it and its adapters is stored, None for dense.
 Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]

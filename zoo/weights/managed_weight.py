@@ -162,7 +162,11 @@ class ManagedWeight(nn.Module):
         self.active = tuple(self.weights)
         used: list[tuple[Update, float]]
         used = [(self.updates[name], share) for name, share in self.weights.items() if share != 0.0]  # type: ignore[misc]
-        replacing = [n for n, (update, share) in enumerate(used) if share == 1.0 and update.replacement() is not None]
+        replacing = [
+            n
+            for n, (update, share) in enumerate(used)
+            if share == 1.0 and update.replaces and update.replacement() is not None
+        ]
         last = max(replacing, default=-1)
         self._replacing = (used[last][0],) if last >= 0 else ()
         self._updates_in_use = tuple(update for update, _ in used[last + 1 :])

@@ -34,7 +34,7 @@ def replace_parameter(group: TiedGroup, packed: QuantizedTensor | None = None) -
         WeightError: the layer has a child of the managed weight's name already.
     """
     if packed is None:
-        lazy = group.lazy()
+        lazy = group.lazy() if group.prepared is None else group.prepared
         group.value.requires_grad_(False)
     else:
         lazy = LazyWeight(group.managed(packed))

@@ -1,4 +1,9 @@
-"""An adapter's update of one weight: the base class that adapter kinds implement, and LoRA's low-rank product."""
+"""An adapter's update of one weight: the base class of adapter methods, and LoRA's low-rank update.
+
+Notation for shapes, of a weight seen as a matrix by its `Layout`:
+    outputs, inputs   the layer's outputs and inputs
+    rows, columns     the weight's leading and other dimensions: (outputs, inputs), or the reverse if transposed
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,12 @@ from zoo.weights.layout import Layout
 class Factors(NamedTuple):
     """A low-rank update of a weight seen as a matrix (rows, columns): ΔW = scale · left @ right.
 
-    left: (rows, rank); right: (rank, columns); rows is the weight's first dimension, columns all the others.
+    The rows are the weight's first dimension, the columns all the others.
+
+    Attributes:
+        left: (rows, rank).
+        right: (rank, columns).
+        scale: The factor before the product.
     """
 
     left: Tensor
@@ -26,10 +36,14 @@ class Factors(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """An update that scales a weight's outputs and inputs after a low-rank change of it: o · (W + ΔW) · i.
+    """An update that scales a weight's outputs and inputs after a low-rank update: o · (W + ΔW) · i.
 
-    factors: of ΔW, None for none. outputs: (outputs,), inputs: (inputs,), one number for each, None for none; which
-    dimensions these are, the weight's `Layout` says.
+    The weight's `Layout` defines which dimensions are outputs and inputs.
+
+    Attributes:
+        factors: The low-rank update ΔW; None for no update.
+        outputs: o, one number per output, (outputs,); None for ones.
+        inputs: i, one number per input, (inputs,); None for ones.
     """
 
     factors: Factors | None = None
@@ -38,7 +52,10 @@ class Scaling(NamedTuple):
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Products inside keep their own type: a weight and its rows have full precision under autocast too."""
+    """Return a context in which products keep their own dtype.
+
+    A weight, and rows of it, have full precision under autocast too.
+    """
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
@@ -46,13 +63,16 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
 class Update(nn.Module):
     """What one adapter does to one weight. Its parameters are what trains.
 
-    A kind of adapter implements `forward` (the updated dense weight). Where the update is a low-rank product, also
-    `factors`, which lets linear layers and convolutions run without ever forming the product; where it scales outputs
-    or inputs, `scaling`, for the same; where it replaces the weight, `replacement`; where it changes the bias that
-    goes with the weight too, `for_bias`.
+    An adapter method implements `forward` (the updated dense weight). Where the update is low-rank, also `factors`,
+    which lets linear layers and convolutions run without forming the product; where it scales outputs or inputs,
+    `scaling`, for the same reason; where it replaces the weight, `replacement`; where it also changes the bias of the
+    weight's layer, `for_bias`.
 
-    dropout: not 0 where training draws random numbers. frozen: names of parameters that never train.
-    takes_base: `forward` gets the base as its second argument, which other active adapters have not changed yet.
+    Attributes:
+        kind: The adapter method's name.
+        dropout: Nonzero if training draws random numbers.
+        frozen: Names of parameters that never train.
+        takes_base: Whether `forward` gets the base, not yet changed by other active adapters, as second argument.
     """
 
     kind = "update"
@@ -60,45 +80,59 @@ class Update(nn.Module):
     frozen: tuple[str, ...] = ()
     takes_base = False
 
+    replaces: bool = False  # whether the kind implements `replacement`
+    changes_bias: bool = False  # whether the kind implements `for_bias`
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Note which of the optional methods the kind implements, so that the others need not be called."""
+        super().__init_subclass__(**kwargs)
+        cls.replaces = cls.replacement is not Update.replacement
+        cls.changes_bias = cls.for_bias is not Update.for_bias
+
     def forward(self, weight: Tensor) -> Tensor:
-        """The updated weight: same shape and dtype, differentiable in this update's parameters (and in `weight`)."""
+        """Return the updated weight.
+
+        It has the same shape and dtype, and is differentiable in this update's parameters and in `weight`.
+        """
         raise NotImplementedError
 
     def factors(self) -> Factors | None:
-        """The low-rank factors when the update is W + scale · left @ right, else None."""
+        """Return the low-rank factors if the update is W + scale · left @ right, else None."""
         return None
 
     def scaling(self, weight: Callable[[], Tensor]) -> Scaling | None:
-        """How the update scales outputs and inputs, when that and a low-rank change is all that it does, else None.
+        """Return the scaling of outputs and inputs if the update is that and at most a low-rank change, else None.
 
-        Linear layers and convolutions then scale activations and never form the updated weight. weight: makes the
-        dense weight that is updated, without a graph.
+        Linear layers and convolutions then scale activations and never form the updated weight.
+
+        Args:
+            weight: Returns the dense weight to update, without a graph.
         """
         return None
 
     def replacement(self) -> Tensor | None:
-        """The weight that stands in the base's place, when the update does not depend on the base, else None."""
+        """Return the weight that replaces the base if the update does not depend on the base, else None."""
         return None
 
     def for_bias(self, shape: torch.Size) -> Update | None:
-        """What goes with this to the bias (of `shape`) of the weight's layer, if anything.
+        """Return this adapter's update of the bias (of `shape`) of the weight's layer, or None.
 
-        It is attached, activated and merged beside this one, and never saved: it has no parameters of its own but looks
-        this update's up whenever it is used.
+        It is attached, activated and merged together with this one, and never saved: it has no parameters of its own
+        but looks this update's up whenever it is used.
         """
         return None
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Let the parameters train or not; those in `frozen` never do."""
+        """Set whether the parameters train; those in `frozen` never do."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(requires_grad and name not in self.frozen)
         return self
 
 
 class LowRankUpdate(Update):
-    """W + scale · B @ A with A (rank, inputs) and B (outputs, rank), of a weight seen as a matrix as `layout` says.
+    """W + scale · B @ A with A (rank, inputs) and B (outputs, rank), for a weight seen as a matrix by `layout`.
 
-    The base of LoRA and its variants. A and B are empty: whoever makes one fills them (`zoo.methods.lora`).
+    The base class of LoRA and its variants. A and B are created empty: the caller fills them (`zoo.methods.lora`).
     """
 
     kind = "lora"
@@ -118,49 +152,57 @@ class LowRankUpdate(Update):
         outputs, inputs = layout.matrix(shape)
         self.shape, self.rank, self.scale = torch.Size(shape), rank, scale
         self.split, self.transposed, self.dropout = layout.split, layout.transposed, dropout
-        self.A = nn.Parameter(torch.empty(rank, inputs, dtype=dtype, device=device))
-        self.B = nn.Parameter(torch.empty(outputs, rank, dtype=dtype, device=device))
+        self.A = nn.Parameter(torch.empty(rank, inputs, dtype=dtype, device=device))  # (rank, inputs)
+        self.B = nn.Parameter(torch.empty(outputs, rank, dtype=dtype, device=device))  # (outputs, rank)
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """(A, B) whose product, times `scale`, is the update, as they are now."""
-        held = self._parameters
-        return held["A"], held["B"]  # type: ignore[return-value]
+        """Return the current (A, B), whose product times `scale` is the update."""
+        parameters = self._parameters
+        return parameters["A"], parameters["B"]  # type: ignore[return-value]
 
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """(left, right) with ΔW = scale · left @ right in the weight's own layout (rows, columns)."""
+        """Return (left, right) with ΔW = scale · left @ right in the weight's own layout (rows, columns)."""
         A, B = self.pair()
-        return (A.t(), B.t()) if self.transposed else (B, A)
+        return (A.t(), B.t()) if self.transposed else (B, A)  # (rows, rank), (rank, columns)
 
     def factors(self) -> Factors | None:
-        """The factors, when the rows are the first dimension alone; see `Update.factors`."""
+        """Return the factors if the rows are the first dimension alone; see `Update.factors`."""
         if self.split != 1:
             return None
         return Factors(*self.matrices(), self.scale)
 
     def product(self) -> Tensor:
-        """scale · B @ A in the weight's shape."""
+        """Return scale · B @ A in the weight's shape."""
         left, right = self.matrices()
         with without_autocast(left):
-            return self.scale * (left @ right).view(self.shape)
+            return self.scale * (left @ right).view(self.shape)  # (rows, columns) -> the weight's shape
 
     def dropped(self, change: Tensor) -> Tensor:
-        """A change of the weight; in training with dropout, without what inputs drawn for this one use contribute."""
+        """Apply dropout to a change of the weight.
+
+        In training, the contribution of randomly chosen inputs is dropped, the same ones for the whole forward pass.
+        """
         if not (self.dropout and self.training):
             return change
         split = len(self.shape[: self.split])
         sizes = [size if (dim < split) == self.transposed else 1 for dim, size in enumerate(self.shape)]
-        return change * F.dropout(change.new_ones(sizes), self.dropout)
+        mask = F.dropout(change.new_ones(sizes), self.dropout)  # the weight's shape with all outputs of size 1
+        return change * mask
 
     def forward(self, weight: Tensor) -> Tensor:
-        """W + scale · B @ A. In training with dropout, inputs are dropped: the same ones for the whole use."""
+        """Return W + scale · B @ A.
+
+        In training with dropout, inputs are dropped: the same ones for the whole forward pass.
+        """
         return weight + self.dropped(self.product()).to(weight.dtype)
 
     def extra_repr(self) -> str:
+        """Return shape, rank and scale for the module's repr."""
         return f"{tuple(self.shape)}, rank={self.rank}, scale={self.scale:g}"
 
 
 class LoRAUpdate(LowRankUpdate):
-    """LoRA (arXiv 2106.09685): W + scale · B @ A, for a weight of any shape, seen as a matrix as `layout` says.
+    """LoRA (arXiv 2106.09685): W + scale · B @ A for a weight of any shape, seen as a matrix by `layout`.
 
     A is (rank, inputs), B is (outputs, rank). One of the two starts at zero, so that a new adapter changes nothing;
     the other is drawn as PEFT draws it: A uniformly (Kaiming, a = √5), B from a normal distribution.
@@ -182,7 +224,7 @@ class LoRAUpdate(LowRankUpdate):
 
 
 def start(A: Tensor, B: Tensor, layout: Layout) -> None:
-    """Fill factors so that B @ A is zero, as PEFT does: see `LoRAUpdate`."""
+    """Initialize factors as PEFT does, so that B @ A is zero: see `LoRAUpdate`."""
     if A.device.type == "meta":
         return
     if layout.zero_first:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from zoo.errors import WeightError
@@ -44,19 +43,15 @@ class TiedGroup:
         self.value = value
         self.refs = refs
         self.name = refs[0].name
-        self._lazy: LazyWeight | None = None
-
-    def __iter__(self) -> Iterator[nn.Parameter | ManagedWeight | list[ParameterRef]]:
-        """Unpack as `value, refs`."""
-        yield self.value
-        yield self.refs
+        self.prepared: LazyWeight | None = None  # what `lazy` returned last
 
     def lazy(self) -> LazyWeight:
         """Return the weight as its layers see it when it is managed. The module does not change."""
-        if self._lazy is None or (isinstance(self.value, ManagedWeight) and self._lazy._zoo_store is not self.value):
-            value = self.value
-            self._lazy = LazyWeight(value if isinstance(value, ManagedWeight) else self.managed(value))
-        return self._lazy
+        value, prepared = self.value, self.prepared
+        if prepared is None or (isinstance(value, ManagedWeight) and prepared._zoo_store is not value):
+            prepared = LazyWeight(value if isinstance(value, ManagedWeight) else self.managed(value))
+            self.prepared = prepared
+        return prepared
 
     def managed(self, base: nn.Parameter | QuantizedTensor) -> ManagedWeight:
         """Return a managed weight with the base `base` for these places, not in place yet."""
@@ -159,8 +154,3 @@ def tied_groups(module: nn.Module) -> list[TiedGroup]:
 def stores(module: nn.Module) -> dict[str, ManagedWeight]:
     """Return the managed weights by the name of their first place."""
     return {group.name: group.value for group in tied_groups(module) if isinstance(group.value, ManagedWeight)}
-
-
-def matrix_like(shape: torch.Size) -> bool:
-    """Return whether a weight has two or more dimensions, and so is one that is adapted and quantized."""
-    return len(shape) >= 2 and shape.numel() > 0

@@ -1,19 +1,14 @@
-"""Make an adapter's updates for a module's weights, put them in place, switch them, and take them away."""
+"""Make an adapter's updates: one for every weight that it changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import torch
-from torch import nn
 
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter, Full
 from zoo.methods.targets import match_parameters, match_weights
 from zoo.plugin import hooks
-from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.update import Update
 from zoo.weights.walk import TiedGroup
 
@@ -65,35 +60,13 @@ def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
     return update
 
 
-def outdated(groups: list[TiedGroup]) -> bool:
-    """Return whether the module has changed since the walk that found `groups`."""
-    for group in groups:
-        ref, value = group.refs[0], group.value
-        there = ref.layer._parameters.get(ref.attribute)
-        if there is None:
-            there = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
-        if there is not value:
-            return True
-    return False
-
-
-def attach(groups: list[TiedGroup], name: str, updates: Mapping[str, Update]) -> None:
-    """Put the updates of one adapter in place, and what goes with them to biases; not yet active."""
-    updates = {**_for_biases(groups, updates), **updates}
-    for group in groups:
-        update = updates.get(group.name)
-        if update is not None:
-            store = group.value if isinstance(group.value, ManagedWeight) else replace_parameter(group)
-            store.add(name, update)
-
-
-def _for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[str, Update]:
+def for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[str, Update]:
     """Return what `Update.for_bias` gives for the biases of the updated weights' layers, by first name."""
     biases = {(id(ref.layer), ref.attribute): group for group in groups for ref in group.refs}
     found: dict[str, Update] = {}
     for group in groups:
         update = updates.get(group.name)
-        for ref in group.refs if update is not None else ():
+        for ref in group.refs if update is not None and update.changes_bias else ():
             attribute = ref.attribute.replace("weight", "bias")
             bias = biases.get((id(ref.layer), attribute))
             if bias is None or attribute == ref.attribute or not bias.value.dtype.is_floating_point:
@@ -102,33 +75,3 @@ def _for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[
             if changed is not None:
                 found.setdefault(bias.name, changed)
     return found
-
-
-def activate(groups: list[TiedGroup], weights: Mapping[str, float]) -> None:
-    """Activate exactly these adapters, each scaled by its weight; inactive ones and those of weight 0 do not train."""
-    names = tuple(weights)
-    for group in groups:
-        if isinstance(group.value, ManagedWeight):
-            group.value.activate(names, weights)
-            for name, update in group.value.updates.items():
-                update.requires_grad_(weights.get(name, 0.0) != 0.0)
-
-
-def detach(groups: list[TiedGroup], name: str) -> None:
-    """Take an adapter away; a weight that then has nothing special about it becomes a plain parameter again."""
-    for group in groups:
-        store = group.value
-        if isinstance(store, ManagedWeight):
-            store.remove(name)
-            if store.base is not None and store.dense_base() is store.base and not store.updates:
-                restore_parameter(group, store.base)
-
-
-@torch.no_grad()
-def unload(groups: list[TiedGroup]) -> None:
-    """Make every weight a plain parameter, with what was merged into it; adapters that were not are dropped."""
-    for group in groups:
-        store = group.value
-        if isinstance(store, ManagedWeight):
-            plain = store.dense_base()
-            restore_parameter(group, plain if plain is not None else nn.Parameter(store.base_tensor()))
