@@ -16,75 +16,62 @@ if TYPE_CHECKING:
 
 @hookimpl
 def recognises(config: dict[str, Any]) -> bool | None:
-    from .facts import ENDINGS
+    from .facts import recognises
 
-    architectures = [str(name) for name in config.get("architectures") or []]
-    if any(name.endswith("ForMaskedLM") for name in architectures):
-        return True
-    if not any(name.endswith(ENDINGS) for name in architectures):
-        return None
-    from .model import is_masked
-
-    return is_masked(str(config.get("model_type")))
+    return recognises(config)
 
 
 @hookimpl
 def construct(entry: Entry) -> nn.Module:
-    from .model import build
+    from .model import construct
 
-    return build(entry)
+    return construct(entry)
 
 
 @hookimpl
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    from .model import named_tensors
+    from .model import checkpoint
 
-    return named_tensors(entry, module)
+    return checkpoint(entry, module)
 
 
 @hookimpl
 def sample(model: Model, request: SampleRequest) -> Samples:
-    from . import classes, masks
-    from .model import is_classifier
+    from .tasks import sample
 
-    return classes.sample(model, request) if is_classifier(model.module) else masks.sample(model, request)
+    return sample(model, request)
 
 
 @hookimpl
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    from . import classes, text
-    from .model import is_classifier
+    from .tasks import loss
 
-    return classes.loss(model, batch) if is_classifier(model.module) else text.loss(model, batch)
+    return loss(model, batch)
 
 
 @hookimpl
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    from . import classes, text
-    from .model import is_classifier
+    from .tasks import batches
 
-    kind = classes if is_classifier(model.module) else text
-    return kind.batches(model, data, request)
+    return batches(model, data, request)
 
 
 @hookimpl
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    from . import classes, text
-    from .model import is_classifier
+    from .tasks import evaluate
 
-    return classes.evaluate(model, data) if is_classifier(model.module) else text.evaluate(model, data)
+    return evaluate(model, data)
 
 
 @hookimpl
 def describe(entry: Entry) -> dict[str, str]:
-    from .facts import facts
+    from .facts import describe
 
-    return facts(entry)
+    return describe(entry)
 
 
 @hookimpl
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    from .model import write
+    from .model import save
 
-    write(model, folder, state_dict)
-    return True
+    return save(model, folder, state_dict)

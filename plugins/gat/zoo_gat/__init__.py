@@ -16,29 +16,30 @@ if TYPE_CHECKING:
 
 @hookimpl
 def recognises(config: dict[str, Any]) -> bool:
-    # The arguments of the library's class are all that its files hold; among its models only GATs have heads.
-    return {"in_channels", "hidden_channels", "num_layers", "heads"} <= config.keys() and "_class_name" not in config
+    from .files import recognises
+
+    return recognises(config)
 
 
 @hookimpl
 def construct(entry: Entry) -> nn.Module:
-    from .model import build
+    from .model import construct
 
-    return build(entry)
+    return construct(entry)
 
 
 @hookimpl
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    from .model import tensors
+    from .model import checkpoint
 
-    return tensors(entry, module)
+    return checkpoint(entry, module)
 
 
 @hookimpl
 def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
-    # A vector for each head, under 1 % of the weights, and every attention coefficient is a product with it.
-    kept = name.rpartition(".")[2] in ("att", "att_src", "att_dst", "att_edge")
-    return weight if scheme.bits < 16 and kept else None
+    from .files import quantize
+
+    return quantize(name, weight, scheme)
 
 
 @hookimpl

@@ -13,11 +13,30 @@ from typing import TYPE_CHECKING, Any
 from zoo import CheckpointError
 
 if TYPE_CHECKING:
-    from zoo import Entry
+    from torch import Tensor
+
+    from zoo import Entry, Quantization
 
 CLASS_NAMES = "class_names"
 _NAMES_FILE = "class_names.json"
 _NEEDED = ("in_channels", "hidden_channels", "num_layers")
+
+
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration holds the arguments of PyG's `GAT`.
+
+    They are all that its files hold; among the library's models only GATs have heads.
+    """
+    return {"in_channels", "hidden_channels", "num_layers", "heads"} <= config.keys() and "_class_name" not in config
+
+
+def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
+    """Keep the attention vectors in full precision below 16 bit.
+
+    They are one vector for each head, under 1 % of the weights, and every attention coefficient is a product with one.
+    """
+    kept = name.rpartition(".")[2] in ("att", "att_src", "att_dst", "att_edge")
+    return weight if scheme.bits < 16 and kept else None
 
 
 def gat_config(entry: Entry) -> dict[str, Any]:

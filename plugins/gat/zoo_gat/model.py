@@ -26,7 +26,7 @@ _TARGET = {"lin_dst": "lin", "lin_r": "lin"}
 _ATTENTION = {"att_l": "att_src", "att_r": "att_dst"}
 
 
-def build(entry: Entry) -> GAT:
+def construct(entry: Entry) -> GAT:
     """The module that the entry's configuration describes, in evaluation mode.
 
     PyG writes no truth values into config.json; `v2`, `residual` and `bias` are then read off the weights' names.
@@ -42,7 +42,7 @@ def build(entry: Entry) -> GAT:
         raise CheckpointError(f"The configuration of {entry.name} does not make a GAT: {error}") from error
 
 
-def tensors(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names, what old files hold twice once.
 
     Raises `CheckpointError` where the two differ: such a layer tells sources from targets, and this one does not.
@@ -96,10 +96,10 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
 
 def _tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """As they are in the file, without what a class around the GAT puts before every name."""
-    from zoo import checkpoint
+    import zoo
 
     prefix = None
-    for name, tensor in checkpoint.tensors(entry):
+    for name, tensor in zoo.checkpoint.tensors(entry):
         if prefix is None:
             found = re.match(r"((?:\w+\.)*?)convs\.\d", name)
             prefix = found[1] if found else ""
@@ -108,9 +108,9 @@ def _tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 def _seen(entry: Entry) -> dict[str, Any]:
     """Arguments that show in the names of the first layer's weights; none where there are no files."""
-    from zoo import checkpoint
+    import zoo
 
-    if entry.folder is None or not any(checkpoint.weight_files(Path(entry.folder))):
+    if entry.folder is None or not any(zoo.checkpoint.weight_files(Path(entry.folder))):
         return {}
     names = {name.removeprefix("convs.0.") for name, _ in _tensors(entry) if name.startswith("convs.0.")}
     return {"v2": "att" in names, "residual": "res.weight" in names, "bias": "bias" in names} if names else {}

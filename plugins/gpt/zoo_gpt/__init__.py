@@ -16,68 +16,62 @@ if TYPE_CHECKING:
 
 @hookimpl
 def recognises(config: dict[str, Any]) -> bool | None:
-    architectures = config.get("architectures") or []
-    if architectures:
-        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if not isinstance(config.get("model_type"), str):
-        return None
-    from .model import is_causal
+    from .facts import recognises
 
-    return is_causal(config["model_type"])
+    return recognises(config)
 
 
 @hookimpl
 def construct(entry: Entry) -> nn.Module:
-    from .model import build
+    from .model import construct
 
-    return build(entry)
+    return construct(entry)
 
 
 @hookimpl
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    from .model import named_tensors
+    from .model import checkpoint
 
-    return named_tensors(entry, module)
+    return checkpoint(entry, module)
 
 
 @hookimpl
 def sample(model: Model, request: SampleRequest) -> Samples:
-    from .text import generate
+    from .text import sample
 
-    return generate(model, request)
+    return sample(model, request)
 
 
 @hookimpl
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    from .text import cross_entropy
+    from .text import loss
 
-    return cross_entropy(model, batch)
+    return loss(model, batch)
 
 
 @hookimpl
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    from .text import window_batches
+    from .text import batches
 
-    return window_batches(model, data, request)
+    return batches(model, data, request)
 
 
 @hookimpl
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    from .text import perplexity
+    from .text import evaluate
 
-    return perplexity(model, data)
+    return evaluate(model, data)
 
 
 @hookimpl
 def describe(entry: Entry) -> dict[str, str]:
-    from .facts import facts
+    from .facts import describe
 
-    return facts(entry)
+    return describe(entry)
 
 
 @hookimpl
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    from .model import write
+    from .model import save
 
-    write(model, folder, state_dict)
-    return True
+    return save(model, folder, state_dict)

@@ -22,6 +22,18 @@ _FACTS = {
 }
 
 
+def recognises(config: dict[str, Any]) -> bool | None:
+    """Return whether a configuration is a causal language model's; None where it does not say what it is."""
+    architectures = config.get("architectures") or []
+    if architectures:
+        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    if not isinstance(config.get("model_type"), str):
+        return None
+    from .model import is_causal
+
+    return is_causal(config["model_type"])
+
+
 def configuration(entry: Entry) -> dict[str, Any]:
     """The entry's config.json: inline in the registry, in its folder, or beside this file; {} if it is nowhere."""
     if entry.config:
@@ -31,7 +43,7 @@ def configuration(entry: Entry) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
 
 
-def facts(entry: Entry) -> dict[str, str]:
+def describe(entry: Entry) -> dict[str, str]:
     """Label → text, e.g. {"architecture": "gpt2", "layers": "12", …, "context": "1024 tokens"}."""
     config = configuration(entry)
     found = {label: next((config[name] for name in names if config.get(name)), None) for label, names in _FACTS.items()}

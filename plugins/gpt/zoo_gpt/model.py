@@ -29,7 +29,7 @@ def is_causal(model_type: str) -> bool:
     return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def build(entry: Entry) -> PreTrainedModel:
+def construct(entry: Entry) -> PreTrainedModel:
     """The causal language model that the entry's configuration describes, in evaluation mode.
 
     Raises zoo.CheckpointError if there is no configuration, if transformers has no such architecture (code that comes
@@ -54,12 +54,12 @@ def _set_generation(module: PreTrainedModel, entry: Entry) -> None:
             raise CheckpointError(f"{entry.folder}: its generation_config.json cannot be read: {error}") from error
 
 
-def named_tensors(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """(parameter or buffer name of `module`, tensor), in the order of the files; what belongs nowhere keeps its own."""
     return library.named_tensors(entry, module, ignored=lambda name: bool(_COMPUTED.search(name)))
 
 
-def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """config.json, generation_config.json, safetensors and the tokenizer, as `from_pretrained` reads them."""
     from .text import tokenizer_of
 
@@ -68,5 +68,6 @@ def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
     try:
         tokenizer = tokenizer_of(model)
     except ZooError:  # a model that came without one is saved without one
-        return
+        return True
     tokenizer.save_pretrained(folder)
+    return True

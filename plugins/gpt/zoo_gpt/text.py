@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Notation of the shapes: b windows or prompts in a batch, t tokens, v tokens in the vocabulary.
 WINDOW = 512  # tokens in a training or evaluation window, if the model's context is not shorter
-HELD_OUT = 2**16  # bytes of held-out text that `perplexity` reads at most
-LOGITS = 2**27  # how many of them `perplexity` computes at once, at most, if one window has no more
+HELD_OUT = 2**16  # bytes of held-out text that `evaluate` reads at most
+LOGITS = 2**27  # how many of them `evaluate` computes at once, at most, if one window has no more
 IGNORED = -100  # label of a token that is padding
 DEFAULTS = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}
 NEW_TOKENS = 100
@@ -53,7 +53,7 @@ def context_of(model: Model) -> int:
     return next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), 2**31)
 
 
-def window_batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     """{"input_ids": int64 [b, t], "labels": int64 [b, t]} windows of `data`, paragraphs one after another.
 
     `data` is what zoo.data.text.text_data takes, or token ids: a Tensor [n, t] or {"input_ids": Tensor [n, t]}.
@@ -115,7 +115,7 @@ def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
     return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
 
 
-def cross_entropy(model: Model, batch: dict[str, Tensor]) -> Tensor:
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross entropy, in nats, of every token but the first of each window given those before it.
 
     batch: "input_ids" int64 [b, t], and "labels" int64 [b, t] if not the same; what is labelled IGNORED does not count.
@@ -135,7 +135,7 @@ def _summed_cross_entropy(model: Model, batch: dict[str, Tensor]) -> tuple[Tenso
     return total, (targets != IGNORED).sum()
 
 
-def perplexity(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> dict[str, float]:
     """{"perplexity", "loss", "bits_per_byte"} of held-out text, at most HELD_OUT bytes from its beginning.
 
     loss: nats per token. bits_per_byte: of the text's UTF-8, comparable between tokenizers. Every token is predicted
@@ -176,7 +176,7 @@ def _beginning(paragraphs: list[str]) -> Iterable[str]:
         yield paragraph
 
 
-def generate(model: Model, request: SampleRequest) -> Samples:
+def sample(model: Model, request: SampleRequest) -> Samples:
     """Texts: `request.n` for every prompt, or from nothing if there are no prompts.
 
     Options: prompts or prompt (a string, or a list), max_new_tokens, and those of transformers' generate: do_sample,

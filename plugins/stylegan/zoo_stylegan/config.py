@@ -38,6 +38,11 @@ _TRAINING = {"r1_gamma": 1.0, "path_weight": 2.0, "mixing": 0.9}
 _CRITIC = {"architecture": "resnet", "group": 4}
 
 
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is a StyleGAN2's."""
+    return config.get("_class_name") == CLASS_NAME
+
+
 def complete(config: dict[str, Any], name: str = "the configuration") -> dict[str, Any]:
     """The configuration with every key, `channels` by size, `discriminator` a table or None.
 

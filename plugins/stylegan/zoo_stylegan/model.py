@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoo.weights.lazy_weight import LazyWeight
 
 
-def build(entry: Entry) -> StyleGAN2:
+def construct(entry: Entry) -> StyleGAN2:
     """The module that the entry's files or configuration describe, in evaluation mode."""
     path = foreign.find(entry.folder)
     described = foreign.read(path).config if path else entry.config
@@ -34,7 +34,7 @@ def build(entry: Entry) -> StyleGAN2:
         raise CheckpointError(f"the configuration of {entry.name} makes no StyleGAN2: {error}") from error
 
 
-def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names.
 
     Raises `CheckpointError` where there are no files, saying which are wanted.
@@ -55,10 +55,10 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 def _own(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """zoo's own files; also a generator alone under its published names."""
-    from zoo import checkpoint
+    import zoo
 
     started = False
-    for name, tensor in checkpoint.tensors(entry):
+    for name, tensor in zoo.checkpoint.tensors(entry):
         started |= name == "path_length"
         if not name.endswith("resample_filter"):
             yield (foreign.G + name if name.startswith(("mapping.", "synthesis.")) else name), tensor
@@ -66,7 +66,7 @@ def _own(entry: Entry) -> Iterator[tuple[str, Tensor]]:
         yield "path_length", torch.zeros([])
 
 
-def update(entry: Entry, name: str, weight: LazyWeight, config: LoRA) -> Update | None:
+def inject_adapter(name: str, weight: LazyWeight, config: LoRA) -> Update | None:
     """LoRA of the weight that takes effect, gain · W: an update of W of scale / gain. None where the gain is 1."""
     factor = gain(name, weight.shape)
     if config.kind != "lora" or factor is None:

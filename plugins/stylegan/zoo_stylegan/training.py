@@ -27,6 +27,15 @@ _EVALUATED = 520  # images at most
 _CHUNK = 52
 
 
+def tuning() -> dict[str, Any]:
+    """Return the defaults of tuning: no momentum, and an average of the weights.
+
+    Momentum makes two players that learn at once run around each other: with AdamW's usual 0.9 the distance of an
+    early embedded model to serif letters grew threefold in 150 steps, without it shrank by a quarter.
+    """
+    return {"betas": (0.0, 0.99), "average": 0.98, "warmup": 0.1}
+
+
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Any]]:
     """Batches of `images` `[n, c, h, w]` in [-1, 1], `labels` `[n]` for a conditional generator, and what is drawn.
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from zoo import CheckpointError
 
 if TYPE_CHECKING:
-    from zoo import Entry
+    from torch import Tensor
+
+    from zoo import Entry, Quantization
 
 # A key of this plugin's in the configuration: the weight of the KL term that the model was trained with. diffusers
 # passes over a file's keys that begin with "_".
@@ -19,6 +21,19 @@ KL_WEIGHT = "_kl_weight"
 LATENT_DIFFUSION = 1e-6
 # From this weight on the prior is taken to be like what the encoder makes of images.
 USABLE_PRIOR = 0.1
+# Every pixel or every latent passes through these four, under 0.1 % of an autoencoder. On the embedded model 4 bit
+# takes the reconstruction's error from .0326 to .0366 with them and to .0336 without; 8 bit costs nothing either way.
+_OUTERMOST = ("encoder.conv_in.weight", "quant_conv.weight", "post_quant_conv.weight", "decoder.conv_out.weight")
+
+
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is an autoencoder's."""
+    return config.get("_class_name") == "AutoencoderKL"
+
+
+def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
+    """Keep the outermost convolutions in full precision in 4 bit."""
+    return weight if scheme.bits == 4 and name in _OUTERMOST else None
 
 
 def vae_folder(entry: Entry) -> Path | None:

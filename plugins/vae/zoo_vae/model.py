@@ -32,7 +32,7 @@ _NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 _PIXELS = 64 * 32 * 32  # in one call of the module
 
 
-def build(entry: Entry) -> AutoencoderKL:
+def construct(entry: Entry) -> AutoencoderKL:
     """The module that the entry's configuration describes, in evaluation mode."""
     config = {key: value for key, value in files.vae_config(entry).items() if key != files.KL_WEIGHT}
     try:
@@ -41,11 +41,11 @@ def build(entry: Entry) -> AutoencoderKL:
         raise CheckpointError(f"The configuration of {entry.name} does not make an AutoencoderKL: {error}") from error
 
 
-def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names."""
-    from zoo import checkpoint
+    import zoo
 
-    for name, tensor in checkpoint.tensors(dataclasses.replace(entry, folder=files.vae_folder(entry))):
+    for name, tensor in zoo.checkpoint.tensors(dataclasses.replace(entry, folder=files.vae_folder(entry))):
         new = current_name(name)
         # Some of these files keep the 1×1 convolutions that the projections once were.
         yield new, tensor[..., 0, 0] if new != name and tensor.ndim == 4 else tensor

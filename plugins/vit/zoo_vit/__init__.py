@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @hookimpl
 def recognises(config: dict[str, Any]) -> bool:
-    from .facts import is_timm, is_transformers
+    from .facts import recognises
 
-    return is_timm(config) or is_transformers(config)
+    return recognises(config)
 
 
 @hookimpl
 def construct(entry: Entry) -> nn.Module:
-    from .model import build
+    from .model import construct
 
-    return build(entry)
+    return construct(entry)
 
 
 @hookimpl
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    from .model import named_tensors
+    from .model import checkpoint
 
-    return named_tensors(entry, module)
+    return checkpoint(entry, module)
 
 
 @hookimpl
@@ -72,7 +72,6 @@ def describe(entry: Entry) -> dict[str, str]:
 
 @hookimpl
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    from .model import write
+    from .model import save
 
-    write(model, folder, state_dict)
-    return True
+    return save(model, folder, state_dict)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 _SUFFIX = "ForImageClassification"
 
 
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is an image classifier's, of either library."""
+    return is_timm(config) or is_transformers(config)
+
+
 def is_timm(config: dict[str, Any]) -> bool:
     """Whether this is a repository of timm: `{"architecture": …, "pretrained_cfg": {…}}`, or the older flat form."""
     return isinstance(config.get("architecture"), str) and bool(

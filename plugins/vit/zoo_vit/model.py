@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo import CheckpointError, OutputError, checkpoint
+import zoo
+from zoo import CheckpointError, OutputError
 
 from .facts import class_count, configuration, is_timm, pretrained_cfg, stored_classes
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _NOT_ARGUMENTS = ("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir")
 
 
-def build(entry: Entry) -> nn.Module:
+def construct(entry: Entry) -> nn.Module:
     """The classifier that the entry's configuration describes, in evaluation mode.
 
     Raises zoo.CheckpointError if the library has no such architecture or refuses the configuration. Code that comes
@@ -93,7 +94,7 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
         ) from error
 
 
-def named_tensors(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(parameter or buffer name of `module`, tensor), in the order of the files."""
     config = configuration(entry)
     return (_timm_tensors if is_timm(config) else _transformers_tensors)(entry, module, config)
@@ -106,12 +107,12 @@ def _timm_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> It
     beside its `pretrained_cfg`, starts at zero, as if nothing was known of the new classes.
     """
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    stored = {name: tensor.shape for name, tensor in checkpoint.tensors(entry)}
+    stored = {name: tensor.shape for name, tensor in zoo.checkpoint.tensors(entry)}
     fresh = [name for name in _head(module, config) if name in own and stored.get(name) != own[name]]
     if {k: v for k, v in stored.items() if k not in fresh} != {k: v for k, v in own.items() if k not in fresh}:
         tensors = _converted(entry, module, config)
     else:
-        tensors = checkpoint.tensors(entry)
+        tensors = zoo.checkpoint.tensors(entry)
     yield from ((name, tensor) for name, tensor in tensors if name not in fresh)
     yield from ((name, torch.zeros(own[name])) for name in fresh)
 
@@ -132,9 +133,9 @@ def _converted(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Itera
     source = sys.modules[timm.models.model_entrypoint(name).__module__]
     convert: Callable[..., dict[str, Tensor]] | None = getattr(source, "checkpoint_filter_fn", None)
     if convert is None:
-        return checkpoint.tensors(entry)
+        return zoo.checkpoint.tensors(entry)
     try:
-        return iter(convert(dict(checkpoint.tensors(entry)), module).items())
+        return iter(convert(dict(zoo.checkpoint.tensors(entry)), module).items())
     except (RuntimeError, KeyError, ValueError, AssertionError, AttributeError, IndexError) as error:
         told = " ".join(str(error).split())
         raise CheckpointError(f"{entry.name}: timm cannot convert these weights to a {name}: {told}") from error
@@ -149,7 +150,7 @@ def _transformers_tensors(entry: Entry, module: nn.Module, config: dict[str, Any
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     own = module.state_dict()
-    for name, tensor in checkpoint.tensors(entry):
+    for name, tensor in zoo.checkpoint.tensors(entry):
         renamed, _ = rename_source_key(name, renamings, converters, module.base_model_prefix, own)
         if renamed not in own and name in own:  # a renaming meant for older files caught a current name
             renamed = name
@@ -158,13 +159,14 @@ def _transformers_tensors(entry: Entry, module: nn.Module, config: dict[str, Any
         yield renamed, tensor
 
 
-def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """config.json and safetensors as the library reads them; transformers' with the image processor's settings."""
     config = configuration(model.entry)
     try:
         (_write_timm if is_timm(config) else _write_transformers)(model, config, Path(folder), state_dict)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return True
 
 
 def _write_timm(model: Model, config: dict[str, Any], folder: Path, state_dict: dict[str, Tensor]) -> None:

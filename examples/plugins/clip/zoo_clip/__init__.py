@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 
 @hookimpl
 def recognises(config: dict[str, Any]) -> bool:
-    return config.get("model_type") == "clip" and config.get("architectures", ["CLIPModel"]) == ["CLIPModel"]
+    from .facts import recognises
+
+    return recognises(config)
 
 
 @hookimpl
 def construct(entry: Entry) -> nn.Module:
-    from .model import build
+    from .model import construct
 
-    return build(entry)
+    return construct(entry)
 
 
 @hookimpl
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    from .model import named_tensors
+    from .model import checkpoint
 
-    return named_tensors(entry, module)
+    return checkpoint(entry, module)
 
 
 @hookimpl
@@ -63,15 +65,13 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 @hookimpl
 def describe(entry: Entry) -> dict[str, str]:
-    vision, text = (entry.config.get(f"{tower}_config", {}) for tower in ("vision", "text"))
-    facts = {"image size": vision.get("image_size"), "patch size": vision.get("patch_size")}
-    facts |= {"context": text.get("max_position_embeddings"), "shared space": entry.config.get("projection_dim")}
-    return {label: str(value) for label, value in facts.items() if value}
+    from .facts import describe
+
+    return describe(entry)
 
 
 @hookimpl
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    from .model import write
+    from .model import save
 
-    write(model, folder, state_dict)
-    return True
+    return save(model, folder, state_dict)

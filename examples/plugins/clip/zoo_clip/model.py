@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from zoo import Entry, Model
 
 
-def build(entry: Entry) -> CLIPModel:
+def construct(entry: Entry) -> CLIPModel:
     """The model of a config.json, in evaluation mode. Raises zoo.CheckpointError for one that is not valid."""
     from transformers import CLIPModel
 
@@ -27,7 +28,7 @@ def build(entry: Entry) -> CLIPModel:
     return CLIPModel(config).eval()
 
 
-def named_tensors(entry: Entry, module: CLIPModel) -> Iterator[tuple[str, Tensor]]:
+def checkpoint(entry: Entry, module: CLIPModel) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor); the position numbers that older files stored are computed and not read."""
     return library.named_tensors(entry, module, ignored=lambda name: name.endswith("position_ids"))
 
@@ -62,12 +63,11 @@ def _processor(folder: str | None, size: int) -> BaseImageProcessor:
         raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {told}") from error
 
 
-def write(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> None:
+def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """config.json, safetensors, tokenizer and preprocessing, as `from_pretrained` reads them."""
     module: Any = model.module
     library.save_library_model(module, folder, state_dict)
     processor_of(model).save_pretrained(folder)
-    try:
+    with suppress(ZooError):  # a model that came without one is saved without one
         tokenizer_of(model).save_pretrained(folder)
-    except ZooError:  # a model that came without one is saved without one
-        return
+    return True

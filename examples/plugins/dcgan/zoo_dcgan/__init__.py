@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @hookimpl
 def recognises(config: dict[str, Any]) -> bool:
-    return config.get("_class_name") == "DCGAN"
+    from .facts import recognises
+
+    return recognises(config)
 
 
 @hookimpl
 def construct(entry: Entry) -> nn.Module:
-    from .model import DCGAN
+    from .model import construct
 
-    return DCGAN.from_config(entry.config)
+    return construct(entry)
 
 
 @hookimpl
@@ -55,11 +57,13 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 @hookimpl
 def tuning() -> dict[str, Any]:
-    # Momentum makes two players that learn at once run around each other.
-    return {"betas": (0.0, 0.99), "average": 0.98, "warmup": 0.1}
+    from .game import tuning
+
+    return tuning()
 
 
 @hookimpl
 def describe(entry: Entry) -> dict[str, str]:
-    names = {"size": "image size", "channels": "channels", "latent": "latent"}
-    return {label: str(entry.config[name]) for name, label in names.items() if name in entry.config}
+    from .facts import describe
+
+    return describe(entry)

@@ -23,6 +23,11 @@ _EVALUATED = 520  # images at most
 _SMALL = 8  # pixels at which real and generated images are compared
 
 
+def tuning() -> dict[str, Any]:
+    """Return the defaults of tuning: momentum makes two players that learn at once run around each other."""
+    return {"betas": (0.0, 0.99), "average": 0.98, "warmup": 0.1}
+
+
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
     """{"images": [n, c, s, s] in [-1, 1], "z": [n, latent] from the request's seed}; labels are left out."""
     images, _ = image_data(data, size=model.module.size, channels=model.module.channels, split=request.split)

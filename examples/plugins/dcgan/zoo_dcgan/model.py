@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from zoo import CheckpointError
+
+if TYPE_CHECKING:
+    from zoo import Entry
 
 SMALLEST = 4  # pixels of the first feature map
 
@@ -63,3 +66,8 @@ class DCGAN(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Images [n, channels, size, size] in [-1, 1] of latents [n, latent]."""
         return self.generator(z[:, :, None, None])
+
+
+def construct(entry: Entry) -> DCGAN:
+    """Return the module of the entry's config.json, in evaluation mode."""
+    return DCGAN.from_config(entry.config)

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @hookimpl
 def recognises(config: dict[str, Any]) -> bool:
-    return config.get("_class_name") == "ByteLSTM"
+    from .facts import recognises
+
+    return recognises(config)
 
 
 @hookimpl
 def construct(entry: Entry) -> nn.Module:
-    from .model import ByteLSTM
+    from .model import construct
 
-    return ByteLSTM.from_config(entry.config)
+    return construct(entry)
 
 
 @hookimpl
@@ -55,4 +57,6 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 @hookimpl
 def describe(entry: Entry) -> dict[str, str]:
-    return {name: str(entry.config[name]) for name in ("layers", "hidden", "embedding") if name in entry.config}
+    from .facts import describe
+
+    return describe(entry)

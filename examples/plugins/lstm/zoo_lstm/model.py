@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from zoo import CheckpointError
+
+if TYPE_CHECKING:
+    from zoo import Entry
 
 BYTES = 256
 SIZES = ("embedding", "hidden", "layers")
@@ -47,3 +50,8 @@ class ByteLSTM(nn.Module):
 def _turned(state: State) -> State:
     """[b, layers, hidden] to torch's [layers, b, hidden], and back."""
     return state[0].transpose(0, 1).contiguous(), state[1].transpose(0, 1).contiguous()
+
+
+def construct(entry: Entry) -> ByteLSTM:
+    """Return the module of the entry's config.json, in evaluation mode."""
+    return ByteLSTM.from_config(entry.config)

@@ -1,0 +1,19 @@
+"""What a configuration says. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo import Entry
+
+
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is a DCGAN's."""
+    return config.get("_class_name") == "DCGAN"
+
+
+def describe(entry: Entry) -> dict[str, str]:
+    """Return facts for `zoo info` and the model card."""
+    names = {"size": "image size", "channels": "channels", "latent": "latent"}
+    return {label: str(entry.config[name]) for name, label in names.items() if name in entry.config}

@@ -1,0 +1,34 @@
+"""The hooks of both kinds of model: masked language models, and text classifiers on the same bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import classes, masks, text
+from .model import is_classifier
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import BatchRequest, Model, SampleRequest, Samples
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """Return texts with their masks filled, or what class each text is of."""
+    return (classes if is_classifier(model.module) else masks).sample(model, request)
+
+
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Return the mean cross entropy, in nats, of the tokens or the classes to be predicted: a scalar."""
+    return (classes if is_classifier(model.module) else text).loss(model, batch)
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
+    """Yield windows of tokens with masks in them, or texts with their classes."""
+    return (classes if is_classifier(model.module) else text).batches(model, data, request)
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """Return the metrics on held-out data."""
+    return (classes if is_classifier(model.module) else text).evaluate(model, data)
