@@ -1,4 +1,4 @@
-"""Names: which models and plugins there are, read from metadata and TOML files without importing any of them.
+"""The catalogue of models and plugins, read from metadata and TOML files without importing any plugin.
 
 Imports: `zoo.errors`. Start with `entry.py`, then `registry.py`.
 """

@@ -1,7 +1,7 @@
-"""Which plugins are installed: read from the metadata of distributions, without importing any of them.
+"""Find installed plugins in the metadata of distributions, without importing any plugin.
 
 A distribution offers a plugin by an entry point in the group `zoo`. The entry point's name is the name of the
-architecture, quantizer (`zoo.Quantization(scheme=...)`) or adapter kind that it brings::
+architecture, quantizer (`zoo.Quantization(scheme=...)`) or adapter kind that the plugin implements::
 
     [project.entry-points.zoo]
     ddpm = "zoo_ddpm"
@@ -21,13 +21,20 @@ from pathlib import Path
 from zoo.errors import PluginError, UnknownNameError, did_you_mean
 
 GROUP = "zoo"
-# Schemes and adapter kinds of zoo itself: a plugin of such a name would change what everybody's "nf4" means.
+# Schemes and adapter kinds of zoo itself: a plugin of such a name would change the meaning of "nf4" for every model.
 RESERVED = frozenset({"nf4", "fp4", "int8", "dynamic8", "bf16", "fp16", "fp32", "lora"})
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One distribution's claim to be the plugin `name`; `value` is the entry point's `module[:attribute]`."""
+    """An entry point by which a distribution offers the plugin `name`.
+
+    Attributes:
+        name: the plugin's name.
+        value: the entry point's `module[:attribute]`.
+        distribution: the distribution's name.
+        version: its version.
+    """
 
     name: str
     value: str
@@ -36,25 +43,26 @@ class Claim:
 
     @property
     def package(self) -> str:
-        """The top-level package that the entry point points into."""
+        """The top-level package that the entry point is in."""
         return self.value.partition(":")[0].partition("[")[0].split(".")[0].strip()
 
     def entry_point(self) -> EntryPoint:
+        """Return the entry point, to load it."""
         return EntryPoint(self.name, self.value, GROUP)
 
 
 def claims() -> dict[str, tuple[Claim, ...]]:
-    """Plugin name → who claims it, sorted by name. `ZOO_PLUGINS=a,b` leaves only these."""
+    """Return plugin name → its claims, sorted by name. `ZOO_PLUGINS=a,b` restricts the result to these."""
     allowed = restriction()
     return {name: found for name, found in _all_claims().items() if allowed is None or name in allowed}
 
 
 def claim(name: str) -> Claim:
-    """The one claim to `name`.
+    """Return the only claim to `name`.
 
     Raises:
-        UnknownNameError: no installed distribution offers it, or `ZOO_PLUGINS` leaves it out.
-        PluginError: two distributions claim it, or the name is one of zoo's own.
+        UnknownNameError: no installed distribution offers it, or `ZOO_PLUGINS` excludes it.
+        PluginError: two distributions claim it, or zoo reserves the name.
     """
     found = claims().get(name)
     if found is None:
@@ -73,7 +81,7 @@ def claim(name: str) -> Claim:
 
 
 def conflict(found: tuple[Claim, ...]) -> str | None:
-    """Why the claims to one name cannot be honoured, or None."""
+    """Return why the claims to one name cannot be used, or None if they can."""
     name = found[0].name
     if name in RESERVED:
         return (
@@ -93,7 +101,7 @@ def conflict(found: tuple[Claim, ...]) -> str | None:
 
 
 def package_folder(name: str) -> Path | None:
-    """The folder of a top-level package, found without importing it; None if there is none."""
+    """Return the folder of a top-level package without importing it; None if there is none."""
     try:
         spec = find_spec(name) if name.isidentifier() else None
     except (ImportError, ValueError, AttributeError):
@@ -103,17 +111,17 @@ def package_folder(name: str) -> Path | None:
 
 
 def strict() -> bool:
-    """Whether `ZOO_STRICT` asks for bare exceptions instead of errors in one line."""
+    """Return whether `ZOO_STRICT` is set: exceptions are then raised as they are, not as one-line errors."""
     return os.environ.get("ZOO_STRICT", "") not in ("", "0")
 
 
 def restriction() -> tuple[str, ...] | None:
-    """The names in `ZOO_PLUGINS`, or None where it is not set or empty."""
+    """Return the names in `ZOO_PLUGINS`, or None if it is not set or empty."""
     return _names("ZOO_PLUGINS") or None
 
 
 def observers() -> tuple[str, ...]:
-    """The names in `ZOO_OBSERVE`: installed observers that are to see every hook."""
+    """Return the names in `ZOO_OBSERVE`: installed observers that see every hook call."""
     return _names("ZOO_OBSERVE")
 
 
@@ -122,7 +130,7 @@ def _names(variable: str) -> tuple[str, ...]:
 
 
 def unreadable() -> tuple[str, ...]:
-    """Distributions whose entry points could not be read, each with the reason."""
+    """Return the distributions whose entry points could not be read, each with the reason."""
     _all_claims()
     return _scan()[1]
 
@@ -141,8 +149,8 @@ def _scan() -> tuple[dict[str, tuple[Claim, ...]], tuple[str, ...]]:
     found: dict[str, dict[tuple[str, str], Claim]] = {}
     problems: list[str] = []
     for point in _points(problems):
-        made = Claim(point.name, point.value, *_identity(point.dist))
-        found.setdefault(point.name, {}).setdefault((made.distribution, made.value), made)
+        new = Claim(point.name, point.value, *_identity(point.dist))
+        found.setdefault(point.name, {}).setdefault((new.distribution, new.value), new)
     ordered = {
         name: tuple(sorted(found[name].values(), key=lambda one: (one.distribution, one.value)))
         for name in sorted(found)

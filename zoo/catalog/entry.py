@@ -1,4 +1,4 @@
-"""The entry of a model: what a name that `zoo.load` takes stands for. Imports nothing of zoo."""
+"""The catalogue entry of a model that `zoo.load` can load by name. Imports nothing of zoo."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-EMBEDDED = "embedded"  # weights that lie in the plugin's own package
+EMBEDDED = "embedded"  # weights inside the plugin's package, in a folder of this name
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a name stands for.
+    """A model that can be loaded: its plugin, weights, configuration and defaults.
 
-    name: as the user gave it. plugin: the architecture's entry point; None for a module wrapped without one.
-    weights: "embedded", a Hub repository, a local folder, or None where there are none.
-    targets: LoRA's default targets (suffixes of parameter paths, or "all"); None leaves them to the plugin.
-    keep: suffixes of the parameter paths that stay in full precision.
-    folder: where the files lie, once resolved; None before, and where only the structure is wanted.
-    adapter: the folder of the saved adapter that the name stands for, if it does; the rest is its base's.
+    Attributes:
+        name: the name as the user gave it.
+        plugin: the architecture's entry point; None for a module wrapped without a plugin.
+        weights: "embedded", a Hub repository, a local folder, or None for a model without weights.
+        revision: the branch, tag or commit of the Hub repository; None for its default branch.
+        license: the licence of the weights, if known.
+        summary: one line about the model.
+        config: the model's configuration, from the registry or its `config.json`.
+        targets: LoRA's default targets (suffixes of parameter paths, or "all"); None leaves them to the plugin.
+        keep: suffixes of the parameter paths that stay in full precision.
+        demo: arguments of `zoo demo` for this model.
+        folder: the folder with the model's files, once resolved; None before, and where only the structure is needed.
+        source: where the entry came from.
+        adapter: the saved adapter's folder, if the name is that of an adapter; all other fields are its base's.
     """
 
     name: str
@@ -39,5 +47,5 @@ class Entry:
 
 
 def is_hub(weights: str | None) -> bool:
-    """Return whether an entry's `weights` name a Hub repository or a folder, and are not carried by the plugin."""
+    """Return whether `weights` is a Hub repository or a folder, and not embedded in the plugin."""
     return weights is not None and weights != EMBEDDED

@@ -1,6 +1,6 @@
-"""How places in the Hub are written: `owner/name`, `owner/name@revision`, `owner/name/folder@revision`.
+"""Parse and check Hub references: `owner/name`, `owner/name@revision`, `owner/name/folder@revision`.
 
-Nothing that a user or a repository calls a file or a folder is used before it went through here.
+Every file or folder name that comes from a user or a repository is checked here before it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ _LONGEST = 400
 
 @dataclass(frozen=True)
 class Reference:
-    """A folder of a Hub repository: `folder` is "" for its root; `revision` a branch, tag or commit, or None."""
+    """A folder of a Hub repository.
+
+    Attributes:
+        repository: `owner/name`.
+        folder: a path in the repository; "" for its root.
+        revision: a branch, tag or commit, or None for the default branch.
+    """
 
     repository: str
     folder: str = ""
@@ -32,24 +38,24 @@ class Reference:
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name is written as the Hub's repositories are, `owner/name`."""
+    """Return whether a name has the form of a Hub repository, `owner/name`."""
     plain = _REPOSITORY.fullmatch(name) is not None and len(name) <= 96
     return plain and not any(odd in name for odd in ("..", "--")) and not name.endswith((".git", ".ipynb", ".", "-"))
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a whole commit sha, which always means the same files."""
+    """Return whether a revision is a full commit sha, which always has the same files."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def is_revision(revision: str) -> bool:
-    """Whether a revision can be a branch, a tag or a commit, and a file name."""
+    """Return whether a revision can be a branch, tag or commit, and be used as a file name."""
     odd = ".." in revision or revision.endswith((".", ".lock", "/"))
     return len(revision) <= _LONGEST and _REVISION.fullmatch(revision) is not None and not odd
 
 
 def is_safe(path: object) -> bool:
-    """Whether a path from a repository is a plain file's or folder's below its root, on every system."""
+    """Return whether a path from a repository is that of a file or folder below its root, on every operating system."""
     if not isinstance(path, str) or not path or len(path) > _LONGEST:
         return False
     if any(character in '\\:*?"<>|' or ord(character) < 32 or ord(character) == 127 for character in path):
@@ -58,7 +64,7 @@ def is_safe(path: object) -> bool:
 
 
 def parse(text: str) -> Reference | None:
-    """The place that `text` is written for; None where it is not written as one."""
+    """Return the reference that `text` is; None if it has not the form of one."""
     place, at, revision = text.partition("@")
     if at and not is_revision(revision):
         return None
@@ -70,5 +76,5 @@ def parse(text: str) -> Reference | None:
 
 
 def is_name(name: str) -> bool:
-    """Whether `zoo.load` looks `name` up in the registry, and does not take it for a folder or Hub repository."""
+    """Return whether `zoo.load` looks `name` up in the registry, and not as a folder or Hub repository."""
     return not ("/" in name or "\\" in name or name in (".", "..") or name.startswith("~"))

@@ -1,6 +1,6 @@
-"""The catalogue: which names `zoo.load` takes, and what each stands for.
+"""The registries: TOML files with an entry for each model name that `zoo.load` takes.
 
-zoo's own is `registry.toml`; a plugin's package carries another beside its `__init__.py`, which is read without
+zoo has one, `registry.toml`; a plugin's package can have another beside its `__init__.py`, which is read without
 importing the package. One table per name::
 
     [gpt2]
@@ -8,11 +8,11 @@ importing the package. One table per name::
     summary = "GPT-2, 124M parameters"
     license = "MIT"
     weights = "openai-community/gpt2"           # a Hub repository, or "embedded": the folder in the plugin's package
-    revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"   # the commit; without it, the newest one counts
-    targets = ["c_attn"]                        # what LoRA adapts by default: suffixes of parameter paths, or "all"
-    keep = ["wpe"]                              # what stays in full precision: suffixes
+    revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"   # the commit; without it, the newest one is used
+    targets = ["c_attn"]                        # LoRA's default targets: suffixes of parameter paths, or "all"
+    keep = ["wpe"]                              # suffixes of the parameters that stay in full precision
     [gpt2.config]                               # the configuration, so that the module can be built offline
-    [gpt2.demo]                                 # what `zoo demo gpt2` does
+    [gpt2.demo]                                 # arguments of `zoo demo gpt2`
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zoo.errors import RegistryError, UnknownNameError, did_you_mean
 FILE = "registry.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-# Key → (type, how an error names the type, whether an entry must have it).
+# Key → (type, name of the type in errors, whether it is required).
 _KEYS: dict[str, tuple[type | tuple[type, ...], str, bool]] = {
     "plugin": (str, "a string", True),
     "summary": (str, "a string", True),
@@ -46,15 +46,16 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], str, bool]] = {
 
 
 def entries() -> tuple[Entry, ...]:
-    """Every entry of every registry, by name. A plugin's faulty registry is left out; `problems()` says why.
+    """Return the entries of all registries, sorted by name. Invalid registries of plugins are left out; see `problems`.
 
-    Raises RegistryError if zoo's own registry is faulty.
+    Raises:
+        RegistryError: zoo's own registry is not valid.
     """
     return tuple(entry for _, entry in sorted(_catalogue()[0].items()))
 
 
 def problems() -> tuple[str, ...]:
-    """What is wrong with plugins' registries: file, name and key."""
+    """Return the errors in plugins' registries, each with file, name and key."""
     return _catalogue()[1]
 
 
@@ -64,18 +65,18 @@ def forget() -> None:
 
 
 def find(name: str) -> Entry:
-    """The entry of a registry name.
+    """Return the entry of a registry name.
 
     Raises:
-        UnknownNameError: no registry has it; the message has the nearest name.
-        RegistryError: two plugins' registries define it, or the file that defines it is faulty.
+        UnknownNameError: no registry has it; the message suggests the nearest name.
+        RegistryError: two plugins' registries define it, or the file that defines it is not valid.
     """
     found, faults = _catalogue()
     if name in found:
         return found[name]
-    blamed = [fault for fault in faults if f"[{name}]" in fault]
-    if blamed:
-        raise RegistryError(blamed[0])
+    about_name = [fault for fault in faults if f"[{name}]" in fault]
+    if about_name:
+        raise RegistryError(about_name[0])
     left_out = f" (a registry is left out: {faults[0]})" if faults else ""
     if name in discovery.claims():
         names = [entry.name for entry in found.values() if entry.plugin == name]
@@ -94,16 +95,16 @@ def find(name: str) -> Entry:
 
 
 def _catalogue() -> tuple[dict[str, Entry], tuple[str, ...]]:
-    return _load(tuple(discovery.claims().items()), tuple(_own_file()))
+    return _load(tuple(discovery.claims().items()), tuple(_zoo_registry()))
 
 
 @cache
 def _load(
-    claims: tuple[tuple[str, tuple[discovery.Claim, ...]], ...], own: tuple[Path, ...]
+    claims: tuple[tuple[str, tuple[discovery.Claim, ...]], ...], zoo_files: tuple[Path, ...]
 ) -> tuple[dict[str, Entry], tuple[str, ...]]:
     found: dict[str, tuple[Entry, Path]] = {}
     faults: list[str] = []
-    for path in own:
+    for path in zoo_files:
         found.update({entry.name: (entry, path) for entry in read(path)})
     ambiguous: set[str] = set()
     for path in dict.fromkeys(_package_files(claims)):
@@ -120,12 +121,12 @@ def _load(
                 continue
             first = found[entry.name][1]
             faults.append(f"{path}: [{entry.name}] is defined in {first} already: rename one of them")
-            if first not in own:  # neither of two strangers goes before the other
+            if first not in zoo_files:  # neither of two plugins takes precedence
                 ambiguous.add(entry.name)
     return {name: entry for name, (entry, _) in found.items() if name not in ambiguous}, tuple(faults)
 
 
-def _own_file() -> Iterator[Path]:
+def _zoo_registry() -> Iterator[Path]:
     from importlib.resources import files
 
     package = Path(str(files("zoo")))
@@ -145,9 +146,10 @@ def _package_files(claims: tuple[tuple[str, tuple[discovery.Claim, ...]], ...]) 
 
 
 def read(path: Path) -> list[Entry]:
-    """The entries of one registry file.
+    """Return the entries of one registry file.
 
-    Raises RegistryError, naming file and key, for anything that is not as it should be.
+    Raises:
+        RegistryError: the file is not valid; the message names file and key.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -167,10 +169,10 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
             raise RegistryError(
                 f"{where} {key}: unknown key.{did_you_mean(key, _KEYS)} The keys are {', '.join(_KEYS)}"
             )
-        kind, called, _ = _KEYS[key]
+        kind, kind_name, _ = _KEYS[key]
         strings = not isinstance(value, list) or all(isinstance(item, str) and item for item in value)
         if not isinstance(value, kind) or not strings or value == "" or (key == "targets" and value == []):
-            raise RegistryError(f"{where} {key}: expected {called}, got {value!r}")
+            raise RegistryError(f"{where} {key}: expected {kind_name}, got {value!r}")
     missing = [key for key, (_, _, needed) in _KEYS.items() if needed and key not in table]
     if missing:
         raise RegistryError(f"{where} {missing[0]}: missing, every entry needs {', '.join(missing)}")
