@@ -1,1 +1,1 @@
-"""Operations on managed weights, each with its own backward; `table.py` says which function gets which."""
+"""Operations on managed weights, each with its own backward pass; `table.py` maps torch's functions to them."""

@@ -1,4 +1,4 @@
-"""What every operation on a managed weight needs: the weight as raw material, its types, and folding.
+"""Shared by all operations on a managed weight: the base's tensors, the compute dtype, and folding ΔW into the weight.
 
 Notation, here and in the other files of this folder:
     W      the weight as a matrix (rows, columns): rows is its first dimension, columns all the others
@@ -12,34 +12,40 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active as transforms_active  # noqa: F401 - for the operations
+from torch._C import _are_functorch_transforms_active as transforms_active  # noqa: F401 - used by the operations
 
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import Codec
 from zoo.weights.update import Factors
 
-SMALL = 1 << 14  # values of a weight so small that what counts is how many operations there are
+SMALL = 1 << 14  # weights of up to this many values take time by the number of operations, not by their size
 
 
 class BaseTensors(NamedTuple):
-    """A base weight that an autograd function can carry: tensors to save, and how to make them dense again."""
+    """The base weight in the form that an autograd function can save.
+
+    Attributes:
+        codec: Dequantizes `tensors`; None if they are the dense weight.
+        shape: The weight's shape.
+        tensors: The tensors to save for the backward pass.
+    """
 
     codec: Codec | None
     shape: torch.Size
     tensors: tuple[Tensor, ...]
 
 
-def base_tensors(store: ManagedWeight) -> BaseTensors:
-    """The store's base as it is now. Its tensors are looked up at every use and never kept."""
-    dense = store.effective_base()
+def base_tensors(managed: ManagedWeight) -> BaseTensors:
+    """Return the current base. Its tensors are looked up at every use and never kept."""
+    dense = managed.effective_base()
     if dense is not None:
-        return BaseTensors(None, store.shape, (dense,))
-    packed = store.quantized_base()
-    return BaseTensors(packed.codec, store.shape, packed.tensors())
+        return BaseTensors(None, managed.shape, (dense,))
+    packed = managed.quantized_base()
+    return BaseTensors(packed.codec, managed.shape, packed.tensors())
 
 
 def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> Tensor:
-    """The dense base in `dtype`; a fresh tensor if there is a codec."""
+    """Return the dense base in `dtype`; a fresh tensor if there is a codec."""
     if codec is None:
         weight = tensors[0]
         return weight if weight.dtype is dtype else weight.to(dtype)
@@ -47,10 +53,10 @@ def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors
 
 
 def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], factors: Factors) -> Tensor:
-    """W + scale · left @ right, dense, in the factors' type: no extra pass over the activations."""
+    """Return W + scale · left @ right, dense, in the factors' dtype: no extra pass over the activations."""
     left, right, scale = factors
     weight = dense_of(codec, shape, left.dtype, tensors)
-    matrix = weight if len(shape) == 2 else weight.reshape(shape[0], -1)  # may be channels_last
+    matrix = weight if len(shape) == 2 else weight.reshape(shape[0], -1)  # (rows, columns); may be channels_last
     if codec is None or torch.is_grad_enabled():
         folded = torch.addmm(matrix, left, right, alpha=scale)
     else:
@@ -59,19 +65,19 @@ def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], fa
 
 
 def join(factors: list[Factors], dtype: torch.dtype) -> Factors | None:
-    """Several low-rank updates as one, in `dtype`; None for none."""
+    """Return several low-rank updates as one, in `dtype`; None for none."""
     if not factors:
         return None
     if len(factors) == 1:
         left, right, scale = only = factors[0]
         return only if left.dtype is dtype else Factors(left.to(dtype), right.to(dtype), scale)
-    left = torch.cat([one.left.to(dtype) * one.scale for one in factors], dim=1)
-    right = torch.cat([one.right.to(dtype) for one in factors])
+    left = torch.cat([one.left.to(dtype) * one.scale for one in factors], dim=1)  # (rows, sum of ranks)
+    right = torch.cat([one.right.to(dtype) for one in factors])  # (sum of ranks, columns)
     return Factors(left, right, 1.0)
 
 
 def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype | None:
-    """The type that an active autocast gives to this operation, or None where none is active for it."""
+    """Return the dtype that an active autocast gives to this operation, or None if none is active for it."""
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.is_floating_point() and torch.float64 not in (x.dtype, dtype):
         return torch.get_autocast_dtype(device)
@@ -79,7 +85,7 @@ def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype | None:
 
 
 def needs_graph(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None) -> bool:
-    """Whether a backward pass could ask for any gradient of this operation."""
+    """Return whether a backward pass could need any gradient of this operation."""
     if not torch.is_grad_enabled():
         return False
     return (
@@ -91,23 +97,33 @@ def needs_graph(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Fact
 
 
 def add_product(y: Tensor, first: Tensor, second: Tensor, scale: float) -> Tensor:
-    """y + scale · first @ second, written into `y`, a tensor of the caller's own, unless a graph needs it."""
+    """Return y + scale · first @ second.
+
+    The sum is written into `y`, which must be the caller's own tensor, unless a graph needs it.
+    """
     if torch.is_grad_enabled():
         return torch.addmm(y, first, second, alpha=scale)
     return y.addmm_(first, second, alpha=scale)
 
 
 def prefer_folding(positions: int, rows: int, columns: int, dtype: torch.dtype) -> bool:
-    """Whether ΔW should be added to the weight rather than run beside it.
+    """Return whether ΔW should be added to the weight rather than applied separately to the activations.
 
-    Folding costs passes over the weight, running beside it passes over the activations. Only in float32 and float64:
-    in 16 bits the sum W + ΔW would lose a small ΔW to rounding. Small weights always fold: it is one operation less.
+    Folding costs passes over the weight, applying it separately costs passes over the activations. Only in float32 and
+    float64: in 16 bits the sum W + ΔW would lose a small ΔW to rounding. Small weights always fold: it is one operation
+    less.
 
-    Measured on one CPU thread in float32, step beside ÷ step folded at rank 4, 16 and 64: Linear(768) at 64 tokens
-    .87 .86 .66, at 256 .94 .94 .91, at 1,024 .99 1.00 1.06, at 4,096 1.03 .99 1.11; Linear(1024) at 256 .91 .95 .89,
-    at 1,024 1.00 1.01 1.03; Linear(256) at 256 .97 .90 1.16, at 1,024 1.09 .95 1.14. They are even where there are
-    about as many positions as features, at every rank. The same rule fits 3×3 convolutions (forward, C=128, 32²,
-    batch 4: 1.50× the plain one beside it, 1.15× folded; C=256, 8², batch 2: 1.14× and 1.17×).
+    Measured on one CPU thread in float32, time of a step separate ÷ folded at rank 4, 16 and 64: Linear(768) at 64
+    tokens .87 .86 .66, at 256 .94 .94 .91, at 1,024 .99 1.00 1.06, at 4,096 1.03 .99 1.11; Linear(1024) at 256 .91 .95
+    .89, at 1,024 1.00 1.01 1.03; Linear(256) at 256 .97 .90 1.16, at 1,024 1.09 .95 1.14. The two break even if there
+    are about as many positions as features, at every rank. The same rule fits 3×3 convolutions (forward pass, C=128,
+    32², batch 4: 1.50× the plain one if separate, 1.15× if folded; C=256, 8², batch 2: 1.14× and 1.17×).
+
+    Args:
+        positions: The number of rows of x: batch size times sequence length or image size.
+        rows: Rows of W.
+        columns: Columns of W.
+        dtype: The compute dtype.
     """
     if dtype is not torch.float32 and dtype is not torch.float64:
         return False
@@ -116,5 +132,8 @@ def prefer_folding(positions: int, rows: int, columns: int, dtype: torch.dtype) 
 
 
 def prefer_dense_gradient(rows: int, columns: int, dtype: torch.dtype) -> bool:
-    """Whether both factors' gradients come from the dense weight's: fewer operations, more work; not in 16 bits."""
+    """Return whether both factors' gradients are computed from the dense weight's.
+
+    That takes fewer operations but more arithmetic, so only for small weights; never in 16 bits.
+    """
     return rows * columns <= SMALL and (dtype is torch.float32 or dtype is torch.float64)

@@ -1,4 +1,4 @@
-"""Looking rows of a managed weight up: only the rows that are asked for are unpacked."""
+"""Embedding look-up in a managed weight: only the rows that are looked up are dequantized."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RENORM = (
 
 
 def refuse_renorm(*args: Any, max_norm: float | None = None, **kwargs: Any) -> None:
-    """`embedding_bag` goes by the dense weight; `WeightError` for `max_norm`, as with `embedding`."""
+    """Raise `WeightError` for `max_norm`, as `embedding` does; `embedding_bag` uses the dense weight otherwise."""
     if max_norm is not None or (len(args) > 3 and args[3] is not None):
         raise WeightError(RENORM)
 
 
 def embedding(
-    store: ManagedWeight,
+    managed: ManagedWeight,
     index: Tensor,
     padding_idx: int | None = None,
     max_norm: float | None = None,
@@ -34,41 +34,54 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """`torch.nn.functional.embedding` over a managed weight. index: (...) → (..., features).
+    """Compute `torch.nn.functional.embedding` with a managed weight.
 
-    Raises `WeightError` for `max_norm`, which would rewrite the weight in place.
+    Args:
+        managed: The weight, (num_embeddings, features).
+        index: (...), integers.
+        padding_idx: As in torch, like all other arguments.
+        max_norm: None; see Raises.
+        norm_type: Unused without `max_norm`.
+        scale_grad_by_freq: As in torch.
+        sparse: As in torch.
+
+    Returns:
+        (..., features).
+
+    Raises:
+        WeightError: `max_norm` is given, which would write to the weight.
     """
     if max_norm is not None:
         raise WeightError(RENORM)
-    updates = store.active_updates()
-    found = store.factors()
-    dense = store.effective_base()
-    general = len(store.shape) != 2 or transforms_active() or scale_grad_by_freq
-    general = general or (store.training and any(update.dropout for update in updates))
-    if found is None or general:
-        # scale_grad_by_freq divides the weight's gradient by row, which only the dense weight's gradient can show.
-        return F.embedding(index, store.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)
+    updates = managed.active_updates()
+    low_rank = managed.factors()
+    dense = managed.effective_base()
+    needs_dense = len(managed.shape) != 2 or transforms_active() or scale_grad_by_freq
+    needs_dense = needs_dense or (managed.training and any(update.dropout for update in updates))
+    if low_rank is None or needs_dense:
+        # scale_grad_by_freq divides the weight's gradient row by row, which needs the dense weight's gradient.
+        return F.embedding(index, managed.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)
     if dense is not None:
         y = F.embedding(index, dense, padding_idx, None, norm_type, scale_grad_by_freq, sparse)
     else:
-        y = _rows(store, index)
-    factors = join(found, store.dtype)
+        y = _rows(managed, index)
+    factors = join(low_rank, managed.dtype)
     if factors is None:
         return y
     hidden = F.embedding(index, factors.left)  # (..., rank)
-    rows = y.reshape(-1, y.shape[-1])
+    rows = y.reshape(-1, y.shape[-1])  # (positions, features)
     with without_autocast(y):
         flat = torch.addmm(rows, hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale)
     if padding_idx is not None:
-        # The padding row takes no gradient, neither in its own factor nor in the one that all rows share.
-        padding_idx %= store.shape[0]  # -1 is the last row
-        flat = torch.where((index == padding_idx).reshape(-1, 1), flat.detach(), flat)
+        # The padding row takes no gradient, neither in its row of `left` nor in `right`, which all rows share.
+        padding_idx %= managed.shape[0]  # -1 is the last row
+        flat = torch.where((index == padding_idx).reshape(-1, 1), flat.detach(), flat)  # (positions, features)
     return flat.view(y.shape)
 
 
-def _rows(store: ManagedWeight, index: Tensor) -> Tensor:
-    """The packed base's rows at `index`: (...) → (..., features)."""
-    packed = store.quantized_base()
+def _rows(managed: ManagedWeight, index: Tensor) -> Tensor:
+    """Return the quantized base's rows at `index`: (...) → (..., features)."""
+    packed = managed.quantized_base()
     width = packed.shape[1]
     rows = getattr(packed.codec, "rows", None)
     if rows is not None and index.numel() < packed.shape[0]:
@@ -77,7 +90,7 @@ def _rows(store: ManagedWeight, index: Tensor) -> Tensor:
             low, high = int(index.min()), int(index.max())
             if low < 0 or high >= bounds:
                 raise IndexError(f"index out of range: expected 0 … {bounds - 1}, got {low if low < 0 else high}")
-        found = rows(packed.tensors(), index.reshape(-1), width, packed.dtype)
-        if found is not None:
-            return found.view(*index.shape, width)
+        selected = rows(packed.tensors(), index.reshape(-1), width, packed.dtype)
+        if selected is not None:
+            return selected.view(*index.shape, width)
     return F.embedding(index, packed())

@@ -1,4 +1,7 @@
-"""Products with a managed weight: linear, addmm, mm, matmul. One autograd function that saves nothing dense."""
+"""Products with a managed weight: linear, addmm, mm, matmul, by one autograd function that saves nothing dense.
+
+See `base.py` for the notation. `flip` selects x @ W instead of x @ W.T, as transformers' `Conv1D` needs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from zoo.weights.update import Factors
 
 
 def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor:
-    """x @ W.T + bias, or with `flip` x @ W + bias. x: (..., in) → (..., out)."""
+    """Return x @ W.T + bias, or with `flip` x @ W + bias. x: (..., in) → (..., out)."""
     codec, shape, tensors = base
     rows, columns = shape
     if factors is not None and prefer_folding(_positions(x), rows, columns, x.dtype):
@@ -43,18 +46,21 @@ def _positions(x: Tensor) -> int:
 
 
 def add_low_rank(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
-    """y + scale · (x @ right.T) @ left.T, or with `flip` (x @ left) @ right: the update without forming ΔW."""
+    """Return y + scale · (x @ right.T) @ left.T, or with `flip` y + scale · (x @ left) @ right, without forming ΔW.
+
+    x: (..., in), y: (..., out).
+    """
     left, right, scale = factors
-    down, up = (left, right) if flip else (right.t(), left.t())
+    down, up = (left, right) if flip else (right.t(), left.t())  # (in, rank), (rank, out)
     hidden = x.reshape(-1, x.shape[-1]).mm(down)  # (positions, rank)
     return add_product(y.reshape(-1, y.shape[-1]), hidden, up, scale).view(y.shape)
 
 
 class _Linear(torch.autograd.Function):
-    """Saves x, the factors and the base as it is stored; the dense weight is made again in backward.
+    """Saves x, the factors and the base as it is stored; the dense weight is recomputed in the backward pass.
 
-    In the form without `setup_context`, which would cost a small layer more than its arithmetic; only functorch's
-    transforms need that form, and `linear` goes another way under them.
+    It has no `setup_context`, which would cost a small layer more than its arithmetic; only functorch's transforms need
+    one, and `linear` takes the dense weight under them.
     """
 
     @staticmethod
@@ -83,7 +89,7 @@ class _Linear(torch.autograd.Function):
         x, left, right, *tensors = ctx.saved_tensors
         scale, flip, codec, shape = ctx.scale, ctx.flip, ctx.codec, ctx.shape
         need_x, need_bias, need_left, need_right, _, _, _, _, need_base, *others = ctx.needs_input_grad
-        flat = g.reshape(-1, g.shape[-1])
+        flat = g.reshape(-1, g.shape[-1])  # (positions, out)
         grad_x = grad_bias = grad_left = grad_right = grad_base = None
         hidden: Any = None
         rank = 0 if left is None else left.shape[1]
@@ -97,40 +103,47 @@ class _Linear(torch.autograd.Function):
                 weight = fold(codec, shape, tuple(tensors), Factors(left, right, scale))
             else:
                 weight = dense_of(codec, shape, g.dtype, tuple(tensors))
-            grad_x = flat.mm(weight.t() if flip else weight)
+            grad_x = flat.mm(weight.t() if flip else weight)  # (positions, in)
             if hidden is not None and not folded:
                 grad_x = add_product(grad_x, hidden, left.t() if flip else right, scale)
             grad_x = grad_x.view(*g.shape[:-1], grad_x.shape[-1])
         if need_bias:
-            grad_bias = flat.sum(0).to(ctx.bias_dtype)
+            grad_bias = flat.sum(0).to(ctx.bias_dtype)  # (out,)
         if need_left or need_right or need_base:
-            # In W's own layout: out-side activations meet rows, in-side ones columns; with flip the other way round.
-            x2 = x.reshape(-1, x.shape[-1])
-            by_rows, by_columns = (x2, flat) if flip else (flat, x2)
+            # In W's own layout: the output's gradient pairs with rows, the input with columns; reversed by `flip`.
+            x2 = x.reshape(-1, x.shape[-1])  # (positions, in)
+            by_rows, by_columns = (x2, flat) if flip else (flat, x2)  # (positions, rows), (positions, columns)
             if dense:
-                whole = by_rows.t().mm(by_columns)  # (rows, columns), the gradient of W
-                grad_left = whole.mm(right.t()) * scale if need_left else None
-                grad_right = left.t().mm(whole) * scale if need_right else None
-                grad_base = whole.to(tensors[0].dtype) if need_base else None
+                grad_weight = by_rows.t().mm(by_columns)  # (rows, columns)
+                grad_left = grad_weight.mm(right.t()) * scale if need_left else None  # (rows, rank)
+                grad_right = left.t().mm(grad_weight) * scale if need_right else None  # (rank, columns)
+                grad_base = grad_weight.to(tensors[0].dtype) if need_base else None
             else:
                 if need_left:
                     inner = hidden if flip else x2.mm(right.t())  # (positions, rank)
-                    grad_left = by_rows.t().mm(inner) * scale
+                    grad_left = by_rows.t().mm(inner) * scale  # (rows, rank)
                 if need_right:
-                    inner = x2.mm(left) if flip else hidden
-                    grad_right = inner.t().mm(by_columns) * scale
+                    inner = x2.mm(left) if flip else hidden  # (positions, rank)
+                    grad_right = inner.t().mm(by_columns) * scale  # (rank, columns)
         return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *[None] * len(others)
 
 
-def linear(store: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False) -> Tensor | None:
-    """x @ W.T + bias for a two-dimensional weight (`flip`: x @ W + bias). x: (..., in) → (..., out).
+def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False) -> Tensor | None:
+    """Return x @ W.T + bias for a two-dimensional weight, or with `flip` x @ W + bias.
 
-    None where only the dense weight serves, or only the library's own error (mixed types, scalars).
+    Args:
+        managed: The weight.
+        x: (..., in).
+        bias: (out,).
+        flip: Whether the weight is (in, out).
+
+    Returns:
+        (..., out); None if only the dense weight can serve, or the library's own error (mixed dtypes, scalars).
     """
-    if len(store.shape) != 2 or not x.dim():
+    if len(managed.shape) != 2 or not x.dim():
         return None
-    plain, updates = store.effective_base(), store.active_updates()
-    dtype = store.dtype if plain is None else plain.dtype
+    dense, updates = managed.effective_base(), managed.active_updates()
+    dtype = managed.dtype if dense is None else dense.dtype
     cast = compute_dtype(x, dtype)
     if cast is not None:
         x = x.to(cast)
@@ -138,21 +151,21 @@ def linear(store: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip:
         dtype = cast
     if x.dtype is not dtype:
         return None
-    if not updates and plain is not None and cast is None:
-        return F.linear(x, plain.t() if flip else plain, bias)
+    if not updates and dense is not None and cast is None:
+        return F.linear(x, dense.t() if flip else dense, bias)
     if transforms_active():
         return None
-    found = store.factors()
-    if found is None:
-        return _scaled(store, x, bias, dtype, flip)
-    base = base_tensors(store)
-    if store.training and any(update.dropout for update in updates):
+    low_rank = managed.factors()
+    if low_rank is None:
+        return _scaled(managed, x, bias, dtype, flip)
+    base = base_tensors(managed)
+    if managed.training and any(update.dropout for update in updates):
         y = _apply(x, bias, base, None, flip)
-        for update, factors in zip(updates, found, strict=True):
+        for update, factors in zip(updates, low_rank, strict=True):
             dropped = F.dropout(x, update.dropout)
             y = add_low_rank(y, dropped, Factors(factors.left.to(dtype), factors.right.to(dtype), factors.scale), flip)
         return y
-    return _apply(x, bias, base, join(found, dtype), flip)
+    return _apply(x, bias, base, join(low_rank, dtype), flip)
 
 
 def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor:
@@ -162,41 +175,41 @@ def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors |
     return _Linear.apply(x, bias, left, right, scale, flip, base.codec, base.shape, *base.tensors)
 
 
-def _scaled(store: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.dtype, flip: bool) -> Tensor | None:
-    """As `linear`, for an update that scales outputs and inputs; None where it does anything else."""
-    scaling = store.scaling()
+def _scaled(managed: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.dtype, flip: bool) -> Tensor | None:
+    """Return `linear` for an update that scales outputs and inputs; None if it does anything else."""
+    scaling = managed.scaling()
     if scaling is None:
         return None
     factors, outputs, inputs = scaling
-    if flip != store.layout.transposed:  # the other way round than its layer usually takes it
+    if flip != managed.layout.transposed:  # not the orientation in which its layer uses it
         outputs, inputs = inputs, outputs
     if inputs is not None:
-        x = x * inputs.to(dtype)
-    y = _apply(x, None, base_tensors(store), join([] if factors is None else [factors], dtype), flip)
+        x = x * inputs.to(dtype)  # (..., in)
+    y = _apply(x, None, base_tensors(managed), join([] if factors is None else [factors], dtype), flip)
     if outputs is not None:
-        y = y * outputs.to(dtype)
+        y = y * outputs.to(dtype)  # (..., out)
     return y if bias is None else y + bias
 
 
-def addmm(store: ManagedWeight, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
-    """bias + x @ W for a one-dimensional bias, as transformers' `Conv1D` computes it; None for any other form."""
-    if beta != 1 or alpha != 1 or bias.dim() != 1 or x.dim() != 2 or len(store.shape) != 2:
+def addmm(managed: ManagedWeight, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
+    """Return bias + x @ W for a one-dimensional bias, as transformers' `Conv1D` computes it; None for other forms."""
+    if beta != 1 or alpha != 1 or bias.dim() != 1 or x.dim() != 2 or len(managed.shape) != 2:
         return None
-    return linear(store, x, bias, flip=True)
+    return linear(managed, x, bias, flip=True)
 
 
-def matmul(store: ManagedWeight, x: Tensor) -> Tensor | None:
-    """x @ W for a two-dimensional weight; None for any other form."""
-    if len(store.shape) != 2 or x.dim() < 1 or x.shape[-1] != store.shape[0]:
+def matmul(managed: ManagedWeight, x: Tensor) -> Tensor | None:
+    """Return x @ W for a two-dimensional weight; None for other forms."""
+    if len(managed.shape) != 2 or x.dim() < 1 or x.shape[-1] != managed.shape[0]:
         return None
-    return linear(store, x, None, flip=True)
+    return linear(managed, x, None, flip=True)
 
 
-def matmul_left(store: ManagedWeight, x: Tensor) -> Tensor | None:
-    """W @ x for a two-dimensional weight and x of (in,) or (..., in, n), as x.T @ W.T; None for any other form."""
-    if len(store.shape) != 2 or x.dim() < 1 or x.shape[-1 if x.dim() == 1 else -2] != store.shape[1]:
+def matmul_left(managed: ManagedWeight, x: Tensor) -> Tensor | None:
+    """Return W @ x for a two-dimensional weight and x (in,) or (..., in, n), as x.T @ W.T; None for other forms."""
+    if len(managed.shape) != 2 or x.dim() < 1 or x.shape[-1 if x.dim() == 1 else -2] != managed.shape[1]:
         return None
     if x.dim() == 1:
-        return linear(store, x)
-    y = linear(store, x.mT)
-    return y if y is None else y.mT.contiguous()  # laid out as torch.matmul's result, which may be viewed
+        return linear(managed, x)
+    y = linear(managed, x.mT)  # (..., n, out)
+    return y if y is None else y.mT.contiguous()  # in memory as torch.matmul's result, which callers may view

@@ -1,4 +1,4 @@
-"""Which operation on a managed weight has a path of its own; every other one gets the dense weight."""
+"""Which torch function on a managed weight has a path of its own; every other one gets the dense weight."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.utils.checkpoint import checkpoint
 from zoo.weights.ops import conv, embedding, linear
 from zoo.weights.ops.base import transforms_active
 
-# A path gets the call's own positional and keyword arguments, with the stand-ins still among them, and returns None
-# where the general path has to serve.
+# A path gets the call's positional and keyword arguments, lazy weights included, and returns None if the general path
+# has to be taken.
 Path = Callable[..., Tensor | None]
 
 
-def _store(value: Any) -> Any:
-    """The store behind a stand-in; None for anything else, and for one that is cut from the graph (`weight.data`)."""
-    store = getattr(value, "_zoo_store", None)
-    return None if store is None or value._zoo_detached else store
+def _managed(value: Any) -> Any:
+    """Return a lazy weight's managed weight; None for anything else, and for one detached from the graph (`.data`)."""
+    managed = getattr(value, "_zoo_store", None)
+    return None if managed is None or value._zoo_detached else managed
 
 
 def _dense(tree: Any) -> Any:
@@ -32,9 +32,9 @@ def _dense(tree: Any) -> Any:
 
 
 def _by_name(path: Path, *names: str) -> Path:
-    """`path` with its leading arguments `names` given by position or by keyword, as torch allows."""
+    """Let the leading arguments `names` of `path` be given by position or by keyword, as in torch."""
 
-    def named(*args: Any, **kwargs: Any) -> Tensor | None:
+    def normalized(*args: Any, **kwargs: Any) -> Tensor | None:
         if len(args) < len(names):
             missing = names[len(args) :]
             if any(name not in kwargs for name in missing):
@@ -42,28 +42,28 @@ def _by_name(path: Path, *names: str) -> Path:
             args = (*args, *[kwargs.pop(name) for name in missing])
         return path(*args, **kwargs)
 
-    return named
+    return normalized
 
 
-def _with_store(op: Callable[..., Tensor | None]) -> Path:
-    """A path for `op(input, weight, …)`: the second argument must be the managed weight, and the first none.
+def _with_managed(op: Callable[..., Tensor | None]) -> Path:
+    """Return a path for `op(input, weight, …)`: the second argument must be a managed weight, and the first must not.
 
-    A managed bias is small, and goes in as the tensor that it stands for.
+    A managed bias is small, and is passed as its dense tensor.
     """
 
     def path(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Tensor | None:
-        store = _store(weight)
-        if store is None or _store(input) is not None:
+        managed = _managed(weight)
+        if managed is None or _managed(input) is not None:
             return None
         if args or kwargs:
             args, kwargs = _dense((args, kwargs))
-        return op(store, input, *args, **kwargs)
+        return op(managed, input, *args, **kwargs)
 
     return _by_name(path, "input", "weight")
 
 
 def _matmul(first: Any, second: Any, **kwargs: Any) -> Tensor | None:
-    left, right = _store(first), _store(second)
+    left, right = _managed(first), _managed(second)
     if kwargs or (left is None) == (right is None):
         return None
     return linear.matmul(right, first) if right is not None else linear.matmul_left(left, second)
@@ -78,14 +78,17 @@ def _rmatmul(second: Any, first: Any) -> Tensor | None:
 
 
 def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1, **kwargs: Any) -> Tensor | None:
-    store = _store(weight)
-    if kwargs or store is None or _store(x) is not None:
+    managed = _managed(weight)
+    if kwargs or managed is None or _managed(x) is not None:
         return None
-    return linear.addmm(store, _dense(bias), x, beta=beta, alpha=alpha)
+    return linear.addmm(managed, _dense(bias), x, beta=beta, alpha=alpha)
 
 
 def recomputed(func: Callable[..., Any]) -> Path:
-    """A path for any form of any function: run on the dense weights, which are made again in backward, not kept."""
+    """Return a path for any call of any function: it runs on dense weights.
+
+    They are recomputed in the backward pass, not kept.
+    """
 
     def path(*args: Any, **kwargs: Any) -> Any:
         from zoo.weights.lazy_weight import LazyWeight
@@ -95,9 +98,9 @@ def recomputed(func: Callable[..., Any]) -> Path:
         if kwargs.get("out") is not None:
             return None
         leaves = tree_leaves((args, kwargs))
-        held = [leaf._zoo_store for leaf in leaves if isinstance(leaf, LazyWeight)]
-        if all(store.is_dense() for store in held):
-            return None  # the dense weights are there anyway
+        weights = [leaf._zoo_store for leaf in leaves if isinstance(leaf, LazyWeight)]
+        if all(managed.is_dense() for managed in weights):
+            return None  # nothing to recompute: the dense weights exist already
         if not any(getattr(leaf, "requires_grad", False) for leaf in leaves):
             return None
 
@@ -105,28 +108,28 @@ def recomputed(func: Callable[..., Any]) -> Path:
             dense_args, dense_kwargs = _dense((inner, kwargs))
             return func(*dense_args, **dense_kwargs)
 
-        drawn = any(store.training and update.dropout for store in held for update in store.active_updates())
-        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=drawn)
+        random = any(managed.training and update.dropout for managed in weights for update in managed.active_updates())
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=random)
 
     return path
 
 
-def _or_recomputed(path: Path, func: Callable[..., Any]) -> Path:
-    """`path`, and for the forms that it does not serve `func` on dense weights that are not kept."""
-    again = recomputed(func)
+def _else_recomputed(path: Path, func: Callable[..., Any]) -> Path:
+    """Return `path`, followed by `recomputed(func)` for the calls that it does not handle."""
+    fallback = recomputed(func)
 
-    def both(*args: Any, **kwargs: Any) -> Any:
+    def combined(*args: Any, **kwargs: Any) -> Any:
         y = path(*args, **kwargs)
-        return again(*args, **kwargs) if y is None else y
+        return fallback(*args, **kwargs) if y is None else y
 
-    return both
+    return combined
 
 
-# The operations that take a store where the function takes the weight, with the function's own positional arguments.
+# Operations that take a managed weight in the weight's place, and the function's own positional arguments.
 DIRECT: dict[Any, Callable[..., Tensor | None]] = {F.linear: linear.linear}
 
 PATHS: dict[Any, Path] = {
-    F.linear: _with_store(linear.linear),
+    F.linear: _with_managed(linear.linear),
     torch.addmm: _by_name(_addmm, "input", "mat1", "mat2"),
     Tensor.addmm: _by_name(_addmm, "self", "mat1", "mat2"),
     torch.matmul: _by_name(_matmul, "input", "other"),
@@ -142,12 +145,12 @@ for _n, _plain, _transposed in (
     (3, F.conv3d, F.conv_transpose3d),
 ):
     DIRECT[_plain], DIRECT[_transposed] = conv.conv(_n), conv.conv_transpose(_n)
-    PATHS[_plain], PATHS[_transposed] = _with_store(DIRECT[_plain]), _with_store(DIRECT[_transposed])
+    PATHS[_plain], PATHS[_transposed] = _with_managed(DIRECT[_plain]), _with_managed(DIRECT[_transposed])
     PATHS[getattr(torch, f"conv{_n}d")] = PATHS[_plain]
     PATHS[getattr(torch, f"conv_transpose{_n}d")] = PATHS[_transposed]
-PATHS = {func: _or_recomputed(path, func) for func, path in PATHS.items()}
-_products = (torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv)
-for _func in (*_products, torch.einsum, torch.tensordot, F.bilinear):
+PATHS = {func: _else_recomputed(path, func) for func, path in PATHS.items()}
+_PRODUCTS = (torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv)
+for _func in (*_PRODUCTS, torch.einsum, torch.tensordot, F.bilinear):
     PATHS[_func] = recomputed(_func)
-PATHS[F.embedding] = _with_store(embedding.embedding)
+PATHS[F.embedding] = _with_managed(embedding.embedding)
 PATHS[F.embedding_bag] = embedding.refuse_renorm
