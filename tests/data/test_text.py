@@ -106,7 +106,11 @@ def test_a_dataset_and_windows_line_ends(tmp_path: Path) -> None:
     assert sum(map(len, both(tmp_path / "dos.txt"))) == 10
 
 
-@pytest.mark.parametrize("text", ["\n".join(words(9) for _ in range(3000)), words(20_000), "x" * 30_000 + "\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["\n".join(words(9) for _ in range(3000)), words(20_000), "x" * 30_000 + "\n"],
+    ids=["lines", "one line", "one word"],  # the same in every process of pytest-xdist, which the texts are not
+)
 def test_a_text_without_blank_lines_has_two_splits(text: str) -> None:
     train, test = both([text])
     assert train
