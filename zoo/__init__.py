@@ -51,6 +51,7 @@ _HOME = {
     "TuneResult": "zoo.tuning.result",
     "PushResult": "zoo.hub.publish",
     "LoadedModel": "zoo.plugin.contract",
+    "hooks": "zoo.plugin.table",
     "observe": "zoo.plugin.hooks",
     "hookimpl": "zoo.plugin.hookspecs",
     "hookspec": "zoo.plugin.hookspecs",
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
     from zoo.plugin.hookspecs import hookspec as hookspec
     from zoo.plugin.requests import BatchRequest as BatchRequest
     from zoo.plugin.requests import SampleRequest as SampleRequest
+    from zoo.plugin.table import hooks as hooks
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.footprint import Footprint as Footprint

@@ -18,7 +18,14 @@ class RegistryError(ZooError):
 
 
 class PluginError(ZooError):
-    """A plugin could not be loaded, or broke its hook's contract."""
+    """A plugin could not be loaded, failed, or broke its hook's contract.
+
+    plugin, hook: whose fault it is, where that is known; None otherwise.
+    """
+
+    def __init__(self, message: str = "", *, plugin: str | None = None, hook: str | None = None) -> None:
+        super().__init__(message)
+        self.plugin, self.hook = plugin, hook
 
 
 class CheckpointError(ZooError):

@@ -333,7 +333,7 @@ WRONG = {
     "quantize": (
         lambda: "nf4",
         lambda: hooks.quantize(entry("bad"), "w", torch.ones(2, 2), Scheme("x")),
-        "expected Packed or a Tensor",
+        "expected zoo.QuantizedTensor or a Tensor",
     ),
     "inject_adapter": (
         lambda: 1.0,

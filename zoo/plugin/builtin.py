@@ -1,4 +1,4 @@
-"""zoo's own answers to the hooks, asked last: the mechanism that serves every architecture."""
+"""zoo's own implementations of the hooks, called after a plugin's: what works for every architecture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    """The files in the entry's folder, under the names they have there."""
+    """Yield the tensors of the files in the entry's folder, under the names they have there."""
     from zoo.storage.checkpoint import tensors
 
     return tensors(entry)
@@ -28,7 +28,7 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 @hookimpl
 def quantize(weight: Tensor, scheme: Quantization) -> QuantizedTensor | None:
-    """nf4, fp4, int8, dynamic8 and stored floats for any weight; None for another's scheme."""
+    """Quantize any weight to nf4, fp4, int8, dynamic8 or a stored float; return None for a plugin's scheme."""
     from zoo.weights.codecs import pack
 
     return pack(weight, scheme) if scheme.builtin else None
@@ -36,7 +36,7 @@ def quantize(weight: Tensor, scheme: Quantization) -> QuantizedTensor | None:
 
 @hookimpl
 def adapter_config(raw: dict[str, Any]) -> Adapter | None:
-    """PEFT's LoRA, LoHa and LoKr, and zoo's own Full; None for another kind."""
+    """Read the configuration of PEFT's LoRA, LoHa and LoKr and of zoo's Full; return None for another kind."""
     from zoo.methods.config import Full
     from zoo.methods.loha_lokr_config import LoHa, LoKr
     from zoo.methods.peft_fields import lora_from_peft
@@ -49,7 +49,7 @@ def adapter_config(raw: dict[str, Any]) -> Adapter | None:
 
 @hookimpl
 def inject_adapter(name: str, weight: LazyWeight, config: Adapter) -> Update | None:
-    """LoRA and its variants, LoHa, LoKr and full training, on any weight; None for another kind."""
+    """Return the update of LoRA and its variants, LoHa, LoKr and full training; None for another kind."""
     from zoo.methods.config import Full, LoRA
     from zoo.methods.loha_lokr_config import LoHa, LoKr
 

@@ -1,4 +1,4 @@
-"""What zoo's own code knows of a loaded model: a small protocol, so that nothing below `zoo.model` imports it."""
+"""The protocol of a loaded model, so that nothing below `zoo.model` imports it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
 
 class LoadedModel(Protocol):
-    """A model as the plugin hooks get it; at run time it is always a `zoo.Model`.
+    """A model as hooks get it. At run time it is always a `zoo.Model`.
 
-    module: the library's own `nn.Module`. entry: where it came from. device: where its weights are. dtype: the type
-    it computes in.
+    Attributes:
+        module: the library's own `nn.Module`.
+        entry: where the model came from.
+        device: where its weights are.
+        dtype: the type it computes in.
     """
 
     @property

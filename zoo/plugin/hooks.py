@@ -1,9 +1,9 @@
-"""Asking plugins: one typed function per hook; `hook.x(...)` is called nowhere else.
+"""Calls of the hooks: one typed function for each; pluggy's `hook.x(...)` is called nowhere else.
 
-An architecture's hooks are asked of the plugin that the entry names and then, where it passes, of zoo's own
-implementation; nobody else is asked. Observers that are switched on see every call. What a plugin raises or returns
-against its contract becomes a `PluginError` that names plugin and hook, unless `ZOO_STRICT=1` asks for the bare
-exception.
+A hook is called on the plugin that the entry names and, if that returns None, on zoo's own implementation; no other
+plugin is called. Observers that are switched on see every call. An exception that a plugin raises, and a result that
+breaks the hook's contract, become a `PluginError` that names plugin and hook; with `ZOO_STRICT=1` the plugin's own
+exception is raised instead.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.catalog import discovery
 from zoo.catalog.discovery import strict
+from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
     at_fault,
     caller,
+    failed,
     implemented,
     installed,
     load,
     observe,
     observes,
-    one_line,
     register,
     reset,
 )
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOOKS",
+    "AnswerError",
     "adapter_config",
     "batches",
     "checkpoint",
@@ -71,22 +73,27 @@ __all__ = [
 ]
 
 
+class AnswerError(PluginError):
+    """A hook returned something else than its contract says, or an architecture lacks a hook that is needed."""
+
+
 def recognise(config: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the installed plugins that recognise a configuration; plugins that do not load are passed over."""
+    """Return the installed plugins that recognise a configuration. Plugins that do not load are skipped."""
     found = []
     for name in discovery.claims():
         try:
             if observes(name):
                 continue
+            caller("recognises", name)  # imports what a table names, which may not be there
         except ZooError:
             continue
-        if _ask("recognises", name, config=config):
+        if _call("recognises", name, config=config):
             found.append(name)
     return tuple(found)
 
 
 def construct(entry: Entry) -> nn.Module:
-    """The module of an entry, without weights. The caller sets up the meta context (parameters only)."""
+    """Return the module of an entry, without weights. The caller sets up the meta context (parameters only)."""
     from torch import nn
 
     module = _required("construct", entry, entry=entry)
@@ -94,7 +101,7 @@ def construct(entry: Entry) -> nn.Module:
 
 
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(parameter name, tensor) of the entry's weights, one at a time: the plugin's, else the entry's safetensors."""
+    """Yield (parameter name, tensor) of the entry's weights: as its plugin reads them, else from its safetensors."""
     pairs, plugin = _first("checkpoint", (entry.plugin, BUILTIN), entry=entry, module=module)
     if pairs is None:
         raise PluginError(f"no checkpoint for {entry.name!r}: neither its plugin nor zoo found weights to read")
@@ -105,20 +112,23 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> QuantizedTensor | Tensor | None:
-    """How one weight is stored: the architecture's word, else the scheme's plugin's, else zoo's; None: nobody's."""
+    """Return one weight as it is to be stored: quantized, or as it is to keep it in full precision.
+
+    Calls the architecture's plugin, then the scheme's, then zoo's own implementation, until one does not return None.
+    Returns None if all of them do.
+    """
     from torch import Tensor
 
     from zoo.weights.quantized_tensor import QuantizedTensor
 
-    asked = (entry.plugin, installed(scheme.scheme), BUILTIN)
-    stored, plugin = _first("quantize", asked, entry=entry, name=name, weight=weight, scheme=scheme)
-    return _checked(
-        stored, stored is None or isinstance(stored, QuantizedTensor | Tensor), plugin, "quantize", "Packed or a Tensor"
-    )
+    plugins = (entry.plugin, installed(scheme.scheme), BUILTIN)
+    stored, plugin = _first("quantize", plugins, entry=entry, name=name, weight=weight, scheme=scheme)
+    right = stored is None or isinstance(stored, QuantizedTensor | Tensor)
+    return _checked(stored, right, plugin, "quantize", "zoo.QuantizedTensor or a Tensor")
 
 
 def adapter_config(kind: str, raw: dict[str, Any]) -> Adapter | None:
-    """The configuration of a saved adapter: the kind's plugin's word, else zoo's; None: nobody knows the kind."""
+    """Return the configuration of a saved adapter, from its kind's plugin or from zoo; None for an unknown kind."""
     from zoo.methods.config import Adapter
 
     config, plugin = _first("adapter_config", (installed(kind), BUILTIN), raw=raw)
@@ -126,16 +136,20 @@ def adapter_config(kind: str, raw: dict[str, Any]) -> Adapter | None:
 
 
 def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter) -> Update | None:
-    """One weight's update: the architecture's word, else the adapter kind's plugin's, else zoo's; None: nobody's."""
+    """Return what an adapter does to one weight.
+
+    Calls the architecture's plugin, then the adapter kind's, then zoo's own implementation, until one does not return
+    None. Returns None if all of them do.
+    """
     from zoo.weights.update import Update
 
-    asked = (entry.plugin, installed(getattr(config, "kind", None)), BUILTIN)
-    update, plugin = _first("inject_adapter", asked, entry=entry, name=name, weight=weight, config=config)
+    plugins = (entry.plugin, installed(getattr(config, "kind", None)), BUILTIN)
+    update, plugin = _first("inject_adapter", plugins, entry=entry, name=name, weight=weight, config=config)
     return _checked(update, update is None or isinstance(update, Update), plugin, "inject_adapter", "an Update")
 
 
 def sample(model: LoadedModel, request: SampleRequest) -> Samples:
-    """`request.n` samples of the model."""
+    """Return `request.n` samples of the model."""
     from zoo.samples import Samples
 
     samples = _required("sample", model.entry, model=model, request=request)
@@ -153,7 +167,7 @@ def draw(model: LoadedModel, request: SampleRequest) -> Samples:
 
 
 def loss(model: LoadedModel, batch: Any) -> Tensor:
-    """The loss of one batch: a scalar tensor."""
+    """Return the loss of one batch: a scalar tensor."""
     from torch import Tensor
 
     value = _required("loss", model.entry, model=model, batch=batch)
@@ -163,33 +177,36 @@ def loss(model: LoadedModel, batch: Any) -> Tensor:
 
 
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[Any]:
-    """Batches of the user's data, as the plugin's own `loss` takes them."""
+    """Yield batches of the user's data, as the plugin's own `loss` takes them."""
     made = _required("batches", model.entry, model=model, data=data, request=request)
     _checked(made, isinstance(made, Iterable), model.entry, "batches", "an iterable of batches")
     return _guarded(made, str(model.entry.plugin), "batches")
 
 
 def evaluate(model: LoadedModel, data: Any) -> dict[str, float]:
-    """Named figures on held-out data; the first is the main one."""
-    figures = _required("evaluate", model.entry, model=model, data=data)
+    """Return the metrics on held-out data; the first is the main one."""
+    metrics = _required("evaluate", model.entry, model=model, data=data)
     right = (
-        isinstance(figures, dict)
-        and bool(figures)
-        and all(isinstance(name, str) and isinstance(value, Real) for name, value in figures.items())
+        isinstance(metrics, dict)
+        and bool(metrics)
+        and all(isinstance(name, str) and isinstance(value, Real) for name, value in metrics.items())
     )
-    return {name: float(v) for name, v in _checked(figures, right, model.entry, "evaluate", "a dict of floats").items()}
+    return {name: float(v) for name, v in _checked(metrics, right, model.entry, "evaluate", "a dict of floats").items()}
 
 
 def tuning(entry: Entry) -> dict[str, Any]:
-    """Settings of `tune` that the plugin would have by default; none where it says nothing."""
+    """Return the plugin's own defaults of `tune`'s settings; empty if it has none."""
     settings, _ = _first("tuning", (entry.plugin,), entry=entry)
-    known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "average"}
+    if isinstance(settings, dict) and "average" in settings:
+        warn(f"plugin {entry.plugin!r}: the setting average of its hook 'tuning' is now ema_decay")
+        settings = {"ema_decay" if name == "average" else name: value for name, value in settings.items()}
+    known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "ema_decay", "weight_decay", "schedule"}
     right = settings is None or (isinstance(settings, dict) and set(settings) <= known)
     return dict(_checked(settings, right, entry, "tuning", f"a dict of {', '.join(sorted(known))}") or {})
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Facts about an entry, label → text; none where the plugin tells none."""
+    """Return facts about an entry, label → text; empty if the plugin has none."""
     facts, _ = _first("describe", (entry.plugin,), entry=entry)
     right = facts is None or isinstance(facts, dict)
     return {
@@ -198,13 +215,13 @@ def describe(entry: Entry) -> dict[str, str]:
 
 
 def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    """Whether the plugin wrote the model into `folder` in its library's format; False leaves it to the caller."""
+    """Let the plugin write the model into `folder` in its library's format. Returns False if it did not."""
     written, _ = _first("save", (model.entry.plugin,), model=model, folder=folder, state_dict=state_dict)
     return bool(_checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
 
 
 def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any:
-    """The module's output for the samples `rows` of `count`; None where the plugin leaves it to the caller."""
+    """Return the module's output for the samples `rows` of `count`; None if the plugin leaves it to the caller."""
     output, _ = _first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
     return output
 
@@ -213,27 +230,26 @@ def _required(hook: str, entry: Entry, /, **arguments: Any) -> Any:
     result, plugin = _first(hook, (entry.plugin,), **arguments)
     if result is None:
         if not plugin:
-            raise PluginError(f"{entry.name!r} has no plugin, and {hook!r} needs one: call the module itself")
-        has = hook in implemented(plugin)
-        said = "returned None from its hook" if has else "does not implement the hook"
-        raise PluginError(f"plugin {plugin!r} {said} {hook!r}, which an architecture needs for this")
+            raise PluginError(
+                f"{entry.name!r} has no plugin, and {hook!r} needs one: call the module itself", hook=hook
+            )
+        did = "returned None from its hook" if hook in implemented(plugin) else "does not implement the hook"
+        message = f"plugin {plugin!r} {did} {hook!r}, which an architecture needs for this"
+        raise AnswerError(message, plugin=plugin, hook=hook)
     return result
 
 
 def _first(hook: str, plugins: Iterable[str | None], /, **arguments: Any) -> tuple[Any, str]:
-    """The first answer that is not None, and who gave it; else None and the last who was asked."""
-    asked = ""
-    for name in plugins:
-        if not name:
-            continue
-        asked = name
-        answer = _ask(hook, name, **arguments)
-        if answer is not None:
-            return answer, name
-    return None, asked
+    """Return the first result that is not None and the plugin it is from; else None and the last plugin called."""
+    last = ""
+    for last in filter(None, plugins):
+        result = _call(hook, last, **arguments)
+        if result is not None:
+            return result, last
+    return None, last
 
 
-def _ask(hook: str, plugin: str, /, **arguments: Any) -> Any:
+def _call(hook: str, plugin: str, /, **arguments: Any) -> Any:
     call = caller(hook, plugin)
     try:
         return call(**arguments)
@@ -241,7 +257,7 @@ def _ask(hook: str, plugin: str, /, **arguments: Any) -> Any:
         culprit = at_fault(error, plugin)
         if isinstance(error, ZooError) or culprit == BUILTIN or strict():
             raise
-        raise PluginError(f"plugin {culprit!r} failed in its hook {hook!r}: {one_line(error)}") from error
+        raise failed(culprit, hook, error) from error
 
 
 # Checking what comes back
@@ -253,19 +269,20 @@ def _checked(value: Any, right: bool, who: Entry | str, hook: str, expected: str
     return value
 
 
-def _broke(who: Entry | str, hook: str, expected: str, got: str) -> PluginError:
+def _broke(who: Entry | str, hook: str, expected: str, got: str) -> AnswerError:
     plugin = who if isinstance(who, str) else who.plugin
-    return PluginError(f"plugin {plugin!r} broke the contract of its hook {hook!r}: expected {expected}, got {got}")
+    message = f"plugin {plugin!r} broke the contract of its hook {hook!r}: expected {expected}, got {got}"
+    return AnswerError(message, plugin=plugin, hook=hook)
 
 
 def _guarded(items: Iterable[Any], plugin: str, hook: str) -> Iterator[Any]:
-    """The items, with what a plugin's generator raises between them reported as its failure."""
+    """Yield the items; report what a plugin's generator raises between them as that plugin's failure."""
     try:
         yield from items
     except Exception as error:
         if isinstance(error, ZooError) or plugin == BUILTIN or strict():
             raise
-        raise PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {one_line(error)}") from error
+        raise failed(plugin, hook, error) from error
 
 
 def _each_pair(pairs: Iterable[Any], plugin: str) -> Iterator[tuple[str, Tensor]]:

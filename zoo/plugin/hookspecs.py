@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from zoo.errors import did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -183,10 +185,10 @@ def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
 def tuning(entry: Entry) -> dict[str, Any] | None:
     """Optional: what `model.tune` does where the user says nothing, for objectives that want something else.
 
-    Gets the entry. Returns some of `batch_size`, `lr`, `betas`, `grad_clip`, `warmup` and `average` with
-    their values. Called by `model.tune`; what the user gives goes before it::
+    Gets the entry. Returns some of `batch_size`, `lr`, `betas`, `grad_clip`, `warmup`, `ema_decay`, `weight_decay`
+    and `schedule` with their values. Called by `model.tune`; what the user gives goes before it::
 
-        return {"betas": (0.0, 0.99), "average": 0.99}
+        return {"betas": (0.0, 0.99), "ema_decay": 0.99}
     """
 
 
@@ -225,3 +227,16 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
 
         return model.module(*args, **kwargs)[rows]  # nodes of one graph: any of them may need all of it
     """
+
+
+HOOKS = tuple(name for name, value in vars().items() if hasattr(value, f"{PROJECT}_spec"))
+
+
+def no_such_hook(name: str) -> str:
+    """Return the message about a hook that does not exist, with the nearest one that does."""
+    return f"there is no hook {name!r}.{did_you_mean(name, HOOKS)} The hooks are {', '.join(HOOKS)}"
+
+
+def deprecated_arguments(hook: str) -> dict[str, Warning]:
+    """Return the arguments of a hook that a later version removes, each with its warning."""
+    return getattr(globals()[hook], f"{PROJECT}_spec").get("warn_on_impl_args") or {}

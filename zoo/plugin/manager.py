@@ -1,10 +1,12 @@
-"""Loading plugins, each in isolation, and the calls that reach one of them alone.
+"""Load plugins, each in isolation, and make the calls that reach one of them alone.
 
-Load → register → check, and on any exception unregister and remember why: one broken plugin never breaks another.
+Load → register → check; on any exception unregister and remember why. One broken plugin never breaks another.
 """
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from inspect import isroutine
@@ -13,15 +15,15 @@ from typing import Any
 import pluggy
 
 from zoo.catalog import discovery
-from zoo.errors import PluginError, ZooError, did_you_mean
-from zoo.plugin import hookspecs
+from zoo.errors import PluginError, ZooError
+from zoo.plugin import hookspecs, table
+from zoo.plugin.hookspecs import HOOKS, deprecated_arguments, no_such_hook
 
-HOOKS = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
-BUILTIN = "zoo's own"  # the name under which zoo.plugin.builtin answers
+BUILTIN = "zoo's own"  # the name under which zoo.plugin.builtin is registered
 
 
 class _State:
-    """Everything that loading changes; `reset` makes a new one."""
+    """All that loading changes; `reset` makes a new one."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -44,7 +46,7 @@ def reset() -> None:
 
 
 def load(name: str) -> object:
-    """The plugin `name`, imported and registered at the first call.
+    """Return the plugin `name`, imported and registered at the first call.
 
     Raises:
         UnknownNameError: no installed distribution offers it.
@@ -62,7 +64,7 @@ def load(name: str) -> object:
         if discovery.strict():
             raise
         failure = PluginError(
-            f"plugin {name!r} ({claim.distribution} {claim.version}) cannot be used: {one_line(error)}"
+            f"plugin {name!r} ({claim.distribution} {claim.version}) cannot be used: {one_line(error)}", plugin=name
         )
         failure.__cause__ = error
         _state.failures[name] = failure
@@ -73,8 +75,11 @@ def load(name: str) -> object:
 def register(plugin: object, name: str) -> None:
     """Add a plugin object of this process (a module, or an instance with hook methods) under `name`.
 
-    One whose implementations are all wrappers observes every plugin's hooks from now on. Raises PluginError if it
-    implements no hook, or one that does not exist or takes arguments that its hook has not; it is not registered then.
+    One whose implementations are all wrappers observes every plugin's hooks from now on.
+
+    Raises:
+        PluginError: it implements no hook, a hook that does not exist, one hook twice, or takes an argument that its
+            hook does not have. It is not registered then.
     """
     _add(plugin, name)
     if observes(name):
@@ -82,10 +87,13 @@ def register(plugin: object, name: str) -> None:
 
 
 def observe(name: str) -> None:
-    """Let the installed observer `name` see every plugin's hooks from now on; `ZOO_OBSERVE=name` does it too.
+    """Switch on the installed observer `name`: it sees every plugin's hooks from now on. `ZOO_OBSERVE=name` does too.
 
-    An observer that is installed, or loaded for another reason, sees nothing until it is asked to. Raises PluginError
-    for a plugin that answers hooks itself, and whatever `load` raises.
+    Installing an observer, or loading it for another reason, does not switch it on.
+
+    Raises:
+        UnknownNameError: no installed distribution offers it.
+        PluginError: it cannot be loaded, or some of its implementations are not wrappers.
     """
     plugin = load(name)
     if not observes(name):
@@ -98,7 +106,7 @@ def observe(name: str) -> None:
 
 
 def observes(name: str) -> bool:
-    """Whether a plugin only watches: all of its implementations are wrappers. Loads it."""
+    """Return whether a plugin is an observer: all of its implementations are wrappers. Loads it."""
     found = _implementations(load(name))
     return bool(found) and all(implementation.wrapper or implementation.hookwrapper for implementation in found)
 
@@ -112,22 +120,35 @@ def _add(plugin: object, name: str) -> None:
         return
     _state.callers.clear()
     try:
-        manager.register(plugin, name)
+        _register(plugin, name)
         manager.check_pending()  # a misspelt hook is found by nothing else
         if not _implemented(plugin).intersection(HOOKS):
-            raise PluginError(_no_hooks(plugin))
+            raise PluginError(_no_hooks(plugin), plugin=name)
+        for hook in HOOKS:
+            if _answers(plugin, hook) > 1:
+                fix = "leave it out of the table, or leave out the decorated function"
+                raise PluginError(f"it implements {hook!r} twice: {fix}", plugin=name, hook=hook)
     except BaseException as error:
         unknown = sorted(_implemented(plugin).difference(HOOKS))
         if manager.has_plugin(name):
             manager.unregister(name=name)
         if isinstance(error, pluggy.PluginValidationError):
-            raise PluginError(_no_such_hook(unknown[0]) if unknown else " ".join(str(error).split())) from error
+            raise PluginError(no_such_hook(unknown[0]) if unknown else " ".join(str(error).split())) from error
         raise
     _state.plugins[name] = plugin
 
 
+def _register(plugin: object, name: str) -> None:
+    with warnings.catch_warnings():
+        # A row of a table takes every argument, those that go away too: `table.resolve` warns if its function does.
+        for hook in HOOKS:
+            for warning in deprecated_arguments(hook).values() if hasattr(plugin, table.PREFIX + hook) else ():
+                warnings.filterwarnings("ignore", re.escape(str(warning)), type(warning))
+        _state.manager.register(plugin, name)
+
+
 def implemented(name: str) -> tuple[str, ...]:
-    """The hooks that a plugin implements, in the contract's order; loads it."""
+    """Return the hooks that a plugin implements, in the contract's order. Loads it, not the modules of its table."""
     own = _implemented(load(name))
     return tuple(hook for hook in HOOKS if hook in own)
 
@@ -136,19 +157,31 @@ def _implemented(plugin: object) -> set[str]:
     return {caller.name for caller in _state.manager.get_hookcallers(plugin) or ()}
 
 
-def _no_such_hook(name: str) -> str:
-    return f"there is no hook {name!r}.{did_you_mean(name, HOOKS)} The hooks are {', '.join(HOOKS)}"
+def _answers(plugin: object, hook: str) -> int:
+    own = [one for one in getattr(_state.manager.hook, hook).get_hookimpls() if one.plugin is plugin]
+    return sum(not (one.wrapper or one.hookwrapper) for one in own)
 
 
 def _no_hooks(plugin: object) -> str:
     bare = [hook for hook in HOOKS if isroutine(getattr(plugin, hook, None))]
     if bare:
         return f"it implements no hook: its {', '.join(bare)} lacks the decorator @zoo.hookimpl"
-    return f"it implements no hook: expected functions decorated with @zoo.hookimpl among {', '.join(HOOKS)}"
+    return (
+        "it implements no hook: expected functions decorated with @zoo.hookimpl, or a table zoo.hooks(...), of "
+        + ", ".join(HOOKS)
+    )
 
 
 def caller(hook: str, plugin: str) -> Callable[..., Any]:
-    """A call of `hook` that reaches this plugin and the observers alone, kept until a plugin is registered."""
+    """Return the call of `hook` that reaches this plugin and the observers alone.
+
+    The plugin is loaded, and the function that its table gives for the hook imported. The call is kept until another
+    plugin is registered.
+
+    Raises:
+        UnknownNameError: no installed distribution offers the plugin.
+        PluginError: the plugin cannot be loaded, or its table's function cannot.
+    """
     known = _state.callers.get((hook, plugin))
     if known is not None:
         return known
@@ -156,12 +189,27 @@ def caller(hook: str, plugin: str) -> Callable[..., Any]:
         register(import_module("zoo.plugin.builtin"), BUILTIN)
     if not _state.environment_read:
         _read_environment()
-    asked = load(plugin)
+    called = load(plugin)
+    _resolve(called, hook, plugin)
     manager = _state.manager
-    heard = (asked, *_state.observers.values())
-    others = [other for other in manager.get_plugins() if not any(other is one for one in heard)]
+    reached = (called, *_state.observers.values())
+    others = [other for other in manager.get_plugins() if not any(other is one for one in reached)]
     made = _state.callers[hook, plugin] = manager.subset_hook_caller(hook, others)
     return made
+
+
+def _resolve(plugin: object, hook: str, name: str) -> None:
+    try:
+        table.resolve(plugin, hook, name)
+    except (Exception, SystemExit) as error:  # of the module that the table names
+        if isinstance(error, ZooError) or discovery.strict():
+            raise
+        raise failed(name, hook, error) from error
+
+
+def failed(plugin: str, hook: str, error: BaseException) -> PluginError:
+    """Return the error that blames a plugin's hook for an exception."""
+    return PluginError(f"plugin {plugin!r} failed in its hook {hook!r}: {one_line(error)}", plugin=plugin, hook=hook)
 
 
 def _read_environment() -> None:
@@ -174,7 +222,7 @@ def _read_environment() -> None:
 
 
 def at_fault(error: BaseException, plugin: str) -> str:
-    """Who raised `error` out of a hook of `plugin`: an observer, if its code was running and not the plugin's."""
+    """Return which plugin raised `error` in a hook of `plugin`: an observer if its code ran, not the plugin's."""
     running, trace = set(), error.__traceback__
     while trace is not None:
         running.add(trace.tb_frame.f_code)
@@ -192,13 +240,13 @@ def _implementations(plugin: object) -> list[pluggy.HookImpl]:
 
 
 def installed(name: str | None) -> str | None:
-    """`name` if an installed plugin is called so: a scheme or an adapter kind that is not zoo's own."""
+    """Return `name` if an installed plugin has it: a scheme or an adapter kind that is not zoo's own. Else None."""
     known = name and name not in discovery.RESERVED and (name in discovery.claims() or name in _state.plugins)
     return name if known else None
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:
-    """An exception in one line."""
+    """Return an exception in one line, with its type unless it is zoo's own."""
     text = " ".join(str(error).split())
     if isinstance(error, ZooError):
         return text

@@ -1,4 +1,4 @@
-"""What a weight is stored as under a scheme: the entry's word, its architecture's, a quantizer's."""
+"""Quantize one weight, honouring the registry's `keep` and the architecture's `quantize` hook."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
 def pack_weight(
     entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization, dtype: torch.dtype
 ) -> QuantizedTensor | None:
-    """What a weight's store holds under `scheme`; None where it stays a plain parameter in `dtype`.
+    """Return a weight quantized by `scheme`; None if it stays a plain parameter in `dtype`.
 
-    Kept are: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
+    These stay: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
     what the entry's `keep` names, what the architecture's own hook returns as it is, and integers.
+
+    Raises:
+        QuantizationError: no plugin has the scheme, or it cannot quantize this weight.
     """
     held, sites = group.value, group.refs
     if not weight.is_floating_point() or not matrix_like(held.shape):

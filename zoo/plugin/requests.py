@@ -1,4 +1,4 @@
-"""What the host asks of a plugin's `sample` and `batches` hooks."""
+"""The requests that a plugin's `sample` and `batches` hooks get."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SampleRequest:
             raise ZooError(f"expected a whole number as seed, or None, got {self.seed!r}")
 
     def take(self, **defaults: Any) -> dict[str, Any]:
-        """The value of every option named in `defaults`, in that order: the caller's, or else the default.
+        """Return the value of every option named in `defaults`, in that order: the caller's, or else the default.
 
         Where the default is a bool, int or float, the caller's value must be one too (an int passes for a float).
 
@@ -45,9 +45,9 @@ class SampleRequest:
         return {name: _like(name, self.options.get(name, default), default) for name, default in defaults.items()}
 
     def generator(self) -> torch.Generator:
-        """A random generator of the request's own, seeded by `seed`, or freshly where that is None.
+        """Return a new random generator, seeded by `seed`, or freshly if that is None.
 
-        On the CPU: what it draws is the same on every device.
+        It is on the CPU, so that what it draws is the same on every device.
         """
         import torch
 
@@ -59,7 +59,7 @@ class SampleRequest:
         return generator
 
     def unknown_option(self, name: str, known: Iterable[str]) -> UnknownNameError:
-        """The error to raise for an option that the plugin does not have; `known` are those that it has."""
+        """Return the error to raise for an option that the plugin does not have; `known` are those that it has."""
         known = sorted(known)
         listed = f"the options are {', '.join(known)}" if known else "this model takes no options"
         return UnknownNameError(f"no sampling option {name!r}: {listed}.{did_you_mean(name, known)}")
@@ -83,7 +83,7 @@ class BatchRequest:
 
     @property
     def training(self) -> bool:
-        """Whether the batches are to be endless and shuffled."""
+        """Return whether the batches are to be endless and shuffled."""
         return self.split == "train"
 
 
@@ -92,7 +92,7 @@ def _is_int(value: object) -> bool:
 
 
 def _like(name: str, value: Any, default: Any) -> Any:
-    """`value`, if it is of the kind of a bool, int or float `default`."""
+    """Return `value` if its type fits that of a bool, int or float `default`; else raise."""
     if value is default or not isinstance(default, bool | int | float):
         return value
     if isinstance(default, bool):
