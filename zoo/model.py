@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -21,11 +21,12 @@ from zoo.adapters.updates import make_updates
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
 from zoo.formats import manifest, native, saved
-from zoo.hub.adapters import locate
+from zoo.hub.adapters import resolve_path
 from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.plugin import hooks
-from zoo.plugin.requests import BatchRequest, SampleRequest
+from zoo.plugin.requests import SampleRequest
 from zoo.torch_state.modes import evaluating, seeded
+from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.scheme import Quantization
 from zoo.weights.walk import TiedGroup, tied_groups
@@ -33,10 +34,10 @@ from zoo.weights.walk import TiedGroup, tied_groups
 if TYPE_CHECKING:
     from zoo.hub.publish import PushResult
     from zoo.samples import Samples
-    from zoo.tuning.loop import TuneResult
+    from zoo.tuning.result import TuneResult
 
 
-class Model:
+class Model(TrainingVerbs):
     """A module, the entry it came from, and what can be done with both. Made by `zoo.load` and `zoo.wrap`.
 
     module: the library's own `nn.Module`; use it as ever. entry: what the name stood for. device, dtype: where the
@@ -143,17 +144,6 @@ class Model:
         """`n` samples; equal seeds give equal samples. The options are the architecture's own."""
         return hooks.draw(self, SampleRequest(n, seed, options))
 
-    def loss(self, batch: Any) -> Tensor:
-        """The training loss of one batch of `batches`: a scalar with a graph."""
-        return hooks.loss(self, batch)
-
-    def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
-        """Batches for `loss`. data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
-
-        split "train": endless, shuffled by `seed`; any other: one pass in fixed order.
-        """
-        return hooks.batches(self, data, BatchRequest(batch_size, split, seed))
-
     def evaluate(self, data: Any = None) -> dict[str, float]:
         """Figures on held-out data, the main one first; the same at every call."""
         with torch.no_grad(), evaluating(self.module):
@@ -161,18 +151,9 @@ class Model:
         manifest.note_metrics(self.adapter_set, data, figures)
         return figures
 
-    def tune(self, data: Any = None, *, steps: int, **options: Any) -> TuneResult:
-        """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
-
-        Options are those of `zoo.tuning.loop.tune`: batch_size, lr, out, resume, seed, …; the architecture may have
-        defaults of its own.
-        """
-        from zoo.tuning.loop import tune
-
-        given = {name: value for name, value in options.items() if value is not None or name == "grad_clip"}
-        result = tune(self, data, steps=steps, **{**hooks.tuning(self.entry), **given})
+    def note_tuning(self, data: Any, result: TuneResult) -> None:
+        """Add a finished run to the records of the active adapters, which it has trained."""
         manifest.note_tuning(self.adapter_set, data, result)
-        return result
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of all that trains now. Raises `TuningError` where nothing can."""
@@ -217,7 +198,7 @@ class Model:
         if name in self.adapter_set.configs and not replaces:
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
-            folder = locate(lora)
+            folder = resolve_path(lora)
             restored = saved.restore(self.adapter_set, folder)
             return PreparedAdapter(name, *restored, manifest.record(folder), groups)
         wanted = as_adapter(lora, self.entry.targets or "all")

@@ -82,8 +82,8 @@ def test_modes_are_put_back_module_by_module(fake):
 @pytest.mark.parametrize("stop_at", [1, 7, 13, 19])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"accumulate": 3, "weight_decay": 0.1, "grad_clip": None}, {"average": 0.9}],
-    ids=["plain", "more", "average"],
+    [{}, {"gradient_accumulation_steps": 3, "weight_decay": 0.1, "grad_clip": None}, {"ema_decay": 0.9}],
+    ids=["plain", "more", "ema"],
 )
 def test_a_resumed_run_equals_one_without_a_pause_bit_for_bit(fake, tmp_path, stop_at, options):
     whole = fake()
@@ -107,7 +107,7 @@ def test_a_resumed_run_equals_one_without_a_pause_bit_for_bit(fake, tmp_path, st
     assert (result.resumed_from, result.steps) == (stop_at, 20)
     assert names(tmp_path / "run") == ["checkpoint-20", "tuning.json"]
     assert names(tmp_path / "run" / "checkpoint-20") == ["state.json", "state.safetensors"]
-    assert fresh.seen == whole.seen[stop_at * options.get("accumulate", 1) :]
+    assert fresh.seen == whole.seen[stop_at * options.get("gradient_accumulation_steps", 1) :]
 
 
 def test_an_interrupt_within_a_step_saves_the_step_before_it(fake, tmp_path):
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_written_shows_before_the_first_step(fake, tmp_p
         ({"steps": 0}, "steps"),
         ({"steps": 1.5}, "steps"),
         ({"batch_size": 0}, "batch_size"),
-        ({"accumulate": True}, "accumulate"),
+        ({"gradient_accumulation_steps": True}, "gradient_accumulation_steps"),
         ({"lr": -1}, "lr"),
         ({"lr": float("nan")}, "lr"),
         ({"lr": "1e-3"}, "lr"),
@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_written_shows_before_the_first_step(fake, tmp_p
         ({"warmup": 1.5}, "warmup"),
         ({"weight_decay": -1}, "weight_decay"),
         ({"betas": (0.9, 1.0)}, "betas"),
-        ({"average": 1.0}, "average"),
+        ({"ema_decay": 1.0}, "ema_decay"),
         ({"seed": -1}, "seed"),
         ({"precision": "fp64"}, "precision"),
     ],
@@ -340,7 +340,7 @@ def test_accumulated_batches_are_one_larger_batch(fake):
                 yield {"x": part, "y": torch.tanh(part @ large.target)}
 
     large.batches = small.batches = halves
-    a, b = run(large, steps=10, batch_size=16), run(small, steps=10, batch_size=8, accumulate=2)
+    a, b = run(large, steps=10, batch_size=16), run(small, steps=10, batch_size=8, gradient_accumulation_steps=2)
     torch.testing.assert_close(a.losses, b.losses, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(large.values(), small.values(), rtol=1e-4, atol=1e-6)
     assert b.batch_size == 16
@@ -385,7 +385,7 @@ def test_the_running_average_takes_the_place_of_what_was_trained(fake):
             means[name] = now if step == 1 else means[name] * decay + now * (1 - decay)
 
     run(plain, steps=20, on_step=after)
-    result = run(model, steps=20, average=0.9)
+    result = run(model, steps=20, ema_decay=0.9)
     assert result.losses == run(fake(), steps=20).losses  # it trains as without
     got = dict(model.trainable_parameters())
     for name, mean in means.items():

@@ -60,7 +60,7 @@ def test_two_processes_are_one_with_twice_the_batches(fake, tmp_path):
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     one = fake(noise=0.0)
     one.module[0].bias.data.zero_()
-    expected = tune(one, steps=6, batch_size=8, lr=1e-2, accumulate=2, quiet=True)
+    expected = tune(one, steps=6, batch_size=8, lr=1e-2, gradient_accumulation_steps=2, quiet=True)
     assert first["losses"] == second["losses"]
     assert first["batch_size"] == expected.batch_size == 16
     torch.testing.assert_close(tuple(first["losses"]), expected.losses, rtol=1e-5, atol=1e-7)

@@ -1,16 +1,23 @@
 """Names of the previous release: import paths and public names that still work, with a warning.
 
-Everything here goes in version 0.3. Imports: nothing of zoo at module level.
+Everything here goes in version 0.3.
+
+Imports: nothing of zoo at module level. Start with the tables `MODULES` and `NAMES`.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Module of version 0.1 → where its content is now.
 MODULES = {
@@ -53,7 +60,8 @@ class _OldModules:
 def install() -> None:
     """Let old modules be imported; at most once."""
     if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
-        sys.meta_path.append(_OldModules())
+        # First, because in zoo.libraries, which is zoo.integrations, Python's own finder finds a second transformers.py.
+        sys.meta_path.insert(0, _OldModules())
 
 
 def warn(text: str) -> None:
@@ -61,10 +69,33 @@ def warn(text: str) -> None:
     warnings.warn(f"{text}; the old name goes in version 0.3", DeprecationWarning, stacklevel=_depth())
 
 
+def renamed_arguments(names: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that lets keyword arguments be given by their old names, with a warning.
+
+    Args:
+        names: old name → name now.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old in names.keys() & kwargs.keys():
+                warn(f"the argument {old} of {function.__name__} is now {names[old]}")
+                if names[old] in kwargs:
+                    raise TypeError(f"{function.__name__}() got {old} and {names[old]}, which are one argument")
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
 def _depth() -> int:
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
-        frame, depth = frame.f_back, depth + 1
+        frame = frame.f_back
+        depth += "importlib._bootstrap" not in frame.f_code.co_filename  # warnings does not count these either
     return depth
 
 

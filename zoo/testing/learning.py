@@ -141,14 +141,15 @@ def loss_goes_down(subject: PluginUnderTest) -> None:
     raise CheckFailed(f"{start:.6g} before, {', '.join(f'{end:.6g}' for end in ends)} after, at rates {RATES}")
 
 
-@promise("tuning", "settings that model.tune takes", "return some of batch_size, lr, betas, grad_clip, warmup, average")
+@promise("tuning", "settings that model.tune takes", "return some of batch_size, lr, betas, grad_clip, warmup, ema_decay")
 def tuning_settings_are_known(subject: PluginUnderTest) -> None:
     from zoo.tuning.settings import BATCH_SIZE, LR, Settings, warmup_steps
 
     given = hooks.tuning(subject.entry())
     warmup = warmup_steps(given.pop("warmup", 0), 100)
     base = {"batch_size": BATCH_SIZE, "lr": LR, "betas": (0.9, 0.999), "grad_clip": 1.0}
-    Settings(data="", steps=100, seed=0, warmup=warmup, weight_decay=0.0, accumulate=1, **{**base, **given})
+    base |= {"weight_decay": 0.0, "gradient_accumulation_steps": 1}
+    Settings(data="", steps=100, seed=0, warmup=warmup, **{**base, **given})
 
 
 def _some(subject: PluginUnderTest, seed: int) -> list[Any]:

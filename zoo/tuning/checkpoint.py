@@ -18,15 +18,24 @@ from torch import Tensor
 from zoo.errors import CheckpointError, TuningError
 from zoo.storage.atomic import replace_folder, save_tensors, write_json
 from zoo.torch_state.rng import RandomState
+from zoo.tuning.settings import current_names
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run between two steps.
+    """The state of a run between two steps.
 
-    `model`: what training changes. `optimizer`: "<parameter>/<kind>" → its moments. `random`: one state per process.
+    Attributes:
+        step: steps done.
+        seconds: their time.
+        losses: one value per step.
+        settings: what the run depends on, as `Settings.as_dict` gives it.
+        model: what training changes, by name.
+        optimizer: "<parameter>/<moment>" → tensor.
+        random: one state per process.
+        scaler: state of the gradient scaler, where there is one.
     """
 
     step: int
@@ -40,7 +49,7 @@ class Checkpoint:
 
 
 def save(out: Path, checkpoint: Checkpoint) -> Path:
-    """Write it, then remove the earlier ones; gives its folder.
+    """Write a checkpoint, then remove the earlier ones; return its folder.
 
     Raises:
         OutputError: it cannot be written; the earlier ones stay.
@@ -71,7 +80,7 @@ def save(out: Path, checkpoint: Checkpoint) -> Path:
 
 
 def found(out: Path) -> list[Path]:
-    """The checkpoints in `out`, the oldest first."""
+    """Return the checkpoints in `out`, the oldest first."""
     if not out.is_dir():
         return []
     steps = {folder: re.fullmatch(r"checkpoint-(\d+)", folder.name) for folder in out.iterdir()}
@@ -112,17 +121,18 @@ def load(folder: Path) -> Checkpoint:
         )
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"cannot read the checkpoint {folder}: {type(error).__name__}: {' '.join(str(error).split())}. "
-            "Delete that folder to start afresh"
+            f"cannot read the checkpoint {folder}: {type(error).__name__}: {' '.join(str(error).split())}; "
+            "delete that folder to start afresh"
         ) from error
 
 
 def check_settings(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise TuningError naming every setting that is not what it was."""
+    """Raise TuningError naming every setting that is not what it was; `then` may have the names of version 0.1."""
+    then = current_names(then)
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if keys:
         listed = "; ".join(f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys)
-        raise TuningError(f"cannot resume from {folder}: {listed}. Give the same settings, or another out")
+        raise TuningError(f"cannot resume from {folder}: {listed}; give the same settings, or another out")
 
 
 def check_tensors(folder: Path, then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
@@ -136,4 +146,4 @@ def check_tensors(folder: Path, then: Mapping[str, Tensor], now: Mapping[str, Te
     ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise TuningError(f"cannot resume from {folder}: {'; '.join(problems[:3])}{more}. Load the model as it was")
+        raise TuningError(f"cannot resume from {folder}: {'; '.join(problems[:3])}{more}; load the model as it was")

@@ -1,4 +1,4 @@
-"""Ctrl-C only where it leaves things whole."""
+"""Delay Ctrl-C until it leaves things whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C within the block takes effect at its end. Outside the main thread there is none to hold back."""
+    """Delay a Ctrl-C within the block until its end; outside the main thread there is none to delay."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

@@ -1,4 +1,4 @@
-"""Accelerate for the length of one run: precision, scaling and the other processes, with its global state put back."""
+"""Accelerate for one run: precision, gradient scaling and other processes, with its global state restored."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 @contextmanager
-def accelerator(device: torch.device, precision: str | None, accumulate: int) -> Iterator[Accelerator]:
-    """An Accelerator of our own for a model on `device`.
+def own_accelerator(
+    device: torch.device, precision: str | None, gradient_accumulation_steps: int
+) -> Iterator[Accelerator]:
+    """Yield an Accelerator of our own for a model on `device`.
 
-    Accelerate keeps one state for the whole process: whoever makes the first Accelerator decides its device and
-    precision. An earlier one of the caller's goes on as it was when the block ends, and where there was none, a later
-    one can still decide. `precision` None is the caller's, or that of `accelerate launch`, or else "no".
+    Accelerate keeps one state for the whole process: the first Accelerator decides its device and precision. The
+    caller's earlier one goes on as it was when the block ends, and where there was none, a later one can still decide.
+
+    Args:
+        device: where the model is.
+        precision: "no", "bf16" or "fp16"; None: the caller's, or that of `accelerate launch`, or else "no".
+        gradient_accumulation_steps: batches in one optimizer step.
+
+    Raises:
+        TuningError: the precision does not exist, accelerate cannot run here, or it is set to shard the model.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -39,29 +48,29 @@ def accelerator(device: torch.device, precision: str | None, accumulate: int) ->
         state.clear()  # in place: the caller's objects hold this very dict
     try:
         try:
-            made = Accelerator(
+            accelerator = Accelerator(
                 cpu=device.type == "cpu",
                 mixed_precision=precision,
                 # given, so that a variable of the environment does not divide the loss once more
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation_steps),
             )
         except (ValueError, ImportError, RuntimeError) as error:
             raise TuningError(f"accelerate cannot run on {device} here: {' '.join(str(error).split())}") from error
-        if made.distributed_type not in {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}:
+        if accelerator.distributed_type not in {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}:
             raise TuningError(
-                f"expected one process or data parallel ones, accelerate is set to {made.distributed_type.value}: "
+                f"expected one process or data parallel ones, got {accelerator.distributed_type.value}: "
                 "launch with `accelerate launch --multi_gpu`, or shard the module yourself and write your own loop"
             )
-        yield made
+        yield accelerator
     finally:
         for state, kept in zip(states, before, strict=True):
             state.clear()
             state.update(kept)
 
 
-def same_everywhere(made: Accelerator, parameters: Sequence[Parameter]) -> None:
-    """Give every process the first one's values: new factors may have been drawn differently."""
-    if made.num_processes > 1:
+def same_everywhere(accelerator: Accelerator, parameters: Sequence[Parameter]) -> None:
+    """Broadcast the first process's values: new factors may have been drawn differently."""
+    if accelerator.num_processes > 1:
         from accelerate.utils import broadcast
 
         with torch.no_grad():
@@ -69,34 +78,34 @@ def same_everywhere(made: Accelerator, parameters: Sequence[Parameter]) -> None:
                 parameter.copy_(broadcast(parameter.detach().clone()))
 
 
-def average_gradients(made: Accelerator, parameters: Iterable[Parameter]) -> None:
+def average_gradients(accelerator: Accelerator, parameters: Iterable[Parameter]) -> None:
     """Replace every gradient by its mean over the processes.
 
     What trains is small (factors), and losses call the module as they like, so one reduction after the backward pass
-    stands in for a wrapper around the module. A parameter that some process did not use counts as zero there.
+    replaces a wrapper around the module. A parameter that some process did not use counts as zero there.
     """
-    if made.num_processes == 1:
+    if accelerator.num_processes == 1:
         return
     kinds: dict[torch.dtype, list[Parameter]] = {}
     for parameter in parameters:
         kinds.setdefault(parameter.dtype, []).append(parameter)
     for group in kinds.values():
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
-        flat: Any = made.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        flat: Any = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
         for parameter, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
             parameter.grad = part.view_as(parameter).clone()
 
 
-def mean(made: Accelerator, values: Tensor) -> list[float]:
-    """The mean of `values` [k] over the processes."""
-    if made.num_processes > 1:
-        values = made.reduce(values, "mean")
+def mean(accelerator: Accelerator, values: Tensor) -> list[float]:
+    """Return the mean of `values` [k] over the processes."""
+    if accelerator.num_processes > 1:
+        values = accelerator.reduce(values, "mean")
     return [float(value) for value in values.tolist()]
 
 
-def gathered(made: Accelerator, item: Any) -> list[Any]:
-    """`item` of every process, in order, in every process."""
-    if made.num_processes == 1:
+def gathered(accelerator: Accelerator, item: Any) -> list[Any]:
+    """Return `item` of every process, in order, in every process."""
+    if accelerator.num_processes == 1:
         return [item]
     from accelerate.utils import gather_object
 

@@ -1,4 +1,4 @@
-"""What a run gives back."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 class TuneResult:
     """A finished run.
 
-    `losses` has one value per step, those before a resume included; `seconds` is the time of all of them.
-    `checkpoint` is the last checkpoint's folder in `out`, or None. `resumed_from` is the step that this call began at.
+    Attributes:
+        losses: one value per step, those before a resume included.
+        steps: their number.
+        seconds: the time of all of them.
+        batch_size: items per step, over all accumulated batches and processes.
+        lr: the highest learning rate.
+        seed: of the batches and of everything random in the loss.
+        trainable: number of the parameters that were trained.
+        out: the run's folder, or None.
+        checkpoint: the last checkpoint's folder in `out`, or None.
+        resumed_from: the step that this call began at.
     """
 
     losses: tuple[float, ...]
@@ -39,7 +48,7 @@ class TuneResult:
         return sum(last) / len(last)
 
     def summary(self) -> str:
-        """One line: steps, time, speed, and the loss at the start and the end."""
+        """Return one line: steps, time, speed, and the loss at the start and the end."""
         first = self.losses[: max(1, len(self.losses) // 10)]
         speed = self.steps / max(self.seconds, 1e-9)
         return (
@@ -48,7 +57,7 @@ class TuneResult:
         )
 
     def curve(self, width: int = 60) -> str:
-        """The losses as a line of blocks, each the mean of its share of the steps."""
+        """Return the losses as a line of blocks, each the mean of its share of the steps."""
         width = min(width, len(self.losses))
         ends = [round(i * len(self.losses) / width) for i in range(width + 1)]
         means = [sum(self.losses[a:b]) / (b - a) for a, b in pairwise(ends)]

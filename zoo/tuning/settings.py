@@ -4,41 +4,60 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from zoo.errors import TuningError
 
 BATCH_SIZE = 16
 LR = 1e-3  # right for low-rank factors and for small models; models' own demos say better in the registry
+SCHEDULES = ("cosine", "wsd")
+DECAY_SHARE = 1 / 3  # of a budget, in which the schedule "wsd" lowers the learning rate
+# Name of a setting in version 0.1 → its name now: what checkpoints and plugins of that version say.
+OLD_NAMES = {"accumulate": "gradient_accumulation_steps", "average": "ema_decay"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on; two runs of equal settings on the CPU give equal weights."""
+    """What a run depends on; two runs of equal settings on the CPU give equal weights, but for a budget in minutes.
+
+    Attributes:
+        steps: the budget in optimizer steps; None where it is in `minutes`.
+        minutes: the budget in minutes of training; None where it is in `steps`.
+        warmup: a number of steps, or of a budget in minutes its share, below 1.
+    """
 
     data: str
-    steps: int
+    steps: int | None
     batch_size: int
     lr: float
     seed: int
-    warmup: int
+    warmup: float
     grad_clip: float | None
     weight_decay: float
     betas: tuple[float, float]
-    accumulate: int
-    average: float = 0.0
+    gradient_accumulation_steps: int
+    ema_decay: float = 0.0
+    minutes: float | None = None
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate"):
+        if (self.steps is None) == (self.minutes is None):
+            raise TuningError(
+                f"expected steps or minutes, one of them, got steps={self.steps!r} and minutes={self.minutes!r}"
+            )
+        for name in ("steps", "batch_size", "gradient_accumulation_steps"):
             value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise TuningError(f"expected {name} as a whole number, at least 1, got {value!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise TuningError(f"expected seed as a whole number, at least 0, got {self.seed!r}")
-        for name in ("lr", "grad_clip"):
+        for name in ("lr", "grad_clip", "minutes"):
             value = getattr(self, name)
-            if name == "grad_clip" and value is None:
+            if name != "lr" and value is None:
                 continue
             if not _is_number(value) or not 0 < value < math.inf:
                 raise TuningError(f"expected {name} as a number above 0, got {value!r}")
@@ -46,36 +65,75 @@ class Settings:
             raise TuningError(f"expected weight_decay as a number, at least 0, got {self.weight_decay!r}")
         if len(self.betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas):
             raise TuningError(f"expected betas as two numbers in [0, 1), got {self.betas!r}")
+        if not _is_number(self.ema_decay) or not 0 <= self.ema_decay < 1:
+            raise TuningError(f"expected ema_decay as a number in [0, 1), got {self.ema_decay!r}")
+        if self.schedule not in SCHEDULES:
+            raise TuningError(f"expected schedule as one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
 
-        if not _is_number(self.average) or not 0 <= self.average < 1:
-            raise TuningError(f"expected average as a number in [0, 1), got {self.average!r}")
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON gives them back, without those that version 0.1 had not and that are not used."""
+        values = {**asdict(self), "betas": list(self.betas)}
+        younger = {field.name: field.default for field in fields(self) if field.name in _YOUNGER}
+        return {name: value for name, value in values.items() if name not in younger or value != younger[name]}
 
-    def facts(self) -> dict[str, Any]:
-        """The settings as JSON gives them back."""
-        facts = {**asdict(self), "betas": list(self.betas)}
-        if not self.average:  # a setting younger than some checkpoints
-            del facts["average"]
-        return facts
+    def used(self, step: int, seconds: float) -> float:
+        """Return the share of the budget that `step` steps and `seconds` have used; the run ends at 1."""
+        return step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 1))
 
-    def lr_at(self, step: int) -> float:
-        """The learning rate of step `step`, counted from 0: linear up to `lr`, then half a cosine towards 0.
+    def lr_at(self, step: int, used: float | None = None) -> float:
+        """Return the learning rate of a step: a linear warm-up to `lr`, then down to 0 at the end of the budget.
 
-        Loshchilov and Hutter, SGDR (arXiv:1608.03983), eq. 5 without restarts.
+        "cosine" is half a cosine: Loshchilov and Hutter, SGDR (arXiv:1608.03983), eq. 5 without restarts. "wsd" holds
+        `lr` and lowers it linearly over the last third (warm-up, stable, decay: arXiv:2404.06395).
+
+        Args:
+            step: counted from 0.
+            used: the share of a budget in minutes that is used before the step.
         """
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+        if self.steps is not None:
+            if step < self.warmup:
+                return self.lr * (step + 1) / self.warmup
+            progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        else:
+            used = min(1.0, used or 0.0)
+            share = self.warmup if self.warmup < 1 else 0.0
+            if used < share:
+                return self.lr * max(used, 0.001) / share  # a little at least, or the first step would change nothing
+            if step < self.warmup - 1:
+                return self.lr * (step + 1) / self.warmup
+            progress = (used - share) / (1 - share)
+        if self.schedule == "wsd":
+            return self.lr * min(1.0, (1 - progress) / DECAY_SHARE)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def place(self, step: int) -> str:
+        """Return `step` in words, with the number of steps where it is known: "step 5 of 20"."""
+        return f"step {step}" if self.steps is None else f"step {step} of {self.steps}"
 
 
-def warmup_steps(warmup: float, steps: int) -> int:
-    """`warmup` as a number of steps: below 1 it is a share of `steps`."""
+_YOUNGER = ("ema_decay", "minutes", "schedule")
+
+
+def warmup_steps(warmup: float, steps: int | None) -> float:
+    """Return `warmup` as a number of steps where it is a share of `steps`; of a budget in minutes as it is.
+
+    Raises:
+        TuningError: it is neither a share below 1 nor a whole number.
+    """
     if not _is_number(warmup) or not 0 <= warmup < math.inf or (warmup >= 1 and warmup != int(warmup)):
         raise TuningError(f"expected warmup as a share below 1 or a whole number of steps, got {warmup!r}")
+    if not isinstance(steps, int):  # a budget in minutes, or what `Settings` refuses
+        return warmup
     return min(steps, int(warmup) if warmup >= 1 else math.ceil(warmup * steps))
 
 
+def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, as version 0.1 may have named them, under today's names."""
+    return {OLD_NAMES.get(name, name): value for name, value in settings.items()}
+
+
 def described(data: Any) -> str:
-    """`data` in words that are the same when the same call is made again."""
+    """Return `data` in words that are the same when the same call is made again."""
     if data is None:
         return "the plugin's own"
     if isinstance(data, str | os.PathLike):

@@ -25,7 +25,7 @@ _SMALL = 8  # pixels at which real and generated images are compared
 
 def tuning() -> dict[str, Any]:
     """Return the defaults of tuning: momentum makes two players that learn at once run around each other."""
-    return {"betas": (0.0, 0.99), "average": 0.98, "warmup": 0.1}
+    return {"betas": (0.0, 0.99), "ema_decay": 0.98, "warmup": 0.1}
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:

@@ -1,0 +1,170 @@
+"""The verbs of a model that train it: `loss`, `batches` and `tune`."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo.compat import renamed_arguments
+from zoo.plugin import hooks
+from zoo.plugin.requests import BatchRequest
+from zoo.tuning.settings import OLD_NAMES
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from zoo.catalog.entry import Entry
+    from zoo.tuning.result import TuneResult
+
+
+class TrainingVerbs(ABC):
+    """What `zoo.Model` can do to train; the rest of a model is abstract here."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The library's own module."""
+
+    @property
+    @abstractmethod
+    def entry(self) -> Entry:
+        """Where the module came from."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The type that the module computes in."""
+
+    @abstractmethod
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (name, parameter) of all that trains now."""
+
+    @abstractmethod
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode."""
+
+    @abstractmethod
+    def note_tuning(self, data: Any, result: TuneResult) -> None:
+        """Keep a record of a finished run."""
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the training loss of one batch of `batches`: a scalar with a graph."""
+        return hooks.loss(self, batch)
+
+    def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
+        """Return batches for `loss`.
+
+        Args:
+            data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
+            batch_size: items in a batch.
+            split: "train" is endless and shuffled by `seed`; any other is one pass in fixed order.
+            seed: of the order, and of all that the plugin draws with the batches.
+        """
+        return hooks.batches(self, data, BatchRequest(batch_size, split, seed))
+
+    @renamed_arguments(OLD_NAMES)
+    def tune(
+        self,
+        data: Any = None,
+        *,
+        steps: int | None = None,
+        minutes: float | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        seed: int = 0,
+        warmup: float | None = None,
+        schedule: str | None = None,
+        grad_clip: float | Literal["default"] | None = "default",
+        weight_decay: float | None = None,
+        betas: tuple[float, float] | None = None,
+        gradient_accumulation_steps: int | None = None,
+        ema_decay: float | None = None,
+        precision: str | None = None,
+        save_every: int = 100,
+        log_every: int = 10,
+        quiet: bool = False,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> TuneResult:
+        """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
+
+        Where an argument is None, the entry's table `pretrain` counts for a model with random weights, then what the
+        plugin prefers (its hook `tuning`), then the default that is named here.
+
+        Args:
+            data: what to train on: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
+            steps: optimizer steps, each over `gradient_accumulation_steps` batches of `batch_size` in every process.
+            minutes: how long to train, instead of `steps`. The learning rate then follows the clock, so that a run
+                ends on time on a fast and on a slow machine alike; two runs with one seed differ a little.
+            batch_size: items in a batch, default 16.
+            lr: peak learning rate, default 1e-3: right for low-rank factors and for small models.
+            out: folder for checkpoints, or None for none. One that holds another run's checkpoints is an error.
+            resume: go on from the checkpoint in `out`. On the CPU the losses and weights of a run of `steps` are those
+                of a run without the pause, bit for bit. Where there is none yet, the run starts afresh and says so, so
+                that the same command can be given again and again.
+            seed: of the batches and of everything random in the loss. The caller's generators are put back afterwards.
+            warmup: linear warm-up, as a share of the steps or minutes or (from 1) as a number of steps, default 0.05.
+            schedule: after the warm-up: "cosine", half a cosine to 0 (the default), or "wsd", constant and then linear
+                to 0 over the last third.
+            grad_clip: largest norm of the gradient, default 1; None for no limit.
+            weight_decay: decoupled, on parameters of two or more dimensions. It pulls the product of low-rank factors
+                to zero, therefore the default is 0.
+            betas: AdamW's, default (0.9, 0.999).
+            gradient_accumulation_steps: batches in one step, default 1.
+            ema_decay: decay of a moving average of what trains, which takes its place after the last step, for
+                objectives that never settle (GANs): 0.99 to 0.999. 0, the default: none. It costs the memory of what
+                trains once more.
+            precision: "no", "bf16" or "fp16" autocast; None: what accelerate is set to, or else "no".
+            save_every: steps between checkpoints; the last step has one in any case.
+            log_every: steps between lines where stderr is no terminal; on one there is a progress bar.
+            quiet: show nothing.
+            on_step: called with (steps done, loss) after each step. What it draws does not change the run.
+
+        Raises:
+            TuningError: a setting cannot be, nothing can train, the loss or the gradient is not finite (the weights are
+                then those before that step, and the last checkpoint stays), or the checkpoint is of another run.
+            DataError: the data cannot be used, or the batches ended.
+            OutputError, CheckpointError: a checkpoint cannot be written or read.
+            KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
+        """
+        from zoo.tuning.loop import tune
+
+        given = {
+            "batch_size": batch_size,
+            "lr": lr,
+            "warmup": warmup,
+            "schedule": schedule,
+            "weight_decay": weight_decay,
+            "betas": betas,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "ema_decay": ema_decay,
+        }
+        chosen = {**hooks.tuning(self.entry), **{name: value for name, value in given.items() if value is not None}}
+        if grad_clip != "default":
+            chosen["grad_clip"] = grad_clip
+        result = tune(
+            self,
+            data,
+            steps=steps,
+            minutes=minutes,
+            out=out,
+            resume=resume,
+            seed=seed,
+            precision=precision,
+            save_every=save_every,
+            log_every=log_every,
+            quiet=quiet,
+            on_step=on_step,
+            **chosen,
+        )
+        self.note_tuning(data, result)
+        return result
