@@ -18,7 +18,7 @@ from zoo.errors import AdapterError
 from zoo.formats.low_rank import FlatPaths, configuration
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
-from zoo.methods.loha_lokr import divided
+from zoo.methods.loha_lokr import factorize
 from zoo.weights.walk import library_modules
 
 _KEY = re.compile(r"(?P<prefix>lycoris|lora_unet|lora_transformer|lora_prior_unet|lora)_(?P<flat>[^.]+)\.(?P<what>.+)")
@@ -176,7 +176,7 @@ def _factor(parts: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, nn.M
         w1, w2 = _shape(part, "lokr_w1", 1), _shape(part, "lokr_w2", kernel)
         splits += [(w1[0], w2[0]), (w1[1], w2[1])]
     for factor in (-1, *sorted({first for first, _ in splits})):
-        if all(divided(first * second, factor) == (first, second) for first, second in splits):
+        if all(factorize(first * second, factor) == (first, second) for first, second in splits):
             return factor
     raise AdapterError("its layers are split into Kronecker factors in a way that no one decompose_factor gives")
 

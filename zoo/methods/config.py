@@ -1,4 +1,4 @@
-"""`zoo.Adapter`, `zoo.LoRA` and `zoo.Full`: what a user says about an adapter."""
+"""`zoo.Adapter`, `zoo.LoRA` and `zoo.Full`: the configurations of adapters."""
 
 from __future__ import annotations
 
@@ -15,28 +15,34 @@ Names = tuple[str, ...] | list[str] | None
 
 BIASES = ("none", "all", "lora_only")
 INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
-RESIDUAL = ("pissa", "olora")  # the inits that, in their papers, move a part of the base into B·A
+RESIDUAL = ("pissa", "olora")  # prefixes of the inits that, in their papers, move a part of the base into B·A
 
-LARGEST = 1e18  # of alphas and weights: their product is a number in float32 too
+LARGEST = 1e18  # bound of alphas and weights, so that their product is finite in float32 too
 
 
 class Adapter:
-    """An adapter's configuration: the base of `zoo.LoRA` and of every other kind's.
+    """An adapter's configuration: the base class of `zoo.LoRA` and of every other kind's.
 
-    A kind is a frozen dataclass that derives from this one, and a plugin of the same name that answers
-    `inject_adapter` with the kind's `Update` and `adapter_config` with its configuration::
+    A kind is a frozen dataclass that derives from this one, and a plugin of the same name that implements
+    `inject_adapter` (returns the kind's `Update`) and `adapter_config` (returns the class)::
 
         @dataclass(frozen=True)
         class Scale(zoo.Adapter):
             kind = "scale"
             targets: zoo.Targets = None
 
-    kind: the kind's name; also the name of the plugin that implements it. targets: which weights, as in `zoo.LoRA`.
-    any_shape: whether the kind takes weights of one dimension too; its `targets` are then read as `zoo.Full`'s.
-    modules_to_save, bias: what trains fully beside the kind's own updates, as in `zoo.LoRA`. A kind offers them by
-    declaring them as fields.
+    A `__post_init__` of the kind's own has to call this one.
 
-    Raises `AdapterError` for values of these that cannot be; a `__post_init__` of the kind's own calls this one.
+    Attributes:
+        kind: The kind's name; also the name of the plugin that implements it.
+        any_shape: Whether the kind also takes weights of one dimension; `targets` then has the meaning of `zoo.Full`'s.
+        targets: Which weights, as in `zoo.LoRA`.
+        modules_to_save: Modules that train fully in addition, as in `zoo.LoRA`. A kind offers this by declaring the
+            field.
+        bias: Biases that train fully in addition, as in `zoo.LoRA`. A kind offers this by declaring the field.
+
+    Raises:
+        AdapterError: a value is out of range.
     """
 
     kind: ClassVar[str] = ""
@@ -52,19 +58,26 @@ class Adapter:
             raise AdapterError(f"bias: expected one of {', '.join(map(repr, BIASES))}, got {self.bias!r}")
 
     def to_peft(self) -> dict[str, Any]:
-        """What `adapter_config.json` says of it: the fields, and `peft_type`, the kind's name in capitals."""
+        """Return the content of `adapter_config.json`: the fields, and `peft_type`, the kind's name in capitals."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
         return {"peft_type": self.kind.upper(), **values}
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """The configuration that an `adapter_config.json` says; the reverse of `to_peft`."""
+        """Return the configuration that an `adapter_config.json` describes; the reverse of `to_peft`."""
         known = {one.name for one in fields(cls)}  # type: ignore[arg-type]
         return cls(**{name: value for name, value in raw.items() if name in known})
 
 
 class Ranked(Adapter):
-    """A kind with a rank and an alpha for each weight; what `zoo.LoRA`, `zoo.LoHa` and `zoo.LoKr` share."""
+    """A kind with a rank and an alpha for each weight: the base class of `zoo.LoRA`, `zoo.LoHa` and `zoo.LoKr`.
+
+    Attributes:
+        rank: The default rank.
+        alpha: The default alpha.
+        rank_pattern: Ranks by regular expression, as in `zoo.LoRA`.
+        alpha_pattern: Alphas by regular expression, as in `zoo.LoRA`.
+    """
 
     rank: int
     alpha: float
@@ -83,11 +96,11 @@ class Ranked(Adapter):
                 raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {alpha!r:.40}")
 
     def rank_of(self, path: str) -> int:
-        """The rank for the parameter path (without `.weight`)."""
+        """Return the rank for the parameter path (without `.weight`)."""
         return _pattern(self.rank_pattern, path, self.rank)
 
     def alpha_of(self, path: str) -> float:
-        """The alpha for the parameter path (without `.weight`)."""
+        """Return the alpha for the parameter path (without `.weight`)."""
         return _pattern(self.alpha_pattern, path, self.alpha)
 
     def rank_and_scale(self, path: str) -> tuple[int, float]:
@@ -95,34 +108,37 @@ class Ranked(Adapter):
         return self.rank_of(path), self.scale_of(path)
 
     def scale_of(self, path: str) -> float:
-        """The factor before the update of the parameter path."""
+        """Return the factor before the update for the parameter path (without `.weight`)."""
         return self.alpha_of(path) / self.rank_of(path)
 
 
 @dataclass(frozen=True)
 class LoRA(Ranked):
-    """A low-rank adapter (arXiv 2106.09685) over any weights.
+    """A low-rank adapter (arXiv 2106.09685) for weights of any shape.
 
-    rank: of the update B·A. alpha: the update is scaled by alpha / rank, with `rslora` by alpha / √rank
-        (arXiv 2312.03732).
-    targets: which weights: a list of suffixes of parameter paths without the trailing `.weight`
-        (`["attn.qkv", "fc1"]`), one regular expression over whole paths, `"all"` for every weight of two or more
-        dimensions, or None for the model's own default.
-    dropout: share of the update's inputs dropped in training.
-    rank_pattern, alpha_pattern: other ranks and alphas for the paths that a regular expression matches (at the end
-        of the path, as PEFT does).
-    dora: weights are split into magnitude and direction (arXiv 2402.09353): W' = m · (W + s·B·A) / ‖W + s·B·A‖, with
-        one trained magnitude m per output.
-    init: how A and B start. `"default"`: A drawn as PEFT draws it, B zero; `"gaussian"`: A normal with standard
-        deviation 1 / rank; `"orthogonal"`: rows of A and columns of B from one orthogonal matrix, so that B·A = 0;
-        `"pissa"` and `"pissa_niter_16"` (arXiv 2404.02948; a randomised decomposition): the weight's largest
-        singular directions; `"olora"` (arXiv 2406.01775): its QR decomposition. See `zoo.methods.pissa`
-        for how the base stays as it is with the last three.
-    modules_to_save: modules (suffixes of their paths) that train fully beside it, with every parameter in them; they
-        take no low-rank update. A single parameter can be named too (`"head.weight"`).
-    bias: which biases train fully: `"none"`, `"all"`, or `"lora_only"`, those of layers whose weight is targeted.
+    Attributes:
+        rank: The rank of the update B·A.
+        alpha: The update is scaled by alpha / rank, with `rslora` by alpha / √rank.
+        targets: Which weights: a list of suffixes of parameter paths without the trailing `.weight`
+            (`["attn.qkv", "fc1"]`), one regular expression over whole paths, `"all"` for every weight of two or more
+            dimensions, or None for the model's own default.
+        dropout: The share of the update's inputs dropped in training.
+        rslora: Whether the scale is alpha / √rank (arXiv 2312.03732).
+        rank_pattern: Other ranks for the paths that a regular expression matches (at the end of the path, as in PEFT).
+        alpha_pattern: Other alphas, in the same form.
+        dora: Whether weights are split into magnitude and direction (arXiv 2402.09353): W' = m · (W + s·B·A) /
+            ‖W + s·B·A‖, with one trained magnitude m per output.
+        init: The initial values of A and B. `"default"`: A drawn as PEFT draws it, B zero; `"gaussian"`: A normal with
+            standard deviation 1 / rank; `"orthogonal"`: rows of A and columns of B from one orthogonal matrix, so that
+            B·A = 0; `"pissa"` and `"pissa_niter_16"` (arXiv 2404.02948; a randomised decomposition): the weight's
+            largest singular directions; `"olora"` (arXiv 2406.01775): its QR decomposition. See `zoo.methods.pissa`
+            for how the base stays unchanged with the last three.
+        modules_to_save: Modules (suffixes of their paths) that train fully in addition, with every parameter in them;
+            they take no low-rank update. A single parameter can be named too (`"head.weight"`).
+        bias: Which biases train fully: `"none"`, `"all"`, or `"lora_only"`, those of layers whose weight is targeted.
 
-    Raises `AdapterError` for a rank below 1 and other impossible values.
+    Raises:
+        AdapterError: the rank is below 1, or another value is out of range.
     """
 
     rank: int = 8
@@ -168,7 +184,7 @@ class LoRA(Ranked):
         return self.init.startswith(RESIDUAL)
 
     def scale_of(self, path: str) -> float:
-        """The factor before B·A for the parameter path."""
+        """Return the factor before B·A for the parameter path (without `.weight`)."""
         return self.alpha_of(path) / math.sqrt(self.rank_of(path)) if self.rslora else super().scale_of(path)
 
 
@@ -176,15 +192,17 @@ class LoRA(Ranked):
 class Full(Adapter):
     """Full training of chosen weights, as an adapter: norms, biases (BitFit, arXiv 2106.10199), a head.
 
-    targets: what trains, of any number of dimensions: a list of suffixes of parameter paths with or without
-        `.weight` (`["norm.weight", "bias"]`) or of module paths (`["norm1", "head"]`: every parameter in
-        them), one regular expression over whole paths of either, or `"all"`. There is no default.
+    Each weight's replacement starts as a copy of it in float32 (or better), even if it is stored in 4 bit; the base
+    itself never changes. If several active adapters replace one weight, the last one applies. Buffers are not weights:
+    a BatchNorm's running statistics stay the model's own.
 
-    Each weight's replacement starts as a copy of it in float32 (or better), also where it is stored in 4 bit; the
-    base itself never changes. Of several active adapters that replace one weight the last one applies. Buffers are
-    not weights: a BatchNorm's running statistics stay the model's own.
+    Attributes:
+        targets: What trains, of any number of dimensions: a list of suffixes of parameter paths with or without
+            `.weight` (`["norm.weight", "bias"]`) or of module paths (`["norm1", "head"]`: every parameter in
+            them), one regular expression over whole paths of either, or `"all"`. There is no default.
 
-    Raises `AdapterError` for targets that cannot be.
+    Raises:
+        AdapterError: `targets` is missing or malformed.
     """
 
     targets: Targets = None
@@ -201,13 +219,13 @@ class Full(Adapter):
 
 
 def check_flag(name: str, value: Any) -> None:
-    """`AdapterError` for what is neither True nor False."""
+    """Raise `AdapterError` for a value that is neither True nor False."""
     if not isinstance(value, bool):
         raise AdapterError(f"{name}: expected True or False, got {value!r}")
 
 
 def check_share(name: str, value: Any) -> None:
-    """`AdapterError` for what is no share below 1, as dropouts are."""
+    """Raise `AdapterError` for a value outside [0, 1), the range of dropouts."""
     if not _is_number(value) or not 0 <= value < 1:
         raise AdapterError(f"{name}: expected a share from 0 up to but not including 1, got {value!r}")
 
@@ -221,7 +239,11 @@ def _check_names(name: str, values: Any) -> tuple[str, ...]:
 
 
 def check_targets(targets: Any) -> Targets:
-    """`targets` as configurations hold them, suffixes as a tuple; AdapterError for what cannot be targets."""
+    """Return `targets` in the form that configurations keep: suffixes as a tuple.
+
+    Raises:
+        AdapterError: they are malformed.
+    """
     if isinstance(targets, list | tuple | set):
         if not targets or not all(isinstance(target, str) and target for target in targets):
             raise AdapterError(f"targets: expected parameter-path suffixes, got {targets!r}")
@@ -259,9 +281,11 @@ def _is_number(value: Any) -> bool:
 
 
 def as_adapter(value: int | Adapter, targets: Targets = None) -> Adapter:
-    """Return the configuration that `lora=8` or `lora=zoo.LoRA(...)` stands for; a bare rank gets alpha = 2 · rank.
+    """Return the configuration for `lora=8` or `lora=zoo.LoRA(...)`; a bare rank gets alpha = 2 · rank.
 
-    targets: what it targets where it says nothing itself.
+    Args:
+        value: A rank or a configuration.
+        targets: The targets if the configuration has none.
     """
     if isinstance(value, Adapter):
         return replace(value, targets=targets) if value.targets is None and targets else value  # type: ignore[type-var]
@@ -274,7 +298,11 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 def check_name(name: str) -> str:
-    """An adapter's name: letters, digits, `_` and `-`; AdapterError otherwise."""
+    """Return an adapter's name if it is valid: letters, digits, `_` and `-`.
+
+    Raises:
+        AdapterError: it is not.
+    """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise AdapterError(f"adapter name {name!r}: expected letters, digits, '_' and '-', starting with none of '-'")
     return name

@@ -1,4 +1,4 @@
-"""Full training of a weight as an update: a replacement that trains in the base's place."""
+"""Full training of a weight as an update: a trained replacement of the base."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from zoo.weights.update import Update
 
 
 class FullUpdate(Update):
-    """The weight is this update's one parameter, which starts as a copy of the base.
+    """A replacement of the weight: one parameter, which starts as a copy of the base.
 
-    weight: what to replace, of any shape, dense or packed. The parameter, called `weight` too, has its shape, in
-    float32 or better; the layer sees it in the base's type. On `meta` it is empty.
+    Args:
+        weight: The weight to replace, of any shape, dense or quantized.
+
+    Attributes:
+        weight: The parameter, with the weight's shape, in float32 or better; the layer sees it in the base's dtype. On
+            `meta` it has no values.
     """
 
     kind = "full"
@@ -28,12 +32,13 @@ class FullUpdate(Update):
         self.weight = nn.Parameter(start)
 
     def replacement(self) -> Tensor:
-        """The parameter itself."""
+        """Return the parameter itself."""
         return self._parameters["weight"]  # type: ignore[return-value]
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The parameter, in `weight`'s type."""
+        """Return the parameter in the dtype of `weight`."""
         return self.replacement().to(weight.dtype)
 
     def extra_repr(self) -> str:
+        """Return the shape for the module's repr."""
         return f"{tuple(self.weight.shape)}"

@@ -1,4 +1,4 @@
-"""`zoo.LoHa` and `zoo.LoKr`: what a user says about adapters of LyCORIS's kinds, and PEFT's words for it."""
+"""`zoo.LoHa` and `zoo.LoKr`: the configurations of LyCORIS's methods, and their fields in PEFT."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ _SHARED = ("alpha", "rank_pattern", "alpha_pattern", "rank_dropout", "module_dro
 class LoHa(Ranked):
     """Low-rank Hadamard products (FedPara, arXiv 2108.06098): ΔW = alpha / rank · (w1_a @ w1_b) ⊙ (w2_a @ w2_b).
 
-    rank: of each of the two products; their element-wise product has a rank of up to its square.
-    rank_dropout: share of the weight's rows whose update is dropped in training, the others scaled up. module_dropout:
-        the chance that a weight's whole update is dropped in a training step.
-    use_effective_conv2d: kernels larger than 1 get a small core tensor of their own (proposition 3), as in PEFT.
-    alpha, targets, rank_pattern, alpha_pattern, modules_to_save, bias: as in `zoo.LoRA`; PEFT's default alpha.
+    Attributes:
+        rank: The rank of each of the two products; their element-wise product has a rank of up to its square.
+        alpha: As in `zoo.LoRA`, with PEFT's default.
+        targets: As in `zoo.LoRA`.
+        rank_dropout: The share of the weight's rows whose update is dropped in training; the others are scaled up.
+        module_dropout: The probability that a weight's whole update is dropped in a training step.
+        use_effective_conv2d: Whether kernels larger than 1 get a small core tensor (proposition 3), as in PEFT.
+        rank_pattern: As in `zoo.LoRA`.
+        alpha_pattern: As in `zoo.LoRA`.
+        modules_to_save: As in `zoo.LoRA`.
+        bias: As in `zoo.LoRA`.
 
-    Raises `AdapterError` for values that cannot be.
+    Raises:
+        AdapterError: a value is out of range.
     """
 
     rank: int = 8
@@ -44,12 +51,16 @@ class LoHa(Ranked):
         _check_lycoris(self)
 
     def to_peft(self) -> dict[str, Any]:
-        """As PEFT's `LoHaConfig` writes it."""
+        """Return the fields as PEFT's `LoHaConfig` writes them."""
         return to_peft(self, "LOHA", _SHARED)
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """As PEFT's `LoHaConfig` wrote it. Raises `AdapterError` for what zoo would compute otherwise."""
+        """Return the configuration from what PEFT's `LoHaConfig` wrote.
+
+        Raises:
+            AdapterError: a field has a value that zoo would compute differently.
+        """
         return cls(**from_peft(cls.kind, raw, _SHARED, HARMLESS))
 
 
@@ -57,13 +68,24 @@ class LoHa(Ranked):
 class LoKr(Ranked):
     """Kronecker products (LoKr of LyCORIS, arXiv 2309.14859): ΔW = alpha / rank · w1 ⊗ w2.
 
-    rank: w2, and with `decompose_both` w1 too, is a product of two factors of this rank where that is smaller.
-    decompose_factor: how both dimensions are split: into the factor and the rest where it divides them, else the
-        nearest; -1: near the square root.
-    rank_dropout_scale: rows that `rank_dropout` leaves are scaled up.
-    The others: as in `zoo.LoHa`.
+    Attributes:
+        rank: The rank of the two factors of w2, and with `decompose_both` of w1, where a product of factors is smaller.
+        alpha: As in `zoo.LoHa`.
+        targets: As in `zoo.LoRA`.
+        decompose_both: Whether w1 may be a product of two factors too.
+        decompose_factor: How both dimensions are split: into the factor and the rest if it divides them, else into the
+            nearest split; -1: near the square root.
+        rank_dropout: As in `zoo.LoHa`.
+        rank_dropout_scale: Whether rows that `rank_dropout` keeps are scaled up.
+        module_dropout: As in `zoo.LoHa`.
+        use_effective_conv2d: As in `zoo.LoHa`.
+        rank_pattern: As in `zoo.LoRA`.
+        alpha_pattern: As in `zoo.LoRA`.
+        modules_to_save: As in `zoo.LoRA`.
+        bias: As in `zoo.LoRA`.
 
-    Raises `AdapterError` for values that cannot be.
+    Raises:
+        AdapterError: a value is out of range.
     """
 
     rank: int = 8
@@ -94,12 +116,16 @@ class LoKr(Ranked):
     _NAMES: ClassVar[tuple[str, ...]] = (*_SHARED, "decompose_both", "decompose_factor", "rank_dropout_scale")
 
     def to_peft(self) -> dict[str, Any]:
-        """As PEFT's `LoKrConfig` writes it."""
+        """Return the fields as PEFT's `LoKrConfig` writes them."""
         return to_peft(self, "LOKR", self._NAMES)
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """As PEFT's `LoKrConfig` wrote it. Raises `AdapterError` for what zoo would compute otherwise."""
+        """Return the configuration from what PEFT's `LoKrConfig` wrote.
+
+        Raises:
+            AdapterError: a field has a value that zoo would compute differently.
+        """
         return cls(**from_peft(cls.kind, raw, cls._NAMES, HARMLESS))
 
 

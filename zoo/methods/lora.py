@@ -1,4 +1,7 @@
-"""LoRA's update of one weight as its configuration asks: how the factors start, which variant computes with them."""
+"""LoRA's update of one weight: the variant that its configuration selects, and the initialization of A and B.
+
+A is (rank, inputs), B is (outputs, rank), of a weight seen as a matrix (outputs, inputs).
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,20 @@ from zoo.methods.dora import DoRAUpdate
 from zoo.methods.pissa import PiSSAUpdate
 from zoo.weights.layout import Layout
 from zoo.weights.lazy_weight import LazyWeight
-from zoo.weights.update import LoRAUpdate, LowRankUpdate, start
+from zoo.weights.update import LoRAUpdate, LowRankUpdate, init_factors
 
 
 def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.0) -> LowRankUpdate:
-    """The update that `config` asks for `weight`: plain LoRA, DoRA, or a residual one (PiSSA, OLoRA).
+    """Return the update of `weight` that `config` describes: plain LoRA, DoRA, or a residual one (PiSSA, OLoRA).
 
-    name: the parameter's, by which `config` may give it a rank and alpha of its own. gain: what the layer multiplies
-    the weight by when it uses it; the update is of the weight that takes effect, so its scale is divided by the gain.
-    Architectures call this from `inject_adapter` where their weights have gains.
+    Architectures call this from `inject_adapter` if their weights have gains.
+
+    Args:
+        name: The parameter's name, for which `config` may have a rank and alpha of its own.
+        weight: The weight.
+        config: The configuration.
+        gain: The factor by which the layer multiplies the weight at every use. The update is of the effective weight
+            gain · W, so its scale is divided by the gain.
     """
     rank, scale = config.rank_and_scale(name.removesuffix(".weight"))
     device = weight.device
@@ -36,14 +44,14 @@ def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.
     )
     with torch.no_grad():
         if device.type != "meta":
-            fill(update, weight, config.init, gain)
+            init_update(update, weight, config.init, gain)
         if isinstance(update, DoRAUpdate | PiSSAUpdate):
-            update.begin(weight)
+            update.init_from(weight)
     return update
 
 
-def fill(update: LowRankUpdate, weight: LazyWeight, init: str, gain: float = 1.0) -> None:
-    """Start A and B as `init` says (see `zoo.LoRA`) for the weight that takes effect, gain · W."""
+def init_update(update: LowRankUpdate, weight: LazyWeight, init: str, gain: float = 1.0) -> None:
+    """Initialize A and B by the method `init` (see `zoo.LoRA`) for the effective weight, gain · W."""
     A, B = update.A, update.B
     layout = weight.layout
     if init == "gaussian" and not layout.zero_first:
@@ -52,38 +60,38 @@ def fill(update: LowRankUpdate, weight: LazyWeight, init: str, gain: float = 1.0
     elif init == "orthogonal":
         _orthogonal(A, B)
     elif init.startswith(RESIDUAL):
-        start(A, B, Layout())  # the directions beyond the weight's own rank, if any
+        init_factors(A, B, Layout())  # for the part of A and B beyond the weight's own rank, if any
         matrix, scale = gain * as_matrix(weight), gain * update.scale
         A0, B0 = _olora(matrix, update.rank) if init == "olora" else _pissa(matrix, update.rank, scale, init)
-        A[: A0.shape[0]] = A0
-        B[:, : B0.shape[1]] = B0
+        A[: A0.shape[0]] = A0  # (rank or fewer, inputs)
+        B[:, : B0.shape[1]] = B0  # (outputs, rank or fewer)
     else:
-        start(A, B, layout)
+        init_factors(A, B, layout)
 
 
 def as_matrix(weight: LazyWeight) -> Tensor:
-    """The base of a weight as (outputs, inputs), in float32 or better."""
+    """Return the base of a weight as (outputs, inputs), in float32 or better."""
     base = weight.base(torch.promote_types(weight.dtype, torch.float32))
     outputs, inputs = weight.layout.matrix(weight.shape)
     return base.reshape(inputs, outputs).t() if weight.layout.transposed else base.reshape(outputs, inputs)
 
 
 def _orthogonal(A: Tensor, B: Tensor) -> None:
-    """B @ A = 0 with neither zero: the rows of an orthogonal matrix, half of them for A, half for B.
+    """Initialize A and B so that B @ A = 0 with neither zero: half an orthogonal matrix's rows go into A, half into B.
 
     https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with PEFT's factor of a tenth.
     """
     rank, half = A.shape[0], A.shape[0] // 2
     basis = torch.linalg.qr(torch.randn(rank, rank, device=A.device)).Q  # (rank, rank)
-    A.copy_(basis[0::2].t() @ torch.randn(half, A.shape[1], device=A.device) / 10)
-    B.copy_(torch.randn(B.shape[0], half, device=A.device) @ basis[1::2] / 10)
+    A.copy_(basis[0::2].t() @ torch.randn(half, A.shape[1], device=A.device) / 10)  # (rank, inputs)
+    B.copy_(torch.randn(B.shape[0], half, device=A.device) @ basis[1::2] / 10)  # (outputs, rank)
 
 
 def _pissa(matrix: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, Tensor]:
-    """A and B with scale · B @ A the best approximation of the weight of this rank (PiSSA, arXiv 2404.02948, eq. 2-4).
+    """Return A and B such that scale · B @ A is the best approximation of the weight of this rank.
 
-    `pissa_niter_N` finds it with N subspace iterations from a start that is always the same, so that a run that is
-    taken up again begins where it began.
+    PiSSA, arXiv 2404.02948, eq. 2-4. `pissa_niter_N` computes it with N subspace iterations from a fixed random start,
+    so that a resumed run begins with the same values.
     """
     if match := re.fullmatch(r"pissa_niter_(\d+)", init):
         with torch.random.fork_rng(devices=[matrix.device] if matrix.device.type == "cuda" else []):
@@ -92,12 +100,12 @@ def _pissa(matrix: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, 
     else:
         U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
         V = Vh.mH
-    root = torch.sqrt(S[:rank] / abs(scale)) if scale else torch.sqrt(S[:rank])
+    root = torch.sqrt(S[:rank] / abs(scale)) if scale else torch.sqrt(S[:rank])  # (rank,)
     sign = math.copysign(1.0, scale)
-    return root[:, None] * V[:, :rank].mH, sign * U[:, :rank] * root
+    return root[:, None] * V[:, :rank].mH, sign * U[:, :rank] * root  # (rank, inputs), (outputs, rank)
 
 
 def _olora(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """A and B from the QR decomposition of the weight (OLoRA, arXiv 2406.01775, algorithm 1)."""
+    """Return A and B from the QR decomposition of the weight (OLoRA, arXiv 2406.01775, algorithm 1)."""
     Q, R = torch.linalg.qr(matrix)
-    return R[:rank], Q[:, :rank]
+    return R[:rank], Q[:, :rank]  # (rank, inputs), (outputs, rank)

@@ -1,4 +1,4 @@
-"""PEFT's names for the fields of our configurations, and which of PEFT's other fields change nothing."""
+"""PEFT's names for the fields of our configurations, and PEFT's other fields that change no output."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from zoo.errors import AdapterError
 from zoo.methods.config import LoRA
 
-# PEFT's word → ours, of the fields that are called otherwise.
+# PEFT's name → ours, for the fields whose names differ.
 RENAMED = {"r": "rank", "target_modules": "targets"}
-# What PEFT writes beside an adapter of any kind, and what does not change what a trained one computes.
+# Fields that PEFT writes for adapters of every kind, and that do not change the output of a trained one.
 HARMLESS = frozenset(
     """
     auto_mapping base_model_name_or_path exclude_modules inference_mode init_weights layers_pattern layers_to_transform
@@ -20,7 +20,7 @@ HARMLESS = frozenset(
 
 
 def to_peft(config: Any, peft_type: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """`config`'s fields `names` (and rank and targets) under PEFT's names, with what PEFT expects beside them."""
+    """Return a configuration's fields `names`, rank, targets and the fields that PEFT needs, under PEFT's names."""
     raw = {name: getattr(config, name) for name in names}
     raw |= {theirs: getattr(config, ours) for theirs, ours in RENAMED.items() if hasattr(config, ours)}
     raw |= {"peft_type": peft_type, "inference_mode": True, "task_type": None}
@@ -31,10 +31,16 @@ def to_peft(config: Any, peft_type: str, names: tuple[str, ...]) -> dict[str, An
 
 
 def from_peft(kind: str, raw: Mapping[str, Any], names: tuple[str, ...], harmless: frozenset[str]) -> dict[str, Any]:
-    """The arguments of a kind's class that an `adapter_config.json` gives; the reverse of `to_peft`.
+    """Return the arguments of a configuration class from an `adapter_config.json`; the reverse of `to_peft`.
 
-    names: the fields that are called the same in both. Raises `AdapterError` for another kind, and for a field that
-    says something which zoo would not compute.
+    Args:
+        kind: The class's kind.
+        raw: The file's content.
+        names: The fields with the same name in both.
+        harmless: PEFT's fields that change no output.
+
+    Raises:
+        AdapterError: the file is of another kind, or a field has a value that zoo would not compute.
     """
     if raw.get("peft_type") != kind.upper():
         raise AdapterError(f"expected peft_type {kind.upper()!r}, got {raw.get('peft_type')!r}")
@@ -42,15 +48,15 @@ def from_peft(kind: str, raw: Mapping[str, Any], names: tuple[str, ...], harmles
     for key, value in raw.items():
         if key not in known and value and value != "none":
             raise AdapterError(f"{key} = {_short(value)} is a feature of PEFT that zoo does not have; save without it")
-    found = {name: raw[name] for name in (*names, "modules_to_save", "bias") if raw.get(name) is not None}
-    found |= {ours: raw[theirs] for theirs, ours in RENAMED.items() if raw.get(theirs) is not None}
-    if found.get("targets") == "all-linear":
-        found["targets"] = "all"
-    return found
+    values = {name: raw[name] for name in (*names, "modules_to_save", "bias") if raw.get(name) is not None}
+    values |= {ours: raw[theirs] for theirs, ours in RENAMED.items() if raw.get(theirs) is not None}
+    if values.get("targets") == "all-linear":
+        values["targets"] = "all"
+    return values
 
 
-# What PEFT may write and what does not change the outputs of a LoRA that has been trained. Every other key that is not
-# one of `to_lora`'s and that says something is a feature that these files cannot be read without.
+# Fields of PEFT's LoRA that are read here, or that do not change the output of a trained one. Any other field with a
+# value is a feature without which these files cannot be read.
 LORA_HARMLESS = frozenset(
     """
     auto_mapping base_model_name_or_path revision task_type inference_mode peft_type peft_version fan_in_fan_out
@@ -64,9 +70,10 @@ INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def lora_from_peft(raw: Mapping[str, Any]) -> LoRA:
-    """The `LoRA` that a configuration describes.
+    """Return the `LoRA` that an `adapter_config.json` describes.
 
-    Raises `AdapterError` for anything that zoo would compute otherwise than PEFT.
+    Raises:
+        AdapterError: a field has a value that zoo would compute differently from PEFT.
     """
     if raw.get("peft_type") != "LORA":
         raise AdapterError(f"expected peft_type 'LORA', got {raw.get('peft_type')!r}")

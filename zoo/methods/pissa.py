@@ -1,4 +1,4 @@
-"""PiSSA and OLoRA over a base that does not change: s · (B·A - B₀·A₀)."""
+"""PiSSA and OLoRA on an unchanged base: s · (B·A - B₀·A₀)."""
 
 from __future__ import annotations
 
@@ -10,38 +10,45 @@ from zoo.weights.update import LowRankUpdate
 
 
 class PiSSAUpdate(LowRankUpdate):
-    """W + s · (B @ A - B₀ @ A₀), where A₀ and B₀ are what A and B started as, and never train.
+    """W + s · (B @ A - B₀ @ A₀), where A₀ and B₀ are the initial values of A and B, and never train.
 
-    PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775) train A and B that start as a part of W, beside the rest,
-    W - s·B₀·A₀, which they put into the base's place. Here the base stays as it is and the same rest is computed: the
-    function and the gradients of A and B are the same, switching the adapter off restores the base exactly, and as
-    the sum is an ordinary LoRA of rank 2r (`as_lora`), the adapter can be saved for the unmodified base, which is
-    what PEFT's `path_initial_model_for_weight_conversion` makes of its own. It costs the second pair's memory and,
-    in every forward pass, a product of rank 2r.
+    PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775) train A and B that start as a part of W, and replace the base
+    by the residual W - s·B₀·A₀. Here the base stays as it is and the same residual is computed: the function and the
+    gradients of A and B are the same, deactivating the adapter restores the base exactly, and because the sum is an
+    ordinary LoRA of rank 2r (`as_lora`), the adapter can be saved for the unmodified base, as PEFT does with
+    `path_initial_model_for_weight_conversion`. It costs the memory of A₀ and B₀ and, in every forward pass, a product
+    of rank 2r.
 
-    Over a quantized base A₀ and B₀ come from the dequantized weight Q(W), and a new adapter changes nothing. QPiSSA
-    would quantize the rest instead, Q(W - s·B₀·A₀), and keep the part in A and B in full precision: it starts nearer to
+    On a quantized base A₀ and B₀ come from the dequantized weight Q(W), and a new adapter changes nothing. QPiSSA would
+    quantize the residual instead, Q(W - s·B₀·A₀), and keep the part in A and B in full precision: it starts nearer to
     the full-precision model, from a base that no other adapter can share.
 
-    A₀ and B₀ follow from the base alone: what trains, and what a run's checkpoint has to hold, are A and B. Where the
-    weight's own rank is below r, the rest of A and B starts as in a plain LoRA. Dropout is of the inputs of the whole
-    difference.
+    A₀ and B₀ follow from the base alone: only A and B train, and only they have to be in a run's checkpoint. If the
+    weight's own rank is below r, the rest of A and B starts as in plain LoRA. Dropout applies to the inputs of the
+    whole difference.
+
+    Attributes:
+        rank: 2r, the rank of the difference.
+        A0: A₀ (r, inputs).
+        B0: B₀ (outputs, r).
     """
 
     frozen = ("A0", "B0")
 
-    def begin(self, weight: LazyWeight) -> None:
-        """Take A and B, as they are now, for A₀ and B₀; with them the whole has twice the rank."""
+    def init_from(self, weight: LazyWeight) -> None:
+        """Set A₀ and B₀ to the current A and B; the difference has twice the rank."""
         self.rank *= 2
         self.A0 = nn.Parameter(self.A.detach().clone(), requires_grad=False)
         self.B0 = nn.Parameter(self.B.detach().clone(), requires_grad=False)
 
     def as_lora(self) -> tuple[Tensor, Tensor]:
-        """A (2r, inputs) and B (outputs, 2r) of the ordinary LoRA with the same `scale` that this is."""
+        """Return A (2r, inputs) and B (outputs, 2r) of the equivalent ordinary LoRA with the same `scale`."""
         A, B = super().pair()
-        held = self._parameters
-        return torch.cat([A, held["A0"]]), torch.cat([B, -held["B0"]], dim=1)  # type: ignore[list-item, operator]
+        parameters = self._parameters
+        A = torch.cat([A, parameters["A0"]])  # type: ignore[list-item]  # (2r, inputs)
+        B = torch.cat([B, -parameters["B0"]], dim=1)  # type: ignore[operator]  # (outputs, 2r)
+        return A, B
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """`as_lora`'s."""
+        """Return the factors of the equivalent ordinary LoRA; see `as_lora`."""
         return self.as_lora()

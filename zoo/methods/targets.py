@@ -1,4 +1,4 @@
-"""Which weights an adapter reaches, and how each of them is seen as a matrix."""
+"""Select an adapter's weights by the names in its `targets`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.walk import ParameterRef, TiedGroup
 
 
-def path_of(site: ParameterRef) -> str:
-    """The parameter path that `targets` and `keep` speak of: the name without a trailing `.weight`."""
-    return site.path if site.attribute == "weight" and site.path else site.name
+def path_of(ref: ParameterRef) -> str:
+    """Return the parameter path that `targets` and `keep` refer to: the name without a trailing `.weight`."""
+    return ref.path if ref.attribute == "weight" and ref.path else ref.name
 
 
 def matches(path: str, targets: Targets) -> bool:
-    """Whether a parameter path is targeted: by a suffix, a regular expression over all of it, or `"all"`."""
+    """Return whether a path is targeted: by a suffix, a regular expression over all of it, or `"all"`."""
     if targets is None:
         return False
     if isinstance(targets, str):
@@ -28,68 +28,74 @@ def matches(path: str, targets: Targets) -> bool:
 
 
 def matrix_like(shape: torch.Size) -> bool:
-    """Return whether a weight has two or more dimensions, and so is one that is adapted and quantized."""
+    """Return whether a weight has two or more dimensions, as adapted and quantized ones do."""
     return len(shape) >= 2 and shape.numel() > 0
 
 
-def adaptable(held: nn.Parameter | ManagedWeight) -> bool:
-    """Whether a weight can take a low-rank update: floating point, of two or more dimensions."""
-    return matrix_like(held.shape) and held.dtype.is_floating_point
+def adaptable(value: nn.Parameter | ManagedWeight) -> bool:
+    """Return whether a weight can take a low-rank update: floating point, of two or more dimensions."""
+    return matrix_like(value.shape) and value.dtype.is_floating_point
 
 
 def match_parameters(groups: list[TiedGroup], targets: Targets, what: str = "target") -> list[TiedGroup]:
-    """The weights of any number of dimensions that `targets` names, or whose modules it names.
+    """Return the weights of any number of dimensions whose own name, or whose module's name, is in `targets`.
 
-    Of a list each name must find something, a path with or without `.weight` or that of a module around it; what: how
-    the error calls a name. Raises `AdapterError` where one finds nothing.
+    Args:
+        groups: The module's parameters.
+        targets: Names with or without `.weight`, or a regular expression, or `"all"`.
+        what: How the error introduces a name.
+
+    Raises:
+        AdapterError: a name, or the expression, matches nothing.
     """
     groups = [group for group in groups if group.value.dtype.is_floating_point and group.value.shape.numel()]
-    names = {id(group.value): {name for site in group.refs for name in _names(site)} for group in groups}
+    names = {id(group.value): {name for ref in group.refs for name in _names(ref)} for group in groups}
     found = [group for group in groups if any(matches(name, targets) for name in names[id(group.value)])]
-    every = set().union(*names.values())
+    all_names = set().union(*names.values())
     wanted = targets if isinstance(targets, tuple) else (str(targets),)
-    for one in wanted if isinstance(targets, tuple) or not found else ():
-        if not found or not any(matches(name, (one,)) for name in every):
-            known = sorted(every, key=lambda name: (name.count("."), name))
-            endings = sorted({name.split(".")[-1] for name in every})
+    for target in wanted if isinstance(targets, tuple) or not found else ():
+        if not found or not any(matches(name, (target,)) for name in all_names):
+            known = sorted(all_names, key=lambda name: (name.count("."), name))
+            endings = sorted({name.split(".")[-1] for name in all_names})
             shown = ", ".join(endings[:12]) + (", …" if len(endings) > 12 else "")
             raise AdapterError(
-                f"{what} {one!r} matches no parameter and no module with any.{did_you_mean(one, [*endings, *known])} "
-                f"Their paths end in: {shown}"
+                f"{what} {target!r} matches no parameter and no module with any."
+                f"{did_you_mean(target, [*endings, *known])} Their paths end in: {shown}"
             )
     return found
 
 
 def has_match(groups: list[TiedGroup], name: str) -> bool:
-    """Whether `match_parameters` finds something by `name`."""
-    return any(matches(one, (name,)) for group in groups for site in group.refs for one in _names(site))
+    """Return whether `match_parameters` matches something for `name`."""
+    return any(matches(other, (name,)) for group in groups for ref in group.refs for other in _names(ref))
 
 
-def _names(site: ParameterRef) -> set[str]:
-    """What a parameter may be called by `match_parameters`: its own name, and those of the modules that it is in."""
-    parts = site.path.split(".") if site.path else []
-    return {site.name, path_of(site), *(".".join(parts[: n + 1]) for n in range(len(parts)))}
+def _names(ref: ParameterRef) -> set[str]:
+    """Return the names that `match_parameters` accepts for a parameter: its own, and those of its modules."""
+    parts = ref.path.split(".") if ref.path else []
+    return {ref.name, path_of(ref), *(".".join(parts[: n + 1]) for n in range(len(parts)))}
 
 
 def match_weights(groups: list[TiedGroup], targets: Targets) -> list[TiedGroup]:
-    """The weights (each with all the places that share it) that `targets` names.
+    """Return the weights that `targets` names, each with all the places that share it.
 
-    Raises `AdapterError` when it names none, or when one of several suffixes names none.
+    Raises:
+        AdapterError: nothing matches, or one of several suffixes matches nothing.
     """
-    able = [group for group in groups if adaptable(group.value)]
-    found = [group for group in able if any(matches(path_of(site), targets) for site in group.refs)]
+    candidates = [group for group in groups if adaptable(group.value)]
+    found = [group for group in candidates if any(matches(path_of(ref), targets) for ref in group.refs)]
     if isinstance(targets, tuple):
-        paths = _paths(able)
+        paths = _paths(candidates)
         unused = [target for target in targets if not any(matches(path, (target,)) for path in paths)]
         if unused:
-            raise _unmatched(unused[0], groups, able)
+            raise _unmatched(unused[0], groups, candidates)
     if not found:
-        raise _unmatched(str(targets), groups, able)
+        raise _unmatched(str(targets), groups, candidates)
     return found
 
 
-def _unmatched(target: str, groups: list[TiedGroup], able: list[TiedGroup]) -> AdapterError:
-    paths = _paths(able)
+def _unmatched(target: str, groups: list[TiedGroup], candidates: list[TiedGroup]) -> AdapterError:
+    paths = _paths(candidates)
     if any(matches(path, (target,)) for path in _paths(groups) - paths):
         return AdapterError(
             f"target {target!r} names only weights of one dimension; LoRA needs two or more, zoo.Full takes them"
@@ -101,4 +107,4 @@ def _unmatched(target: str, groups: list[TiedGroup], able: list[TiedGroup]) -> A
 
 
 def _paths(groups: list[TiedGroup]) -> set[str]:
-    return {path_of(site) for group in groups for site in group.refs}
+    return {path_of(ref) for group in groups for ref in group.refs}

@@ -73,18 +73,19 @@ class Update(nn.Module):
         dropout: Nonzero if training draws random numbers.
         frozen: Names of parameters that never train.
         takes_base: Whether `forward` gets the base, not yet changed by other active adapters, as second argument.
+        replaces: Whether the method implements `replacement`.
+        changes_bias: Whether the method implements `for_bias`.
     """
 
     kind = "update"
     dropout = 0.0
     frozen: tuple[str, ...] = ()
     takes_base = False
-
-    replaces: bool = False  # whether the kind implements `replacement`
-    changes_bias: bool = False  # whether the kind implements `for_bias`
+    replaces: bool = False
+    changes_bias: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        """Note which of the optional methods the kind implements, so that the others need not be called."""
+        """Record which optional methods the subclass implements, so that the others need not be called."""
         super().__init_subclass__(**kwargs)
         cls.replaces = cls.replacement is not Update.replacement
         cls.changes_bias = cls.for_bias is not Update.for_bias
@@ -220,10 +221,10 @@ class LoRAUpdate(LowRankUpdate):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(shape, rank, scale, layout=layout, dropout=dropout, dtype=dtype, device=device)
-        start(self.A, self.B, layout)
+        init_factors(self.A, self.B, layout)
 
 
-def start(A: Tensor, B: Tensor, layout: Layout) -> None:
+def init_factors(A: Tensor, B: Tensor, layout: Layout) -> None:
     """Initialize factors as PEFT does, so that B @ A is zero: see `LoRAUpdate`."""
     if A.device.type == "meta":
         return

@@ -10,7 +10,7 @@ from torch import nn
 
 import zoo
 from zoo.errors import AdapterError
-from zoo.methods.loha_lokr import divided
+from zoo.methods.loha_lokr import factorize
 from zoo.weights.walk import stores
 
 from .layers import error, pair, peft_parameters, update_of
@@ -82,7 +82,7 @@ def test_dimensions_are_divided_as_pefts() -> None:
 
     for size in (*range(1, 200), 768, 3072, 4096, 50257):
         for factor in (-1, 1, 2, 3, 4, 7, 8, 12, 16, 300):
-            assert divided(size, factor) == factorization(size, factor), (size, factor)
+            assert factorize(size, factor) == factorization(size, factor), (size, factor)
 
 
 class Odd(nn.Module):
