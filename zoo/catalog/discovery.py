@@ -19,10 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zoo.errors import PluginError, UnknownNameError, did_you_mean
+from zoo.weights.scheme import BUILTIN_SCHEMES
 
 GROUP = "zoo"
 # Schemes and adapter kinds of zoo itself: a plugin of such a name would change the meaning of "nf4" for every model.
-RESERVED = frozenset({"nf4", "fp4", "int8", "dynamic8", "bf16", "fp16", "fp32", "lora"})
+RESERVED = frozenset({*BUILTIN_SCHEMES, "lora"})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Nothing here imports torch: a verb's own modules are
 imported when it runs.
+
+Imports: everything of zoo, inside the verbs. Start with `model_commands.py`.
 """
 
 from __future__ import annotations
