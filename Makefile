@@ -64,12 +64,12 @@ docs: .venv/installed-docs
 docs-oldest: .venv-oldest/installed-docs
 docs-oldest: BIN = .venv-oldest/bin
 docs docs-oldest:
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis dist build site *.egg-info zoo-demo runs
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build site *.egg-info zoo-demo runs
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

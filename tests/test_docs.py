@@ -16,7 +16,7 @@ from .hub.server import running
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    ROOT / "README.md",
+    *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "plugins").glob("*/README.md")),
     ROOT / "benchmarks" / "README.md",
     # Their blocks build on each other: test_plugin_docs.py and hub/test_docs.py follow them from the first to the last.
@@ -27,13 +27,17 @@ STEPS = re.compile(r"\b(steps[= ])\d+")
 MAKE = re.compile(r"^([a-z-]+):", re.MULTILINE)
 
 
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).with_suffix("").as_posix()
+
+
 def blocks(page: Path, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
 
 
 def python_blocks() -> list[object]:
     return [
-        pytest.param(text, id=f"{page.parent.name}-{number}")
+        pytest.param(text, id=f"{name(page)}-{number}")
         for page in PAGES
         if page.is_file()
         for number, text in enumerate(blocks(page, "python"))
@@ -47,7 +51,7 @@ def commands() -> list[object]:
             for text in blocks(page, "sh"):
                 for line in text.replace("\\\n", " ").splitlines():
                     if line := line.split("  #")[0].strip():
-                        found.setdefault(line, page.parent.name)
+                        found.setdefault(line, name(page))
     return [pytest.param(line, id=f"{where}: {line}") for line, where in found.items()]
 
 

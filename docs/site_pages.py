@@ -1,0 +1,128 @@
+"""What `make docs` adds to mkdocs: pages from outside docs/, the API reference, and links as the site needs them.
+
+A link of the README to docs/hub.md is right on GitHub, and has to be another one on the site. Links to what is no page
+of the site, such as a source file, become plain text.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+import zoo
+
+ROOT = Path(__file__).resolve().parents[1]
+# Page of the site → file of the repository.
+OUTSIDE = {
+    "index.md": "README.md",
+    "architecture.md": "ARCHITECTURE.md",
+    "benchmarks.md": "benchmarks/README.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "examples/index.md": "examples/README.md",
+    "security.md": "SECURITY.md",
+}
+for _readme in sorted((*ROOT.glob("plugins/*/README.md"), *ROOT.glob("examples/plugins/*/README.md"))):
+    _source = _readme.relative_to(ROOT).as_posix()
+    _folder = "examples" if _source.startswith("examples") else "architectures"
+    OUTSIDE[f"{_folder}/{_readme.parent.name}.md"] = _source
+_FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+
+
+class Reference(NamedTuple):
+    """A page of the API reference: the public names that are defined in `homes`, and what else it documents."""
+
+    title: str
+    text: str
+    homes: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+REFERENCE = {
+    "models": Reference(
+        "Loading and models",
+        "What a model is loaded with, what it can do, and what it gives back.",
+        ("zoo.loading", "zoo.model", "zoo.catalog", "zoo.samples", "zoo.tuning", "zoo.hub", "zoo.weights.footprint"),
+    ),
+    "adapters": Reference(
+        "Adapters",
+        "What `lora=` takes, and what merging and combining report. [Adapters](../adapters.md) shows them at work.",
+        ("zoo.methods", "zoo.adapters"),
+    ),
+    "weights": Reference(
+        "Weights",
+        "How weights are quantized, and what an adapter does to one. Users need `Quantization` alone.",
+        ("zoo.weights",),
+    ),
+    "plugins": Reference(
+        "Writing plugins",
+        "What a plugin needs beside its [hooks](../hooks.md). [Write a plugin](../plugins.md) goes step by step.",
+        ("zoo.plugin",),
+        (
+            *(f"zoo.testing.{name}" for name in ("check_plugin", "conformance", "checks", "examine", "Options")),
+            *(f"zoo.testing.{name}" for name in ("Check", "Result", "Site")),
+            "zoo.storage.checkpoint",
+        ),
+    ),
+    "data": Reference(
+        "Data and metrics",
+        "Data sets that need no download, readers for what users bring, and metrics of drawn pictures.",
+        ("zoo.data", "zoo.metrics"),
+        ("zoo.data.images", "zoo.data.letters", "zoo.data.text", "zoo.data.stream", "zoo.metrics"),
+    ),
+    "errors": Reference("Errors", "Everything that zoo raises on purpose, in one line each.", ("zoo.errors",)),
+}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that lie outside docs/, and the API reference."""
+    pages = {uri: (ROOT / source).read_text(encoding="utf-8") for uri, source in OUTSIDE.items()}
+    for uri, text in {**pages, **reference()}.items():
+        files.append(File.generated(config, uri, content=text))
+    return files
+
+
+def reference() -> dict[str, str]:
+    """Return the pages of the API reference: every public name of zoo, on the page of the package that defines it."""
+    places = {home: page for page, one in REFERENCE.items() for home in one.homes}
+    names: dict[str, list[str]] = {page: [] for page in REFERENCE}
+    for name, home in zoo._HOME.items():
+        parts = home.split(".")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
+        place = next((places[prefix] for prefix in prefixes if prefix in places), None)
+        if place is None:
+            raise SystemExit(f"docs/site_pages.py: no page of REFERENCE takes zoo.{name}, which is in {home}")
+        names[place].append(f"zoo.{name}")
+    return {
+        f"api/{page}.md": "\n\n".join(
+            [f"# {one.title}", one.text, *(f"::: {name}" for name in (*names[page], *one.others))]
+        )
+        for page, one in REFERENCE.items()
+    }
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Make a page's links the site's, and the title of a block that is added to a file say so."""
+    uri = page.file.src_uri
+    source = OUTSIDE.get(uri, f"docs/{uri}")
+    parts = _FENCE.split(markdown)
+    parts[::2] = [_LINK.sub(lambda match: _link(match, uri, source), text) for text in parts[::2]]
+    parts[1::2] = [re.sub(r'\A(```\w+ title="[^"]+)" append', r'\1 (at its end)"', text) for text in parts[1::2]]
+    return "".join(parts)
+
+
+def _link(match: re.Match[str], uri: str, source: str) -> str:
+    picture, text, target, anchor = match.groups()
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+    pages = {source: uri for uri, source in OUTSIDE.items()}
+    for candidate in (path, f"{path}/README.md"):
+        if candidate in pages or candidate.startswith("docs/"):
+            there = pages.get(candidate) or candidate.removeprefix("docs/")
+            return f"{picture}[{text}]({posixpath.relpath(there, posixpath.dirname(uri) or '.')}{anchor or ''})"
+    return str(text)
