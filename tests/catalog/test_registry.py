@@ -197,7 +197,7 @@ def hub(tmp_path, monkeypatch):
         return tmp_path / "hub" / repository
 
     monkeypatch.setattr(resolving, "snapshot", snapshot)
-    monkeypatch.setattr(resolving, "get", lambda place: (snapshot(place.repository, place.revision), False))
+    monkeypatch.setattr(resolving, "fetch_place", lambda place: (snapshot(place.repository, place.revision), False))
     snapshot.asked = asked
     snapshot.folder = tmp_path / "hub"
     return snapshot

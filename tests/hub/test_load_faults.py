@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from zoo.errors import HubError
-from zoo.hub.adapters import locate
+from zoo.hub.adapters import resolve_path
 from zoo.hub.download import snapshot
 from zoo.storage import atomic
 
@@ -30,7 +30,7 @@ CONTENTS = [f"GET {file}" for file in FILES.values()]
 
 def fails_in_one_line(where: str, match: str | None = None) -> str:
     with pytest.raises(HubError, match=match) as caught:
-        locate(where)
+        resolve_path(where)
     assert "\n" not in str(caught.value)
     assert TOKEN not in str(caught.value)
     return str(caught.value)
@@ -45,7 +45,7 @@ def test_a_hub_that_is_busy_for_a_while(
 ) -> None:
     hub.make("me/x", adapter)
     hub.fails(step, fault[0], times=2, **fault[1])
-    folder = locate("me/x")
+    folder = resolve_path("me/x")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == adapter == cached()
     assert hub.faults[0].times == 0
 
@@ -55,7 +55,7 @@ def test_a_hub_that_is_busy_for_a_while(
 def test_content_that_breaks_once(step: str, kind: str, hub: Hub, adapter: dict[str, bytes], cached: Cached) -> None:
     hub.make("me/x", adapter)
     hub.fails(step, kind)
-    folder = locate("me/x")
+    folder = resolve_path("me/x")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == adapter == cached()
 
 
@@ -69,7 +69,7 @@ def test_content_that_stays_broken(step: str, kind: str, hub: Hub, adapter: dict
         assert "arrived damaged twice, its content is not what the Hub's digest says" in told
     assert cached().items() <= adapter.items()
     hub.faults.clear()
-    assert locate("me/x").is_dir()
+    assert resolve_path("me/x").is_dir()
     assert cached() == adapter
 
 
@@ -93,7 +93,7 @@ def test_no_access_is_said_and_the_cache_is_no_way_around_it(
 ) -> None:
     hub.make("me/x", adapter)
     if warm:
-        locate("me/x")
+        resolve_path("me/x")
     hub.asked.clear()
     hub.fails("me/x", "status", times=-1, code=code)
     fails_in_one_line("me/x", match)
@@ -106,7 +106,7 @@ def test_a_push_in_between_does_not_mix_two_commits(hub: Hub, adapter: dict[str,
     first = repository.head().sha
     other = dict.fromkeys(adapter, b"{}")
     hub.fails(TREE, lambda server: server.repositories["me/x"].add(other) and None)
-    folder = locate("me/x")
+    folder = resolve_path("me/x")
     assert folder.name == first != repository.head().sha
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == adapter
     assert all(first in line for line in hub.asked if "resolve" in line)
@@ -114,9 +114,9 @@ def test_a_push_in_between_does_not_mix_two_commits(hub: Hub, adapter: dict[str,
 
 def test_a_commit_in_the_cache_asks_for_nothing(hub: Hub, adapter: dict[str, bytes]) -> None:
     sha = hub.make("me/x", adapter).head().sha
-    assert locate(f"me/x@{sha}").name == sha
+    assert resolve_path(f"me/x@{sha}").name == sha
     hub.asked.clear()
-    assert locate(f"me/x@{sha}").name == sha
+    assert resolve_path(f"me/x@{sha}").name == sha
     assert hub.asked == []
 
 
@@ -125,12 +125,12 @@ def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(
     name: str, hub: Hub, adapter: dict[str, bytes], cached: Cached
 ) -> None:
     sha = hub.make("me/x", adapter).head().sha
-    blob = (locate("me/x") / name).resolve()
+    blob = (resolve_path("me/x") / name).resolve()
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 4
     blob.write_bytes(data)
     for where in ("me/x", f"me/x@{sha}"):
-        locate(where)
+        resolve_path(where)
         assert cached() == adapter
     blob.write_bytes(b"")
     hub.fails("me/x", "reset", times=-1)
@@ -155,20 +155,20 @@ def test_without_the_hub_the_cached_commit_is_used_and_named(
 ) -> None:
     sha = hub.make("me/x", adapter, branches={}).head().sha
     hub.repositories["me/x"].branches["dev"] = sha
-    locate("me/x")
-    locate("me/x@dev")
+    resolve_path("me/x")
+    resolve_path("me/x@dev")
     if how == "variable":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     else:
         hub.fails("me/x", "status" if how == "503" else "reset", times=-1)
     for where, named in (("me/x", "me/x@main"), ("me/x@dev", "me/x@dev")):
         caplog.clear()
-        assert locate(where).name == sha
+        assert resolve_path(where).name == sha
         (record,) = [one for one in caplog.records if one.name == "zoo"]
         assert record.levelno == logging.WARNING
         why = "HF_HUB_OFFLINE is set" if how == "variable" else "the Hub could not be reached"
         assert record.message == f"{named}: {why}; commit {sha} is used from the cache"
-    assert locate(f"me/x@{sha}").name == sha
+    assert resolve_path(f"me/x@{sha}").name == sha
     for unknown in ("me/x@other", "me/y", f"me/x@{'b' * 40}"):
         fails_in_one_line(unknown)
 
@@ -179,7 +179,7 @@ def test_what_another_library_has_cached_is_used_too(hub: Hub, adapter: dict[str
     hub.make("me/x", adapter)
     theirs = snapshot_download("me/x")
     hub.fails("me/x", "reset", times=-1)
-    assert str(locate("me/x")) == theirs
+    assert str(resolve_path("me/x")) == theirs
     blob = (Path(theirs) / "zoo.json").resolve()
     blob.write_bytes(blob.read_bytes().replace(b"0", b"1", 1))
     fails_in_one_line("me/x")  # the blob's own name is its digest

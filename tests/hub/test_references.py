@@ -10,7 +10,7 @@ import torch
 import zoo
 from zoo.catalog.names import Reference, is_repository, is_safe, parse
 from zoo.errors import AdapterError
-from zoo.hub.adapters import locate
+from zoo.hub.adapters import resolve_path
 
 from .server import Hub
 
@@ -46,7 +46,7 @@ def test_words_that_are_no_place(text: str, hub: Hub, tmp_path: Path, monkeypatc
     assert parse(text) is None
     if not Path(text.rstrip("\0")).expanduser().is_dir():
         with pytest.raises(zoo.ZooError, match="expected"):
-            locate(text)
+            resolve_path(text)
         with pytest.raises(zoo.ZooError):
             zoo.load(text, device="cpu") if text != "gpt2" else zoo.load("gpt2-nowhere")
     assert hub.asked == []
@@ -78,7 +78,7 @@ def test_a_local_folder_comes_first(
     folder.mkdir(parents=True)
     for name, data in adapter.items():
         (folder / name).write_bytes(data)
-    assert locate("me/x") == Path("me/x")
+    assert resolve_path("me/x") == Path("me/x")
     assert zoo.load("me/x", device="cpu").active == ("default",)
     assert zoo.load("vae", lora="./me/x", device="cpu").active == ("default",)
     assert hub.asked == []
@@ -90,7 +90,7 @@ def test_revisions_and_folders(hub: Hub, adapter: dict[str, bytes]) -> None:
     repository.add(dict.fromkeys((f"a/b/{name}" for name in adapter), b"{}"))
     repository.branches["dev/one"] = first
     for revision in (first, "dev/one"):
-        folder = locate(f"me/x/a/b@{revision}")
+        folder = resolve_path(f"me/x/a/b@{revision}")
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == adapter
     assert zoo.load(f"me/x/a/b@{first}", device="cpu").active == ("default",)
     assert zoo.load("me/x/a/b", revision=first, device="cpu").active == ("default",)
@@ -98,7 +98,7 @@ def test_revisions_and_folders(hub: Hub, adapter: dict[str, bytes]) -> None:
         zoo.load(f"me/x/a/b@{first}", revision="v2")
     for where in ("me/x", "me/x/a", "me/x/c"):
         with pytest.raises(AdapterError, match=r'but in its folders a/b; name one, e\.g\. lora=\{"b": "me/x/a/b'):
-            locate(f"{where}@dev/one")
+            resolve_path(f"{where}@dev/one")
 
 
 def test_an_adapter_and_more_of_them(hub: Hub, adapter: dict[str, bytes]) -> None:
@@ -116,9 +116,9 @@ def test_other_formats_are_fetched_by_their_names(hub: Hub) -> None:
     hub.make("me/d", {"pytorch_lora_weights.safetensors": tensors, "big.bin": b"x", "README.md": b""})
     hub.make("me/l", {"lyco.safetensors": tensors, "notes.txt": b"x"})
     hub.make("me/two", {"one.safetensors": tensors, "two.safetensors": tensors})
-    assert [path.name for path in locate("me/d").iterdir()] == ["pytorch_lora_weights.safetensors"]
-    assert [path.name for path in locate("me/l").iterdir()] == ["lyco.safetensors"]
+    assert [path.name for path in resolve_path("me/d").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    assert [path.name for path in resolve_path("me/l").iterdir()] == ["lyco.safetensors"]
     with pytest.raises(AdapterError, match="no adapter, expected"):
-        locate("me/two")
+        resolve_path("me/two")
     with pytest.raises(zoo.ZooError, match="names no base"):
         zoo.load("me/d")

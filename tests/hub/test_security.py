@@ -12,7 +12,7 @@ import pytest
 
 import zoo
 from zoo.errors import AdapterError, HubError
-from zoo.hub.adapters import JSON_LIMIT, LIMIT_VARIABLE, locate
+from zoo.hub.adapters import JSON_LIMIT, LIMIT_VARIABLE, resolve_path
 from zoo.hub.download import snapshot
 
 from .server import Fault, Handler, Hub
@@ -67,7 +67,7 @@ def test_names_in_a_listing_that_leave_the_folder(
     hub.make("me/base", {"config.json": b"{}", "model.safetensors": b"x"})
     hub.hidden.add(name)
     before = set(tmp_path.parent.rglob("evil*"))
-    locate("me/x")  # takes what it needs by name
+    resolve_path("me/x")  # takes what it needs by name
     assert cached() == adapter
     with pytest.raises(HubError, match="cannot be a plain file below a folder"):
         snapshot("me/base")
@@ -85,7 +85,7 @@ def test_names_that_are_one_file_where_case_does_not_count(hub: Hub) -> None:
 def test_names_in_zoo_json_that_leave_the_folder(name: str, hub: Hub, adapter: dict[str, bytes]) -> None:
     hub.make("me/x", changed(adapter, sha256={name: "0" * 64}))
     with pytest.raises(AdapterError, match="which is no file beside it"):
-        locate("me/x")
+        resolve_path("me/x")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_sizes_are_looked_at_before_a_download(
         lambda self, path, data: {**entry(self, path, data), **({"size": size} if path == name else {})},
     )
     with pytest.raises((AdapterError, HubError), match=match):
-        locate("me/x")
+        resolve_path("me/x")
     assert downloaded(hub) == []
 
 
@@ -116,12 +116,12 @@ def test_the_limit_is_the_users(hub: Hub, adapter: dict[str, bytes], monkeypatch
     hub.make("me/x", adapter)
     monkeypatch.setenv(LIMIT_VARIABLE, "10")
     with pytest.raises(AdapterError, match="expected at most 10; set ZOO_MAX_ADAPTER_BYTES to allow more"):
-        locate("me/x")
+        resolve_path("me/x")
     monkeypatch.setenv(LIMIT_VARIABLE, "many")
     with pytest.raises(HubError, match="ZOO_MAX_ADAPTER_BYTES='many': expected a number of bytes"):
-        locate("me/x")
+        resolve_path("me/x")
     monkeypatch.setenv(LIMIT_VARIABLE, str(2**20))
-    assert locate("me/x").is_dir()
+    assert resolve_path("me/x").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_another_base_is_refused_by_its_fingerprint(hub: Hub, adapter: dict[str,
 
 def test_a_link_in_the_cache_that_leads_elsewhere(hub: Hub, adapter: dict[str, bytes], tmp_path: Path) -> None:
     sha = hub.make("me/x", adapter).head().sha
-    pointer = locate("me/x") / "zoo.json"
+    pointer = resolve_path("me/x") / "zoo.json"
     outside = tmp_path / "outside.json"
     outside.write_bytes(adapter["zoo.json"])
     pointer.unlink()
     pointer.symlink_to(outside)
     with pytest.raises(HubError, match="lies outside the cache"):
-        locate(f"me/x@{sha}")
+        resolve_path(f"me/x@{sha}")
     assert outside.read_bytes() == adapter["zoo.json"]
 
 

@@ -1,7 +1,8 @@
-"""The Hugging Face Hub: models and adapters from it, adapters to it, through its own client.
+"""The Hugging Face Hub: download models and adapters, push adapters, through its own client.
 
-`download.py` and `adapters.py` read, `push.py` writes, `verify.py` compares digests, `trouble.py` turns the
-client's errors into ours.
+`listing.py` resolves a revision to a commit and its files, `download.py` fetches files into the cache, `adapters.py`
+finds the adapter in a repository; `push.py` prepares a push with its model card (`card.py`, `markup.py`), and
+`publish.py` makes the commit; `verify.py` compares digests, `trouble.py` translates the client's errors.
 
 Imports: `zoo.formats` and below. Start with `adapters.py` (reading) or `push.py` (writing).
 """

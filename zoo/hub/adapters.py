@@ -1,4 +1,4 @@
-"""Saved adapters in Hub repositories: which files they are, and that they are what they should be."""
+"""Saved adapters in Hub repositories: find their files, download them, and verify them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,20 @@ from zoo.storage.file_names import (
 )
 from zoo.storage.untrusted_json import JSON_LIMIT
 
-TENSOR_LIMIT = 8 * 2**30  # bytes, unless the environment says otherwise
+TENSOR_LIMIT = 8 * 2**30  # bytes, unless the environment variable sets another limit
 LIMIT_VARIABLE = "ZOO_MAX_ADAPTER_BYTES"
 
 
-def locate(where: str | os.PathLike[str]) -> Path:
-    """A saved adapter's folder, or its one file: a local one if it exists, else one in a Hub repository."""
+def resolve_path(where: str | os.PathLike[str]) -> Path:
+    """Return the local path of a saved adapter, a folder or a file; download it if `where` is a Hub reference.
+
+    Args:
+        where: a local folder or file, or a Hub reference `owner/name`, `owner/name@revision`, `owner/name/folder`.
+
+    Raises:
+        AdapterError: there is no such folder, or no adapter in the repository.
+        HubError: the Hub refused or could not be reached.
+    """
     folder = Path(where).expanduser()
     if folder.is_dir() or folder.is_file():
         return folder
@@ -43,13 +51,15 @@ def locate(where: str | os.PathLike[str]) -> Path:
     return download(reference)
 
 
-def get(reference: Reference) -> tuple[Path, bool]:
-    """The folder in the cache of what a reference names, and whether it is an adapter (else it is a model).
+def fetch_place(reference: Reference) -> tuple[Path, bool]:
+    """Download what a reference points to; return its folder in the cache, and whether it is an adapter (else a model).
 
-    Raises `AdapterError` where it is neither and the repository has adapters elsewhere; `HubError`.
+    Raises:
+        AdapterError: it is neither, and the repository has adapters elsewhere.
+        HubError: the Hub refused or could not be reached.
     """
     commit = listing.resolve(reference.repository, reference.revision)
-    names = {PurePosixPath(name).name for name in commit.files if _lies_in(name, reference.folder)}
+    names = {PurePosixPath(name).name for name in commit.files if _is_in(name, reference.folder)}
     if looks_like_adapter(names):
         return download(reference, commit), True
     if reference.folder or (not names & {*MODEL_CONFIGS} and adapter_folders(commit)):
@@ -58,7 +68,11 @@ def get(reference: Reference) -> tuple[Path, bool]:
 
 
 def reference_of(name: str, revision: str | None) -> Reference:
-    """The place in the Hub that a model's name is written for. Raises `UnknownNameError`."""
+    """Return the Hub reference that a model's name is, at `revision` if one is given.
+
+    Raises:
+        UnknownNameError: the name has not the form of one, or has a revision already.
+    """
     reference = parse(name)
     if reference is None:
         raise UnknownNameError(
@@ -70,35 +84,40 @@ def reference_of(name: str, revision: str | None) -> Reference:
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:
-    """Whether a local folder or a place in the Hub holds a saved adapter; nothing is downloaded to find out."""
+    """Return whether a local folder or a Hub reference holds a saved adapter, without downloading its files."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return is_adapter_folder(folder)
     reference = reference_of(name, revision)
     commit = listing.resolve(reference.repository, reference.revision)
-    return looks_like_adapter({PurePosixPath(file).name for file in commit.files if _lies_in(file, reference.folder)})
+    return looks_like_adapter({PurePosixPath(file).name for file in commit.files if _is_in(file, reference.folder)})
 
 
 def is_adapter_folder(folder: Path) -> bool:
+    """Return whether a local folder holds a saved adapter."""
     return looks_like_adapter([path.name for path in folder.iterdir()])
 
 
 def looks_like_adapter(names: Collection[str]) -> bool:
-    """Whether a folder with files of these names is a saved adapter's, and not a model's with one beside it."""
+    """Return whether a folder with files of these names holds an adapter, and not a model with one beside it."""
     return not _is_model(names) and any(
         name in names for name in (ADAPTER_CONFIG, MANIFEST, ADAPTER_TENSORS, DIFFUSERS_TENSORS, *PICKLES)
     )
 
 
 def download(reference: Reference, commit: Commit | None = None) -> Path:
-    """The folder in the cache that holds an adapter of a repository, and nothing else than its files.
+    """Download an adapter's files, and nothing else; return their folder in the cache.
 
-    One commit is resolved and all files come from it. Their sizes are checked before they are downloaded, and their
-    content after it, against the Hub's digests and those in `zoo.json`.
+    All files come from one commit. Their sizes are checked before they are downloaded, and their content afterwards,
+    against the Hub's digests and those in `zoo.json`.
+
+    Args:
+        reference: the adapter's place in the Hub.
+        commit: the commit that `reference.revision` was resolved to already.
 
     Raises:
         AdapterError: there is no adapter, or only elsewhere in the repository, or a file is too large.
-        HubError: the Hub refused or could not be reached, or a file stayed damaged.
+        HubError: the Hub refused or could not be reached, or a file arrived damaged twice.
     """
     commit = commit or listing.resolve(reference.repository, reference.revision)
     names = adapter_files(commit, reference.folder)
@@ -112,11 +131,11 @@ def download(reference: Reference, commit: Commit | None = None) -> Path:
 
 
 def adapter_files(commit: Commit, folder: str = "") -> list[str]:
-    """The files of the adapter in a folder of the repository; none where there is no adapter.
+    """Return the files of the adapter in a folder of the repository; none if there is no adapter.
 
-    Its tensors lie under one of the customary names, or in the only safetensors file there is.
+    Its tensors are in a file of a customary name, or in the only safetensors file there is.
     """
-    here = {PurePosixPath(name).name: name for name in commit.files if _lies_in(name, folder)}
+    here = {PurePosixPath(name).name: name for name in commit.files if _is_in(name, folder)}
     found = [name for name in (ADAPTER_TENSORS, DIFFUSERS_TENSORS) if name in here]
     if not found:
         only = [name for name in here if name.endswith(".safetensors") and not name.startswith(".")]
@@ -128,13 +147,13 @@ def adapter_files(commit: Commit, folder: str = "") -> list[str]:
 
 
 def adapter_folders(commit: Commit) -> list[str]:
-    """The folders below the root that hold an adapter."""
+    """Return the folders below the root that hold an adapter."""
     above = {str(PurePosixPath(name).parent) for name in commit.files if PurePosixPath(name).name == ADAPTER_CONFIG}
     return sorted(folder for folder in above if folder != "." and adapter_files(commit, folder))
 
 
 def no_adapter(commit: Commit, reference: Reference) -> str:
-    """Why nothing could be loaded from there, and what could be."""
+    """Return the error message for a place without an adapter: why, and what could be loaded instead."""
     place = f"{commit}" + (f" in {reference.folder}" if reference.folder else "")
     at = f"@{reference.revision}" if reference.revision else ""
     folders = adapter_folders(commit)
@@ -143,7 +162,7 @@ def no_adapter(commit: Commit, reference: Reference) -> str:
         shown = f"{', '.join(folders[:8])}{', …' if len(folders) > 8 else ''}"
         example = f'lora={{"{PurePosixPath(first).name}": "{reference.repository}/{first}{at}"}}'
         return f"{place}: no adapter here, but in its folders {shown}; name one, e.g. {example}"
-    pickled = [name for name in commit.files if _lies_in(name, reference.folder) and name.endswith(PICKLES)]
+    pickled = [name for name in commit.files if _is_in(name, reference.folder) and name.endswith(PICKLES)]
     if pickled:
         return (
             f"{place}: its adapter is a pickle, {pickled[0]}, which zoo does not execute; save it as {ADAPTER_TENSORS}"
@@ -152,7 +171,11 @@ def no_adapter(commit: Commit, reference: Reference) -> str:
 
 
 def limit() -> int:
-    """How many bytes of tensors an adapter may have before it is downloaded."""
+    """Return how many bytes of tensors an adapter may have; a larger one is not downloaded.
+
+    Raises:
+        HubError: the environment variable is no number.
+    """
     text = os.environ.get(LIMIT_VARIABLE, "")
     if not text:
         return TENSOR_LIMIT
@@ -173,32 +196,32 @@ def _check_sizes(commit: Commit, names: list[str]) -> None:
 
 
 def _check_digests(commit: Commit, folder: Path, names: list[str], root: Path) -> None:
-    """Hold the files against `zoo.json`; where one differs, none of them stays in the cache."""
+    """Compare the files with the digests in `zoo.json`; if one differs, remove all of them from the cache."""
     from zoo.formats import manifest
     from zoo.storage import atomic
 
     try:
-        own = manifest.read(folder)
+        content = manifest.read(folder)
     except AdapterError as error:
         raise AdapterError(f"{commit}: {str(error).removeprefix(str(folder) + os.sep)}") from error
-    for name in names if own is not None else ():
+    for name in names if content is not None else ():
         short = PurePosixPath(name).name
         if short == MANIFEST:
             continue
-        if atomic.digest(root / name) != own["sha256"].get(short):  # type: ignore[index]
+        if atomic.digest(root / name) != content["sha256"].get(short):  # type: ignore[index]
             for each in names:
                 discard(root / each)
             raise HubError(
                 f"{commit}: {name} is not the file whose sha256 is in {MANIFEST}: it was changed after it was saved, "
-                "or one of the two was. Nothing is kept; ask its author, or load an earlier revision"
+                "or one of the two was; nothing is kept: ask its author, or load an earlier revision"
             )
 
 
-def _lies_in(name: str, folder: str) -> bool:
+def _is_in(name: str, folder: str) -> bool:
     return str(PurePosixPath(name).parent) == (folder or ".")
 
 
 def _is_model(names: Collection[str]) -> bool:
-    """Whether a folder's files are a whole model's: weights under a customary name, or a pipeline of folders."""
+    """Return whether a folder holds a whole model: weights under a customary name, or a pipeline."""
     ends = ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
     return PIPELINE in names or any(f"{name}.{end}" in names for name in MODEL_WEIGHTS for end in ends)

@@ -1,4 +1,4 @@
-"""The model card of pushed adapters: what they are for, how to load them, how they were made, what they do."""
+"""The model card of pushed adapters: base model, how to load them, training, metrics and samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LICENSES = frozenset(
     afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsl-1.0 cc0-1.0 cc-by-4.0 cc-by-sa-4.0
     cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 gpl-2.0 gpl-3.0 isc lgpl-3.0 mit mpl-2.0 openrail creativeml-openrail-m
     llama2 llama3 gemma unlicense wtfpl
-    """.split()  # noqa: SIM905 - a list of words reads better so
+    """.split()  # noqa: SIM905 - one string is easier to read
 )
 
 
@@ -26,9 +26,14 @@ _LICENSES = frozenset(
 class Item:
     """One adapter of a push.
 
-    name: the adapter's. folder: where it goes in the repository, "" for the root. record: its zoo.json. config: its
-    adapter_config.json. peft: whether PEFT can load it. texts: samples that are texts. sheet: whether there is a
-    picture of samples beside it.
+    Attributes:
+        name: the adapter's name.
+        folder: its folder in the repository, "" for the root.
+        record: the content of its `zoo.json`.
+        config: the content of its `adapter_config.json`.
+        peft: whether PEFT can load it.
+        texts: samples that are texts.
+        sheet: whether there is a picture of samples beside it.
     """
 
     name: str
@@ -40,22 +45,31 @@ class Item:
     sheet: bool = False
 
     def path(self, file: str) -> str:
+        """Return the path of one of its files in the repository."""
         return f"{self.folder}/{file}" if self.folder else file
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says beside its adapters: the base's class and library, its licence, and what its plugin tells."""
+    """The facts of a card about the repository and the base model.
+
+    Attributes:
+        repository: `owner/name`.
+        branch: the branch that is pushed to, None for the default one.
+        module: package and class of the base model's module.
+        license: the base model's licence.
+        described: facts from the plugin's `describe` hook.
+    """
 
     repository: str
     branch: str | None
-    module: tuple[str, str]  # package, class
+    module: tuple[str, str]
     license: str | None
     described: Mapping[str, str]
 
 
 def metadata(items: Sequence[Item], facts: Facts) -> dict[str, Any]:
-    """The card's head, as the Hub reads it."""
+    """Return the card's metadata, in the Hub's format."""
     base = hub_base(items[0].record)
     found: dict[str, Any] = {}
     if base:
@@ -66,13 +80,13 @@ def metadata(items: Sequence[Item], facts: Facts) -> dict[str, Any]:
         found["license"] = known if known in _LICENSES else "other"
         if known not in _LICENSES:
             found["license_name"] = " ".join(facts.license.split())[:100]
-    words = [str(item.record.get(key)) for item in items for key in ("kind", "architecture") if item.record.get(key)]
-    found["tags"] = list(dict.fromkeys([*words, "zoo"]))
+    tags = [str(item.record.get(key)) for item in items for key in ("kind", "architecture") if item.record.get(key)]
+    found["tags"] = list(dict.fromkeys([*tags, "zoo"]))
     return found
 
 
 def body(items: Sequence[Item], facts: Facts) -> str:
-    """The card's text."""
+    """Return the card's text."""
     title = facts.repository.split("/")[1]
     parts = [f"# {title}"]  # a repository's name has no character that Markdown would read
     if len(items) > 1:
@@ -87,13 +101,13 @@ def body(items: Sequence[Item], facts: Facts) -> str:
         parts += ["## Load with PEFT", block(_with_peft(loadable[0], facts), "python")]
     for item in items:
         suffix = f" of {inline(item.name)}" if len(items) > 1 else ""
-        parts += _made(item, suffix)
+        parts += _training_and_metrics(item, suffix)
     parts += ["## Base", table(("", ""), _base_rows(items[0].record, facts))]
     return "\n\n".join(parts)
 
 
 def hub_base(record: Mapping[str, Any]) -> str | None:
-    """The Hub repository that the base's weights are in, where they are."""
+    """Return the Hub repository of the base model's weights, if they are in one."""
     base = record.get("base")
     weights = base.get("weights") if isinstance(base, Mapping) else None
     return weights if isinstance(weights, str) and is_repository(weights) else None
@@ -109,15 +123,15 @@ def _sentence(item: Item) -> str:
     size = [f"rank {inline(config['r'])}"] if "r" in config else []
     size += [f"alpha {inline(config['lora_alpha'])}"] if "lora_alpha" in config else []
     targets = item.record.get("targets")
-    told = {None: "", "all": ", on every weight"}.get(targets if isinstance(targets, str | None) else "", "")
+    scope = {None: "", "all": ", on every weight"}.get(targets if isinstance(targets, str | None) else "", "")
     if isinstance(targets, list | str) and targets != "all":
-        told = f", on {inline(', '.join(map(str, targets)) if isinstance(targets, list) else targets)}"
+        scope = f", on {inline(', '.join(map(str, targets)) if isinstance(targets, list) else targets)}"
     hub = hub_base(item.record)
     shown = f"[{inline(hub)}](https://huggingface.co/{hub})" if hub else inline(base.get("name", "its base"))
     kind = str(item.record.get("kind") or "lora")
-    named = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}.get(kind, inline(kind))
+    title = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr"}.get(kind, inline(kind))
     sizes = f" ({', '.join(size)})" if size else ""
-    return f"A {named} adapter{sizes}{told}, for {shown}."
+    return f"A {title} adapter{sizes}{scope}, for {shown}."
 
 
 def _samples(item: Item) -> list[str]:
@@ -129,18 +143,18 @@ def _samples(item: Item) -> list[str]:
 def _with_zoo(items: Sequence[Item], facts: Facts) -> str:
     at = f"@{facts.branch}" if facts.branch else ""
     places = {item.name: f"{facts.repository}{'/' if item.folder else ''}{item.folder}{at}" for item in items}
-    item, own = items[0], next(iter(places.values()))
+    item, first = items[0], next(iter(places.values()))
     name, bits = _callable_name(item.record), item.record.get("bits")
     stored = f", bits={bits}" if isinstance(bits, int) else ""
     if name is None:
-        made = "module = ...  # the torch.nn.Module that it was made for"
-        return f"import zoo\n\n{made}\nmodel = zoo.wrap(module{stored}, lora={_quoted(own)})"
+        module = "module = ...  # the torch.nn.Module that it was made for"
+        return f"import zoo\n\n{module}\nmodel = zoo.wrap(module{stored}, lora={_quoted(first)})"
     several = ", ".join(f"{_quoted(each)}: {_quoted(place)}" for each, place in places.items())
-    lora = f"{{{several}}}" if len(items) > 1 else _quoted(own)
+    lora = f"{{{several}}}" if len(items) > 1 else _quoted(first)
     lines = (
         "import zoo",
         "",
-        f"model = zoo.load({_quoted(own)}{stored})  # its base too",
+        f"model = zoo.load({_quoted(first)}{stored})  # its base too",
         f"model = zoo.load({_quoted(name)}{stored}, lora={lora})",
         "model.sample(4)",
     )
@@ -148,14 +162,14 @@ def _with_zoo(items: Sequence[Item], facts: Facts) -> str:
 
 
 def _with_peft(item: Item, facts: Facts) -> str:
-    """Code that loads the adapter with PEFT alone, as each library's models need it."""
+    """Return code that loads the adapter with PEFT alone, in the form that the base model's library needs."""
     base, imports = _base_code(item, facts)
     revision = f", revision={_quoted(facts.branch)}" if facts.branch else ""
     if facts.module[0] == "transformers":
         where = f", subfolder={_quoted(item.folder)}" if item.folder else ""
         imports = {*imports, "from peft import PeftModel"}
         lines = [f"model = PeftModel.from_pretrained(base, {_quoted(facts.repository)}{where}{revision})"]
-    else:  # PeftModel would hide what a pipeline or timm expects of the module: the adapter goes into the module itself
+    else:  # PeftModel would hide attributes that a pipeline or timm needs: inject the adapter into the module itself
         imports = {
             *imports,
             "from huggingface_hub import snapshot_download",
@@ -172,7 +186,7 @@ def _with_peft(item: Item, facts: Facts) -> str:
 
 
 def _base_code(item: Item, facts: Facts) -> tuple[str, set[str]]:
-    """The line that makes the base with its own library, and what it imports."""
+    """Return the line that loads the base model with its own library, and its imports."""
     package, kind = facts.module
     hub, name, commit = hub_base(item.record), _callable_name(item.record), _base(item.record).get("commit")
     pinned = is_commit(commit) if isinstance(commit, str) else False
@@ -187,7 +201,7 @@ def _base_code(item: Item, facts: Facts) -> tuple[str, set[str]]:
     return "base = ...  # the torch.nn.Module that it was made for", set()
 
 
-def _made(item: Item, suffix: str) -> list[str]:
+def _training_and_metrics(item: Item, suffix: str) -> list[str]:
     parts: list[str] = []
     runs = item.record.get("training")
     rows = [_run(run) for run in runs if isinstance(run, Mapping)] if isinstance(runs, list) else []
@@ -195,11 +209,11 @@ def _made(item: Item, suffix: str) -> list[str]:
         head = ("data", "steps", "batch size", "learning rate", "seconds", "loss at first", "loss at last")
         parts += [f"## Training{suffix}", table(head, rows)]
     metrics = item.record.get("metrics")
-    figures = metrics.get("figures") if isinstance(metrics, Mapping) else None
-    if isinstance(metrics, Mapping) and isinstance(figures, Mapping) and figures:
-        told = f"On held-out data, {inline(metrics.get('data'))}:"
-        values = [(name, _number(value)) for name, value in figures.items()]
-        parts += [f"## Metrics{suffix}", told, table(("metric", "value"), values)]
+    values = metrics.get("figures") if isinstance(metrics, Mapping) else None
+    if isinstance(metrics, Mapping) and isinstance(values, Mapping) and values:
+        data = f"On held-out data, {inline(metrics.get('data'))}:"
+        shown = [(name, _number(value)) for name, value in values.items()]
+        parts += [f"## Metrics{suffix}", data, table(("metric", "value"), shown)]
     return parts
 
 
@@ -226,7 +240,7 @@ def _base_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[object, ..
 
 
 def _callable_name(record: Mapping[str, Any]) -> str | None:
-    """What `zoo.load` takes for the base anywhere: a registry name or a Hub repository, but no local folder."""
+    """Return the name under which `zoo.load` finds the base anywhere: a registry name or Hub repository, no folder."""
     from zoo.catalog.names import is_name
 
     base = _base(record)
@@ -250,5 +264,5 @@ def _number(value: Any) -> object:
 
 
 def readme(existing: str | None, items: Sequence[Item], facts: Facts) -> str | None:
-    """The repository's README with the card in it; None where the one that is there is better left alone."""
+    """Return the repository's README with the card in it; None if the existing one has to be left alone."""
     return markup.compose(existing, metadata(items, facts), body(items, facts))

@@ -1,4 +1,4 @@
-"""Files of one commit, downloaded into the client's cache or found there, and right in either case."""
+"""Download files of one commit into the client's cache, and verify those that are there already."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ WORKERS = 4
 
 
 def snapshot(repository: str, revision: str | None = None, commit: Commit | None = None) -> Path:
-    """The folder of a Hub repository's weights and configuration at `revision`, downloaded or from the cache.
+    """Download a Hub repository's weights and configuration; return their folder in the cache.
 
-    The revision is resolved to one commit, which all files come from. Each file's content is compared with the Hub's
-    digest. Pickled weights (`.bin`, `.pth`) are fetched only where the repository has no safetensors, and nothing
-    in them is executed. commit: what the revision was resolved to already.
+    All files come from one commit. Each file's content is compared with the Hub's digest. Pickled weights (`.bin`,
+    `.pth`) are fetched only if the repository has no safetensors, and nothing in them is executed.
 
-    Raises `HubError` where the Hub cannot be reached or refuses, or the repository does not exist.
+    Args:
+        repository: `owner/name`.
+        revision: a branch, tag or commit; default main.
+        commit: the commit that the revision was resolved to already.
+
+    Raises:
+        HubError: the Hub cannot be reached or refuses, or the repository does not exist.
     """
     commit = commit or listing.resolve(repository, revision)
     safe = any(name.endswith(".safetensors") for name in commit.files)
@@ -36,15 +41,16 @@ def snapshot(repository: str, revision: str | None = None, commit: Commit | None
 
 
 def fetch(commit: Commit, names: Iterable[str]) -> Path:
-    """The folder in the cache that holds these files of a commit, each with the content that the Hub says.
+    """Download these files of a commit, verify them, and return the commit's folder in the cache.
 
-    Raises `HubError`; a file that is not what it should be is then no longer in the cache.
+    Raises:
+        HubError: a file could not be downloaded, or its content is wrong; it is then no longer in the cache.
     """
     names = list(names)
     _check_names(commit, names)
     with translate_errors(str(commit)):
-        if not commit.asked and not commit.offline and not all((commit.folder / name).is_file() for name in names):
-            listing.ask(commit.repository, commit.sha)  # the client would try for half a minute
+        if not commit.fresh and not commit.offline and not all((commit.folder / name).is_file() for name in names):
+            listing.fetch_sha(commit.repository, commit.sha)  # fails at once; the client would try for half a minute
         if len(names) == 1:
             _one(commit, names[0])
         else:
@@ -69,13 +75,13 @@ def _one(commit: Commit, name: str) -> Path:
         discard(path)
     raise HubError(
         f"{commit}: {name} arrived damaged twice, its content is not what the Hub's digest says; nothing of it is "
-        "kept. Try again later"
+        "kept: try again later"
     )
 
 
 def _root(commit: Commit) -> Path:
-    """What the client's cache lies in; the blobs of some repositories are shared beside their folders."""
-    return listing.storage(commit.repository).parent.resolve()
+    """Return the client's cache folder; the blobs of some repositories are shared beside their folders."""
+    return listing.cache_folder(commit.repository).parent.resolve()
 
 
 def _check_names(commit: Commit, names: list[str]) -> None:

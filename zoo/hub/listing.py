@@ -1,7 +1,7 @@
-"""Which commit a name stands for, and which files it holds: asked of the Hub, remembered for when it is not there.
+"""Resolve a revision to a commit and the list of its files, from the Hub or, while it is unreachable, from the cache.
 
-A commit never changes, so its listing is kept and not asked for again; a branch is asked for every time. Where the Hub
-does not answer, what the branch was the last time is used; where it answers that there is no access, it is not.
+A commit never changes, so its listing is cached and requested once; a branch is requested every time. If the Hub does
+not answer, the branch's last known commit is used; if it answers that there is no access, it is not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from zoo.catalog.names import is_commit, is_repository, is_revision
 from zoo.errors import HubError, OutputError
-from zoo.hub.trouble import is_unreachable, say, translate_errors, with_retries
+from zoo.hub.trouble import is_unreachable, translate_errors, warn, with_retries
 from zoo.storage import atomic
 
 MAIN = "main"
@@ -23,7 +23,13 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """size: in bytes. blob: git's sha1 of the content, "" if unknown. sha256: of a file in large-file storage."""
+    """A file of a commit.
+
+    Attributes:
+        size: in bytes.
+        blob: git's sha1 of the content, "" if unknown.
+        sha256: digest of the content of a file in large-file storage (LFS), else None.
+    """
 
     size: int
     blob: str
@@ -32,16 +38,22 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit of a repository and all of its files. offline: the Hub could not be asked, the cache is what counts.
+    """One commit of a repository and all of its files.
 
-    asked: whether the Hub has just answered. branch: what was asked for, where that was not the commit itself.
+    Attributes:
+        repository: `owner/name`.
+        sha: the commit's full sha.
+        files: path in the repository → file.
+        branch: the branch or tag that was resolved, None if a commit was given.
+        fresh: whether the Hub has just answered for it.
+        offline: whether the Hub could not be reached, so that only the cache is used.
     """
 
     repository: str
     sha: str
     files: dict[str, RemoteFile]
     branch: str | None = None
-    asked: bool = False
+    fresh: bool = False
     offline: bool = False
 
     def __str__(self) -> str:
@@ -49,38 +61,39 @@ class Commit:
 
     @property
     def folder(self) -> Path:
-        """Where the cache has the commit's files."""
-        return storage(self.repository) / "snapshots" / self.sha
+        """The commit's folder in the cache."""
+        return cache_folder(self.repository) / "snapshots" / self.sha
 
 
 def resolve(repository: str, revision: str | None = None) -> Commit:
-    """The commit that `revision` (default: main) is now, with its files.
+    """Return the commit that `revision` (default: main) is now, with its files.
 
-    Raises `HubError` where the Hub refuses, or does not answer and the cache has no such commit.
+    Raises:
+        HubError: the Hub refuses, or does not answer and the commit is not in the cache.
     """
     where = f"{repository}@{revision}" if revision else repository
     if not is_repository(repository):
         raise HubError(f"{where}: not a repository's name, expected owner/name")
     if revision is not None and not is_revision(revision):
         raise HubError(f"{repository}: {revision!r} is no revision, expected a branch, a tag or a commit")
-    known = _remembered(repository, revision or "") if is_commit(revision) else None
+    known = _read_listing(repository, revision or "") if is_commit(revision) else None
     if known is not None:
         return Commit(repository, str(revision), known, offline=_offline_mode())
     branch = None if is_commit(revision) else revision or MAIN
     with translate_errors(where):
         try:
-            sha = ask(repository, branch or revision)
-            found = _remembered(repository, sha) or _ask_files(repository, sha)
+            sha = fetch_sha(repository, branch or revision)
+            found = _read_listing(repository, sha) or _fetch_listing(repository, sha)
         except Exception as error:
             cached = _cached(repository, branch, revision) if is_unreachable(error) else None
             if cached is None:
                 raise
             return cached
-    return Commit(repository, sha, found, branch, asked=True)
+    return Commit(repository, sha, found, branch, fresh=True)
 
 
-def ask(repository: str, revision: str | None) -> str:
-    """The sha of the commit that the Hub has under `revision`; the client's errors."""
+def fetch_sha(repository: str, revision: str | None) -> str:
+    """Request the sha of the commit that `revision` is now. Raises the client's errors."""
     from huggingface_hub import HfApi
 
     info = with_retries(lambda: HfApi().model_info(repository, revision=revision))
@@ -90,34 +103,38 @@ def ask(repository: str, revision: str | None) -> str:
 
 
 def remember(commit: Commit) -> None:
-    """Keep what the branch is, now that its files are in the cache, where the client keeps it too."""
-    if commit.branch is not None and commit.asked:
-        _keep(storage(commit.repository) / "refs" / commit.branch, commit.sha)
+    """Keep the branch's commit in the cache, once its files are in the cache, in the file that the client uses too."""
+    if commit.branch is not None and commit.fresh:
+        _keep(cache_folder(commit.repository) / "refs" / commit.branch, commit.sha)
 
 
 def warn_if_offline(commit: Commit) -> None:
-    """Tell the user that the Hub was not asked."""
+    """Warn the user if the commit is from the cache because the Hub was not reached."""
     if commit.offline:
         why = "HF_HUB_OFFLINE is set" if _offline_mode() else "the Hub could not be reached"
-        say(f"{commit}: {why}; commit {commit.sha} is used from the cache")
+        warn(f"{commit}: {why}; commit {commit.sha} is used from the cache")
 
 
-def storage(repository: str) -> Path:
-    """The client's cache folder of a repository."""
+def cache_folder(repository: str) -> Path:
+    """Return the client's cache folder of a repository."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
-def own_cache(*parts: str) -> Path:
-    """zoo's own place in the client's cache."""
+def zoo_cache(*parts: str) -> Path:
+    """Return a path in zoo's folder of the client's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE).joinpath("zoo", *parts)
 
 
 def list_files(repository: str, sha: str) -> dict[str, RemoteFile]:
-    """What the Hub has in a commit; the client's errors. Raises `HubError` for a listing that makes no sense."""
+    """Request the files of a commit. Raises the client's errors too.
+
+    Raises:
+        HubError: the listing is not valid.
+    """
     from huggingface_hub import HfApi
 
     found: dict[str, RemoteFile] = {}
@@ -133,15 +150,15 @@ def list_files(repository: str, sha: str) -> dict[str, RemoteFile]:
     return found
 
 
-def _ask_files(repository: str, sha: str) -> dict[str, RemoteFile]:
+def _fetch_listing(repository: str, sha: str) -> dict[str, RemoteFile]:
     found = list_files(repository, sha)
     plain = {name: [one.size, one.blob, one.sha256] for name, one in found.items()}
-    _keep(_listing(repository, sha), json.dumps({"format": 1, "files": plain}))
+    _keep(_listing_file(repository, sha), json.dumps({"format": 1, "files": plain}))
     return found
 
 
-def _listing(repository: str, sha: str) -> Path:
-    return own_cache("listings", repository.replace("/", "--"), f"{sha}.json")
+def _listing_file(repository: str, sha: str) -> Path:
+    return zoo_cache("listings", repository.replace("/", "--"), f"{sha}.json")
 
 
 def _keep(path: Path, text: str) -> None:
@@ -150,30 +167,30 @@ def _keep(path: Path, text: str) -> None:
             atomic.write_text(path, text)
 
 
-def _remembered(repository: str, sha: str) -> dict[str, RemoteFile] | None:
+def _read_listing(repository: str, sha: str) -> dict[str, RemoteFile] | None:
     try:
-        content = json.loads(_listing(repository, sha).read_text(encoding="utf-8"))
+        content = json.loads(_listing_file(repository, sha).read_text(encoding="utf-8"))
         return {str(name): RemoteFile(int(one[0]), str(one[1]), one[2]) for name, one in content["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
 
 
 def _cached(repository: str, branch: str | None, revision: str | None) -> Commit | None:
-    """The commit as the cache knows it, from the branch's last visit; None where it does not."""
+    """Return the commit from the cache, a branch as it was last seen; None if it is not there."""
     sha = revision
     if branch is not None:
         try:
-            sha = (storage(repository) / "refs" / branch).read_text(encoding="utf-8").strip()
+            sha = (cache_folder(repository) / "refs" / branch).read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
             return None
     if not is_commit(sha):
         return None
-    found = _remembered(repository, str(sha)) or _seen(storage(repository) / "snapshots" / str(sha))
+    found = _read_listing(repository, str(sha)) or _snapshot_files(cache_folder(repository) / "snapshots" / str(sha))
     return Commit(repository, str(sha), found, branch, offline=True) if found else None
 
 
-def _seen(snapshot: Path) -> dict[str, RemoteFile]:
-    """The files of a commit that another library has cached. The client names their blobs by their digests."""
+def _snapshot_files(snapshot: Path) -> dict[str, RemoteFile]:
+    """Return the files of a commit that another library has cached. The client names their blobs by their digests."""
     found = {}
     for path in snapshot.rglob("*"):
         if path.is_file():

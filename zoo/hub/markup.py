@@ -1,4 +1,4 @@
-"""Writing Markdown whose words came from elsewhere: nothing in them is markup, a link or a script."""
+"""Write Markdown with untrusted text: nothing in the text becomes markup, a link or a script."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | 
 
 
 def inline(value: object, longest: int = 200) -> str:
-    """`value` as words within a line: whatever could be Markdown or HTML is written as a character entity."""
+    """Return `value` as text within a line: characters that could be Markdown or HTML are written as entities."""
     text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
     text = text if len(text) <= longest else text[: longest - 1] + "…"
     return "".join(c if _is_plain(text, place) else f"&#{ord(c)};" for place, c in enumerate(text))
 
 
 def _is_plain(text: str, place: int) -> bool:
-    """Whether a character means itself there. Links by themselves (www., http://) are what some dots and colons are."""
+    """Return whether a character has no special meaning there. Dots and colons may make a link (www., http://)."""
     c, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
     if c == ":":
         return after != "/"
@@ -30,7 +30,7 @@ def _is_plain(text: str, place: int) -> bool:
 
 
 def block(text: str, language: str = "text") -> str:
-    """`text` as a fenced block that nothing in it can end."""
+    """Return `text` as a fenced code block, with a fence that does not occur in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     shown = "".join(c for c in text.rstrip() if c == "\n" or c.isprintable() or c == "\t")
@@ -38,17 +38,22 @@ def block(text: str, language: str = "text") -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; every cell is taken as words."""
+    """Return a table whose cells are plain text."""
     lines = [list(head), ["---"] * len(head)]
     shown = [[inline(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *shown])
 
 
 def compose(existing: str | None, metadata: Mapping[str, Any], body: str) -> str | None:
-    """A README with our metadata and, between our marks, our text; what others wrote stays.
+    """Return the README with our metadata and, between our marks, our text; everything else stays.
 
-    Their metadata stays where ours says nothing else; tags are put together, and a licence that is there counts. None
-    where the metadata that is there cannot be read: that README is better left alone.
+    Existing metadata stays unless ours has the same key; tags are merged, and an existing licence takes precedence.
+    Returns None if the existing metadata cannot be parsed: that README is better left alone.
+
+    Args:
+        existing: the present README, if there is one.
+        metadata: ours, for its YAML header.
+        body: our text.
     """
     theirs, text = split(existing or "")
     if theirs is None:
@@ -70,7 +75,7 @@ def compose(existing: str | None, metadata: Mapping[str, Any], body: str) -> str
 
 
 def split(text: str) -> tuple[dict[str, Any] | None, str]:
-    """A README's metadata and the text below it; None for metadata that is no mapping in YAML."""
+    """Return a README's metadata and the text below it; None for metadata that is no mapping in YAML."""
     import yaml  # type: ignore[import-untyped]
 
     found = _FRONT.match(text)

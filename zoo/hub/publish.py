@@ -1,7 +1,7 @@
-"""One commit with a folder's files, whatever happens on the way: all of them or none, and once.
+"""Push files in one commit: all of them or none, and only once, even if a reply is lost or another push intervenes.
 
-A commit names its parent, so that the Hub takes it only on top of what was looked at. Where the reply to it is lost,
-or another push was faster, the branch is looked at again: the files may be there already.
+A commit names its parent, so that the Hub accepts it only on top of the commit that was read. If the reply to it is
+lost, or another push was faster, the branch is read again: the files may be there already.
 """
 
 from __future__ import annotations
@@ -20,19 +20,27 @@ from zoo.errors import HubError
 from zoo.hub import trouble
 from zoo.hub.listing import MAIN, RemoteFile, list_files
 from zoo.hub.trouble import is_passing, scrub, status, translate_errors, with_retries
-from zoo.hub.verify import names_of
+from zoo.hub.verify import blob_digests
 from zoo.storage.atomic import digest
 
 TRIES = 5
-CONFLICT = (409, 412)  # somebody else's commit came between
-# The files of a commit, given what the repository has under a name now (None: nothing).
+CONFLICT = (409, 412)  # another commit came first
+# Returns the files of a commit; its argument reads a text file of the repository as it is now (None: no such file).
 Content = Callable[[Callable[[str], str | None]], Mapping[str, Path]]
 LONGEST = 2**20  # bytes of a text that is read from the repository
 
 
 @dataclass(frozen=True)
 class PushResult:
-    """Where a push went. url, sha: of the commit. unchanged: the branch had all of it already, nothing was sent."""
+    """The result of a push.
+
+    Attributes:
+        url: the commit's address.
+        sha: the commit's sha.
+        repo: the repository, `owner/name`.
+        branch: the branch that was pushed to.
+        unchanged: whether the branch had all of the files already, so that nothing was sent.
+    """
 
     url: str
     sha: str
@@ -44,9 +52,17 @@ class PushResult:
 def publish(
     repository: str, content: Content, *, message: str, private: bool = False, branch: str | None = None
 ) -> PushResult:
-    """Put files into a repository by one commit on a branch (default: main); both are made where they are missing.
+    """Push files to a repository in one commit; create the repository and the branch if they are missing.
 
-    Raises `HubError`; nothing has been changed then but that an empty repository or branch may exist.
+    Args:
+        repository: `owner/name`.
+        content: returns the commit's files, path in the repository → local path, given the repository's present ones.
+        message: the commit's message.
+        private: whether a new repository is private.
+        branch: default main.
+
+    Raises:
+        HubError: the push failed; at most an empty repository or branch was created then.
     """
     where, branch = f"{repository}@{branch}" if branch else repository, branch or MAIN
     if not is_repository(repository):
@@ -65,11 +81,11 @@ def _commit(repository: str, branch: str, content: Content, message: str) -> Pus
     api, sent = HfApi(), False
     first: str | None = None
     for attempt in range(TRIES):
-        head, present = _look(repository, branch)
+        head, present = _read_branch(repository, branch)
         files = content(lambda name, head=head, present=present: _text(repository, head, present, name))  # type: ignore[misc]
-        mark = _mark(files)
-        if sent and (mine := _mine(repository, branch, first, mark)):
-            return PushResult(_url(repository, mine), mine, repository, branch)
+        mark = _content_mark(files)
+        if sent and (own := _find_commit(repository, branch, first, mark)):
+            return PushResult(_url(repository, own), own, repository, branch)
         if head is not None and all(_same(path, present.get(name)) for name, path in files.items()):
             return PushResult(_url(repository, head), head, repository, branch, unchanged=not sent)
         first = first or head
@@ -86,23 +102,23 @@ def _commit(repository: str, branch: str, content: Content, message: str) -> Pus
                 )
             return PushResult(str(done.commit_url), str(done.oid), repository, branch)
         except Exception as error:
-            if attempt == TRIES - 1 or not _worth_another_look(error):
+            if attempt == TRIES - 1 or not _worth_retrying(error):
                 raise
             sent = True
             time.sleep(trouble.DELAYS[min(attempt, len(trouble.DELAYS) - 1)])
     raise AssertionError("unreachable")
 
 
-def _worth_another_look(error: BaseException) -> bool:
-    """Whether the commit may exist in spite of the error, or may succeed on top of what is there now."""
+def _worth_retrying(error: BaseException) -> bool:
+    """Return whether the commit may exist in spite of the error, or may succeed on top of the newest commit."""
     if status(error) in CONFLICT or is_passing(error):
         return True
-    cause = error.__cause__  # the client wraps what went wrong with one of several files
+    cause = error.__cause__  # the client wraps the error of one of several files
     return cause is not None and is_passing(cause)
 
 
-def _look(repository: str, branch: str) -> tuple[str | None, dict[str, RemoteFile]]:
-    """The branch's newest commit and its files; (None, {}) where there is no commit yet."""
+def _read_branch(repository: str, branch: str) -> tuple[str | None, dict[str, RemoteFile]]:
+    """Return the branch's newest commit and its files; (None, {}) if there is no commit yet."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
@@ -123,25 +139,25 @@ def _additions(files: Mapping[str, Path]) -> Iterator[Any]:
 
 
 def _same(path: Path, remote: RemoteFile | None) -> bool:
-    """Whether the Hub has this very content, by its digest."""
+    """Return whether the Hub's file has this content, by its digest."""
     if remote is None or remote.size != path.stat().st_size:
         return False
     if remote.sha256:
         return digest(path) == remote.sha256
-    return len(remote.blob) in (40, 64) and remote.blob in names_of(path, remote.blob)
+    return len(remote.blob) in (40, 64) and remote.blob in blob_digests(path, remote.blob)
 
 
-def _mark(files: Mapping[str, Path]) -> str:
-    """A line that tells this content's commit from others in the log."""
+def _content_mark(files: Mapping[str, Path]) -> str:
+    """Return a line for the commit's description by which a commit of this content is recognised in the log."""
     lines = (f"{digest(path)} {name}\n" for name, path in sorted(files.items()))
     return f"content sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
-def _mine(repository: str, branch: str, first: str | None, mark: str) -> str | None:
-    """The commit with this mark that came after `first`, if the log has one."""
+def _find_commit(repository: str, branch: str, first: str | None, mark: str) -> str | None:
+    """Return the commit with this mark after the commit `first`, if the log has one."""
     from huggingface_hub import HfApi
 
-    with suppress(Exception):  # without a log the files themselves are looked at
+    with suppress(Exception):  # without a log the files themselves are compared
         for commit in with_retries(lambda: HfApi().list_repo_commits(repository, revision=branch)):
             if commit.commit_id == first:
                 return None
@@ -151,7 +167,7 @@ def _mine(repository: str, branch: str, first: str | None, mark: str) -> str | N
 
 
 def _text(repository: str, head: str | None, present: Mapping[str, RemoteFile], name: str) -> str | None:
-    """What the repository has under a name, as text."""
+    """Return the text of a file in the repository; None if it has no such file."""
     from huggingface_hub import hf_hub_download
 
     if head is None or name not in present:

@@ -1,4 +1,4 @@
-"""`model.push`: adapters with their card and samples into a Hub repository, in one commit."""
+"""`model.push`: push adapters with their model card and samples to a Hub repository, in one commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.formats import manifest
 from zoo.hub import card
 from zoo.hub.card import SHEET, Facts, Item
 from zoo.hub.publish import PushResult, publish
-from zoo.hub.trouble import say, scrub
+from zoo.hub.trouble import scrub, warn
 from zoo.plugin import hooks
 from zoo.plugin.requests import SampleRequest
 from zoo.storage import atomic
@@ -62,27 +62,27 @@ def push(
         def content(present: Callable[[str], str | None]) -> Mapping[str, Path]:
             text = card.readme(present(CARD), items, facts)
             if text is None:
-                say(f"{repository}: the metadata of its README.md is no YAML; it stays as it is, without a card")
+                warn(f"{repository}: the metadata of its README.md is no YAML; it stays as it is, without a card")
             else:
                 (root / CARD).write_bytes(scrub(text).encode())
             _describe(root)
             return {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
 
         what = "the adapter" if len(names) == 1 else "the adapters"
-        told = message or f"Add {what} {', '.join(names)} for {Path(model.entry.name).name}"
-        done = publish(repository, content, message=told, private=private, branch=branch)
+        title = message or f"Add {what} {', '.join(names)} for {Path(model.entry.name).name}"
+        done = publish(repository, content, message=title, private=private, branch=branch)
     if done.unchanged:
-        say(f"{repository}@{done.branch} has all of this already, in commit {done.sha}: nothing was pushed")
+        warn(f"{repository}@{done.branch} has all of this already, in commit {done.sha}: nothing was pushed")
     return done
 
 
 def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
     texts: list[str] = []
     if drawn is not None and len(drawn):
-        if drawn.kind == "text":
-            texts = list(drawn.data)
-        else:
+        if Path(SHEET).suffix in drawn.suffixes:
             drawn.save(place / SHEET)
+        else:
+            texts = [str(text) for text in drawn]
     return Item(
         name,
         folder,
@@ -95,7 +95,7 @@ def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
 
 
 def _draw(model: LoadedModel, adapters: AdapterSet, name: str) -> Samples | None:
-    """Samples of the model with this adapter alone; None, with a line why, where its plugin draws none."""
+    """Draw samples with only this adapter active; return None, with a warning, if the plugin draws none."""
     if model.entry.plugin is None:
         return None
     before = dict(adapters.weights)
@@ -104,14 +104,14 @@ def _draw(model: LoadedModel, adapters: AdapterSet, name: str) -> Samples | None
             adapters.activate([name], None)
         return hooks.draw(model, SampleRequest(COUNT, 0))
     except ZooError as error:
-        say(f"the card has no samples: {error}")
+        warn(f"the card has no samples: {error}")
         return None
     finally:
         adapters.apply(before)
 
 
 def _for_peft(tensors: Path) -> bool:
-    """Whether PEFT knows every key: those that only zoo can express are named otherwise."""
+    """Return whether PEFT knows every key: parts that PEFT cannot express have keys with zoo's prefix."""
     from safetensors import safe_open
 
     from zoo.formats.peft import keys
@@ -131,21 +131,21 @@ def _facts(model: LoadedModel, repository: str, branch: str | None) -> Facts:
 
 
 def _without_paths(folder: Path) -> None:
-    """Take this machine's paths out of what is published: a base in a local folder keeps its last name only."""
-    own = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    """Remove this machine's paths from the published files: a base in a local folder keeps only the folder's name."""
+    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    base = own["base"]
+    base = content["base"]
     plain = {key: _last(base.get(key)) for key in ("name", "weights")}
     if plain == {key: base.get(key) for key in plain} and not _is_path(config.get("base_model_name_or_path")):
         return
-    own["base"] = {**base, **plain, "weights": None if _is_path(base.get("weights")) else base.get("weights")}
+    content["base"] = {**base, **plain, "weights": None if _is_path(base.get("weights")) else base.get("weights")}
     config["base_model_name_or_path"] = _last(config.get("base_model_name_or_path"))
     atomic.write_json(folder / ADAPTER_CONFIG, config)
-    atomic.write_json(folder / MANIFEST, own)
+    atomic.write_json(folder / MANIFEST, content)
 
 
 def _is_path(value: Any) -> bool:
-    """Whether a name is a folder's on this machine and no repository's."""
+    """Return whether a name is the path of a local folder and not a repository."""
     parted = isinstance(value, str) and ("/" in value or "\\" in value)
     return parted and (not is_repository(value) or Path(value).exists())
 
@@ -155,8 +155,8 @@ def _last(value: Any) -> Any:
 
 
 def _describe(root: Path) -> None:
-    """Write the digests of the files that lie beside it into every `zoo.json`."""
+    """Write into every `zoo.json` the digests of the files beside it."""
     for place in root.rglob(MANIFEST):
-        own = json.loads(place.read_text(encoding="utf-8"))
-        own["sha256"] = manifest.digests(place.parent)
-        place.write_bytes(scrub(json.dumps(own, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        content = json.loads(place.read_text(encoding="utf-8"))
+        content["sha256"] = manifest.digests(place.parent)
+        place.write_bytes(scrub(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

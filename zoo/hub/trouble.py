@@ -1,6 +1,7 @@
-"""What goes wrong on the way to the Hub and back, told in one line, and what is worth another try.
+"""Translate the Hub client's errors to `HubError` in one line, and decide which requests to retry.
 
-The client's errors quote what servers say, and a server may quote a token: no text goes out of here unscrubbed.
+The client's errors quote the servers' answers, and a server may quote a token: every text is scrubbed before it leaves
+this module.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from zoo.errors import HubError, ZooError
 Result = TypeVar("Result")
 
 DELAYS = (0.5, 1.0, 2.0)  # seconds before the second, third and fourth try
-PATIENCE = 10.0  # seconds that a server may ask us to wait at most
+PATIENCE = 10.0  # the longest wait in seconds that a server's Retry-After can cause
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 _SECRETS = (
@@ -27,81 +28,91 @@ _SECRETS = (
 )
 
 
-def say(message: str) -> None:
-    """A line for the user, on stderr unless logging is set up otherwise."""
+def warn(message: str) -> None:
+    """Log a warning for the user: on stderr, unless logging is configured otherwise."""
     logging.getLogger("zoo").warning(scrub(message))
 
 
 def with_retries(call: Callable[[], Result], worth: Callable[[BaseException], bool] | None = None) -> Result:
-    """What `call` returns, tried again after a while where its error is one that passes (`worth`)."""
+    """Return what `call` returns, calling it again after a delay while its error is a temporary one.
+
+    Args:
+        call: the request.
+        worth: whether an error is worth another try; default `is_passing`.
+    """
     for delay in DELAYS:
         try:
             return call()
         except Exception as error:
             if not (worth or is_passing)(error):
                 raise
-            time.sleep(max(delay, _asked_to_wait(error)))
+            time.sleep(max(delay, _retry_after(error)))
     return call()
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later: a broken connection, a busy server, half a file."""
+    """Return whether the same request may succeed a moment later: a broken connection, a busy server, half a file."""
     if (code := status(error)) is not None:
         return code in PASSING
-    if is_offline(error) or _is(error, "LocalEntryNotFoundError"):  # the client has tried for long already
+    if is_offline(error) or _is(error, "LocalEntryNotFoundError"):  # the client has retried already
         return False
     return is_connection(error) or "Consistency check failed" in str(error)
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether the Hub did not answer at all or has failed itself, which says nothing about what was asked for."""
+    """Return whether the Hub did not answer or failed itself, so that nothing is known about the requested object."""
     code = status(error)
     return is_offline(error) or (code in PASSING if code is not None else is_connection(error))
 
 
 def is_connection(error: BaseException) -> bool:
-    """Whether the connection broke, timed out or was never made: the HTTP library's own errors."""
+    """Return whether the connection broke, timed out or failed: the HTTP library's own errors."""
     return _is(error, "TransportError") and type(error).__module__.partition(".")[0] in _CLIENTS
 
 
 def is_offline(error: BaseException) -> bool:
+    """Return whether the client refused because HF_HUB_OFFLINE is set."""
     return _is(error, "OfflineModeIsEnabled")
 
 
 def status(error: BaseException) -> int | None:
-    """The HTTP status that an error of the client stands for, if it does for one."""
+    """Return the HTTP status of a client's error, if it has one."""
     code = getattr(getattr(error, "response", None), "status_code", None)
     return code if isinstance(code, int) else None
 
 
 def _is(error: BaseException, name: str) -> bool:
-    """By name: the client has had its errors in several modules and its HTTP library under several names."""
+    """Return whether an error's class is called `name`.
+
+    The client has had its errors in several modules, and its HTTP library under several names.
+    """
     return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
-def _asked_to_wait(error: BaseException) -> float:
+def _retry_after(error: BaseException) -> float:
+    """Return the seconds to wait that a server's answer requests, at most `PATIENCE`."""
     text = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     return min(float(text), PATIENCE) if re.fullmatch(r"\d{1,6}", text) else 0.0
 
 
 @contextmanager
 def translate_errors(where: str, *, writing: bool = False) -> Iterator[None]:
-    """What the client raises in the block as one `HubError` about `where`."""
+    """Raise the client's errors of the block as one `HubError` about `where`."""
     try:
         yield
     except ZooError:
         raise
     except Exception as error:
-        told = _told(where, error, writing)
-        if told is None:
+        message = _message(where, error, writing)
+        if message is None:
             raise
         secret = any(scrub(str(each)) != str(each) for each in _chain(error))
         # A traceback would print the whole chain.
-        raise HubError(scrub(told)) from (None if secret else error)
+        raise HubError(scrub(message)) from (None if secret else error)
 
 
-def _told(where: str, error: BaseException, writing: bool) -> str | None:
-    """One line for an error of the client, by the first in its chain that says something; None for any other."""
+def _message(where: str, error: BaseException, writing: bool) -> str | None:
+    """Return one line for a client's error, from the most telling one in its chain; None if it is not the client's."""
     chain = list(_chain(error))
     for each in chain:
         if _is(each, "GatedRepoError"):
@@ -109,13 +120,13 @@ def _told(where: str, error: BaseException, writing: bool) -> str | None:
         if _is(each, "RevisionNotFoundError"):
             return f"{where}: the repository has no such revision"
         if _is(each, "RemoteEntryNotFoundError"):
-            return f"{where}: a file that the repository lists is not there ({_line(each)}); try again"
+            return f"{where}: a file that the repository lists is not there ({_first_line(each)}); try again"
         if _is(each, "RepositoryNotFoundError") and not writing:
             return f"{where}: no such repository, or a private one; check the name, or `hf auth login`"
         if (code := status(each)) in (401, 403, 404) and not (code == 404 and writing):
-            told = "the Hub refused" if writing else "no access"
+            outcome = "the Hub refused" if writing else "no access"
             needed = "a token that may write there" if writing else "an account that may read it"
-            return f"{where}: {told} (HTTP {code}); `hf auth login` with {needed}"
+            return f"{where}: {outcome} (HTTP {code}); `hf auth login` with {needed}"
         if _is(each, "HFValidationError"):
             return f"{where}: not a repository's name, expected owner/name"
     for each in chain:
@@ -124,7 +135,7 @@ def _told(where: str, error: BaseException, writing: bool) -> str | None:
                 f"{where}: HF_HUB_OFFLINE is set and the files are not in the cache; unset it, or give a local folder"
             )
         if (code := status(each)) is not None:
-            busy = "it is busy or out of order" if code in PASSING else _line(each)
+            busy = "it is busy or out of order" if code in PASSING else _first_line(each)
             return f"{where}: the Hub answered HTTP {code} ({busy}); try again"
         if is_connection(each) and type(each).__name__.startswith("Connect"):
             return _unreached(where)
@@ -135,12 +146,14 @@ def _told(where: str, error: BaseException, writing: bool) -> str | None:
     from_client = type(error).__module__.partition(".")[0] in ("huggingface_hub", *_CLIENTS)
     if isinstance(error, OSError) or from_client or writing:
         doing = "written" if writing else "read"
-        return f"{where}: the Hub could not be {doing} ({_line(error)}); try again"
+        return f"{where}: the Hub could not be {doing} ({_first_line(error)}); try again"
     return None
 
 
 def _unreached(where: str) -> str:
-    return f"{where}: the Hub could not be reached, and the cache has it not; check the network, or give a local folder"
+    return (
+        f"{where}: the Hub could not be reached, and the cache has no copy; check the network, or give a local folder"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -153,7 +166,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def scrub(text: str) -> str:
-    """`text` without the user's token, or anything that looks like one."""
+    """Return `text` without the user's token, and without anything that looks like a token."""
     for token in _tokens():
         text = text.replace(token, "***")
     for pattern, instead in _SECRETS:
@@ -170,5 +183,5 @@ def _tokens() -> list[str]:
     return sorted((token for token in found if token and len(token) >= 4), key=len, reverse=True)
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,7 @@
-"""Whether a file in the cache is the one that the Hub has, and how to get rid of one that is not.
+"""Compare cached files with the Hub's digests, and discard those that differ.
 
 The client compares sizes only. Here the content is compared: with the sha256 of large files, and with git's sha1 of the
-others. A large file that was found right is noted with its size and time, so that the next load does not read it twice.
+others. A large file that was verified is noted with its size and time, so that the next load does not read it twice.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from zoo.errors import OutputError
-from zoo.hub.listing import RemoteFile, own_cache
+from zoo.hub.listing import RemoteFile, zoo_cache
 from zoo.storage import atomic
 
-NOTED = 2**20  # smaller files are read again each time
+NOTED = 2**20  # bytes; smaller files are read again each time
 _CHUNK = 2**20
 
 
 def matches_digest(path: Path, remote: RemoteFile) -> bool:
-    """Whether the file's content is what the Hub's digest says; by its size alone where the Hub gives no digest."""
+    """Return whether the file's content has the Hub's digest; compare only the size if the Hub gives no digest."""
     try:
         state = path.stat()
     except OSError:
@@ -31,11 +31,11 @@ def matches_digest(path: Path, remote: RemoteFile) -> bool:
     if not digest:
         return True
     seen = [state.st_size, state.st_mtime_ns, digest]
-    note = own_cache("verified", f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json")
+    note = zoo_cache("verified", f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json")
     if state.st_size >= NOTED and _read(note) == seen:
         return True
-    right = atomic.digest(path) == digest if remote.sha256 else digest in names_of(path, digest)
-    if not right:
+    matches = atomic.digest(path) == digest if remote.sha256 else digest in blob_digests(path, digest)
+    if not matches:
         return False
     if state.st_size >= NOTED:
         with suppress(OutputError):
@@ -43,10 +43,11 @@ def matches_digest(path: Path, remote: RemoteFile) -> bool:
     return True
 
 
-def names_of(path: Path, like: str) -> tuple[str, ...]:
-    """What git calls a file's content, and its plain digest, which some servers give: sha1, or sha256 if `like` is.
+def blob_digests(path: Path, like: str) -> tuple[str, ...]:
+    """Return the git blob digest and the plain digest of a file, with the algorithm that matches the length of `like`.
 
-    A name of another length is no digest: it is given back.
+    Some servers give the plain digest. A `like` whose length is neither that of sha1 nor of sha256 is returned as it
+    is, since it is no digest to compare with.
     """
     kind = {40: "sha1", 64: "sha256"}.get(len(like))
     if kind is None:
@@ -61,7 +62,7 @@ def names_of(path: Path, like: str) -> tuple[str, ...]:
 
 
 def discard(path: Path) -> None:
-    """Take a file out of the cache: the pointer, what it leads to, and every link between the two."""
+    """Remove a file from the cache: the link, the blob that it points to, and every link between the two."""
     while path.is_symlink():
         target = path.parent / path.readlink()
         with suppress(OSError):

@@ -13,7 +13,7 @@ from zoo.catalog.names import is_name
 from zoo.catalog.registry import find
 from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError
 from zoo.formats.manifest import saved_base
-from zoo.hub.adapters import get, is_adapter_folder, reference_of
+from zoo.hub.adapters import fetch_place, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
 from zoo.plugin import hooks
 from zoo.storage.file_names import MODEL_CONFIGS
@@ -95,7 +95,7 @@ def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool
             )
     else:
         reference = reference_of(name, revision if weights is None else None)
-        folder, adapter = get(reference)
+        folder, adapter = fetch_place(reference)
         if adapter and base:
             raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")
         if adapter:
