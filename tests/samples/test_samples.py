@@ -205,7 +205,7 @@ def test_a_sheet_has_a_labelled_row_for_each():
 
 def test_neither_torch_nor_pillow_is_imported_before_it_is_needed():
     code = """import sys, zoo.samples.samples, zoo.plugin.requests, zoo.storage.atomic
-assert not {"torch", "PIL", "numpy", "rich"} & set(sys.modules)"""
+assert not {"torch", "PIL", "numpy", "rich", "matplotlib"} & set(sys.modules)"""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=env)
 
@@ -220,12 +220,42 @@ def test_a_posterior_knows_its_likeliest_classes():
     assert len(samples) == 2
     assert [tuple(item.shape) for item in samples] == [(3,), (3,)]
     assert repr(samples) == "<Samples: 2 posteriors over 3 classes>"
-    assert [[label for label, _ in row] for row in samples.likeliest()] == [["cat", "[dog]"], ["eel", "[dog]"]]
-    assert samples.likeliest(1)[1] == [("eel", pytest.approx(0.5))]
+    assert [[label for label, _ in row] for row in samples.topk()] == [["cat", "[dog]"], ["eel", "[dog]"]]
+    assert samples.topk(1)[1] == [("eel", pytest.approx(0.5))]
     assert samples.text() == "1: cat 90 %, [dog] 7.0 %\n2: eel 50 %, [dog] 30 %\n"
-    assert Samples(torch.eye(2), "posterior").likeliest(9)[1][0] == ("1", 1.0)
+    assert Samples(torch.eye(2), "posterior").topk(9)[1][0] == ("1", 1.0)
     with pytest.raises(ZooError, match="kind 'posterior'"):
-        Samples(["a"], "text").likeliest()
+        Samples(["a"], "text").topk()
+
+
+def test_the_old_name_of_topk_warns():
+    samples = posterior(top=2)
+    with pytest.warns(DeprecationWarning, match=r"Samples\.likeliest is now Samples\.topk") as caught:
+        assert samples.likeliest(1) == samples.topk(1)
+    assert caught[0].filename == __file__
+
+
+def test_a_kind_is_an_entry_in_one_table(tmp_path, monkeypatch):
+    """Everything but `kind.py` and the table takes a kind from its functions; what it lacks is refused."""
+    from zoo.samples import samples as module
+    from zoo.samples.kind import Kind
+
+    numbers = Kind(
+        "number",
+        (".txt",),
+        check=lambda data, labels: (list(data), None),
+        details=lambda data: "",
+        rich=lambda samples: "numbers",
+        text=lambda samples: " ".join(map(str, samples.data)),
+    )
+    monkeypatch.setitem(module.KINDS, "number", numbers)
+    samples = Samples([1, 2], "number")
+    assert repr(samples) == "<Samples: 2 numbers>"
+    assert samples.save(tmp_path / "a.txt").read_text(encoding="utf-8") == "1 2"
+    assert shown(samples) == "numbers\n"
+    assert samples._repr_png_() is samples._repr_html_() is samples.pictures() is samples.json() is None
+    with pytest.raises(ZooError, match="kind 'image'"):
+        samples.image()
 
 
 def test_a_posterior_is_saved_as_a_table_a_picture_or_a_text(tmp_path):
@@ -244,6 +274,19 @@ def test_a_posterior_is_saved_as_a_table_a_picture_or_a_text(tmp_path):
     assert samples._repr_html_() is None
     large = Samples(torch.eye(2), "posterior", images=torch.rand(2, 3, 300, 200)).image()
     assert large.height < 400
+
+
+def test_bars_are_as_long_as_the_probabilities():
+    """The bar of .9 of 120 pixels is blue up to its end, and grey from there; labels are no TeX and are cut."""
+    picture = Samples(torch.tensor([[0.9, 0.1]]), "posterior", labels=["$\\nope$", "w" * 99]).image()
+    row = [picture.getpixel((x, 6)) for x in range(picture.width)]
+    blue, grey = (150, 190, 235), (225, 228, 232)
+    assert abs(row.count(blue) - 108) <= 1
+    assert abs(row.count(grey) - 12) <= 1
+    second = picture.crop((0, 22, picture.width, 35)).convert("L")
+    assert min(second.crop((20, 0, 88, 13)).get_flattened_data()) < 100  # the label
+    assert min(second.crop((91, 0, 100, 13)).get_flattened_data()) > 200  # nothing between it and the percentage
+    assert min(second.crop((100, 0, 127, 13)).get_flattened_data()) < 100
 
 
 def test_a_posterior_shows_itself_in_a_terminal_and_in_a_sheet():

@@ -73,16 +73,14 @@ def sample(
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
     samples = model.sample(count, seed=seed, **chosen)
-    if out is None and samples.kind == "image":
+    if out is None and ".txt" not in samples.suffixes:
         out = Path(f"{file_name(name)}.png")
     saved = samples.save(out) if out is not None else None
     facts: dict[str, Any] = {"name": name, "n": len(samples), "seed": seed, "kind": samples.kind}
     if as_json:
         facts["out"] = saved
-        if samples.kind == "text":
-            facts["samples"] = list(samples)
-        elif samples.kind == "posterior":
-            facts["samples"] = [dict(row) for row in samples.likeliest()]
+        if (values := samples.json()) is not None:
+            facts["samples"] = values
         print_json({**facts, "captions": samples.captions})
     elif saved is not None:
         click.echo(str(saved))

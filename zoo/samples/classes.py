@@ -1,35 +1,81 @@
-"""Class posteriors shown: the likeliest classes of each sample as a picture, a table, and comma-separated values.
-
-Shapes: n samples, k classes. `rows` below are the likeliest classes of each sample, (label, probability), best first.
-"""
+"""Samples that are class probabilities: float Tensor `[n, k]`, in each row the probabilities of k classes."""
 
 from __future__ import annotations
 
 import csv
 import math
+import warnings
 from collections.abc import Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
-from zoo.samples.pictures import caption_font, cut, to_pictures
+from zoo.samples.kind import Content, Kind, Row
+from zoo.samples.pictures import SUFFIXES, to_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
     from torch import Tensor
 
-Row = list[tuple[str, float]]
-
-_CELL = 80  # pixels of a sample's picture, about
-_BAR = 120  # pixels of a probability of 1
-_LINE = 16  # pixels between a sample's classes
-_TEXT = 11  # font size in pixels
-_BLUE, _GREY = (150, 190, 235), (225, 228, 232)
+_PICTURE, _BAR, _LINE = 80, 120, 16  # pixels: of a picture, of a probability of 1, and between a sample's classes
+_DPI, _TEXT = 100, 7.5  # font size in points
 
 
-def checked(data: Any, labels: Sequence[str] | None) -> tuple[Tensor, list[str]]:
-    """Probabilities `[n, k]` float32 on the CPU, with k names (their numbers where there are none)."""
+def _bars(
+    rows: Sequence[Row], images: Tensor | None, captions: Sequence[str] | None, columns: int | None = None
+) -> Image:
+    """Return one near-square picture: of each sample its picture, if any, and its most probable classes as bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox, TransformedBbox
+    from PIL import Image as PIL
+
+    if not rows:
+        raise ZooError("expected at least one sample, got none")
+    if columns is not None and columns < 1:
+        raise ZooError(f"expected at least one column, got {columns}")
+    head, beside = _LINE if captions is not None else 0, _PICTURE if images is not None else 0
+    width, height = beside + _BAR + 16, head + max(beside, _LINE * len(rows[0])) + 8  # of one sample
+    columns = min(columns or max(1, round(math.sqrt(len(rows) * height / width))), len(rows))
+    across, down = columns * width, -(-len(rows) // columns) * height
+    canvas = FigureCanvasAgg(Figure(figsize=(across / _DPI, down / _DPI), dpi=_DPI))
+    axes = canvas.figure.add_axes((0, 0, 1, 1), xlim=(0, across), ylim=(down, 0))  # in pixels, from the top
+    axes.set_axis_off()
+
+    def write(x: float, y: float, text: str, room: float, **style: Any) -> None:
+        inner = TransformedBbox(Bbox.from_extents(x - room, y - _LINE, x + room, y + _LINE), axes.transData)
+        style |= {"va": "center", "fontsize": _TEXT, "parse_math": False, "clip_on": True}  # a label may have a $
+        axes.text(x, y, text, **style).set_clip_box(inner)
+
+    for index, row in enumerate(rows):
+        left, top = index % columns * width + 4, index // columns * height + 4
+        if captions is not None:
+            write(left, top + _LINE / 2, captions[index].partition("\n")[0], width - 8)
+        top += head
+        if images is not None:
+            picture = to_pictures(images[index : index + 1])[0].convert("RGB")
+            wide, high = (_PICTURE * edge / max(picture.size) for edge in picture.size)
+            axes.imshow(picture, extent=(left, left + wide, top + high, top), aspect="auto")
+        left += beside + 6
+        middles = [top + (place + 0.5) * _LINE for place in range(len(row))]
+        axes.barh(middles, _BAR, _LINE - 3, left, color="#e1e4e8")
+        axes.barh(middles, [_BAR * value for _, value in row], _LINE - 3, left, color="#96beeb")
+        for y, (label, value) in zip(middles, row, strict=True):
+            write(left + 3, y, label, _BAR - 44)
+            write(left + _BAR - 3, y, _percent(value), _BAR, ha="right")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a character that the font has not is drawn as a box
+        canvas.draw()
+    return PIL.frombuffer("RGBA", (across, down), canvas.buffer_rgba()).convert("RGB")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if value >= 0.095 or value < 5e-4 else f"{100 * value:.1f} %"
+
+
+def _check(data: Any, labels: Sequence[str] | None) -> tuple[Tensor, list[str]]:
+    """Return the probabilities as float32 on the CPU, and k names: their numbers if `labels` is None."""
     import torch
 
     if not isinstance(data, torch.Tensor) or data.ndim != 2 or not data.is_floating_point() or not data.shape[1]:
@@ -38,41 +84,50 @@ def checked(data: Any, labels: Sequence[str] | None) -> tuple[Tensor, list[str]]
     data = data.detach().float().cpu()
     if len(data) and not (bool((data >= -1e-6).all()) and bool(((data.sum(1) - 1).abs() < 1e-2).all())):
         raise ZooError("expected posteriors whose rows are probabilities that add up to 1: apply softmax to logits")
-    names = [str(number) for number in range(data.shape[1])] if labels is None else [str(label) for label in labels]
+    names = [str(name) for name in (range(data.shape[1]) if labels is None else labels)]
     if len(names) != data.shape[1]:
         raise ZooError(f"expected one label for each of {data.shape[1]} classes, got {len(names)}")
     return data, names
 
 
-def likeliest(data: Tensor, labels: Sequence[str], top: int) -> list[Row]:
-    """The `top` likeliest classes of each sample, best first."""
-    values, indices = data.topk(min(top, data.shape[1]), dim=1)
+def _topk(samples: Content, top: int) -> list[Row]:
+    labels = samples.labels or []
+    values, indices = samples.data.topk(min(top, samples.data.shape[1]), dim=1)
     return [
-        [(labels[index], value) for value, index in zip(row, where, strict=True)]
-        for row, where in zip(values.tolist(), indices.tolist(), strict=True)
+        [(labels[index], value) for value, index in zip(row, places, strict=True)]
+        for row, places in zip(values.tolist(), indices.tolist(), strict=True)
     ]
 
 
-def as_csv(data: Tensor, labels: Sequence[str], captions: Sequence[str] | None) -> str:
-    """A line per sample: its caption or number, its likeliest class, and the probability of every class."""
+def _names(samples: Content) -> list[str]:
+    return samples.captions or [str(index + 1) for index in range(len(samples.data))]
+
+
+def _pictures(samples: Content) -> tuple[Tensor, list[str]] | None:
+    lines = [f"{label} {value:.0%}" for ((label, value),) in _topk(samples, 1)]
+    return None if samples.images is None else (samples.images, lines)
+
+
+def _text(samples: Content) -> str:
+    """Return a line per sample: `caption: A 98 %, B 1 %, …`."""
+    rows = _topk(samples, samples.top)
+    lines = [", ".join(f"{label} {_percent(value)}" for label, value in row) for row in rows]
+    return "".join(f"{name}: {line}\n" for name, line in zip(_names(samples), lines, strict=True))
+
+
+def _csv(samples: Content) -> str:
+    """Return a line per sample: its caption or number, its most probable class, and each class's probability."""
+    labels = samples.labels or []
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["sample", "likeliest", *labels])
-    for index, values in enumerate(data.tolist()):
-        name = captions[index] if captions is not None else index + 1
-        writer.writerow([name, labels[int(data[index].argmax())], *(f"{value:.6g}" for value in values)])
+    for name, values in zip(_names(samples), samples.data, strict=True):
+        writer.writerow([name, labels[int(values.argmax())], *(f"{value:.6g}" for value in values.tolist())])
     return out.getvalue()
 
 
-def as_text(rows: Sequence[Row], captions: Sequence[str] | None) -> str:
-    """A line per sample: `caption: A 98 %, B 1 %, …`."""
-    lines = [", ".join(f"{label} {_percent(value)}" for label, value in row) for row in rows]
-    names = captions if captions is not None else [str(index + 1) for index in range(len(rows))]
-    return "".join(f"{name}: {line}\n" for name, line in zip(names, lines, strict=True))
-
-
-def as_table(rows: Sequence[Row], captions: Sequence[str] | None) -> Table:
-    """A line per sample on a terminal, with a bar for the likeliest class."""
+def _rich(samples: Content) -> Table:
+    """Return a table with a line per sample, and a bar for its most probable class."""
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
@@ -80,8 +135,7 @@ def as_table(rows: Sequence[Row], captions: Sequence[str] | None) -> Table:
     table = Table(box=SIMPLE)
     for column in ("sample", "likeliest", "", "then"):
         table.add_column(column, no_wrap=column != "then")
-    names = captions if captions is not None else [str(index + 1) for index in range(len(rows))]
-    for name, row in zip(names, rows, strict=True):
+    for name, row in zip(_names(samples), _topk(samples, samples.top), strict=True):
         label, value = row[0]
         bar = "█" * round(10 * value)
         rest = ", ".join(f"{label} {_percent(value)}" for label, value in row[1:])
@@ -89,52 +143,16 @@ def as_table(rows: Sequence[Row], captions: Sequence[str] | None) -> Table:
     return table
 
 
-def picture(
-    rows: Sequence[Row], images: Tensor | None, captions: Sequence[str] | None, columns: int | None = None
-) -> Image:
-    """Each sample's picture, if there are any, with its likeliest classes as bars beside it; near-square."""
-    from PIL import Image as PIL
-    from PIL import ImageDraw
-
-    if not rows:
-        raise ZooError("expected at least one sample, got none")
-    if columns is not None and columns < 1:
-        raise ZooError(f"expected at least one column, got {columns}")
-    pictures = [] if images is None else [_enlarged(each.convert("RGB")) for each in to_pictures(images)]
-    beside = max((each.width for each in pictures), default=0)
-    high = max((each.height for each in pictures), default=0)
-    font = caption_font(_TEXT)
-    head = _LINE if captions is not None else 0
-    width, height = beside + _BAR + 16, max(high + head, head + _LINE * len(rows[0])) + 8
-    columns = min(columns or max(1, round(math.sqrt(len(rows) * height / width))), len(rows))
-    canvas = PIL.new("RGB", (columns * width, -(-len(rows) // columns) * height), "white")
-    draw = ImageDraw.Draw(canvas)
-    for index, row in enumerate(rows):
-        left, top = index % columns * width + 4, index // columns * height + 4
-        if captions is not None:
-            draw.text((left, top), cut(captions[index], width - 8, font), fill=(40, 40, 40), font=font)
-        if pictures:
-            canvas.paste(pictures[index], (left, top + head))
-        for place, (label, value) in enumerate(row):
-            x, y = left + beside + 6, top + head + place * _LINE
-            draw.rectangle((x, y, x + _BAR - 1, y + _LINE - 3), fill=_GREY)
-            draw.rectangle((x, y, x + max(0, round(_BAR * value) - 1), y + _LINE - 3), fill=_BLUE)
-            told = _percent(value)
-            draw.text((x + 3, y), cut(label, _BAR - 44, font), fill=(0, 0, 0), font=font)
-            draw.text((x + _BAR - 3 - font.getlength(told), y), told, fill=(0, 0, 0), font=font)
-    return canvas
-
-
-def _enlarged(image: Image) -> Image:
-    from PIL import Image as PIL
-
-    edge = max(image.size)
-    if edge > 2 * _CELL:
-        shape = (max(1, image.width * _CELL // edge), max(1, image.height * _CELL // edge))
-        return image.resize(shape, PIL.Resampling.BOX)
-    factor = max(1, _CELL // edge)
-    return image.resize((image.width * factor, image.height * factor), PIL.Resampling.NEAREST)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if value >= 0.095 or value < 5e-4 else f"{100 * value:.1f} %"
+CLASSES = Kind(
+    "posterior",
+    (*SUFFIXES, ".csv", ".txt"),
+    check=_check,
+    details=lambda data: f" over {data.shape[1]} classes",
+    rich=_rich,
+    pictures=_pictures,
+    image=lambda samples, columns: _bars(_topk(samples, samples.top), samples.images, samples.captions, columns),
+    text=_text,
+    csv=_csv,
+    json=lambda samples: [dict(row) for row in _topk(samples, samples.top)],
+    topk=_topk,
+)

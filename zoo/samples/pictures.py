@@ -1,4 +1,4 @@
-"""Drawing of picture tensors: grids with captions, picture files, and pixels in a terminal."""
+"""Draw picture tensors: grids with captions, picture files, and pixels in a terminal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from torch import Tensor
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _GAP = 2  # pixels between the pictures of a grid
 CELL = 96  # small pictures are enlarged to about this many pixels
 CAPTION = 11  # font size in pixels
@@ -47,10 +48,16 @@ class Pixels:
 def grid(
     images: Tensor, *, columns: int | None = None, captions: Sequence[str] | None = None, cell: int = CELL
 ) -> Image:
-    """One picture of `images` [n, c, h, w] in [0, 1], row by row.
+    """Return one picture of `images`, row by row.
 
-    Near-square unless `columns` is given. Pictures smaller than `cell` pixels are enlarged by a whole factor, without
-    smoothing. Captions stand under the pictures, cut to their width.
+    Args:
+        images: `[n, c, h, w]` in [0, 1].
+        columns: pictures per row; default near-square.
+        captions: a line for each picture, shown under it and cut to its width.
+        cell: smaller pictures are enlarged to about this many pixels, by a whole factor and without smoothing.
+
+    Raises:
+        ZooError: there is no picture, or no column.
     """
     from PIL import Image as PIL
     from PIL import ImageDraw
@@ -82,7 +89,7 @@ def grid(
 
 
 def encode(image: Image, suffix: str = ".png") -> bytes:
-    """`image` as the bytes of a file of that suffix."""
+    """Return `image` as the content of a file of that suffix."""
     from io import BytesIO
 
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(suffix.lower(), "PNG")
@@ -92,7 +99,7 @@ def encode(image: Image, suffix: str = ".png") -> bytes:
 
 
 def to_pictures(images: Tensor) -> list[Image]:
-    """Pillow pictures of `images` [n, c, h, w] in [0, 1]; values outside are clipped, NaN is black."""
+    """Return Pillow pictures of `images` `[n, c, h, w]` in [0, 1]; values outside are clipped, NaN is black."""
     from PIL import Image as PIL
 
     # (n, c, h, w) -> (n, h, w, c), bytes
@@ -102,6 +109,7 @@ def to_pictures(images: Tensor) -> list[Image]:
 
 
 def checked_images(data: Any) -> Tensor:
+    """Return `data` if it is a float Tensor `[n, c, h, w]` with 1, 3 or 4 channels, else raise `ZooError`."""
     import torch
 
     if not isinstance(data, torch.Tensor) or data.ndim != 4 or data.shape[1] not in (1, 3, 4):
@@ -121,14 +129,14 @@ def _at_most(image: Image, width: int) -> Image:
 
 
 def caption_font(size: int) -> Any:
-    """Pillow's own font, which is on every machine."""
+    """Return Pillow's own font, which is on every machine."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
 def cut(line: str, width: int, font: Any) -> str:
-    """The first line of `line`, as much of it as fits into `width` pixels."""
+    """Return the first line of `line`, cut to fit into `width` pixels."""
     line = line.splitlines()[0] if line.strip() else ""
     if font.getlength(line) <= width:
         return line
@@ -138,8 +146,10 @@ def cut(line: str, width: int, font: Any) -> str:
 
 
 def paper(mode: str) -> int | tuple[int, ...]:
+    """Return the background colour of a picture of that mode."""
     return 255 if mode == "L" else (255,) * len(mode)
 
 
 def ink(mode: str) -> int | tuple[int, ...]:
+    """Return the colour of text on a picture of that mode."""
     return 40 if mode == "L" else (*(40, 40, 40), *(255,) * (len(mode) - 3))

@@ -1,4 +1,4 @@
-"""What a model's `sample` gives: pictures, texts or class posteriors, which can be saved and which show themselves."""
+"""`zoo.Samples`: pictures, texts or class probabilities drawn from a model, which can be saved and displayed."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OutputError, ZooError
-from zoo.samples import classes
-from zoo.samples.pictures import CAPTION, CELL, Pixels, caption_font, checked_images, encode, grid, ink, paper
+from zoo.samples.classes import CLASSES
+from zoo.samples.images import IMAGES
+from zoo.samples.kind import Kind, Row
+from zoo.samples.pictures import CAPTION, CELL, SUFFIXES, caption_font, checked_images, encode, grid, ink, paper
+from zoo.samples.texts import TEXTS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
     from torch import Tensor
 
-KINDS = ("image", "text", "posterior")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-_SUFFIXES = {"image": _PICTURES, "text": (".txt", ".md"), "posterior": (*_PICTURES, ".csv", ".txt")}
-_ACROSS = 16  # pictures in a line of a sheet at most
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, TEXTS, CLASSES)}
+_ACROSS = 16  # most pictures in a line of a sheet
 
 
 class Samples:
-    """What was drawn from a model.
+    """Samples of a model. Iteration yields the items: Tensors `[c, h, w]`, strings, or Tensors `[k]`.
 
     Args:
-        data: kind "image": float Tensor [n, c, h, w] in [0, 1], c = 1, 3 or 4. Kind "text": list of n strings. Kind
-            "posterior": float Tensor [n, k], in each row the probabilities of k classes.
+        data: kind "image": float Tensor `[n, c, h, w]` in [0, 1], c = 1, 3 or 4. Kind "text": list of n strings. Kind
+            "posterior": float Tensor `[n, k]`, in each row the probabilities of k classes.
         kind: "image", "text" or "posterior".
         captions: one line per sample, shown under it, or None.
-        labels, images, top: of a posterior: the names of the classes (default: their numbers), the pictures
-            [n, c, h, w] in [0, 1] that it is of, if any, and how many of the likeliest classes are shown.
+        labels: of class probabilities: the names of the classes (default: their numbers).
+        images: of class probabilities: the classified pictures `[n, c, h, w]` in [0, 1], if there are any.
+        top: of class probabilities: how many of the most probable classes are shown.
 
-    Iteration yields the items: Tensors [c, h, w], strings, or Tensors [k].
+    Raises:
+        ZooError: `data` has not the form of its kind, or captions, labels or images are not as many.
     """
 
     def __init__(
@@ -49,13 +52,10 @@ class Samples:
         if kind not in KINDS:
             raise ZooError(f"expected samples of kind {' or '.join(map(repr, KINDS))}, got {kind!r}")
         self.data: Any
-        self.labels: list[str] | None = None
+        self.labels: list[str] | None
         self.images = None if images is None else checked_images(images)
         self.top = top
-        if kind == "posterior":
-            self.data, self.labels = classes.checked(data, labels)
-        else:
-            self.data = checked_images(data) if kind == "image" else _checked_texts(data)
+        self.data, self.labels = KINDS[kind].check(data, labels)
         if self.images is not None and len(self.images) != len(self.data):
             raise ZooError(f"expected one picture for each of {len(self.data)} samples, got {len(self.images)}")
         self.kind = kind
@@ -70,55 +70,84 @@ class Samples:
         return iter(self.data)
 
     def __repr__(self) -> str:
-        count = f"{len(self)} {self.kind}{'' if len(self) == 1 else 's'}"
-        if self.kind == "posterior":
-            return f"<Samples: {count} over {self.data.shape[1]} classes>"
-        return f"<Samples: {count}{' of ' + 'x'.join(map(str, self.data.shape[1:])) if self.kind == 'image' else ''}>"
+        plural = "" if len(self) == 1 else "s"
+        return f"<Samples: {len(self)} {self.kind}{plural}{self._kind.details(self.data)}>"
 
-    def likeliest(self, top: int | None = None) -> list[list[tuple[str, float]]]:
-        """Of a posterior: each sample's likeliest classes, (label, probability), best first."""
-        if self.kind != "posterior":
+    @property
+    def _kind(self) -> Kind:
+        return KINDS[self.kind]
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The file name suffixes that `save` accepts, the usual one first."""
+        return self._kind.suffixes
+
+    def topk(self, top: int | None = None) -> list[Row]:
+        """Return the most probable classes of each sample, (label, probability), best first.
+
+        Args:
+            top: how many; default as given to `Samples`.
+
+        Raises:
+            ZooError: these are no class probabilities.
+        """
+        if self._kind.topk is None:
             raise ZooError(f"expected samples of kind 'posterior', these are {self.kind!r}")
-        return classes.likeliest(self.data, self.labels or [], top or self.top)
+        return self._kind.topk(self, top or self.top)
+
+    def likeliest(self, top: int | None = None) -> list[Row]:
+        """Return `topk(top)`: the old name, until version 0.3."""
+        from zoo.compat import warn
+
+        warn("Samples.likeliest is now Samples.topk")
+        return self.topk(top)
 
     def pictures(self) -> tuple[Tensor, list[str] | None] | None:
-        """The pictures that there are to show, [n, c, h, w], and a line for each: its caption or likeliest class."""
-        if self.kind == "posterior":
-            lines = [f"{label} {value:.0%}" for ((label, value),) in self.likeliest(1)]
-            return None if self.images is None else (self.images, lines)
-        return (self.data, self.captions) if self.kind == "image" else None
+        """Return the pictures to show, `[n, c, h, w]`, and a line for each: its caption or most probable class."""
+        return self._kind.pictures(self) if self._kind.pictures else None
 
     def image(self, columns: int | None = None) -> Image:
-        """All pictures as one grid, near-square unless `columns` is given, with the captions under them.
+        """Return all samples as one picture.
 
-        Of a posterior: the likeliest classes of each sample as bars, beside its picture.
+        Pictures are a grid with the captions under them; of class probabilities, the most probable classes of each
+        sample are bars beside its picture.
+
+        Args:
+            columns: samples per row; default near-square.
+
+        Raises:
+            ZooError: these are texts, or there is nothing to show.
         """
-        if self.kind == "posterior":
-            return classes.picture(self.likeliest(), self.images, self.captions, columns)
-        if self.kind != "image":
+        if self._kind.image is None:
             raise ZooError(f"expected samples of kind 'image', these are {self.kind!r}: print or save them as .txt")
-        return grid(self.data, columns=columns, captions=self.captions)
+        return self._kind.image(self, columns)
 
     def text(self) -> str:
-        """All texts as one; several, or captioned ones, each under a line that names it.
+        """Return all samples as one text.
 
-        Of a posterior: a line for each sample with its likeliest classes.
+        Several texts, or captioned ones, stand each under a heading; of class probabilities, each sample is a line
+        with its most probable classes.
+
+        Raises:
+            ZooError: these are pictures.
         """
-        if self.kind == "posterior":
-            return classes.as_text(self.likeliest(), self.captions)
-        if self.kind != "text":
+        if self._kind.text is None:
             raise ZooError(f"expected samples of kind 'text', these are {self.kind!r}: use .image(), or save as .png")
-        if len(self) == 1 and self.captions is None:
-            return f"{self.data[0]}\n"
-        names = self.captions or [str(index + 1) for index in range(len(self))]
-        return "\n".join(f"=== {name} ===\n{text}\n" for name, text in zip(names, self.data, strict=True))
+        return self._kind.text(self)
+
+    def json(self) -> list[Any] | None:
+        """Return the samples as JSON values: texts, or the most probable classes; None for pictures."""
+        return self._kind.json(self) if self._kind.json else None
 
     def save(self, path: str | Path, *, columns: int | None = None) -> Path:
-        """Write pictures as one grid (.png, .jpg, .webp) or texts as one file (.txt, .md); gives the path.
+        """Write the samples to a file, whole or not at all, and return its path.
 
-        A posterior: as a picture or a text of the likeliest classes, or all of it as a table (.csv).
+        Pictures are saved as one grid (.png, .jpg, .webp), texts as one file (.txt, .md), class probabilities as a
+        picture or a text of the most probable classes, or all of them as a table (.csv).
 
-        The file appears whole or not at all.
+        Args:
+            path: the file.
+            columns: samples per row of a picture; default near-square.
 
         Raises:
             OutputError: the name ends in something else, or the file cannot be written.
@@ -126,59 +155,38 @@ class Samples:
         from zoo.storage.atomic import write_bytes, write_text
 
         path = Path(path)
-        suffixes = _SUFFIXES[self.kind]
-        if path.suffix.lower() not in suffixes:
-            raise OutputError(f"cannot save {self.kind} samples as {path}: expected a name in {', '.join(suffixes)}")
-        if path.suffix.lower() == ".csv":
-            write_text(path, classes.as_csv(self.data, self.labels or [], self.captions))
-        elif path.suffix.lower() in _PICTURES:
-            write_bytes(path, encode(self.image(columns), path.suffix))
+        suffix = path.suffix.lower()
+        if suffix not in self.suffixes:
+            known = ", ".join(self.suffixes)
+            raise OutputError(f"cannot save {self.kind} samples as {path}: expected a name in {known}")
+        if suffix in SUFFIXES:
+            write_bytes(path, encode(self.image(columns), suffix))
         else:
-            write_text(path, self.text())
+            write_text(path, self._kind.csv(self) if self._kind.csv and suffix == ".csv" else self.text())
         return path
 
     def _repr_png_(self) -> bytes | None:
-        return encode(self.image()) if self.kind != "text" and len(self) else None
+        return encode(self.image()) if self._kind.image and len(self) else None
 
     def _repr_html_(self) -> str | None:
-        from html import escape
-
-        if self.kind != "text":
-            return None
-        captions = self.captions or [""] * len(self)
-        items = (
-            f"<figure>{f'<figcaption><b>{escape(caption)}</b></figcaption>' if caption else ''}"
-            f'<pre style="white-space: pre-wrap">{escape(text)}</pre></figure>'
-            for caption, text in zip(captions, self.data, strict=True)
-        )
-        return "".join(items)
+        return self._kind.html(self) if self._kind.html else None
 
     def __rich__(self) -> RenderableType:
-        from rich.console import Group
-        from rich.panel import Panel
         from rich.text import Text
 
-        if not len(self):
-            return Text(repr(self))
-        if self.kind == "posterior":
-            return classes.as_table(self.likeliest(), self.captions)
-        if self.kind == "image":
-            return Pixels(grid(self.data, captions=None, cell=1))
-        titles = self.captions or [""] * len(self)
-        # Text, not str: brackets in a sample are no markup.
-        return Group(
-            *(
-                Panel(Text(text), title=Text(title) if title else None, title_align="left")
-                for title, text in zip(titles, self.data, strict=True)
-            )
-        )
+        return self._kind.rich(self) if len(self) else Text(repr(self))
 
 
 def sheet(rows: Sequence[tuple[str, Samples | Tensor]], *, cell: int = CELL) -> Image:
-    """One picture with a labelled row for each (label, pictures), e.g. "before", "after" and "data".
+    """Return one picture with a labelled row for each (label, pictures), e.g. "before", "after" and "data".
 
-    A Tensor is [n, c, h, w] in [0, 1], as in Samples. Rows may differ in length, size and channels; one of more than
-    16 pictures is broken into lines of equal length.
+    Args:
+        rows: labels with `Samples` or Tensors `[n, c, h, w]` in [0, 1]. They may differ in length, size and channels;
+            one of more than 16 pictures is broken into lines of equal length.
+        cell: smaller pictures are enlarged to about this many pixels.
+
+    Raises:
+        ZooError: there are no rows, or one without pictures.
     """
     from PIL import Image as PIL
     from PIL import ImageDraw
@@ -203,9 +211,3 @@ def sheet(rows: Sequence[tuple[str, Samples | Tensor]], *, cell: int = CELL) -> 
         canvas.paste(strip, (margin, top))
         top += strip.height
     return canvas
-
-
-def _checked_texts(data: Any) -> list[str]:
-    if isinstance(data, str) or not all(isinstance(item, str) for item in data):
-        raise ZooError(f"expected texts as a list of strings, got {type(data).__name__}")
-    return list(data)

@@ -68,7 +68,7 @@ def unknown_options_are_refused(subject: PluginUnderTest) -> None:
 
 @promise("sample", "samples that can be written to a file", "return zoo.Samples(data, kind) as its docstring says")
 def samples_can_be_saved(subject: PluginUnderTest) -> None:
-    suffix = ".txt" if subject.samples.kind in ("text", "posterior") else ".png"
+    suffix = ".txt" if ".txt" in subject.samples.suffixes else ".png"
     path = subject.new_folder().with_suffix(suffix)
     subject.samples.save(path)
     require(path.stat().st_size, "an empty file")

@@ -113,8 +113,8 @@ def test_a_sample_is_a_posterior_with_labels_and_pictures(letters, tmp_path):
     assert samples.labels == list(LETTERS)
     assert samples.images.shape == (30, 1, 32, 32)
     assert set(samples.captions) <= set(LETTERS)
-    assert [len(row) for row in samples.likeliest()] == [3] * 30
-    right = sum(row[0][0] == truth for row, truth in zip(samples.likeliest(), samples.captions, strict=True))
+    assert [len(row) for row in samples.topk()] == [3] * 30
+    right = sum(row[0][0] == truth for row, truth in zip(samples.topk(), samples.captions, strict=True))
     assert right >= 15
     assert samples.save(tmp_path / "letters.png").stat().st_size > 1000
     assert samples.save(tmp_path / "letters.csv").read_text().startswith("sample,likeliest,A,B,C")
