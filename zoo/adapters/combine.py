@@ -1,7 +1,7 @@
-"""One adapter made of several: by concatenation, sums of factors, or arithmetic on whole updates and their SVD.
+"""Combine adapters into a new one: by concatenation, sums of factors, or arithmetic on dense updates and their SVD.
 
-The methods are those of PEFT's `add_weighted_adapter`, which gives them their names. Notation: adapter i has weight
-w_i, and for each of the model's weights A_i (rank, inputs), B_i (outputs, rank) and a scale s_i: ΔW_i = s_i·B_i·A_i.
+The methods, and their names, are those of PEFT's `add_weighted_adapter`. Notation: adapter i has weight w_i, and for
+each of the model's weights A_i (rank, inputs), B_i (outputs, rank) and a scale s_i: ΔW_i = s_i·B_i·A_i.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.adapters import arithmetic
 from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter, check_weight
-from zoo.adapters.swap import compact
+from zoo.adapters.swap import unpadded
 from zoo.adapters.updates import make_updates
 from zoo.errors import AdapterError, did_you_mean
 from zoo.methods.config import LoRA, Targets, check_name
@@ -27,16 +27,23 @@ from zoo.torch_state.modes import seeded
 from zoo.weights.update import LowRankUpdate
 from zoo.weights.walk import stores, tied_groups
 
-# The arithmetic of each method that has any: on factors under its own name, on whole updates followed by an SVD as
-# "<name>_svd"; "svd" is the SVD of the plain sum.
+# Each pruning method works on factors under its own name, and as "<name>_svd" on dense updates followed by an SVD;
+# "svd" is the SVD of the weighted sum.
 PRUNING = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 METHODS = ("cat", "linear", "svd", *PRUNING, *(f"{name}_svd" for name in PRUNING))
 
 Mix = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
 
 
-class Term(NamedTuple):
-    """What one adapter brings to one weight. A: (rank, inputs), B: (outputs, rank)."""
+class Contribution(NamedTuple):
+    """The part of one adapter in one weight's combined update.
+
+    Attributes:
+        weight: w_i.
+        scale: s_i.
+        A: A_i (rank, inputs).
+        B: B_i (outputs, rank).
+    """
 
     weight: float
     scale: float
@@ -44,23 +51,34 @@ class Term(NamedTuple):
     B: Tensor
 
 
-class Product(NamedTuple):
-    """A combined update B @ A. kept: the share of ‖ΔW‖² that its rank holds of what was combined, and that ‖ΔW‖²."""
+class CombinedUpdate(NamedTuple):
+    """A combined low-rank update of one weight, ΔW = B @ A.
+
+    Attributes:
+        A: (rank, inputs).
+        B: (outputs, rank).
+        kept: The share of the squared norm that its rank keeps.
+        squared_norm: ‖ΔW‖² before truncation.
+    """
 
     A: Tensor
     B: Tensor
     kept: float
-    whole: float
+    squared_norm: float
 
 
 @dataclass(frozen=True)
 class CombineReport:
-    """What `model.combine_adapters` made.
+    """What `model.combine_adapters` did.
 
-    rank: the highest of the new adapter. kept: the share of ‖ΔW‖², over all weights, that the new rank holds of what
-    the method computed; 1 where nothing was cut. error: ‖ΔW - Σ w_i·ΔW_i‖ / ‖Σ w_i·ΔW_i‖ over all weights, how far
-    the effect is from the weighted sum of the effects: 0 up to rounding for "cat", not at all for methods that mean
-    something else.
+    Attributes:
+        name: The new adapter's name.
+        method: The method.
+        rank: The highest rank of the new adapter.
+        kept: The share of ‖ΔW‖², over all weights, that the new rank keeps of what the method computed; 1 if nothing
+            was truncated.
+        error: ‖ΔW - Σ w_i·ΔW_i‖ / ‖Σ w_i·ΔW_i‖ over all weights, the distance from the weighted sum of the effects: 0
+            up to rounding for "cat"; not meant to be 0 for methods that compute something else.
     """
 
     name: str
@@ -87,7 +105,7 @@ def combine(
     majority_sign: str,
     seed: int | None,
 ) -> CombineReport:
-    """Make the adapter `name` of others; see `zoo.Model.combine_adapters`."""
+    """Combine the adapters `sources` into the new adapter `name`; see `zoo.Model.combine_adapters`."""
     check_name(name)
     if name in adapters.configs:
         raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
@@ -95,23 +113,23 @@ def combine(
     mix = _mix(method, rank, density, majority_sign)
     if adapters.device.type == "meta":
         raise AdapterError("adapters on 'meta' have no values to combine: load the model on a device")
-    terms = _terms(adapters, weights)
-    longest = max(term.A.shape[0] for found in terms.values() for term in found)
-    made: dict[str, Product] = {}
-    wrong = total = 0.0
+    contributions = _contributions(adapters, weights)
+    largest_rank = max(one.A.shape[0] for parts in contributions.values() for one in parts)
+    combined: dict[str, CombinedUpdate] = {}
+    error = total = 0.0
     with torch.no_grad():
         with seeded(seed, adapters.device):
-            for path, found in terms.items():
-                made[path] = _combined(path, found, method, mix, rank or longest)
-        for path, found in terms.items():
-            A, B = _stacked(found)
-            wrong += _square(torch.cat([made[path].B, -B], 1), torch.cat([made[path].A, A]))
-            total += _square(B, A)
-        adapters.attach(_plan(adapters, name, weights, made), active=False)
-    whole = sum(one.whole for one in made.values())
-    kept = sum(one.kept * one.whole for one in made.values()) / whole if whole else 1.0
-    top = max(one.A.shape[0] for one in made.values())
-    return CombineReport(name, method, top, kept, math.sqrt(wrong / total) if total else 0.0)
+            for path, parts in contributions.items():
+                combined[path] = _combined(path, parts, method, mix, rank or largest_rank)
+        for path, parts in contributions.items():
+            A, B = _stacked(parts)  # the exact weighted sum
+            error += _squared_norm(torch.cat([combined[path].B, -B], 1), torch.cat([combined[path].A, A]))
+            total += _squared_norm(B, A)
+        adapters.attach(_prepare(adapters, name, weights, combined), active=False)
+    squared_norm = sum(one.squared_norm for one in combined.values())
+    kept = sum(one.kept * one.squared_norm for one in combined.values()) / squared_norm if squared_norm else 1.0
+    new_rank = max(one.A.shape[0] for one in combined.values())
+    return CombineReport(name, method, new_rank, kept, math.sqrt(error / total) if total else 0.0)
 
 
 def _checked(adapters: AdapterSet, sources: Any) -> dict[str, float]:
@@ -129,7 +147,11 @@ def _checked(adapters: AdapterSet, sources: Any) -> dict[str, float]:
 
 
 def _mix(method: str, rank: int | None, density: float | None, majority_sign: str) -> Mix | None:
-    """The arithmetic of a method, if it has any. Raises `AdapterError` for options that do not go with it."""
+    """Return the arithmetic of a method, or None if it needs none.
+
+    Raises:
+        AdapterError: an option does not go with the method.
+    """
     if method not in METHODS:
         hint = did_you_mean(str(method), METHODS)
         raise AdapterError(f"method {method!r}: expected one of {', '.join(METHODS)}.{hint}")
@@ -152,97 +174,101 @@ def _mix(method: str, rank: int | None, density: float | None, majority_sign: st
     return lambda tensors, weights: arithmetic.mix(name, tensors, weights, density or 1.0, majority_sign)
 
 
-def _terms(adapters: AdapterSet, weights: Mapping[str, float]) -> dict[str, list[Term]]:
-    """What the adapters bring to each weight that any of them changes."""
-    terms: dict[str, list[Term]] = {}
+def _contributions(adapters: AdapterSet, weights: Mapping[str, float]) -> dict[str, list[Contribution]]:
+    """Return the adapters' contributions to each weight that any of them changes."""
+    contributions: dict[str, list[Contribution]] = {}
     for path, store in stores(adapters.module).items():
         for name, weight in weights.items():
-            update = compact(store.updates[name]) if name in store.updates else None  # type: ignore[arg-type]
+            update = unpadded(store.updates[name]) if name in store.updates else None  # type: ignore[arg-type]
             if update is None:
                 continue
             if not isinstance(update, LowRankUpdate) or update.takes_base:
                 kind = f"{update.kind!r} ({type(update).__name__})"
                 raise AdapterError(f"{path}: adapter {name!r} is {kind} there, which is no plain low-rank product")
             A, B = (factor.detach() for factor in update.pair())
-            terms.setdefault(path, []).append(Term(weight, update.scale, A, B))
-    if not terms:
+            contributions.setdefault(path, []).append(Contribution(weight, update.scale, A, B))
+    if not contributions:
         raise AdapterError(f"{', '.join(weights)} change no weight at all")
-    return terms
+    return contributions
 
 
-def _combined(path: str, terms: list[Term], method: str, mix: Mix | None, rank: int) -> Product:
+def _combined(path: str, parts: list[Contribution], method: str, mix: Mix | None, rank: int) -> CombinedUpdate:
     if method == "cat":
-        A, B = _stacked(terms)
-        return Product(A, B, 1.0, _square(B, A))
+        A, B = _stacked(parts)
+        return CombinedUpdate(A, B, 1.0, _squared_norm(B, A))
     if method == "svd":
-        return _truncated_product(*_stacked(terms), rank)
+        return _truncated_factors(*_stacked(parts), rank)
     assert mix is not None
     if method.endswith("_svd"):
-        return _truncated(mix([one.scale * (one.B @ one.A) for one in terms], [one.weight for one in terms]), rank)
-    ranks = [one.A.shape[0] for one in terms]
+        return _truncated(mix([one.scale * (one.B @ one.A) for one in parts], [one.weight for one in parts]), rank)
+    ranks = [one.A.shape[0] for one in parts]
     if len(set(ranks)) > 1:
         raise AdapterError(
             f"{path}: method {method!r} adds factors and needs equal ranks, got {', '.join(map(str, ranks))}; "
             "'cat' and the methods that end in svd take any"
         )
-    # Half of a weight to each factor; its sign goes to A alone.
-    roots = [math.sqrt(abs(one.weight * one.scale)) for one in terms]
-    signs = [math.copysign(root, one.weight * one.scale) for root, one in zip(roots, terms, strict=True)]
-    A, B = mix([one.A for one in terms], signs), mix([one.B for one in terms], roots)
-    return Product(A, B, 1.0, _square(B, A))
+    # Each factor gets the square root of a weight; its sign goes to A alone.
+    roots = [math.sqrt(abs(one.weight * one.scale)) for one in parts]
+    signs = [math.copysign(root, one.weight * one.scale) for root, one in zip(roots, parts, strict=True)]
+    A, B = mix([one.A for one in parts], signs), mix([one.B for one in parts], roots)
+    return CombinedUpdate(A, B, 1.0, _squared_norm(B, A))
 
 
-def _stacked(terms: list[Term]) -> tuple[Tensor, Tensor]:
-    """(A, B) of the weighted sum itself: all factors side by side, weights and scales in A."""
-    return torch.cat([one.A * (one.weight * one.scale) for one in terms]), torch.cat([one.B for one in terms], 1)
+def _stacked(parts: list[Contribution]) -> tuple[Tensor, Tensor]:
+    """Return (A, B) of the exact weighted sum: all factors concatenated, weights and scales in A."""
+    A = torch.cat([one.A * (one.weight * one.scale) for one in parts])  # (sum of ranks, inputs)
+    return A, torch.cat([one.B for one in parts], 1)  # (outputs, sum of ranks)
 
 
-def _truncated_product(A: Tensor, B: Tensor, rank: int) -> Product:
-    """The best approximation of B @ A of a rank, without ever forming it: the SVD of the product of two QR's R."""
+def _truncated_factors(A: Tensor, B: Tensor, rank: int) -> CombinedUpdate:
+    """Return the best approximation of B @ A of this rank, without forming the product.
+
+    It is the SVD of R @ Sᵀ from two QR decompositions, B = Q·R and Aᵀ = P·S.
+    """
     dtype = A.dtype
-    Q, R = torch.linalg.qr(_wide(B))
-    P, S = torch.linalg.qr(_wide(A).mT)
-    U, values, Vh = torch.linalg.svd(R @ S.mT, full_matrices=False)
-    return _cut(Q @ U, values, Vh @ P.mT, rank, dtype)
+    Q, R = torch.linalg.qr(_double(B))  # (outputs, k), (k, ranks)
+    P, S = torch.linalg.qr(_double(A).mT)  # (inputs, l), (l, ranks)
+    U, values, Vh = torch.linalg.svd(R @ S.mT, full_matrices=False)  # of (k, l)
+    return _truncate(Q @ U, values, Vh @ P.mT, rank, dtype)
 
 
-def _truncated(delta: Tensor, rank: int) -> Product:
-    """The best approximation of a whole update (outputs, inputs) of a rank (Eckart-Young)."""
-    U, values, Vh = torch.linalg.svd(_wide(delta), full_matrices=False)
-    return _cut(U, values, Vh, rank, delta.dtype)
+def _truncated(delta: Tensor, rank: int) -> CombinedUpdate:
+    """Return the best approximation of a dense update (outputs, inputs) of this rank (Eckart-Young)."""
+    U, values, Vh = torch.linalg.svd(_double(delta), full_matrices=False)
+    return _truncate(U, values, Vh, rank, delta.dtype)
 
 
-def _cut(U: Tensor, values: Tensor, Vh: Tensor, rank: int, dtype: torch.dtype) -> Product:
-    whole, held = float(values.square().sum()), float(values[:rank].square().sum())
-    B = U[:, :rank] * values[:rank]
-    return Product(Vh[:rank].to(dtype), B.to(dtype), held / whole if whole else 1.0, whole)
+def _truncate(U: Tensor, values: Tensor, Vh: Tensor, rank: int, dtype: torch.dtype) -> CombinedUpdate:
+    total, kept = float(values.square().sum()), float(values[:rank].square().sum())
+    A, B = Vh[:rank], U[:, :rank] * values[:rank]  # (rank, inputs), (outputs, rank)
+    return CombinedUpdate(A.to(dtype), B.to(dtype), kept / total if total else 1.0, total)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)  # which has no float64
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)  # MPS has no float64
 
 
-def _square(B: Tensor, A: Tensor) -> float:
-    """‖B @ A‖² without forming the product: tr(BᵀB · AAᵀ)."""
-    A, B = _wide(A), _wide(B)
+def _squared_norm(B: Tensor, A: Tensor) -> float:
+    """Return ‖B @ A‖² without forming the product: tr(BᵀB · AAᵀ)."""
+    A, B = _double(A), _double(B)
     return max(float(((B.mT @ B) * (A @ A.mT)).sum()), 0.0)
 
 
 # The new adapter
 
 
-def _plan(
-    adapters: AdapterSet, name: str, weights: Mapping[str, float], made: Mapping[str, Product]
+def _prepare(
+    adapters: AdapterSet, name: str, weights: Mapping[str, float], combined: Mapping[str, CombinedUpdate]
 ) -> PreparedAdapter:
-    """The combined updates as an ordinary LoRA of alpha = rank, made by whoever makes LoRA of each weight."""
-    ranks = {path.removesuffix(".weight"): one.A.shape[0] for path, one in made.items()}
+    """Return the combined updates as an ordinary LoRA with alpha = rank, created by the architecture's plugin."""
+    ranks = {path.removesuffix(".weight"): one.A.shape[0] for path, one in combined.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     own = {"^" + re.escape(path): other for path, other in ranks.items() if other != rank}
-    targets = _targets(adapters, weights, made)
+    targets = _targets(adapters, weights, combined)
     config = LoRA(rank=rank, alpha=rank, targets=targets, rank_pattern=own, alpha_pattern=dict(own))
-    with seeded(0, adapters.device):  # they start with random values, which nobody is to notice
+    with seeded(0, adapters.device):  # their random initial values must not change the global RNG
         updates = make_updates(tied_groups(adapters.module), adapters.entry, config)
-    for path, (A, B, _, _) in made.items():
+    for path, (A, B, _, _) in combined.items():
         update = updates[path]
         if not isinstance(update, LowRankUpdate) or update.A.shape != A.shape or update.scale == 0:
             raise AdapterError(f"{path}: no plugin makes a low-rank update of rank {A.shape[0]} for it")
@@ -251,12 +277,12 @@ def _plan(
     return PreparedAdapter(name, config, updates)
 
 
-def _targets(adapters: AdapterSet, weights: Mapping[str, float], made: Mapping[str, Product]) -> Targets:
-    """What names exactly these weights: the adapters' own targets where they are all the same, else their paths."""
-    given = {adapters.configs[name].targets for name in weights}
-    paths = tuple(path.removesuffix(".weight") for path in made)
+def _targets(adapters: AdapterSet, weights: Mapping[str, float], combined: Mapping[str, CombinedUpdate]) -> Targets:
+    """Return targets that match exactly these weights: the adapters' common ones if they do, else paths."""
+    common = {adapters.configs[name].targets for name in weights}
+    paths = tuple(path.removesuffix(".weight") for path in combined)
     groups = tied_groups(adapters.module)
-    for targets in (*given, paths) if len(given) == 1 else (paths,):
-        if targets and {group.name for group in match_weights(groups, targets)} == set(made):
+    for targets in (*common, paths) if len(common) == 1 else (paths,):
+        if targets and {group.name for group in match_weights(groups, targets)} == set(combined):
             return targets
     return "|".join(re.escape(path) for path in paths)

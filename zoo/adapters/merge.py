@@ -1,4 +1,4 @@
-"""Folding adapters into the weights, exactly or quantized again, and what that does to their effect."""
+"""Merge adapters into the weights, exactly or quantized again, and report what that does to their effect."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 class MergeStats(NamedTuple):
     """What a merge did to one weight W.
 
-    bits: stored bits per value, scales not counted. change: ‖ΔW‖ / ‖W‖. error: ‖stored − (W + ΔW)‖ / ‖ΔW‖, so that 1 is
-    an adapter whose whole effect is lost in noise of its own size.
+    Attributes:
+        name: The weight's name.
+        bits: Stored bits per value, scales not counted.
+        change: ‖ΔW‖ / ‖W‖.
+        error: ‖stored − (W + ΔW)‖ / ‖ΔW‖; at 1 the adapter's whole effect is lost in noise of its own size.
     """
 
     name: str
@@ -36,10 +39,12 @@ class MergeStats(NamedTuple):
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What `model.merge` did, and how far what is stored is from what was meant.
+    """What `model.merge` did, and how far the stored weights are from the exact ones, measured in float32 or better.
 
-    names: the merged adapters with their weights. weights: those that took a delta. error: of all of them together,
-    √Σ‖stored − (W + ΔW)‖² / √Σ‖ΔW‖²; 0 where nothing took one. All of it is measured in float32 or better.
+    Attributes:
+        names: The merged adapters with their weights.
+        weights: The weights that changed.
+        error: Over all of those together, √Σ‖stored − (W + ΔW)‖² / √Σ‖ΔW‖²; 0 if none changed.
     """
 
     names: Mapping[str, float]
@@ -47,7 +52,7 @@ class MergeReport:
     error: float
 
     def __str__(self) -> str:
-        names = ", ".join(name if share == 1.0 else f"{share:g} · {name}" for name, share in self.names.items())
+        names = ", ".join(name if weight == 1.0 else f"{weight:g} · {name}" for name, weight in self.names.items())
         if not self.weights:
             return f"merged {names}: no weight has changed"
         bits = ", ".join(f"{width} bit" for width in sorted({one.bits for one in self.weights}))
@@ -59,13 +64,13 @@ class MergeReport:
 
 
 def merge(adapters: AdapterSet, names: Sequence[str], bits: int | Quantization | None = None) -> MergeReport:
-    """Fold adapters into the weights; see `zoo.Model.merge`."""
+    """Merge adapters into the weights; see `zoo.Model.merge`."""
     scheme = as_quantization(bits)
     if adapters.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to merge: load the model on a device")
-    shares, made = adapters.merge(names, None if scheme is None else _packer(adapters, scheme))
-    report = _report(shares, made)
-    if scheme is not None:  # it has lost something, and nobody should have to ask how much
+    weights, merges = adapters.merge(names, None if scheme is None else _packer(adapters, scheme))
+    report = _report(weights, merges)
+    if scheme is not None:  # requantizing loses precision; say how much without being asked
         log.warning("%s", report)
     return report
 
@@ -80,19 +85,19 @@ def _packer(adapters: AdapterSet, scheme: Quantization) -> Packer:
     return pack
 
 
-def _report(shares: Mapping[str, float], made: Mapping[str, WeightMerge]) -> MergeReport:
+def _report(names: Mapping[str, float], merges: Mapping[str, WeightMerge]) -> MergeReport:
     weights = []
-    for name, one in made.items():
+    for name, one in merges.items():
         if one.value is not None:
             packed = isinstance(one.value, QuantizedTensor)
             width = one.value.codec.bits if packed else 8 * one.value.dtype.itemsize  # type: ignore[union-attr]
-            weights.append(MergeStats(name, width, _share(one.effect, one.base), _share(one.error, one.effect)))
-    effect = math.sqrt(sum(one.effect**2 for one in made.values()))
-    error = math.sqrt(sum(one.error**2 for one in made.values()))
-    return MergeReport(dict(shares), tuple(weights), _share(error, effect))
+            weights.append(MergeStats(name, width, _ratio(one.effect, one.base), _ratio(one.error, one.effect)))
+    effect = math.sqrt(sum(one.effect**2 for one in merges.values()))
+    error = math.sqrt(sum(one.error**2 for one in merges.values()))
+    return MergeReport(dict(names), tuple(weights), _ratio(error, effect))
 
 
-def _share(part: float, whole: float) -> float:
+def _ratio(part: float, whole: float) -> float:
     if whole == 0.0:
         return 0.0 if part == 0.0 else math.inf
     return part / whole

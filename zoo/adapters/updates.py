@@ -1,4 +1,4 @@
-"""Make an adapter's updates: one for every weight that it changes."""
+"""Create an adapter's updates, one for every weight that it changes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from zoo.weights.walk import TiedGroup
 def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict[str, Update]:
     """Return one update for every weight that the adapter changes, by the name of the weight's first place.
 
-    Those of the kind for the weights that it targets; full training for what `modules_to_save` and `bias` name.
-    Nothing is attached yet. A tied weight gets one update, which all its places will see.
+    The weights that the adapter targets get updates of its kind; those in `modules_to_save` and `bias` train fully.
+    Nothing is attached yet. A tied weight gets one update, which all its places share.
+
+    Args:
+        groups: The module's parameters.
+        entry: The registry entry, whose architecture may create updates of its own.
+        config: The adapter's configuration.
 
     Raises:
-        AdapterError: a target matches nothing.
+        AdapterError: a target matches nothing, or no plugin implements the kind.
     """
     match = match_parameters if config.any_shape else match_weights
     chosen = match(groups, config.targets)
@@ -34,10 +39,14 @@ def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict
 
 
 def fully_trained(groups: list[TiedGroup], config: Adapter, chosen: list[TiedGroup]) -> list[TiedGroup]:
-    """Return the weights that train fully beside an adapter's own updates, as `modules_to_save` and `bias` say.
+    """Return the weights that train fully in addition to an adapter's own updates: `modules_to_save` and `bias`.
 
-    chosen: those that the adapter targets. `bias` follows PEFT: parameters called `bias`, all of them or those of
-    the targeted weights' layers.
+    `bias` follows PEFT: parameters called `bias`, all of them or those of the targeted weights' layers.
+
+    Args:
+        groups: The module's parameters.
+        config: The adapter's configuration.
+        chosen: The weights that the adapter targets.
     """
     found: list[TiedGroup] = []
     if config.modules_to_save:
@@ -47,8 +56,10 @@ def fully_trained(groups: list[TiedGroup], config: Adapter, chosen: list[TiedGro
     taken = {group.name for group in found}
     layers = {id(ref.layer) for group in chosen if group.name not in taken for ref in group.refs}
     for group in groups:
-        right = any(ref.attribute == "bias" and (config.bias == "all" or id(ref.layer) in layers) for ref in group.refs)
-        if right and group.value.dtype.is_floating_point and group.name not in taken:
+        trains = any(
+            ref.attribute == "bias" and (config.bias == "all" or id(ref.layer) in layers) for ref in group.refs
+        )
+        if trains and group.value.dtype.is_floating_point and group.name not in taken:
             found.append(group)
     return found
 
@@ -61,7 +72,7 @@ def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
 
 
 def for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[str, Update]:
-    """Return what `Update.for_bias` gives for the biases of the updated weights' layers, by first name."""
+    """Return the updates from `Update.for_bias` for the biases of the updated weights' layers, by first name."""
     biases = {(id(ref.layer), ref.attribute): group for group in groups for ref in group.refs}
     found: dict[str, Update] = {}
     for group in groups:
@@ -71,7 +82,7 @@ def for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[s
             bias = biases.get((id(ref.layer), attribute))
             if bias is None or attribute == ref.attribute or not bias.value.dtype.is_floating_point:
                 continue
-            changed = update.for_bias(bias.value.shape)  # type: ignore[union-attr]
-            if changed is not None:
-                found.setdefault(bias.name, changed)
+            bias_update = update.for_bias(bias.value.shape)  # type: ignore[union-attr]
+            if bias_update is not None:
+                found.setdefault(bias.name, bias_update)
     return found

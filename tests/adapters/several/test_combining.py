@@ -181,19 +181,19 @@ def test_weights_with_gains_and_raw_ones_are_saved_and_read(name: str, tmp_path:
 def test_arithmetic_by_hand() -> None:
     one = torch.tensor([3.0, -1.0, 0.5, 2.0])
     two, three = torch.tensor([-1.0, -4.0, 1.0, 0.0]), torch.tensor([-1.0, 2, 3, 1])
-    assert arithmetic.largest(one, 0.5).tolist() == [3, 0, 0, 2]
-    assert arithmetic.largest(one, 0.1).tolist() == [0, 0, 0, 0]
-    mean = arithmetic.agreeing([one, two, three], [1.0, 10.0, 100.0], "total")
+    assert arithmetic.keep_largest(one, 0.5).tolist() == [3, 0, 0, 2]
+    assert arithmetic.keep_largest(one, 0.1).tolist() == [0, 0, 0, 0]
+    mean = arithmetic.merge_by_sign([one, two, three], [1.0, 10.0, 100.0], "total")
     assert mean.tolist() == [3.0, (-1 - 40) / 2, (0.5 + 10 + 300) / 3, (2 + 100) / 2]
-    often = arithmetic.agreeing([one, two, three], [1.0, 10.0, 100.0], "frequency")
+    often = arithmetic.merge_by_sign([one, two, three], [1.0, 10.0, 100.0], "frequency")
     assert often.tolist() == [(-10 - 100) / 2, (-1 - 40) / 2, (0.5 + 10 + 300) / 3, (2 + 100) / 2]
     torch.manual_seed(0)
     many = torch.randn(200_000)
-    kept = arithmetic.drawn(many, 0.3)
+    kept = arithmetic.keep_random(many, 0.3)
     assert float((kept != 0).float().mean()) == pytest.approx(0.3, abs=0.01)
     assert torch.allclose(kept[kept != 0], many[kept != 0] / 0.3)
     assert float((kept * many).mean()) == pytest.approx(1.0, abs=0.03), "the expectation is the tensor"
-    assert torch.equal(arithmetic.drawn(one, 1.0), one)
+    assert torch.equal(arithmetic.keep_random(one, 1.0), one)
 
 
 def test_dare_by_seed() -> None:

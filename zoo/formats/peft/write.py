@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters.swap import compact
+from zoo.adapters.swap import unpadded
 from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
@@ -43,7 +43,7 @@ def parts_of(module: nn.Module, name: str) -> list[Part]:
     parts = []
     for group in tied_groups(module):
         held = group.value
-        update = compact(held.updates[name]) if isinstance(held, ManagedWeight) and name in held.updates else None  # type: ignore[arg-type]
+        update = unpadded(held.updates[name]) if isinstance(held, ManagedWeight) and name in held.updates else None  # type: ignore[arg-type]
         # What follows from another weight's update, as a bias's may, has no parameters of its own.
         if update is not None and any(True for _ in update.parameters()):
             parts.append(Part(group.refs, held.shape, update))
