@@ -190,12 +190,12 @@ def test_saved_as_the_library_loads_it(make, tmp_path: Path, kind: str) -> None:
 
 
 def test_what_is_recognised() -> None:
-    import zoo_bert
+    import zoo_bert.facts
 
-    assert zoo_bert.recognises({"architectures": ["ModernBertForMaskedLM"]})
-    assert zoo_bert.recognises({"architectures": ["BertForPreTraining"], "model_type": "bert"})
-    assert zoo_bert.recognises({"architectures": ["RobertaForSequenceClassification"], "model_type": "roberta"})
-    assert not zoo_bert.recognises({"architectures": ["GPT2ForSequenceClassification"], "model_type": "gpt2"})
-    assert not zoo_bert.recognises({"architectures": ["ViTMAEForPreTraining"], "model_type": "vit_mae"})
-    assert not zoo_bert.recognises({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"})
-    assert not zoo_bert.recognises({"_class_name": "UNet2DModel"})
+    assert zoo_bert.facts.recognises({"architectures": ["ModernBertForMaskedLM"]})
+    assert zoo_bert.facts.recognises({"architectures": ["BertForPreTraining"], "model_type": "bert"})
+    assert zoo_bert.facts.recognises({"architectures": ["RobertaForSequenceClassification"], "model_type": "roberta"})
+    assert not zoo_bert.facts.recognises({"architectures": ["GPT2ForSequenceClassification"], "model_type": "gpt2"})
+    assert not zoo_bert.facts.recognises({"architectures": ["ViTMAEForPreTraining"], "model_type": "vit_mae"})
+    assert not zoo_bert.facts.recognises({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"})
+    assert not zoo_bert.facts.recognises({"_class_name": "UNet2DModel"})

@@ -1,91 +1,17 @@
 """Graph attention networks: torch_geometric's `GAT` model, of GATConv or GATv2Conv layers."""
 
-from __future__ import annotations
+import zoo
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from zoo import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from zoo import BatchRequest, Entry, Model, Quantization, SampleRequest, Samples
-
-
-@hookimpl
-def recognises(config: dict[str, Any]) -> bool:
-    from .files import recognises
-
-    return recognises(config)
-
-
-@hookimpl
-def construct(entry: Entry) -> nn.Module:
-    from .model import construct
-
-    return construct(entry)
-
-
-@hookimpl
-def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    from .model import checkpoint
-
-    return checkpoint(entry, module)
-
-
-@hookimpl
-def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
-    from .files import quantize
-
-    return quantize(name, weight, scheme)
-
-
-@hookimpl
-def sample(model: Model, request: SampleRequest) -> Samples:
-    from .prediction import sample
-
-    return sample(model, request)
-
-
-@hookimpl
-def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    from .training import loss
-
-    return loss(model, batch)
-
-
-@hookimpl
-def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    from .training import batches
-
-    return batches(model, data, request)
-
-
-@hookimpl
-def evaluate(model: Model, data: Any) -> dict[str, float]:
-    from .training import evaluate
-
-    return evaluate(model, data)
-
-
-@hookimpl
-def describe(entry: Entry) -> dict[str, str]:
-    from .files import describe
-
-    return describe(entry)
-
-
-@hookimpl
-def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    from .model import save
-
-    return save(model, folder, state_dict)
-
-
-@hookimpl
-def run_rows(model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Tensor:
-    from .prediction import run_rows
-
-    return run_rows(model, args, kwargs, rows, count)
+zoo.hooks(
+    recognises=".files",
+    construct=".model",
+    checkpoint=".model",
+    quantize=".files",
+    sample=".prediction",
+    loss=".training",
+    batches=".training",
+    evaluate=".training",
+    describe=".files",
+    save=".model",
+    run_rows=".prediction",
+)

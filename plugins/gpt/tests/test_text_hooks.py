@@ -194,10 +194,10 @@ def test_facts_without_torch() -> None:
     import sys
 
     code = (
-        "import sys, zoo_gpt; from types import SimpleNamespace as N;"
-        "print(zoo_gpt.describe(N(config={}, folder=None, weights='embedded')));"
-        "assert zoo_gpt.recognises({'architectures': ['Qwen2ForCausalLM']});"
-        "assert not zoo_gpt.recognises({'architectures': ['BertForMaskedLM'], 'model_type': 'bert'});"
+        "import sys, zoo_gpt.facts; from types import SimpleNamespace as N;"
+        "print(zoo_gpt.facts.describe(N(config={}, folder=None, weights='embedded')));"
+        "assert zoo_gpt.facts.recognises({'architectures': ['Qwen2ForCausalLM']});"
+        "assert not zoo_gpt.facts.recognises({'architectures': ['BertForMaskedLM'], 'model_type': 'bert'});"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -205,8 +205,8 @@ def test_facts_without_torch() -> None:
 
 
 def test_recognises_a_type_alone() -> None:
-    import zoo_gpt
+    import zoo_gpt.facts
 
-    assert zoo_gpt.recognises({"model_type": "gpt_neox"})
-    assert not zoo_gpt.recognises({"model_type": "vit"})
-    assert not zoo_gpt.recognises({"_class_name": "UNet2DModel"})
+    assert zoo_gpt.facts.recognises({"model_type": "gpt_neox"})
+    assert not zoo_gpt.facts.recognises({"model_type": "vit"})
+    assert not zoo_gpt.facts.recognises({"_class_name": "UNet2DModel"})

@@ -93,3 +93,8 @@ class IA3(Adapter):
             feedforward=raw.get("feedforward_modules") or (),
             modules_to_save=raw.get("modules_to_save") or (),
         )
+
+
+def adapter_config(raw: dict[str, Any]) -> IA3 | None:
+    """Return the configuration that a saved adapter's file holds; None for another kind's."""
+    return IA3.from_peft(raw) if raw.get("peft_type") == "IA3" else None

@@ -8,7 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from zoo import Layout, LazyWeight, Scaling, Update
+from zoo import Adapter, Layout, LazyWeight, Scaling, Update
+
+from .config import IA3
+
+
+def inject_adapter(name: str, weight: LazyWeight, config: Adapter) -> Update | None:
+    """Return the update of one weight; None for another kind's configuration."""
+    return Scaled(weight, config.scales_inputs(name)) if isinstance(config, IA3) else None
 
 
 class Scaled(Update):

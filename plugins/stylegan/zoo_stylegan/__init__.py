@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zoo import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from zoo import BatchRequest, Entry, LoRA, Model, SampleRequest, Samples, Update
-    from zoo.weights.lazy_weight import LazyWeight
+import zoo
 
 __all__ = ["StyleGAN2", "add_discriminator"]
+
+zoo.hooks(
+    recognises=".config",
+    construct=".model",
+    checkpoint=".model",
+    inject_adapter=".model",
+    sample=".sampling",
+    loss=".training",
+    batches=".training",
+    evaluate=".training",
+    tuning=".training",
+    describe=".config",
+    save=".model",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -27,80 +33,3 @@ def __getattr__(name: str) -> Any:
 
         return add_discriminator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-@hookimpl
-def recognises(config: dict[str, Any]) -> bool:
-    from .config import recognises
-
-    return recognises(config)
-
-
-@hookimpl
-def construct(entry: Entry) -> nn.Module:
-    from .model import construct
-
-    return construct(entry)
-
-
-@hookimpl
-def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    from .model import checkpoint
-
-    return checkpoint(entry)
-
-
-@hookimpl
-def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: LoRA) -> Update | None:
-    from .model import inject_adapter
-
-    return inject_adapter(name, weight, config)
-
-
-@hookimpl
-def sample(model: Model, request: SampleRequest) -> Samples:
-    from .sampling import sample
-
-    return sample(model, request)
-
-
-@hookimpl
-def loss(model: Model, batch: dict[str, Any]) -> Tensor:
-    from .training import loss
-
-    return loss(model, batch)
-
-
-@hookimpl
-def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Any]]:
-    from .training import batches
-
-    return batches(model, data, request)
-
-
-@hookimpl
-def evaluate(model: Model, data: Any) -> dict[str, float]:
-    from .training import evaluate
-
-    return evaluate(model, data)
-
-
-@hookimpl
-def tuning() -> dict[str, Any]:
-    from .training import tuning
-
-    return tuning()
-
-
-@hookimpl
-def describe(entry: Entry) -> dict[str, str]:
-    from .config import describe
-
-    return describe(entry)
-
-
-@hookimpl
-def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    from .model import save
-
-    return save(model, folder, state_dict)

@@ -50,6 +50,11 @@ class HQQ:
         return _from_bytes(scale, scale_range).exp2(), _from_bytes(zero, zero_range)
 
 
+def quantize(weight: Tensor, scheme: zoo.Quantization) -> zoo.QuantizedTensor:
+    """Quantize any weight to 2, 3, 4 or 8 bit. Called only if `scheme.scheme` is this plugin's name."""
+    return pack(weight, scheme.bits, scheme.block_size, scheme.double)
+
+
 def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.QuantizedTensor:
     """Quantize a weight of any shape on its own device. double: scales and zeros in 8 bit too.
 
