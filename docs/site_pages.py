@@ -23,6 +23,7 @@ OUTSIDE = {
     "architecture.md": "ARCHITECTURE.md",
     "benchmarks.md": "benchmarks/README.md",
     "changelog.md": "CHANGELOG.md",
+    "conduct.md": "CODE_OF_CONDUCT.md",
     "contributing.md": "CONTRIBUTING.md",
     "examples/index.md": "examples/README.md",
     "security.md": "SECURITY.md",
@@ -90,21 +91,18 @@ def on_files(files: Files, config: Any) -> Files:
 
 def reference() -> dict[str, str]:
     """Return the pages of the API reference: every public name of zoo, on the page of the package that defines it."""
-    places = {home: page for page, one in REFERENCE.items() for home in one.homes}
-    names: dict[str, list[str]] = {page: [] for page in REFERENCE}
-    for name, home in zoo._HOME.items():
-        parts = home.split(".")
-        prefixes = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
-        place = next((places[prefix] for prefix in prefixes if prefix in places), None)
-        if place is None:
-            raise SystemExit(f"docs/site_pages.py: no page of REFERENCE takes zoo.{name}, which is in {home}")
-        names[place].append(f"zoo.{name}")
-    return {
-        f"api/{page}.md": "\n\n".join(
-            [f"# {one.title}", one.text, *(f"::: {name}" for name in (*names[page], *one.others))]
-        )
-        for page, one in REFERENCE.items()
-    }
+    names: dict[str, list[str]] = {home: [] for one in REFERENCE.values() for home in one.homes}
+    for name, module in zoo._HOME.items():
+        homes = [home for home in names if f"{module}.".startswith(f"{home}.")]
+        if not homes:
+            raise SystemExit(f"docs/site_pages.py: no page of REFERENCE takes zoo.{name}, which is in {module}")
+        names[max(homes, key=len)].append(f"zoo.{name}")
+    pages = {}
+    for page, one in REFERENCE.items():
+        documented = [name for home in one.homes for name in names[home]]
+        parts = [f"# {one.title}", one.text, *(f"::: {name}" for name in (*documented, *one.others))]
+        pages[f"api/{page}.md"] = "\n\n".join(parts)
+    return pages
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
@@ -115,6 +113,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     parts[::2] = [_LINK.sub(lambda match: _link(match, uri, source), text) for text in parts[::2]]
     parts[1::2] = [re.sub(r'\A(```\w+ title="[^"]+)" append', r'\1 (at its end)"', text) for text in parts[1::2]]
     return "".join(parts)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Show `::` before an example, which reStructuredText wants and Markdown does not, as a colon."""
+    return html.replace("::</p>", ":</p>")
 
 
 def _link(match: re.Match[str], uri: str, source: str) -> str:
