@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves
 import zoo
 from zoo.errors import AdapterError, ZooError
 from zoo.storage import atomic
-from zoo.storage.untrusted import HEADER_LIMIT, JSON_LIMIT, read_tensors
+from zoo.storage.untrusted import HEADER_LIMIT, read_tensors
+from zoo.storage.untrusted_json import JSON_LIMIT
 
 CONFIG, TENSORS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "zoo.json"
 SMALL = 1 << 16
