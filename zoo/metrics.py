@@ -1,6 +1,6 @@
-"""Figures of what a generator draws: how far its pictures lie from real ones, and whether a classifier reads them.
+"""Metrics of generated pictures: Fréchet distance to real ones, and accuracy by a classifier.
 
-A judge is any image classifier in timm's manner, loaded by the caller::
+The judge is any image classifier with timm's methods, loaded by the caller::
 
     judge = zoo.load("vit")
     metrics.judged(judge, samples.data, labels=labels, reference=real_images)   # {"frechet": …, "accuracy": …}
@@ -22,34 +22,46 @@ if TYPE_CHECKING:
 
 
 class Judge(Protocol):
-    """What is needed of a classifier that reads pictures; a `zoo.Model` of one has it."""
+    """The interface of an image classifier; a `zoo.Model` of one has it.
+
+    Attributes:
+        module: a module with `forward_features` and `forward_head`, as timm's.
+        device: its device.
+        dtype: its compute dtype.
+    """
 
     module: nn.Module
     device: torch.device
     dtype: torch.dtype
 
     def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
-        """Batches of pictures under the key `images`, as the classifier takes them."""
+        """Return batches with preprocessed pictures `[b, c, h, w]` under the key `images`."""
 
 
-_CHUNK = 128  # pictures in one call of the judge
+_CHUNK = 128  # pictures in a batch
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """The squared Fréchet distance of two Gaussians that have the features' means and covariances.
+    """Return the squared Fréchet distance of two Gaussians with the features' means and covariances.
 
-    features_a: `[n, d]`, features_b: `[m, d]`, n and m at least 2. |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½), with the
-    unbiased covariances, as in the Fréchet inception distance (arXiv 1706.08500). Computed in float64, and without a
-    matrix root: with Σ = RᵀR/(n-1) from the QR decomposition of the centred features, the trace of (Σa Σb)^½ is the sum
-    of the singular values of Ra Rbᵀ over √((n-1)(m-1)), which is also right for fewer items than features. The figure
-    falls with the number of items for the same two distributions: compare only figures of equal numbers. Raises
-    `DataError` for other shapes, and for features that are not finite.
+    |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½), with the unbiased covariances, as in the Fréchet inception distance (arXiv
+    1706.08500). Computed in float64, and without a matrix root: with Σ = RᵀR/(n-1) from the QR decomposition of the
+    centred features, the trace of (Σa Σb)^½ is the sum of the singular values of Ra Rbᵀ over √((n-1)(m-1)), which is
+    also correct for fewer items than features. For the same two distributions the distance decreases with the number of
+    items: compare only distances of equal numbers.
+
+    Args:
+        features_a: `[n, d]`, n at least 2.
+        features_b: `[m, d]`, m at least 2.
+
+    Raises:
+        DataError: the features have other shapes, or are not finite.
     """
     a, b = (_checked(features) for features in (features_a, features_b))
     if a.shape[1] != b.shape[1]:
         raise DataError(f"expected features of one width, got {a.shape[1]} and {b.shape[1]}: use one model for both")
     mean_a, mean_b = a.mean(0), b.mean(0)
-    root_a, root_b = (
+    root_a, root_b = (  # each [min(n, d), d], with root.T @ root the covariance
         torch.linalg.qr(x - mean, mode="r").R / (len(x) - 1) ** 0.5 for x, mean in ((a, mean_a), (b, mean_b))
     )
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
@@ -58,7 +70,15 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
-    """The share of rows of `scores` `[n, classes]` (probabilities or logits) whose largest is at `labels` `[n]`."""
+    """Return the share of rows of `scores` whose largest value is at the label.
+
+    Args:
+        scores: `[n, classes]`, probabilities or logits.
+        labels: `[n]`, class numbers.
+
+    Raises:
+        DataError: the shapes differ from these, or n is 0.
+    """
     labels = torch.as_tensor(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
         raise DataError(
@@ -69,10 +89,16 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def read(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What a classifier makes of pictures `[n, c, h, w]` in [0, 1]: features `[n, d]` and probabilities `[n, classes]`.
+    """Return a classifier's features `[n, d]` and probabilities `[n, classes]` for pictures.
 
-    The features are those before the classifier's last layer. The judge's own preprocessing applies. Raises `DataError`
-    where the judge is no such classifier.
+    The features are the inputs of the classifier's last layer.
+
+    Args:
+        judge: the classifier; its preprocessing is applied.
+        images: `[n, c, h, w]` in [0, 1].
+
+    Raises:
+        DataError: the judge is no image classifier with timm's methods.
     """
     module: Any = judge.module
     for method in ("forward_features", "forward_head"):
@@ -95,19 +121,24 @@ def read(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
 def judged(
     judge: Judge, images: Tensor, *, labels: Tensor | None = None, reference: Tensor | None = None
 ) -> dict[str, float]:
-    """Figures of generated pictures `[n, c, h, w]` in [0, 1].
+    """Return metrics of generated pictures: "frechet" if `reference` is given, "accuracy" if `labels` are.
 
-    "frechet", where `reference` pictures `[m, c, h, w]` are given: the distance in the judge's feature space.
-    "accuracy", where the classes `labels` `[n]` that the pictures were asked for are given: the share that the judge
-    reads as such.
+    Args:
+        judge: an image classifier.
+        images: the generated pictures, `[n, c, h, w]` in [0, 1].
+        labels: the classes `[n]` that they were generated for; the accuracy is the share that the judge classifies so.
+        reference: real pictures, `[m, c, h, w]` in [0, 1]; the Fréchet distance is taken in the judge's features.
+
+    Raises:
+        DataError: as `read`, `accuracy` and `frechet_distance`.
     """
     features, probabilities = read(judge, images)
-    figures = {}
+    metrics = {}
     if reference is not None:
-        figures["frechet"] = frechet_distance(features, read(judge, reference)[0])
+        metrics["frechet"] = frechet_distance(features, read(judge, reference)[0])
     if labels is not None:
-        figures["accuracy"] = accuracy(probabilities, labels)
-    return figures
+        metrics["accuracy"] = accuracy(probabilities, labels)
+    return metrics
 
 
 def _checked(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a model is loaded to, and the type it computes in."""
+"""Choose the device and the compute dtype of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ COMPUTE_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; by default CUDA, then MPS, then CPU. Raises `ZooError` for one that is not there."""
+    """Return the requested device; by default CUDA, then MPS, then CPU.
+
+    Raises:
+        ZooError: this machine has no such device.
+    """
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -23,13 +27,17 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         raise ZooError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; use device='cpu'")
     try:
         torch.empty(0, device=chosen)
-    except Exception as error:  # each backend that is not there says so in its own way
+    except Exception as error:  # each missing backend raises its own error
         raise ZooError(f"device {device!r} is not there; use device='cpu'") from error
     return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
 
 
 def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """The compute type asked for; by default bfloat16 on a GPU that has it, else float32."""
+    """Return the requested compute dtype; by default bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        ZooError: it is not one of `COMPUTE_TYPES`.
+    """
     if dtype is None:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32

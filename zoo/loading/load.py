@@ -31,7 +31,7 @@ from zoo.weights.walk import TiedGroup, index_module
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
 
-DEFAULT = "default"  # what an adapter is called that the user gave no name
+DEFAULT = "default"  # name of an adapter that the user has not named
 
 
 def load(
@@ -45,20 +45,24 @@ def load(
     dtype: torch.dtype | str | None = None,
     seed: int | None = None,
 ) -> Model:
-    """A model of any architecture, quantized and with adapters if asked.
-
-    name: a registry name (`zoo list`), a Hub repository `owner/name` or `owner/name@revision`, or a local folder.
-        Where a saved adapter lies there, its base is loaded with it; the adapter is called "default".
-    weights, revision: another Hub repository, folder or commit than the entry's own.
-    bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are.
-    lora: a rank, a `zoo.LoRA`, where a saved adapter lies (a folder, a Hub repository `owner/name`,
-        `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
-    device: where to; default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
-    dtype: the type to compute in; default bfloat16 on a GPU that has it, else float32.
-    seed: for the adapters' random start.
+    """Load a model of any architecture, quantized and with adapters if requested.
 
     Tensors are read one at a time and quantized before the next one, so the full-precision model never exists.
-    Raises a `zoo.ZooError` that says what to do; nothing is half loaded.
+
+    Args:
+        name: a registry name (`zoo list`), a Hub repository `owner/name` or `owner/name@revision`, or a local folder.
+            If it is that of a saved adapter, its base is loaded with it, and the adapter is called "default".
+        weights: another Hub repository or local folder than the entry's.
+        revision: another branch, tag or commit than the entry's.
+        bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are.
+        lora: a rank, a `zoo.LoRA`, the place of a saved adapter (a folder, a Hub repository `owner/name`,
+            `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
+        device: default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
+        dtype: the compute dtype; default bfloat16 on a GPU that has it, else float32.
+        seed: for the adapters' random initialisation.
+
+    Raises:
+        ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
     scheme = as_quantization(bits)
     target = pick_device(device)
@@ -73,7 +77,7 @@ def load(
         entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
     with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
         module = hooks.construct(entry)
-    index = index_module(module)  # the one walk: what it found is handed on
+    index = index_module(module)  # the only walk over the module: its result is passed on
     if target.type == "meta":
         fingerprint = None
         fill_meta(index, entry, scheme, compute)
@@ -86,11 +90,18 @@ def load(
 
 
 def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int | None = None) -> Model:
-    """The same for any `nn.Module`, with no plugin: its weights are quantized and adapted in place.
+    """Quantize and adapt the weights of any `nn.Module` in place, without a plugin.
 
-    module: any module on any device; what it is and how it uses its weights does not matter. bits, lora, seed: as in
-    `zoo.load`. Verbs that need a plugin (sample, tune on its own data, …) say so; `loss` and `tune` want one too.
-    Raises a `zoo.ZooError`; the module is then as it was.
+    Methods that need a plugin (`sample`, `batches`, `loss`, `tune`, …) raise an error.
+
+    Args:
+        module: any module on any device, however it uses its weights.
+        bits: as in `zoo.load`.
+        lora: as in `zoo.load`.
+        seed: as in `zoo.load`.
+
+    Raises:
+        ZooError: one of its subclasses; the module is then unchanged.
     """
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
@@ -132,7 +143,7 @@ def _named(lora: Lora) -> dict[str, Any]:
 def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup]) -> Model:
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         # Quantized weights cannot train, so freeze the whole base.
-        model.adapter_set.freeze_base(groups, for_good=True)
+        model.adapter_set.freeze_base(groups, permanently=True)
     model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
     if callable(getattr(type(model.module), "save_pretrained", None)):
         model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.module)

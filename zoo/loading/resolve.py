@@ -1,4 +1,4 @@
-"""From what a user typed (a name, a Hub repository, a folder, a saved adapter) to the entry with its files."""
+"""Resolve a name (of the registry, a Hub repository, a folder, a saved adapter) to an entry with its files."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ def resolve(
     download: bool = True,
     local: bool = True,
 ) -> Entry:
-    """The entry of a registry name, Hub repository or local folder, with the folder that holds its files.
+    """Return the entry of a registry name, Hub repository or local folder, with the folder of its files.
 
-    weights: "embedded", a Hub repository or a local folder to take instead of the entry's own; revision: of the Hub
-    repository. download=False leaves the folder of Hub weights None where the configuration is known without it;
-    local=False takes no folder on this machine.
+    Args:
+        name: as `zoo.load` takes it.
+        weights: "embedded", a Hub repository or a local folder to use instead of the entry's.
+        revision: of the Hub repository.
+        download: False leaves the folder of Hub weights None if the configuration is known without it.
+        local: False refuses folders on this machine.
 
     Raises:
         UnknownNameError: there is no such name or folder, or no plugin recognises its configuration.
-        CheckpointError: the folder holds no configuration, or the plugin carries no weights.
-        AdapterError: an adapter names no base that can be found.
+        CheckpointError: the folder has no configuration, or the plugin no embedded weights.
+        AdapterError: an adapter's base cannot be found.
         HubError: the Hub refused or could not be reached.
     """
     name = str(name)
@@ -48,7 +51,7 @@ def resolve(
             raise RegistryError(
                 f"{name!r} has no Hub repository that revision {revision!r} could be of: give weights= too"
             )
-        # Other weights may be of another configuration than the entry's: their own file is what counts.
+        # Other weights may have another configuration than the entry's: their own file takes precedence.
         entry = _located(
             replace(entry, weights=weights or entry.weights, revision=revision), True, given=weights if local else None
         )
@@ -57,9 +60,9 @@ def resolve(
 
 
 def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
-    """`entry` with its folder and, where the registry has none inline, its configuration.
+    """Return `entry` with its folder and, if the registry has none inline, its configuration.
 
-    `given`: the weights that the user named, which may be a local folder; a registry's never are.
+    `given` are the weights that the user named: only they may be a local folder, never a registry's.
     """
     if entry.weights is None:
         return entry
@@ -72,15 +75,25 @@ def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
     elif entry.config and not download:
         return entry
     else:
-        folder = _snapshot(entry.weights, entry.revision)
+        folder = snapshot(entry.weights, entry.revision)
     return replace(entry, folder=folder, config=entry.config or _config(folder) or {})
 
 
 def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool = True, base: bool = False) -> Entry:
-    """The entry of a local folder or Hub repository, whose plugin is the one that recognises its configuration.
+    """Return the entry of a local folder or Hub repository; its plugin is the one that recognises its configuration.
 
-    local: whether the name may be a folder on this machine; what a Hub repository names never is. base: whether it
-    has to be a model and no adapter.
+    Args:
+        name: the folder or repository.
+        weights: as in `resolve`.
+        revision: as in `resolve`.
+        local: whether the name may be a folder on this machine; a name from a Hub repository may not.
+        base: whether it has to be a model and no adapter.
+
+    Raises:
+        UnknownNameError: there is no such place, or no plugin recognises its configuration.
+        CheckpointError: it has no configuration, or is an adapter where a base is needed.
+        AdapterError: it is an adapter whose base cannot be found.
+        HubError: the Hub refused or could not be reached.
     """
     folder = Path(name).expanduser()
     source: Literal["hub", "folder"] = "folder"
@@ -122,7 +135,7 @@ def _recognised(name: str, config: dict[str, Any]) -> str:
             f"choose with ZOO_PLUGINS={found[0]}"
         )
     raise UnknownNameError(
-        f"no plugin recognises {name!r} ({kind}); asked were {', '.join(discovery.claims()) or 'none'}. "
+        f"no plugin recognises {name!r} ({kind}); tried {', '.join(discovery.claims()) or 'none'}: "
         "`zoo plugins --quick` shows which of them do not load"
     )
 
@@ -139,12 +152,8 @@ def _embedded(entry: Entry) -> Path:
     return folder
 
 
-def _snapshot(repository: str, revision: str | None) -> Path:
-    return snapshot(repository, revision)
-
-
 def _config(folder: Path | None) -> dict[str, Any] | None:
-    """What the folder's config.json or model_index.json holds; None if it has neither."""
+    """Return the content of the folder's config.json or model_index.json; None if it has neither."""
     path = next((folder / name for name in MODEL_CONFIGS if (folder / name).is_file()), None) if folder else None
     if path is None:
         return None
@@ -158,9 +167,16 @@ def _config(folder: Path | None) -> dict[str, Any] | None:
 
 
 def entry_of(adapter: Path, weights: str | None, revision: str | None, *, trusted: bool) -> Entry:
-    """The entry of the base that a saved adapter names, at the commit that it was trained on.
+    """Return the entry of a saved adapter's base model, at the commit that the adapter was trained on.
 
-    weights, revision: the user's own word, which goes before the adapter's.
+    Args:
+        adapter: the adapter's folder.
+        weights: overrides the weights in the adapter's metadata.
+        revision: overrides the revision, if `weights` are given.
+        trusted: whether the metadata may name a folder on this machine.
+
+    Raises:
+        AdapterError: the metadata names no base, or one of another architecture.
     """
     base = saved_base(adapter, trusted=trusted)
     local = trusted or weights is not None

@@ -22,19 +22,21 @@ from zoo.weights.walk import ModuleIndex, TiedGroup
 
 @contextmanager
 def meta_parameters() -> Iterator[None]:
-    """Parameters made inside lie on `meta`; buffers are real, because nothing would ever fill them again.
+    """Create parameters on `meta` in the block; buffers are real, because nothing would fill them later.
 
-    accelerate's `init_empty_weights` makes a new parameter at every assignment, and so unties those that are shared.
+    accelerate's `init_empty_weights` creates a new parameter at every assignment, and so unties shared ones.
     """
     register = nn.Module.register_parameter
-    empty = WeakIdKeyDictionary()  # parameter → its stand-in on meta
+    empty = WeakIdKeyDictionary()  # parameter → its copy on meta
 
     def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not is_lazy(parameter) and not parameter.is_meta:
             if parameter not in empty:
-                made = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
-                made.__dict__.update(parameter.__dict__)
-                empty[parameter] = made
+                on_meta = nn.Parameter(
+                    torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+                )
+                on_meta.__dict__.update(parameter.__dict__)
+                empty[parameter] = on_meta
             parameter = empty[parameter]
         register(module, name, parameter)
 
@@ -46,7 +48,7 @@ def meta_parameters() -> Iterator[None]:
 
 
 def fill_meta(index: ModuleIndex, entry: Entry, scheme: Quantization | None, dtype: torch.dtype) -> None:
-    """Give every parameter its type and storage on `meta`, without weights."""
+    """Give every parameter its dtype and quantized form on `meta`, without values."""
     for group in index.groups:
         if isinstance(group.value, nn.Parameter):
             place(entry, group, group.value.detach(), scheme, dtype)
@@ -60,7 +62,15 @@ def stream(
     device: torch.device,
     dtype: torch.dtype,
 ) -> str:
-    """Fill the module from its checkpoint, one tensor at a time; returns the fingerprint of what was read.
+    """Fill the module from its checkpoint, one tensor at a time, and return the checkpoint's fingerprint.
+
+    Args:
+        module: the module, with parameters on `meta`.
+        index: its parameters and buffers.
+        entry: the model's entry, for the plugin's `checkpoint` hook.
+        scheme: how to quantize weights, or None.
+        device: where the tensors go.
+        dtype: the compute dtype, in which weights that are not quantized are stored.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
@@ -74,9 +84,9 @@ def stream(
         if name in buffers:
             layer, attribute, _ = buffers[name]
             _check_shape(entry, name, layer._buffers[attribute].shape, tensor.shape)  # type: ignore[union-attr]
-            # As module.to(dtype) would have it: running means in the type of what they normalise.
-            own = dtype if tensor.is_floating_point() else tensor.dtype
-            layer._buffers[attribute] = tensor.to(device, own, copy=True)
+            # As module.to(dtype) does: running means have the dtype of the activations that they normalise.
+            buffer_dtype = dtype if tensor.is_floating_point() else tensor.dtype
+            layer._buffers[attribute] = tensor.to(device, buffer_dtype, copy=True)
             missing -= {other for other, where in buffers.items() if where == buffers[name]}
         elif name in groups:
             group = groups[name]
@@ -115,7 +125,7 @@ def _current(index: ModuleIndex) -> Iterator[tuple[str, Tensor]]:
 
 
 def place(entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization | None, dtype: torch.dtype) -> None:
-    """Put one weight where it belongs: packed in a store, or as a plain parameter of type `dtype`."""
+    """Set one weight in the module: quantized in a managed weight, or as a plain parameter of type `dtype`."""
     packed = None if scheme is None else pack_weight(entry, group, weight, scheme, dtype)
     if packed is not None:
         replace_parameter(group, packed)

@@ -1,6 +1,6 @@
-"""Samples: what a model draws (pictures, texts, class probabilities), how it is shown and saved.
+"""Samples of a model: pictures, texts or class probabilities, displayed and saved.
 
-`samples.py` holds `zoo.Samples`, `pictures.py` draws pictures, `classes.py` shows class probabilities.
+`samples.py` has `zoo.Samples` and the table of kinds: `images.py`, `texts.py`, `classes.py`. `pictures.py` draws grids.
 
 Imports: `zoo.storage` and below. Start with `samples.py`.
 """
