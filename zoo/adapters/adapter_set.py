@@ -1,4 +1,4 @@
-"""Which adapters a module has, which of them apply and how strongly, and which are merged."""
+"""The adapters of a module: which exist, which are active and with which weights, and which are merged."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ from zoo.weights.walk import TiedGroup, stores, tied_groups
 
 
 class PreparedAdapter(NamedTuple):
-    """An adapter that is ready to be attached: nothing of it can fail any more.
+    """An adapter that is ready to be attached, which cannot fail any more.
 
-    updates: by the name of each weight's first place. record: what `zoo.json` says of a saved one. groups: the
-    module's parameters, from the walk that found the weights.
+    Attributes:
+        name: The adapter's name.
+        config: Its configuration.
+        updates: Its updates, by the name of each weight's first place.
+        record: For a saved one, the content of its `zoo.json`.
+        groups: The module's parameters, from the walk that found the weights.
     """
 
     name: str
@@ -35,13 +39,20 @@ class PreparedAdapter(NamedTuple):
 
 
 class AdapterSet:
-    """The adapters of one module, with what operations on them have to know of the model.
+    """The adapters of one module, with what operations on them need to know about the model.
 
-    module: the module. entry: what it was loaded from. device, dtype: where it lies, what it computes in. scheme: how
-    its weights are quantized, None for as the checkpoint had them. fingerprint: of its weights, None on `meta`.
-    configs: every adapter's configuration by name. weights: those that apply now, in order, each with the weight that
-    scales its effect. merged: those that are part of the base for now. records: how each adapter was made, as
-    `zoo.json` says it.
+    Attributes:
+        module: The module.
+        entry: The registry entry that it was loaded from.
+        device: The module's device.
+        dtype: The compute dtype.
+        scheme: How the weights are quantized; None for the checkpoint's own precision.
+        fingerprint: The weights' fingerprint; None on `meta`.
+        configs: Every adapter's configuration, by name.
+        weights: The active adapters, in order, each with the weight that scales its effect.
+        merged: The adapters that are currently merged into the base.
+        records: How each adapter was made, as in `zoo.json`.
+        base_is_frozen: Whether the base never trains, with or without adapters.
     """
 
     def __init__(
@@ -64,32 +75,45 @@ class AdapterSet:
         self.weights: dict[str, float] = {}
         self.merged: tuple[str, ...] = ()
         self.records: dict[str, dict[str, Any]] = {}
-        self.base_is_frozen = False  # for good, adapters or not: a quantized base never trains
-        self._trained: dict[str, bool] = {}  # what of the base trained before the first adapter froze it
-        self._note_training(tied_groups(module) if groups is None else groups)
-        self._before_merge: dict[str, float] = {}  # what applied then
+        self.base_is_frozen = False  # permanently, with or without adapters: a quantized base never trains
+        self._trained: dict[str, bool] = {}  # each parameter's `requires_grad` before the first adapter froze the base
+        self._record_training(tied_groups(module) if groups is None else groups)
+        self._before_merge: dict[str, float] = {}  # the active adapters and their weights before the merge
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The names of those that apply now, in order."""
+        """The names of the active adapters, in order."""
         return tuple(self.weights)
 
     def known(self, name: str) -> Adapter:
-        """The configuration of an adapter. Raises `UnknownNameError`."""
+        """Return the configuration of an adapter.
+
+        Raises:
+            UnknownNameError: there is no adapter of this name.
+        """
         if name not in self.configs:
             listed = ", ".join(self.configs) or "none"
             raise UnknownNameError(f"no adapter {name!r}; there are {listed}.{did_you_mean(str(name), self.configs)}")
         return self.configs[name]
 
-    def unmerged(self, name: str, otherwise: str = "model.unmerge() takes it out again") -> Adapter:
-        """The configuration of an adapter that is not merged. Raises `AdapterError` for one that is."""
+    def unmerged(self, name: str, hint: str = "model.unmerge() takes it out again") -> Adapter:
+        """Return the configuration of an adapter that is not merged.
+
+        Args:
+            name: The adapter.
+            hint: What to do instead, for the error.
+
+        Raises:
+            AdapterError: the adapter is merged.
+            UnknownNameError: there is no adapter of this name.
+        """
         config = self.known(name)
         if name in self.merged:
-            raise AdapterError(f"adapter {name!r} is merged into the base: {otherwise}")
+            raise AdapterError(f"adapter {name!r} is merged into the base: {hint}")
         return config
 
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
-        """Add a prepared adapter; `active`: beside those that apply. The first one freezes the base."""
+        """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base."""
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
         if groups is None or _outdated(groups):
             groups = tied_groups(self.module)
@@ -99,32 +123,41 @@ class AdapterSet:
             updates = {**for_biases(groups, updates), **updates}
         for group in groups:
             if group.name in updates:
-                store = group.value if isinstance(group.value, ManagedWeight) else replace_parameter(group)
-                store.add(name, updates[group.name])
+                managed = group.value if isinstance(group.value, ManagedWeight) else replace_parameter(group)
+                managed.add(name, updates[group.name])
         self.configs[name] = prepared.config
         self.records[name] = dict(prepared.record or {})
         self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
 
-    def freeze_base(self, groups: list[TiedGroup], for_good: bool = False) -> None:
-        """Let nothing of the base train, and remember what did. for_good: until `unload`, adapters or not."""
-        if not self.base_is_frozen and not for_good:
-            self._note_training(groups)
+    def freeze_base(self, groups: list[TiedGroup], permanently: bool = False) -> None:
+        """Freeze the base, and remember which parameters trained.
+
+        Args:
+            groups: The module's parameters.
+            permanently: Whether the base stays frozen until `unload`, with or without adapters.
+        """
+        if not self.base_is_frozen and not permanently:
+            self._record_training(groups)
         for group in groups:
             for parameter in [group.value] if isinstance(group.value, nn.Parameter) else group.value.parameters():
                 parameter.requires_grad_(False)
-        self.base_is_frozen |= for_good
+        self.base_is_frozen |= permanently
 
-    def _note_training(self, groups: list[TiedGroup]) -> None:
+    def _record_training(self, groups: list[TiedGroup]) -> None:
         for group in groups:
             if isinstance(group.value, nn.Parameter):
                 self._trained[group.name] = group.value.requires_grad
 
-    def _thaw_base(self) -> None:
+    def _unfreeze_base(self) -> None:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._trained.get(name, True) and parameter.is_floating_point())
 
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
-        """Let exactly these apply, in this order. Raises `AdapterError` and then has changed nothing."""
+        """Activate exactly these adapters, in this order.
+
+        Raises:
+            AdapterError: a name or weight is not valid; nothing has changed.
+        """
         for name in names:
             self.unmerged(name)
         if weights is None:
@@ -144,38 +177,52 @@ class AdapterSet:
         self.apply({name: check_weight(name, weight) for name, weight in zip(names, weights, strict=True)})
 
     def apply(self, weights: Mapping[str, float], groups: list[TiedGroup] | None = None) -> None:
-        """Let exactly these apply, all of them known. groups: the module's parameters, where a walk has just been."""
+        """Activate exactly these adapters, which must exist.
+
+        Args:
+            weights: The adapters, in order, with their weights.
+            groups: The module's parameters, if a walk has just found them.
+        """
         names = tuple(weights)
         for group in tied_groups(self.module) if groups is None else groups:
             if isinstance(group.value, ManagedWeight):
                 group.value.activate(names, weights)
                 for name, update in group.value.updates.items():
-                    update.requires_grad_(weights.get(name, 0.0) != 0.0)  # what has no effect does not train
+                    update.requires_grad_(weights.get(name, 0.0) != 0.0)  # an adapter without effect does not train
         self.weights = dict(weights)
 
     def remove(self, name: str) -> None:
-        """Take an adapter away."""
+        """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
         for group in tied_groups(self.module):
-            store = group.value
-            if isinstance(store, ManagedWeight):
-                store.remove(name)
-                # A weight that then has nothing special about it becomes a plain parameter again.
-                if store.base is not None and store.dense_base() is store.base and not store.updates:
-                    restore_parameter(group, store.base)
+            managed = group.value
+            if isinstance(managed, ManagedWeight):
+                managed.remove(name)
+                # A weight with its original dense base and no adapters becomes a plain parameter again.
+                if managed.base is not None and managed.dense_base() is managed.base and not managed.updates:
+                    restore_parameter(group, managed.base)
         del self.configs[name]
         self.weights.pop(name, None)
         self.records.pop(name, None)
         if not self.configs and not self.base_is_frozen:
-            self._thaw_base()
+            self._unfreeze_base()
 
     def merge(
         self, names: Sequence[str], pack: Packer | None = None
     ) -> tuple[dict[str, float], dict[str, WeightMerge]]:
-        """Fold adapters (none named: those that apply) into the weights: active ones with their weights, others with 1.
+        """Merge adapters into the weights: active ones with their weights, others with weight 1.
 
-        Returns the adapters' weights and what became of the weights that they touch. All of it is computed before
-        anything changes.
+        Everything is computed before anything changes.
+
+        Args:
+            names: The adapters; none for the active ones.
+            pack: Returns how to store a merged weight; None for dense.
+
+        Returns:
+            The adapters' weights, and the merge of each weight that they change.
+
+        Raises:
+            AdapterError: no adapter is named or active, one is merged already, or an active one depends on the base.
         """
         names = tuple(dict.fromkeys(names or self.active))
         if not names:
@@ -184,47 +231,47 @@ class AdapterSet:
             self.known(name)
             if name in self.merged:
                 raise AdapterError(f"adapter {name!r} is merged already")
-        shares = {name: self.weights.get(name, 1.0) for name in names}
-        rest = {name: share for name, share in self.weights.items() if name not in names}
-        held, made = stores(self.module), {}
-        for path, store in held.items():
-            merge = store.compute_merge(names, shares, None if pack is None else pack(path))
-            left = [name for name, update in store.updates.items() if update.takes_base and rest.get(name)]
-            if merge is not None and left:
+        weights = {name: self.weights.get(name, 1.0) for name in names}
+        rest = {name: weight for name, weight in self.weights.items() if name not in names}
+        managed_weights, merges = stores(self.module), {}
+        for path, managed in managed_weights.items():
+            merge = managed.compute_merge(names, weights, None if pack is None else pack(path))
+            dependent = [name for name, update in managed.updates.items() if update.takes_base and rest.get(name)]
+            if merge is not None and dependent:
                 raise AdapterError(
-                    f"{path}: what adapter {left[0]!r} does depends on the base, which merging {', '.join(merge.names)}"
-                    " would change: merge them together, or deactivate it first"
+                    f"{path}: adapter {dependent[0]!r} depends on the base, which merging {', '.join(merge.names)} "
+                    "would change: merge them together, or deactivate it first"
                 )
             if merge is not None:
-                made[path] = merge
+                merges[path] = merge
         self._before_merge = {**(self._before_merge if self.merged else {}), **self.weights}
-        for path, merge in made.items():
-            held[path].apply_merge(merge)
+        for path, merge in merges.items():
+            managed_weights[path].apply_merge(merge)
         self.merged = (*self.merged, *names)
         self.apply(rest)
-        return shares, made
+        return weights, merges
 
     def unmerge(self) -> None:
-        """Take every merged adapter out again, bit for bit; those that applied before apply again."""
+        """Undo all merges, bit for bit, and reactivate the adapters that were active before."""
         if not self.merged:
             raise AdapterError("no adapter is merged")
-        for store in stores(self.module).values():
-            store.unmerge()
-        back = {*self.merged, *self.weights}
+        for managed in stores(self.module).values():
+            managed.unmerge()
+        still_there = {*self.merged, *self.weights}
         self.merged = ()
-        before = {name: share for name, share in self._before_merge.items() if name in back}
+        before = {name: weight for name, weight in self._before_merge.items() if name in still_there}
         self.apply({**before, **self.weights})
 
     def unload(self) -> None:
-        """Make every weight a plain parameter: what is merged stays, adapters that are not are dropped."""
+        """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
         for group in tied_groups(self.module):
-            store = group.value
-            if isinstance(store, ManagedWeight):
+            managed = group.value
+            if isinstance(managed, ManagedWeight):
                 with torch.no_grad():
-                    dense = store.dense_base()
-                    restore_parameter(group, nn.Parameter(store.base_tensor()) if dense is None else dense)
+                    dense = managed.dense_base()
+                    restore_parameter(group, nn.Parameter(managed.base_tensor()) if dense is None else dense)
         if self.configs or self.base_is_frozen:
-            self._thaw_base()
+            self._unfreeze_base()
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
         self.scheme, self.base_is_frozen = None, False
 
@@ -233,16 +280,20 @@ def _outdated(groups: list[TiedGroup]) -> bool:
     """Return whether the module has changed since the walk that found `groups`."""
     for group in groups:
         ref, value = group.refs[0], group.value
-        there = ref.layer._parameters.get(ref.attribute)
-        if there is None:
-            there = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
-        if there is not value:
+        current = ref.layer._parameters.get(ref.attribute)
+        if current is None:
+            current = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
+        if current is not value:
             return True
     return False
 
 
 def check_weight(name: str, weight: object) -> float:
-    """The weight of an adapter as a float. Raises `AdapterError` for anything but a number of a sensible size."""
+    """Return an adapter's weight as a float.
+
+    Raises:
+        AdapterError: it is not a number, or too large.
+    """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
         raise AdapterError(f"the weight of {name!r}: expected a number, got {weight!r}")
     return float(weight)
