@@ -352,7 +352,7 @@ WRONG = {
         "expected an iterable",
     ),
     "evaluate": (lambda: {"a": "b"}, lambda: hooks.evaluate(Bare(entry("bad")), None), "expected a dict of floats"),
-    "tuning": (lambda: {"momentum": 0.5}, lambda: hooks.tuning(entry("bad")), "expected a dict of average"),
+    "tuning": (lambda: {"momentum": 0.5}, lambda: hooks.tuning(entry("bad")), "expected a dict of batch_size"),
     "describe": (lambda: ["a"], lambda: hooks.describe(entry("bad")), "expected a dict"),
 }
 

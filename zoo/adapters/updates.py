@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter, Full
+from zoo.methods.kinds import KINDS
 from zoo.methods.targets import match_parameters, match_weights
 from zoo.plugin import hooks
 from zoo.weights.update import Update
@@ -67,7 +68,10 @@ def fully_trained(groups: list[TiedGroup], config: Adapter, chosen: list[TiedGro
 def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
     update = hooks.inject_adapter(entry, group.name, group.lazy(), config)
     if update is None:
-        raise AdapterError(f"no plugin makes an adapter of kind {config.kind!r} for {group.name}")
+        known = ", ".join(KINDS)
+        raise AdapterError(
+            f"no plugin makes an adapter of kind {config.kind!r} for {group.name}; zoo's own are {known}"
+        )
     return update
 
 

@@ -100,7 +100,8 @@ class LoHaUpdate(DenseUpdate):
 
     kind = "loha"
 
-    def __init__(self, weight: LazyWeight, path: str, config: LoHa) -> None:
+    def __init__(self, name: str, weight: LazyWeight, config: LoHa) -> None:
+        path = name.removesuffix(".weight")
         super().__init__(weight, config.scale_of(path), config.rank_dropout, config.module_dropout, rescale=True)
         rank, kernel = config.rank_of(path), torch.Size(weight.shape[2:])
         self.cores = config.use_effective_conv2d and is_kernel(weight) and kernel.numel() > 1
@@ -149,7 +150,8 @@ class LoKrUpdate(DenseUpdate):
 
     kind = "lokr"
 
-    def __init__(self, weight: LazyWeight, path: str, config: LoKr) -> None:
+    def __init__(self, name: str, weight: LazyWeight, config: LoKr) -> None:
+        path = name.removesuffix(".weight")
         scale = config.scale_of(path)
         super().__init__(weight, scale, config.rank_dropout, config.module_dropout, config.rank_dropout_scale)
         rank, factor = config.rank_of(path), config.decompose_factor

@@ -1,8 +1,11 @@
-"""zoo's own implementations of the hooks, called after a plugin's: what works for every architecture."""
+"""zoo's own implementations of the hooks, called after a plugin's: what works for every architecture.
+
+Nothing heavy is imported before a hook is called: `zoo list` registers this module too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from zoo.plugin.hookspecs import hookimpl
@@ -37,33 +40,16 @@ def quantize(weight: Tensor, scheme: Quantization) -> QuantizedTensor | None:
 @hookimpl
 def adapter_config(raw: dict[str, Any]) -> Adapter | None:
     """Read the configuration of PEFT's LoRA, LoHa and LoKr and of zoo's Full; return None for another kind."""
-    from zoo.methods.config import Full
-    from zoo.methods.loha_lokr_config import LoHa, LoKr
-    from zoo.methods.peft_fields import lora_from_peft
+    from zoo.methods.kinds import KINDS
 
-    readers: dict[str, Callable[[dict[str, Any]], Adapter]]
-    readers = {"LORA": lora_from_peft, "LOHA": LoHa.from_peft, "LOKR": LoKr.from_peft, "FULL": Full.from_peft}
-    read = readers.get(str(raw.get("peft_type")))
-    return read(raw) if read else None
+    kind = next((kind for name, kind in KINDS.items() if name.upper() == raw.get("peft_type")), None)
+    return kind.read(raw) if kind else None
 
 
 @hookimpl
 def inject_adapter(name: str, weight: LazyWeight, config: Adapter) -> Update | None:
     """Return the update of LoRA and its variants, LoHa, LoKr and full training; None for another kind."""
-    from zoo.methods.config import Full, LoRA
-    from zoo.methods.loha_lokr_config import LoHa, LoKr
+    from zoo.methods.kinds import KINDS
 
-    path = name.removesuffix(".weight")
-    if isinstance(config, LoRA):
-        from zoo.methods.lora import lora_update
-
-        return lora_update(name, weight, config)
-    if isinstance(config, Full):
-        from zoo.methods.full import FullUpdate
-
-        return FullUpdate(weight)
-    if isinstance(config, LoHa | LoKr):
-        from zoo.methods.loha_lokr import LoHaUpdate, LoKrUpdate
-
-        return LoHaUpdate(weight, path, config) if isinstance(config, LoHa) else LoKrUpdate(weight, path, config)
-    return None
+    kind = next((kind for kind in KINDS.values() if isinstance(config, kind.config)), None)
+    return kind.make(name, weight, config) if kind else None

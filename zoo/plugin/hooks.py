@@ -121,7 +121,7 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Q
 
     from zoo.weights.quantized_tensor import QuantizedTensor
 
-    plugins = (entry.plugin, installed(scheme.scheme), BUILTIN)
+    plugins = (entry.plugin, _not_builtin(scheme.scheme), BUILTIN)
     stored, plugin = _first("quantize", plugins, entry=entry, name=name, weight=weight, scheme=scheme)
     right = stored is None or isinstance(stored, QuantizedTensor | Tensor)
     return _checked(stored, right, plugin, "quantize", "zoo.QuantizedTensor or a Tensor")
@@ -131,7 +131,7 @@ def adapter_config(kind: str, raw: dict[str, Any]) -> Adapter | None:
     """Return the configuration of a saved adapter, from its kind's plugin or from zoo; None for an unknown kind."""
     from zoo.methods.config import Adapter
 
-    config, plugin = _first("adapter_config", (installed(kind), BUILTIN), raw=raw)
+    config, plugin = _first("adapter_config", (_not_builtin(kind), BUILTIN), raw=raw)
     return _checked(config, config is None or isinstance(config, Adapter), plugin, "adapter_config", "a zoo.Adapter")
 
 
@@ -143,7 +143,7 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
     """
     from zoo.weights.update import Update
 
-    plugins = (entry.plugin, installed(getattr(config, "kind", None)), BUILTIN)
+    plugins = (entry.plugin, _not_builtin(getattr(config, "kind", None)), BUILTIN)
     update, plugin = _first("inject_adapter", plugins, entry=entry, name=name, weight=weight, config=config)
     return _checked(update, update is None or isinstance(update, Update), plugin, "inject_adapter", "an Update")
 
@@ -224,6 +224,11 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """Return the module's output for the samples `rows` of `count`; None if the plugin leaves it to the caller."""
     output, _ = _first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
     return output
+
+
+def _not_builtin(name: str | None) -> str | None:
+    """Return the name of a scheme or an adapter kind if an installed plugin brings it, else None."""
+    return installed(name) if name and name not in discovery.RESERVED else None
 
 
 def _required(hook: str, entry: Entry, /, **arguments: Any) -> Any:

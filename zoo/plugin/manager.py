@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from inspect import isroutine
 from typing import Any
 
@@ -16,7 +15,7 @@ import pluggy
 
 from zoo.catalog import discovery
 from zoo.errors import PluginError, ZooError
-from zoo.plugin import hookspecs, table
+from zoo.plugin import builtin, hookspecs, table
 from zoo.plugin.hookspecs import HOOKS, deprecated_arguments, no_such_hook
 
 BUILTIN = "zoo's own"  # the name under which zoo.plugin.builtin is registered
@@ -28,7 +27,8 @@ class _State:
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
-        self.plugins: dict[str, object] = {}
+        self.manager.register(builtin, BUILTIN)
+        self.plugins: dict[str, object] = {BUILTIN: builtin}
         self.failures: dict[str, PluginError] = {}
         self.callers: dict[tuple[str, str], Callable[..., Any]] = {}
         self.observers: dict[str, object] = {}  # those that are switched on
@@ -185,12 +185,11 @@ def caller(hook: str, plugin: str) -> Callable[..., Any]:
     known = _state.callers.get((hook, plugin))
     if known is not None:
         return known
-    if plugin == BUILTIN and BUILTIN not in _state.plugins:
-        register(import_module("zoo.plugin.builtin"), BUILTIN)
     if not _state.environment_read:
         _read_environment()
     called = load(plugin)
-    _resolve(called, hook, plugin)
+    if plugin != BUILTIN:
+        _resolve(called, hook, plugin)
     manager = _state.manager
     reached = (called, *_state.observers.values())
     others = [other for other in manager.get_plugins() if not any(other is one for one in reached)]
