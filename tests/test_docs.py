@@ -24,6 +24,7 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STEPS = re.compile(r"\b(steps[= ])\d+")
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 MAKE = re.compile(r"^([a-z-]+):", re.MULTILINE)
 
 
@@ -58,7 +59,8 @@ def commands() -> list[object]:
 @pytest.fixture(autouse=True)
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
     """What is pushed and loaded goes to a Hub on this machine."""
-    if "me/" not in str(request.node.callspec.params):
+    params = request.node.callspec.params
+    if "me/" not in params.get("code", params.get("line", "")):
         yield
         return
     with running() as server, pointed_at(server, tmp_path / "home"):
@@ -88,3 +90,9 @@ def test_command_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     else:
         assert line == "pip install .", f"the documentation has a command that no test runs: {line}"
         assert (ROOT / "pyproject.toml").is_file()
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES, *ROOT.glob("docs/*.md"), ROOT / "examples" / "README.md"}), ids=name)
+def test_links_lead_to_files_of_the_repository(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert [target for target in LINK.findall(text) if not (page.parent / target).exists()] == []
