@@ -32,8 +32,8 @@ def same_logits(folder: Path, maker=AutoModelForMaskedLM, original: Path | None 
 def rewrite(folder: Path, change, *, pickled: bool = False) -> Path:
     file = folder / "model.safetensors"
     tensors = {name: tensor.clone() for name, tensor in change(load_file(file)).items()}
+    file.unlink()  # not written over: what is mapped of it elsewhere keeps its values
     if pickled:
-        file.unlink()
         torch.save(tensors, folder / "pytorch_model.bin")
     else:
         save_file(tensors, file, metadata={"format": "pt"})

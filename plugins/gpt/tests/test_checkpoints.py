@@ -29,6 +29,7 @@ def same_logits(folder: Path, **options: object) -> zoo.Model:
 def rewrite(folder: Path, change) -> Path:
     file = folder / "model.safetensors"
     tensors = {name: tensor.clone() for name, tensor in change(load_file(file)).items()}
+    file.unlink()  # not written over: what is mapped of it elsewhere keeps its values
     save_file(tensors, file, metadata={"format": "pt"})
     return folder
 
