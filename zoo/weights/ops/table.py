@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from zoo.weights.ops import conv, embedding, linear
@@ -25,10 +25,14 @@ def _managed(value: Any) -> Any:
     return None if managed is None or value._zoo_detached else managed
 
 
-def _dense(tree: Any) -> Any:
-    from zoo.weights.lazy_weight import to_dense
+def _is_lazy(value: Any) -> bool:
+    """Whether a value is a lazy weight; told by its attribute, since its class imports this table."""
+    return hasattr(value, "_zoo_store")
 
-    return to_dense(tree)
+
+def to_dense(tree: Any) -> Any:
+    """Replace every lazy weight in a nest of arguments by its dense tensor."""
+    return tree_map(lambda value: value.dense() if _is_lazy(value) else value, tree)
 
 
 def _by_name(path: Path, *names: str) -> Path:
@@ -56,7 +60,7 @@ def _with_managed(op: Callable[..., Tensor | None]) -> Path:
         if managed is None or _managed(input) is not None:
             return None
         if args or kwargs:
-            args, kwargs = _dense((args, kwargs))
+            args, kwargs = to_dense((args, kwargs))
         return op(managed, input, *args, **kwargs)
 
     return _by_name(path, "input", "weight")
@@ -81,7 +85,7 @@ def _addmm(bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1,
     managed = _managed(weight)
     if kwargs or managed is None or _managed(x) is not None:
         return None
-    return linear.addmm(managed, _dense(bias), x, beta=beta, alpha=alpha)
+    return linear.addmm(managed, to_dense(bias), x, beta=beta, alpha=alpha)
 
 
 def recomputed(func: Callable[..., Any]) -> Path:
@@ -91,21 +95,19 @@ def recomputed(func: Callable[..., Any]) -> Path:
     """
 
     def path(*args: Any, **kwargs: Any) -> Any:
-        from zoo.weights.lazy_weight import LazyWeight
-
         if not torch.is_grad_enabled() or transforms_active() or torch.compiler.is_compiling():
             return None
         if kwargs.get("out") is not None:
             return None
         leaves = tree_leaves((args, kwargs))
-        weights = [leaf._zoo_store for leaf in leaves if isinstance(leaf, LazyWeight)]
+        weights = [leaf._zoo_store for leaf in leaves if _is_lazy(leaf)]
         if all(managed.is_dense() for managed in weights):
             return None  # nothing to recompute: the dense weights exist already
         if not any(getattr(leaf, "requires_grad", False) for leaf in leaves):
             return None
 
         def run(*inner: Any) -> Any:
-            dense_args, dense_kwargs = _dense((inner, kwargs))
+            dense_args, dense_kwargs = to_dense((inner, kwargs))
             return func(*dense_args, **dense_kwargs)
 
         random = any(managed.training and update.dropout for managed in weights for update in managed.active_updates())
