@@ -6,7 +6,8 @@ import pytest
 
 from zoo.errors import PluginError
 from zoo.testing import Result, check_plugin, examine
-from zoo.testing.promise import Check, CheckFailed, NotCheckable
+from zoo.testing.failures import CheckFailed, NotCheckable
+from zoo.testing.promise import Check
 from zoo.testing.subject import PluginUnderTest
 
 

@@ -13,7 +13,8 @@ import zoo
 from zoo.errors import PluginError, ZooError
 from zoo.model import Model
 from zoo.testing.compare import close, loss_of, perturb, tensors_of
-from zoo.testing.promise import NotCheckable, promise, require
+from zoo.testing.failures import NotCheckable, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 
 ORDINARY = "use the module's weights as ordinary attributes at every call; keep no copy, and none of what they gave"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.testing.promise import CheckFailed
+from zoo.testing.failures import CheckFailed
 from zoo.torch_state.modes import evaluating
 
 if TYPE_CHECKING:

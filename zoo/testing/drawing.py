@@ -7,7 +7,8 @@ from typing import Any
 
 from zoo.errors import PluginError, ZooError
 from zoo.testing.compare import same
-from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.failures import CheckFailed, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 
 GENERATOR = "draw from request.generator(), and put what it drew on model.device"

@@ -19,7 +19,8 @@ from zoo.model import Model
 from zoo.plugin.manager import caller
 from zoo.testing import example_modules
 from zoo.testing.compare import perturb
-from zoo.testing.promise import CheckFailed, NotCheckable, promise, require
+from zoo.testing.failures import CheckFailed, NotCheckable, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 from zoo.weights.update import Update
 from zoo.weights.walk import stores

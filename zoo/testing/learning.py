@@ -13,7 +13,8 @@ from zoo.methods.targets import matches
 from zoo.plugin import hooks
 from zoo.testing.compare import backward, loss_of, random_state_untouched, same, tensors_of
 from zoo.testing.drawing import NOWHERE, refuses
-from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.failures import CheckFailed, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 from zoo.weights.walk import stores
 

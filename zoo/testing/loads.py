@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from zoo.catalog import discovery, registry
 from zoo.errors import did_you_mean
 from zoo.plugin import hooks, hookspecs
-from zoo.testing.promise import IMPORT, REGISTRY, CheckFailed, promise, require
+from zoo.testing.failures import CheckFailed, require
+from zoo.testing.promise import IMPORT, REGISTRY, promise
 from zoo.testing.subject import ARCHITECTURE, PluginUnderTest
 
 

@@ -17,7 +17,8 @@ from zoo.plugin.manager import HOOKS
 from zoo.plugin.requests import BatchRequest, SampleRequest
 from zoo.samples import Samples
 from zoo.testing.compare import random_state_untouched
-from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.failures import CheckFailed, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 from zoo.weights.scheme import Quantization
 

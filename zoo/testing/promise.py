@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.errors import PluginError
 from zoo.plugin.manager import HOOKS, one_line
+from zoo.testing.failures import CheckFailed, NotCheckable
 
 if TYPE_CHECKING:
     from zoo.testing.subject import PluginUnderTest
@@ -32,18 +33,6 @@ _ANSWERS = {
     "save": "return True, or None",
 }
 _BLAMED = re.compile(r"plugin '[^']*' (broke|failed|returned|does).*? hook '(\w+)'")
-
-
-class CheckFailed(Exception):
-    """A promise is not kept: what was found, and what to change where that is not what the check says anyway."""
-
-    def __init__(self, found: str, fix: str | None = None, hook: str | None = None) -> None:
-        super().__init__(found)
-        self.found, self.fix, self.hook = found, fix, hook
-
-
-class NotCheckable(Exception):
-    """A check has nothing to look at: the plugin lacks what it needs, legitimately."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +112,3 @@ def promise(
         return Check(run.__name__.replace("_", "-"), hook, expected, fix, run, basic)
 
     return made
-
-
-def require(kept: object, found: str, fix: str | None = None, hook: str | None = None) -> None:
-    """Raise `CheckFailed` unless the promise is kept."""
-    if not kept:
-        raise CheckFailed(found, fix, hook)

@@ -16,7 +16,8 @@ from zoo.errors import QuantizationError
 from zoo.plugin.manager import caller
 from zoo.testing import example_modules
 from zoo.testing.compare import perturb, random_state_untouched, same
-from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.failures import CheckFailed, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 from zoo.weights.footprint import stored_bytes
 from zoo.weights.quantized_tensor import QuantizedTensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 
@@ -16,13 +16,10 @@ from zoo.loading.load import meta_parameters
 from zoo.model import Model
 from zoo.plugin import hooks
 
-if TYPE_CHECKING:
-    from zoo.testing.subject import PluginUnderTest
-
 SMALL = 20_000_000  # parameters: up to this many, a model without weights is checked with random ones
 
 
-def source(subject: PluginUnderTest) -> tuple[str, str | None]:
+def source(subject: Subject) -> tuple[str, str | None]:
     """(name, weights) for `zoo.load`. Raises PluginError that says how to make the plugin checkable."""
     options = subject.options
     mine = [entry for entry in registry.entries() if entry.plugin == subject.name]
@@ -48,7 +45,7 @@ def source(subject: PluginUnderTest) -> tuple[str, str | None]:
     )
 
 
-def _named(subject: PluginUnderTest, mine: list[Entry], folder: Path) -> tuple[str, str | None]:
+def _named(subject: Subject, mine: list[Entry], folder: Path) -> tuple[str, str | None]:
     if mine:
         return mine[0].name, str(folder)
     if "recognises" in subject.hooks:
@@ -65,7 +62,7 @@ def _size(entry: Entry) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _written(subject: PluginUnderTest, entry: Entry) -> Path:
+def _written(subject: Subject, entry: Entry) -> Path:
     """A folder with the entry's configuration and random weights, as `model.save` writes it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -74,3 +71,20 @@ def _written(subject: PluginUnderTest, entry: Entry) -> Path:
     if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
         (folder / "config.json").write_text(json.dumps(dict(entry.config)))
     return folder
+
+
+class Subject(Protocol):
+    """What is needed of the plugin under test, whose own file imports this one."""
+
+    name: str
+
+    @property
+    def options(self) -> Any:
+        """The `Options` of the check."""
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks that the plugin implements."""
+
+    def new_folder(self) -> Path:
+        """Return a path at which nothing lies yet."""

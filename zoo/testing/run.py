@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from zoo.errors import PluginError
 from zoo.testing import loads
-from zoo.testing.promise import Check, CheckFailed, NotCheckable, Result
+from zoo.testing.failures import CheckFailed, NotCheckable
+from zoo.testing.promise import Check, Result
 from zoo.testing.subject import PluginUnderTest
 
 Level = Literal["quick", "full"]

@@ -18,7 +18,8 @@ from zoo.methods.targets import adaptable, matches, path_of
 from zoo.model import Model
 from zoo.plugin import hooks
 from zoo.plugin.manager import caller
-from zoo.testing.promise import CheckFailed, NotCheckable, promise, require
+from zoo.testing.failures import CheckFailed, NotCheckable, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest, config_file
 from zoo.weights.footprint import quantized
 from zoo.weights.managed_weight import ManagedWeight

@@ -13,7 +13,8 @@ from zoo.loading.load import meta_parameters
 from zoo.model import Model
 from zoo.plugin import hooks
 from zoo.testing.compare import close, loss_of, perturb
-from zoo.testing.promise import CheckFailed, promise, require
+from zoo.testing.failures import CheckFailed, require
+from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest, config_file
 
 

@@ -1,0 +1,21 @@
+"""How a check says that a promise is broken, or that there is nothing to check."""
+
+from __future__ import annotations
+
+
+def require(kept: object, found: str, fix: str | None = None, hook: str | None = None) -> None:
+    """Raise `CheckFailed` unless the promise is kept."""
+    if not kept:
+        raise CheckFailed(found, fix, hook)
+
+
+class CheckFailed(Exception):
+    """A promise is not kept: what was found, and what to change where that is not what the check says anyway."""
+
+    def __init__(self, found: str, fix: str | None = None, hook: str | None = None) -> None:
+        super().__init__(found)
+        self.found, self.fix, self.hook = found, fix, hook
+
+
+class NotCheckable(Exception):
+    """A check has nothing to look at: the plugin lacks what it needs, legitimately."""
