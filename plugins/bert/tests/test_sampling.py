@@ -92,7 +92,7 @@ def test_gibbs_has_the_models_joint_as_its_limit(model: zoo.Model) -> None:
                         logits[row, place, token] = 5.0 if token == other else 0.0
             return type("Output", (), {"logits": logits})
 
-    model.module = Agreeing()
+    model.adapter_set.module = Agreeing()
     vocabulary = masks.Vocabulary(4, 0, torch.arange(5, 60), [2], [3])
     sampler = masks.Sampler(model, vocabulary, torch.Generator().manual_seed(0), 1.0, 0)
     ids = masks.gibbs(sampler, torch.tensor([[2, 4, 4, 3]] * 300), torch.tensor([1, 2]), 6)

@@ -97,7 +97,7 @@ def test_the_figure_is_the_noises_error_for_every_kind(make, kind):
             said = {"epsilon": noise, "sample": clean, "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean}
             return type("Output", (), {"sample": said[kind]})
 
-    model.module = Oracle()
+    model.adapter_set.module = Oracle()
     assert model.evaluate(images)["noise_mse"] < 1e-6
 
 
