@@ -1,4 +1,7 @@
-"""Adapters that other libraries wrote, told apart by what their files hold, as PEFT's configuration and tensors."""
+"""Recognise the file formats of other libraries' adapters by their keys, and read them as PEFT's.
+
+A new format is a module with `recognises` and `translate`, like `diffusers.py`, and an entry in `READERS`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,16 @@ from zoo.formats import diffusers, lycoris
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, DIFFUSERS_TENSORS, PICKLES
 from zoo.storage.untrusted import read_tensors
 
+READERS = (lycoris, diffusers)
 NO_ADAPTER = f"expected an adapter in PEFT's format ({ADAPTER_CONFIG}, {ADAPTER_TENSORS}) or one .safetensors"
 
 
 def find(place: Path) -> Path:
-    """The safetensors file that `place` is, or the one adapter in the folder. Raises `AdapterError`."""
+    """Return the adapter's safetensors file: `place` itself, or the only adapter in that folder.
+
+    Raises:
+        AdapterError: there is none, or several, or only a pickle.
+    """
     if place.is_file():
         if place.suffix != ".safetensors":
             raise AdapterError(f"{place}: not a safetensors file, and zoo reads no pickles; save it as .safetensors")
@@ -38,11 +46,19 @@ def find(place: Path) -> Path:
 
 
 def read(path: Path, module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What an adapter's file says, as PEFT's configuration and PEFT's keys for `module`. Raises `AdapterError`."""
+    """Read an adapter's file as PEFT's configuration and state dict.
+
+    Args:
+        path: a safetensors file.
+        module: the base model, whose layers the keys name.
+
+    Raises:
+        AdapterError: the file is damaged, in no known format, or made for another model.
+    """
     tensors, metadata = read_tensors(path)
     if not tensors:
         raise AdapterError("the file holds no adapter at all")
-    for reader in (lycoris, diffusers):
+    for reader in READERS:
         if reader.recognises(tensors):
             return reader.translate(tensors, metadata, module)
     shown = ", ".join(repr(name) for name in list(tensors)[:2])

@@ -1,9 +1,9 @@
-"""`pytorch_lora_weights.safetensors`: LoRA as diffusers writes it, for one model or as a part of a pipeline's.
+"""diffusers' LoRA format, `pytorch_lora_weights.safetensors`, for one model or one component of a pipeline.
 
 Keys are module paths with `.lora_A.weight` and `.lora_B.weight` (older: `.lora.down.weight`, `.lora.up.weight`,
 `.lora_linear_layer.down.weight`, and the attention processors' `.processor.to_q_lora.down.weight`), all of them
-after the component's name (`unet.`) where a pipeline wrote them. The scaling is said by `.alpha` keys or by
-PEFT's configuration in the metadata `lora_adapter_metadata`; without either it is 1.
+after the component's name (`unet.`) if a pipeline wrote them. The scaling is given by `.alpha` keys or by PEFT's
+configuration in the metadata `lora_adapter_metadata`; without either it is 1.
 """
 
 from __future__ import annotations
@@ -30,14 +30,23 @@ _OLD = {"down": "A", "up": "B"}
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file's keys are diffusers'."""
+    """Return whether a file's keys are diffusers'."""
     return any(_FACTOR.fullmatch(key) for key in tensors)
 
 
 def translate(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module: nn.Module
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """PEFT's configuration and tensors. Raises `AdapterError` for keys that no layer of `module` has."""
+    """Return PEFT's configuration and state dict.
+
+    Args:
+        tensors: the file's.
+        metadata: of the file's header.
+        module: the base model.
+
+    Raises:
+        AdapterError: a key is unknown or of no layer of `module`, or the file is incomplete.
+    """
     layers = {path for path, _ in library_modules(module, remove_duplicate=False)}
     parsed = {key: _parse(key) for key in tensors}
     component = _component({path for path, _ in parsed.values()}, layers)
@@ -55,14 +64,14 @@ def translate(
             ranks[path] = tensors[key].shape[1]
         name = f"{PREFIX}{path}.{what}" if what == "lora_magnitude_vector" else f"{PREFIX}{path}.lora_{what}.weight"
         if name in found:
-            raise AdapterError(f"{key!r}: the file holds this factor twice, under two names")
+            raise AdapterError(f"{key!r}: the file has this factor twice, under two names")
         found[name] = tensors[key]
     if METADATA not in metadata and not alphas and any(key.startswith(PREFIX) for key in tensors):
-        raise AdapterError("PEFT's tensors without PEFT's configuration, which says their scaling; give its folder")
+        raise AdapterError("PEFT's tensors without PEFT's configuration, which has their scaling; give its folder")
     if METADATA in metadata:
-        return _said(metadata[METADATA], component), found
+        return _configuration(metadata[METADATA], component), found
     if not ranks:
-        raise AdapterError("the file holds no factor lora_B at all")
+        raise AdapterError("the file has no factor lora_B at all")
     dora = any(name.endswith("lora_magnitude_vector") for name in found)
     # Without alpha the product itself is the update.
     scaled = {path: alphas.get(path, float(rank)) for path, rank in ranks.items()}
@@ -70,7 +79,7 @@ def translate(
 
 
 def _parse(key: str) -> tuple[str, str]:
-    """A key's module path, still with what stands before it, and what of the module it is."""
+    """Return a key's module path, with any prefix, and which tensor of the module it is."""
     if match := _FACTOR.fullmatch(key):
         path = match["path"]
         if match["which"]:
@@ -82,7 +91,7 @@ def _parse(key: str) -> tuple[str, str]:
 
 
 def _component(paths: set[str], layers: set[str]) -> str:
-    """The name of the pipeline's component, with its dot, that all paths begin with; "" where they begin without."""
+    """Return the name of the pipeline's component, with its dot, that all paths begin with; "" if there is none."""
     if all(path.removeprefix(PREFIX) in layers for path in paths):
         return ""
     firsts = {path.partition(".")[0] for path in paths}
@@ -91,16 +100,16 @@ def _component(paths: set[str], layers: set[str]) -> str:
     inside = sorted(first for first in firsts if any(path.removeprefix(first + ".") in layers for path in paths))
     if inside:
         others = ", ".join(sorted(firsts - {inside[0]}))
-        raise AdapterError(f"the file holds adapters of several components, {inside[0]} and {others}: save one alone")
+        raise AdapterError(f"the file has adapters of several components, {inside[0]} and {others}: save one alone")
     return ""
 
 
-def _said(text: str, component: str) -> dict[str, Any]:
-    """PEFT's configuration from the metadata, where a pipeline has put the component's name before each key."""
-    raw = parse_json(text, f"its metadata {METADATA}")
-    if "peft_type" not in raw:
-        raw = {key.removeprefix(component): value for key, value in raw.items() if key.startswith(component)}
-    return raw
+def _configuration(text: str, component: str) -> dict[str, Any]:
+    """Return PEFT's configuration from the metadata, in which a pipeline puts the component's name before each key."""
+    fields = parse_json(text, f"its metadata {METADATA}")
+    if "peft_type" not in fields:
+        fields = {key.removeprefix(component): value for key, value in fields.items() if key.startswith(component)}
+    return fields
 
 
 def _number(key: str, tensor: Tensor) -> float:

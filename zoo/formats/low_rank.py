@@ -1,4 +1,4 @@
-"""What the readers share: the configuration that a set of factors has, and paths written in other ways."""
+"""Helpers for readers of other formats: PEFT's configuration for a set of factors, and paths without dots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from zoo.weights.walk import library_modules
 
 
 def configuration(kind: str, ranks: Mapping[str, int], alphas: Mapping[str, float], **more: Any) -> dict[str, Any]:
-    """PEFT's configuration for layers (by path) of these ranks and alphas; the most frequent ones are the defaults."""
+    """Return PEFT's configuration; the most frequent rank and alpha are its defaults.
+
+    Args:
+        kind: PEFT's `peft_type`.
+        ranks: layer path → rank.
+        alphas: layer path → alpha.
+        **more: further fields.
+    """
     rank, alpha = _most(ranks.values()), _most(alphas.values())
     return {
         "peft_type": kind,
@@ -32,7 +39,7 @@ def _most(values: Iterable[Any]) -> Any:
 
 
 class FlatPaths:
-    """The paths of a model's layers by their form with underscores for dots."""
+    """Layer paths of a model, found by their form with underscores for dots."""
 
     def __init__(self, module: nn.Module) -> None:
         self._paths: dict[str, list[str]] = {}
@@ -41,7 +48,15 @@ class FlatPaths:
                 self._paths.setdefault(path.replace(".", "_"), []).append(path)
 
     def resolve(self, flat: str, key: str) -> str:
-        """The layer's path. Raises `AdapterError` where none or more than one layer has that form."""
+        """Return the layer's path.
+
+        Args:
+            flat: the path with underscores for dots.
+            key: the file's key, for the error.
+
+        Raises:
+            AdapterError: no layer has that form, or more than one.
+        """
         found = self._paths.get(flat, [])
         if len(found) > 1:
             raise AdapterError(f"{key!r} is ambiguous, it may mean {' or '.join(found)}: save it in PEFT's format")

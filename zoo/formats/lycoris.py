@@ -1,8 +1,8 @@
-"""LyCORIS's and kohya's files: LoCon, LoHa and LoKr under a layer's path with underscores for dots.
+"""LyCORIS's and kohya's format: LoCon, LoHa and LoKr under a layer's path with underscores for dots.
 
-`lycoris_<path>.lora_down.weight`, `.lora_up.weight`, `.alpha` (the rank where it is missing); kohya's begin with
-`lora_unet_`. `.dora_scale` is the magnitude of each output, `.scalar` one more factor, `.lora_mid.weight` the
-core of a Tucker decomposition, which is multiplied into the first factor (arXiv 2309.14859, appendix B).
+`lycoris_<path>.lora_down.weight`, `.lora_up.weight`, `.alpha` (default: the rank); kohya's begin with `lora_unet_`.
+`.dora_scale` is the magnitude of each output, `.scalar` one more factor, `.lora_mid.weight` the core of a Tucker
+decomposition, which is multiplied into the first factor (arXiv 2309.14859, appendix B).
 """
 
 from __future__ import annotations
@@ -32,14 +32,23 @@ _SHARED = {"alpha", "dora_scale", "scalar"}
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file's keys are LyCORIS's or kohya's."""
+    """Return whether a file's keys are LyCORIS's or kohya's."""
     return any(_KEY.fullmatch(key) for key in tensors)
 
 
 def translate(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module: nn.Module
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """PEFT's configuration and tensors. Raises `AdapterError` for keys that no layer of `module` has."""
+    """Return PEFT's configuration and state dict.
+
+    Args:
+        tensors: the file's.
+        metadata: of the file's header; not used.
+        module: the base model.
+
+    Raises:
+        AdapterError: a key is unknown or of no layer of `module`, or zoo cannot express the adapter.
+    """
     parts, kind = _layers(tensors, FlatPaths(module))
     layers, slots = dict(library_modules(module, remove_duplicate=False)), keys.slots(module)
     found: dict[str, Tensor] = {}
@@ -53,7 +62,7 @@ def translate(
             )
         ranks[path] = _rank(kind, path, part)
         alphas[path] = _number(path, "alpha", part["alpha"]) if "alpha" in part else float(ranks[path])
-        if not alphas[path] or {"lokr_w1", "lokr_w2"} <= set(part):  # 0 stands for the rank; whole factors have none
+        if not alphas[path] or {"lokr_w1", "lokr_w2"} <= set(part):  # 0 means the rank; full factors have no rank
             alphas[path] = float(ranks[path])
         scalar = _number(path, "scalar", part["scalar"]) if "scalar" in part else 1.0
         named = _low_rank(path, part) if kind == "LORA" else _products(kind, path, part, layers[path])
@@ -69,7 +78,7 @@ def translate(
 
 
 def _layers(tensors: Mapping[str, Tensor], paths: FlatPaths) -> tuple[dict[str, dict[str, Tensor]], str]:
-    """Each layer's tensors by its path, and the one kind that they are of."""
+    """Return the tensors of each layer by its path, and their kind."""
     parts: dict[str, dict[str, Tensor]] = {}
     prefixes: dict[str, str] = {}
     for key, tensor in tensors.items():
@@ -100,7 +109,7 @@ def _rank(kind: str, path: str, part: Mapping[str, Tensor]) -> int:
                 raise AdapterError(f"{path}: expected a matrix as its {name}, got shape {tuple(part[name].shape)}")
             return part[name].shape[0]
     if kind == "LOKR" and {"lokr_w1", "lokr_w2"} <= set(part):
-        return max(1, *part["lokr_w1"].shape[:2], *part["lokr_w2"].shape[:2])  # PEFT's smallest rank for whole ones
+        return max(1, *part["lokr_w1"].shape[:2], *part["lokr_w2"].shape[:2])  # PEFT's smallest rank for full factors
     raise AdapterError(f"{path}: its {names[0]} is missing")
 
 
@@ -118,22 +127,22 @@ def _low_rank(path: str, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _keys(slot: Slot, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Low-rank factors under PEFT's keys; of a convolution that PEFT adapts otherwise, under zoo's own.
+    """Return low-rank factors under PEFT's keys; under zoo's for a convolution that PEFT adapts differently.
 
-    LyCORIS's update is one of the weight, as zoo's is: of a grouped, dilated or circular convolution's too.
+    LyCORIS updates the weight, as zoo does, also that of a grouped, dilated or circular convolution.
     """
     if slot.kind != "conv" or not slot.reason_against():
         return {f"{PREFIX}{slot.path}.{name}": tensor for name, tensor in named.items()}
-    ours = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
+    zoo_names = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
     flat = {name: tensor.flatten() if "vector" in name else tensor.flatten(1) for name, tensor in named.items()}
-    return {f"{ZOO_PREFIX}{slot.site.name}.{ours[name]}": tensor for name, tensor in flat.items()}
+    return {f"{ZOO_PREFIX}{slot.ref.name}.{zoo_names[name]}": tensor for name, tensor in flat.items()}
 
 
 def _products(kind: str, path: str, part: Mapping[str, Tensor], layer: nn.Module) -> dict[str, Tensor]:
-    """The factors of a LoHa or LoKr; PEFT gives the core of a one-dimensional kernel a last dimension more."""
+    """Return the factors of a LoHa or LoKr; in PEFT the core of a one-dimensional kernel has one more dimension."""
     named = {name: tensor for name, tensor in part.items() if name in _PARTS[kind]}
     if isinstance(layer, nn.Conv1d):
-        if "lokr_w2" in named:  # which PEFT and, with it, zoo multiply in another order
+        if "lokr_w2" in named:  # PEFT, and zoo like it, multiply it in another order
             raise AdapterError(f"{path}: LoKr with a whole lokr_w2 on a one-dimensional convolution is not read")
         named = {name: t.unsqueeze(-1) if name[-2:] in ("t1", "t2") else t for name, t in named.items()}
     return named
@@ -169,7 +178,7 @@ def _configuration(
 
 
 def _factor(parts: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, nn.Module]) -> int:
-    """The `decompose_factor` that splits every layer as the file does. Raises `AdapterError` where none does."""
+    """Return the `decompose_factor` that splits every layer as the file does, or raise `AdapterError`."""
     splits: list[tuple[int, int]] = []
     for path, part in parts.items():
         kernel = layers[path].weight.shape[2:].numel()  # type: ignore[index]
@@ -182,7 +191,7 @@ def _factor(parts: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, nn.M
 
 
 def _shape(part: Mapping[str, Tensor], name: str, kernel: int) -> tuple[int, int]:
-    """(rows, columns) of a Kronecker factor, whatever it is made of; a kernel's dimensions are not among them."""
+    """Return (rows, columns) of a Kronecker factor, full or decomposed, without a kernel's dimensions."""
     whole, a, b = (part.get(name + suffix) for suffix in ("", "_a", "_b"))
     if whole is not None and whole.dim() >= 2:
         return whole.shape[0], whole.shape[1]

@@ -1,8 +1,7 @@
-"""`zoo.json`: for which base a saved adapter is, how it was made, and the sha256 of the files beside it.
+"""`zoo.json`, the manifest of a saved adapter: its base, its training, and the sha256 of the files beside it.
 
-What is known of an adapter beyond its configuration is its *record*, `model.records[name]`: the content of
-`zoo.json` without its format and digests. A loaded adapter keeps the record that it came with until it is trained
-again, so that saving it once more writes the same bytes.
+An adapter's *record*, `model.records[name]`, is the content of `zoo.json` without its format and digests. A loaded
+adapter keeps its record until it is trained again, so that saving it once more writes the same bytes.
 """
 
 from __future__ import annotations
@@ -25,15 +24,18 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # 1 had no architecture, kind, versions, training and metrics
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
-# What a further training makes untrue; the rest of a record stays as it was.
+# Keys that further training makes outdated; the rest of a record stays.
 _OUTDATED = ("base", "bits", "scheme", "versions", "metrics")
 
 
 class BaseRef(NamedTuple):
-    """The base that a saved adapter says it is for.
+    """The base model that a saved adapter names.
 
-    name: a registry name, a Hub repository or (never from the Hub) a local folder. weights, revision: what to read
-    instead of the name's own, or None.
+    Attributes:
+        name: a registry name, a Hub repository or (never from the Hub) a local folder.
+        plugin: its architecture, if known.
+        weights: the weights to load instead of the name's default ones, or None.
+        revision: the revision to load instead of the name's default one, or None.
     """
 
     name: str
@@ -43,20 +45,20 @@ class BaseRef(NamedTuple):
 
 
 def hub_base(adapters: AdapterSet) -> str | None:
-    """The Hub repository that the model's weights came from, where they did."""
+    """Return the Hub repository that the model's weights came from, or None."""
     weights = adapters.entry.weights
     from_hub = weights and is_repository(weights) and not Path(weights).exists()
     return weights if from_hub else None
 
 
 def base_commit(adapters: AdapterSet) -> str | None:
-    """The commit that the base's weights were read from, where they came from the Hub."""
+    """Return the commit that the base's weights were read from, or None if they are not from the Hub."""
     folder = adapters.entry.folder.name if adapters.entry.folder is not None and hub_base(adapters) else ""
     return folder if re.fullmatch(r"[0-9a-f]{40}", folder) else None
 
 
 def describe(adapters: AdapterSet, name: str, staged: Path) -> dict[str, Any]:
-    """What `zoo.json` says of the adapter `name`, whose files lie in `staged`."""
+    """Return the content of `zoo.json` for the adapter `name`, whose files are in `staged`."""
     config, entry = adapters.configs[name], adapters.entry
     fresh = {
         "architecture": entry.plugin,
@@ -78,14 +80,14 @@ def describe(adapters: AdapterSet, name: str, staged: Path) -> dict[str, Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """File → sha256 of the files in `folder` itself, `zoo.json` excepted."""
+    """Return file name → sha256 of the files in `folder` itself, except `zoo.json`."""
     return {
         path.name: atomic.digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST
     }
 
 
 def versions() -> dict[str, str]:
-    """zoo's version and those of the libraries that are installed, from their metadata: none is imported."""
+    """Return the versions of zoo and of installed libraries, from their metadata, without importing them."""
     from importlib.metadata import PackageNotFoundError, version
 
     from zoo._version import __version__
@@ -99,11 +101,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-# What happens to an adapter
+# Records of training and metrics
 
 
 def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:
-    """Add a run to the records of the active adapters, which it has trained."""
+    """Add a training run to the records of the active adapters, which it has trained."""
     first = result.losses[: max(1, len(result.losses) // 10)]
     run = {
         "data": data_name(data),
@@ -111,8 +113,8 @@ def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:
         "batch_size": result.batch_size,
         "lr": result.lr,
         "seconds": round(result.seconds, 1),
-        "first_loss": _figure(sum(first) / max(1, len(first))),
-        "last_loss": _figure(result.loss),
+        "first_loss": _rounded(sum(first) / max(1, len(first))),
+        "last_loss": _rounded(result.loss),
     }
     for name in adapters.active:
         old = adapters.records.get(name, {})
@@ -121,16 +123,16 @@ def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:
         adapters.records[name] = {**kept, "training": [*(earlier if isinstance(earlier, list) else ()), run]}
 
 
-def note_metrics(adapters: AdapterSet, data: Any, figures: Mapping[str, float]) -> None:
-    """Put what an evaluation found into the record of the active adapter; of several none can claim it."""
+def note_metrics(adapters: AdapterSet, data: Any, metrics: Mapping[str, float]) -> None:
+    """Put an evaluation's metrics into the record of the active adapter; with several active, into none."""
     if len(adapters.active) == 1:
-        finite = {name: _figure(value) for name, value in figures.items() if math.isfinite(value)}
+        finite = {name: _rounded(value) for name, value in metrics.items() if math.isfinite(value)}
         record = adapters.records.setdefault(adapters.active[0], {})
         record["metrics"] = {"data": data_name(data), "figures": finite}
 
 
 def data_name(data: Any) -> str:
-    """What the data is called where others read it: never a path on this machine, only the name at its end."""
+    """Return the data's name for others to read: of a path on this machine only its last part."""
     from zoo.tuning.settings import described
 
     if isinstance(data, str | os.PathLike):
@@ -140,7 +142,7 @@ def data_name(data: Any) -> str:
     return described(data)
 
 
-def _figure(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
@@ -148,32 +150,41 @@ def _figure(value: float) -> float:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in an adapter's JSON file. What zoo.json says is written again, and NaN could not be."""
+    """Return the object in an adapter's JSON file; no NaN in `zoo.json`, which may be written again.
+
+    Raises:
+        AdapterError: the file is missing, too long or damaged.
+    """
     return untrusted_json.read_json(path, strict=path.name == MANIFEST)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The folder's `zoo.json`, of this format or an older one; None where there is none."""
+    """Return the content of the folder's `zoo.json`, of this format or an older one; None if there is none.
+
+    Raises:
+        AdapterError: the file is damaged, or of a newer format.
+    """
     if not (folder / MANIFEST).is_file():
         return None
-    own = read_json(folder / MANIFEST)
-    known = own.get("format") in range(1, FORMAT + 1) and not isinstance(own.get("format"), bool)
-    if not known or not isinstance(own.get("base"), dict) or not isinstance(own.get("sha256"), dict):
+    content = read_json(folder / MANIFEST)
+    known = content.get("format") in range(1, FORMAT + 1) and not isinstance(content.get("format"), bool)
+    if not known or not isinstance(content.get("base"), dict) or not isinstance(content.get("sha256"), dict):
         raise AdapterError(
             f"{folder / MANIFEST}: expected format 1 to {FORMAT} with base and sha256; a newer zoo may have written it"
         )
-    for name in own["sha256"]:
+    for name in content["sha256"]:
         if not is_safe(name):
             raise AdapterError(f"{folder / MANIFEST}: sha256 names {name!r}, which is no file beside it")
-    return own
+    return content
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """What a folder's `zoo.json` says, for `model.records`; nothing where there is none."""
+    """Return the folder's record for `model.records`; empty if it has no `zoo.json`."""
     return {key: value for key, value in (read(folder) or {}).items() if key not in ("format", "sha256")}
 
 
-def check_files(folder: Path, own: Mapping[str, Any] | None) -> None:
+def check_files(folder: Path, content: Mapping[str, Any] | None) -> None:
+    """Raise `AdapterError` if a file is missing, or differs from its digest in `content` of `zoo.json`."""
     for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
         if not (folder / name).is_file():
             pickled = folder / PICKLES[0]
@@ -182,58 +193,74 @@ def check_files(folder: Path, own: Mapping[str, Any] | None) -> None:
                     f"{pickled}: a pickle, which zoo does not execute; save the adapter as {ADAPTER_TENSORS}"
                 )
             raise AdapterError(f"{folder}: no {name}, expected an adapter in PEFT's format")
-        if own is not None and atomic.digest(folder / name) != own["sha256"].get(name):
+        if content is not None and atomic.digest(folder / name) != content["sha256"].get(name):
             raise AdapterError(
                 f"{folder / name}: damaged or changed, its sha256 is not the one in {MANIFEST}; get it again"
             )
 
 
-def check_base(adapters: AdapterSet, raw: Mapping[str, Any], own: Mapping[str, Any] | None, folder: Path) -> None:
-    """By the fingerprint where there is one; else by name, which tells something only between two Hub repositories."""
-    if own is not None:
-        made_for = own["base"].get("fingerprint")
+def check_base(
+    adapters: AdapterSet, fields: Mapping[str, Any], content: Mapping[str, Any] | None, folder: Path
+) -> None:
+    """Raise `AdapterError` if the adapter was made for another base.
+
+    Fingerprints are compared if there is one; else names, which is meaningful only for two Hub repositories.
+
+    Args:
+        adapters: the model's adapters.
+        fields: PEFT's configuration.
+        content: of `zoo.json`, or None.
+        folder: the adapter's, for the error.
+    """
+    if content is not None:
+        made_for = content["base"].get("fingerprint")
         if isinstance(made_for, str) and adapters.fingerprint and made_for != adapters.fingerprint:
             raise AdapterError(
-                f"{folder}: made for the base {own['base'].get('name')!r} (fingerprint {made_for[:8]}), and "
+                f"{folder}: made for the base {content['base'].get('name')!r} (fingerprint {made_for[:8]}), and "
                 f"{adapters.entry.name!r} is another one ({adapters.fingerprint[:8]}); load that base"
             )
         return
-    base, mine = raw.get("base_model_name_or_path"), hub_base(adapters)
+    base, mine = fields.get("base_model_name_or_path"), hub_base(adapters)
     if mine and isinstance(base, str) and is_repository(base) and base != mine:
         raise AdapterError(f"{folder}: made for the base {base!r}, and this is {mine!r}; load that base")
 
 
 def saved_base(folder: Path, *, trusted: bool) -> BaseRef:
-    """The base that the adapter in `folder` names, in `zoo.json` or else in PEFT's configuration.
+    """Return the base that the adapter in `folder` names, in `zoo.json` or else in PEFT's configuration.
 
-    trusted: whether it may be a path on this machine; what lies in a Hub repository may only name registry entries
-    and Hub repositories. Raises `AdapterError` where it names none.
+    Args:
+        folder: the adapter's.
+        trusted: whether the base may be a path on this machine; an adapter from the Hub may only name registry entries
+            and Hub repositories.
+
+    Raises:
+        AdapterError: the adapter names no base, or one that it may not name.
     """
-    own = read(folder)
-    if own is not None:
-        base = own["base"]
-        said = (base.get("name"), base.get("plugin"), base.get("weights"), _revision(base))
+    content = read(folder)
+    if content is not None:
+        base = content["base"]
+        named = (base.get("name"), base.get("plugin"), base.get("weights"), _revision(base))
         source = MANIFEST
     else:
-        raw = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else {}
-        said = (raw.get("base_model_name_or_path"), None, None, raw.get("revision") or None)
+        fields = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else {}
+        named = (fields.get("base_model_name_or_path"), None, None, fields.get("revision") or None)
         source = ADAPTER_CONFIG
-    if not said[0] or not all(value is None or isinstance(value, str) for value in said):
+    if not named[0] or not all(value is None or isinstance(value, str) for value in named):
         raise AdapterError(
             f"{folder} holds an adapter, and its {source} names no base: load its base and give lora={str(folder)!r}"
         )
-    found = BaseRef(*said)
-    for named in (found.name, found.weights):
-        if named is not None and not trusted and not _public(named):
+    found = BaseRef(*named)
+    for name in (found.name, found.weights):
+        if name is not None and not trusted and not _public(name):
             raise AdapterError(
-                f"its {source} names the base {named!r}: expected a name in the registry or a Hub repository, and a "
+                f"its {source} names the base {name!r}: expected a name in the registry or a Hub repository, and a "
                 "path from a repository is not followed; load the base and give lora="
             )
     return found
 
 
 def _revision(base: Mapping[str, Any]) -> Any:
-    """The commit that the adapter was trained on, before the branch that it was on at the time."""
+    """Return the commit that the adapter was trained on; else the branch."""
     return base.get("commit") or base.get("revision")
 
 

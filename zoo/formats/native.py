@@ -1,4 +1,4 @@
-"""A model in its library's own terms: weights under the library's names, and the folder that it loads."""
+"""Export a model in its library's native format: state dict names and save folder."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """See `zoo.Model.state_dict`."""
+    """Return the state dict under the library's names, dense; see `zoo.Model.state_dict`."""
     dense: dict[str, Tensor] = {}
     with evaluating(module):
         for group in tied_groups(module):
             weight = group.value.dense() if isinstance(group.value, ManagedWeight) else group.value
             dense |= dict.fromkeys((ref.name for ref in group.refs), weight.detach())
-    raw = module.state_dict()
+    state = module.state_dict()
     buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    return dense | {name: tensor for name, tensor in raw.items() if name in buffers}
+    return dense | {name: tensor for name, tensor in state.items() if name in buffers}
 
 
 def save(model: LoadedModel, folder: Path) -> Path:
-    """See `zoo.Model.save`."""
+    """Write the model into a folder that its library loads; see `zoo.Model.save`.
+
+    Raises:
+        OutputError: the model has no values, or the folder cannot be written or has other weights.
+    """
     if model.device.type == "meta":
         raise OutputError("a model on 'meta' has no weights to save: load it on a device")
     with atomic.staged_folder(folder) as staged:

@@ -1,4 +1,4 @@
-"""`adapter_config.json`: an adapter's configuration in PEFT's words, written and read."""
+"""`adapter_config.json`: an adapter's configuration in PEFT's fields, written and read."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.update import LowRankUpdate
 from zoo.weights.walk import library_modules
 
-# What `peft_type` begins with where some of the adapter lies under zoo's own keys, which PEFT would pass over without
-# a word: so it refuses the whole, for it knows no such type.
+# Prefix of `peft_type` for adapters with zoo-only keys. PEFT silently skips unknown keys but rejects unknown types.
 ZOO_TYPE = "ZOO_"
 
 
 def rank_of(update: Any) -> int:
-    """The rank that a low-rank update has in a file: a residual one is an ordinary one of twice its own."""
+    """Return the rank that a low-rank update has in a file: a PiSSA update is an ordinary LoRA of twice its rank."""
     return update.pair()[0].shape[0] if isinstance(update, LowRankUpdate) else update.rank
 
 
 def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]]) -> dict[str, Any]:
-    """The part of PEFT's configuration that says what the adapter is.
+    """Return PEFT's configuration of a LoRA, without the fields about its base model.
 
-    placed: every place that PEFT adapts, with its update. Its rank and scale are written as they are, whatever
-    `config` says: a plugin may have chosen others, and a tied weight has those of its first place.
+    Each update's rank and scale are written as they are, even if `config` has others: a plugin may have chosen them,
+    and a tied weight has those of its first place.
+
+    Args:
+        module: the base model.
+        config: the adapter's configuration.
+        placed: every place that PEFT adapts, with its update.
     """
     placed = list(placed)
     ranks, alphas = {}, {}
@@ -48,7 +52,7 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
     return {
         "alpha_pattern": {**alphas, **config.alpha_pattern},
         "bias": config.bias,
-        "fan_in_fan_out": any(is_hf_conv1d(slot.site.layer) for slot, _ in placed),
+        "fan_in_fan_out": any(is_hf_conv1d(slot.ref.layer) for slot, _ in placed),
         "inference_mode": True,
         "init_lora_weights": config.init if config.init in INITS else True,
         "lora_alpha": config.alpha,
@@ -66,36 +70,42 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
 
 
 def from_other(module: nn.Module, config: Adapter, placed: list[tuple[Slot, str]]) -> dict[str, Any]:
-    """The same of another kind. placed: PEFT's places, with the name of the weight that the update was made for."""
-    raw = config.to_peft()
+    """Return PEFT's configuration of an adapter of another kind, without the fields about its base model.
+
+    Args:
+        module: the base model.
+        config: the adapter's configuration.
+        placed: PEFT's places, with the name of the weight that the update was made for.
+    """
+    fields = config.to_peft()
     paths, targets = {slot.name for slot, _ in placed}, config.targets
     every = {path for path, _ in library_modules(module)}
     if placed and not (isinstance(targets, tuple) and paths == {path for path in every if matches(path, targets)}):
-        raw["target_modules"] = _target_modules(module, paths)
-        inputs = raw.get("feedforward_modules")  # (IA)³'s, which must be among the others
+        fields["target_modules"] = _target_modules(module, paths)
+        inputs = fields.get("feedforward_modules")  # (IA)³'s, which must be among the others
         if inputs:
             chosen = tuple(inputs) if isinstance(inputs, list) else inputs
-            raw["feedforward_modules"] = sorted(path for path in paths if matches(path, chosen))
+            fields["feedforward_modules"] = sorted(path for path in paths if matches(path, chosen))
     if isinstance(config, Ranked):
         for pattern, of in (("rank_pattern", config.rank_of), ("alpha_pattern", config.alpha_of)):
             values = {slot.name: of(name.removesuffix(".weight")) for slot, name in placed}
             other = {"^" + re.escape(path): value for path, value in values.items() if of(path) != value}
-            raw[pattern] = {**other, **raw[pattern]}
-    return raw
+            fields[pattern] = {**other, **fields[pattern]}
+    return fields
 
 
 def _target_modules(module: nn.Module, paths: set[str]) -> list[str] | str:
-    """The paths; where PEFT would find other modules that end in one of them, a regular expression for just these."""
+    """Return the paths, or a regular expression for just these if other modules' paths end in one of them."""
     others = [path for path, _ in library_modules(module) if path not in paths]
     if any(matches(other, tuple(paths)) for other in others):
         return "|".join(re.escape(path) for path in sorted(paths))
     return sorted(paths)
 
 
-def expected_paths(raw: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Whether PEFT would adapt the module at a path, by the configuration's targets."""
-    targets = raw.get("target_modules")
-    if not targets or targets == "all-linear" or raw.get("layers_to_transform") is not None:
-        return lambda path: False  # says too little, or in too involved a way, to hold the file against it
-    wanted, excluded = (tuple(v) if isinstance(v, list) else v for v in (targets, raw.get("exclude_modules") or ()))
+def expected_paths(fields: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Return a function: whether PEFT would adapt the module at a path, by the configuration's targets."""
+    targets = fields.get("target_modules")
+    if not targets or targets == "all-linear" or fields.get("layers_to_transform") is not None:
+        return lambda path: False  # too vague, or too involved, to check the file against it
+    wanted, excluded = (tuple(v) if isinstance(v, list) else v for v in (targets, fields.get("exclude_modules") or ()))
     return lambda path: matches(path, wanted) and not matches(path, excluded)

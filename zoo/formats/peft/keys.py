@@ -1,12 +1,12 @@
-"""PEFT's names and shapes for what an adapter trains, and ours for what PEFT cannot express.
+"""PEFT's names and shapes of an adapter's tensors, and zoo's for what PEFT cannot express.
 
 PEFT, after `base_model.model.<module path>.`: `lora_A.weight` (rank, in, *kernel) and `lora_B.weight` (out, rank,
 *ones); for embeddings `lora_embedding_A` (rank, rows) and `lora_embedding_B` (features, rank); for transformers'
 `Conv1D` as for linear layers, never transposed; `lora_magnitude_vector` (out,), for convolutions (1, out, *ones).
 Of `nn.MultiheadAttention` at `att`: `att.lora_A.weight` is that of `in_proj_weight` and
-`att.base_layer.out_proj.lora_A.weight` that of `out_proj`. Of the raw parameters that `target_parameters` names
-in one module, the last one's factors lie at the module, each earlier one's under one more `.base_layer`. Ours:
-`zoo.<parameter name>.<factor>`, with the weight seen as a matrix as `zoo.weights.layout.layout_of` says.
+`att.base_layer.out_proj.lora_A.weight` that of `out_proj`. Of the parameters that `target_parameters` names in one
+module, the last one's factors are at the module, each earlier one's under one more `.base_layer`. zoo's keys:
+`zoo.<parameter name>.<factor>`, with the weight as a matrix in the layout of `zoo.weights.layout.layout_of`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ _LORA = re.compile(r"(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|(?P<other>em
 
 
 class Slot(NamedTuple):
-    """Where PEFT keeps the adapter of the weight at `site`.
+    """PEFT's place for the adapter of one weight.
 
-    kind: "linear", "conv", "embedding", "attention" (its `in_proj_weight`), "out_proj" (an attention's),
-    "parameter", "experts" (a raw one of three dimensions), or "" where PEFT adapts no such layer. path: what its keys
-    begin with after `base_model.model.`. name: what the configuration's targets and patterns call it.
+    Attributes:
+        ref: the weight.
+        kind: "linear", "conv", "embedding", "attention" (its `in_proj_weight`), "out_proj" (an attention's),
+            "parameter" (named in `target_parameters`), "experts" (such a one of three dimensions), or "" if PEFT adapts
+            no such layer.
+        path: the prefix of its keys after `base_model.model.`.
+        name: its name in the configuration's targets and patterns.
     """
 
-    site: ParameterRef
+    ref: ParameterRef
     kind: str
     path: str
     name: str
 
     def reason_against(self) -> str | None:
-        """Why PEFT's low-rank adapter of it is not one that zoo computes alike; None where it is."""
-        layer = self.site.layer
+        """Return why zoo does not compute the same as PEFT's low-rank adapter of this weight; None if it does."""
+        layer = self.ref.layer
         if self.kind == "linear" and isinstance(layer, NonDynamicallyQuantizableLinear):
             return "nn.MultiheadAttention never calls it, so PEFT's adapter there does nothing"
         if not self.kind:
@@ -63,31 +67,37 @@ class Slot(NamedTuple):
 
     @property
     def is_parameter(self) -> bool:
-        """Whether `target_parameters` names it, and not `target_modules`."""
+        """Whether it is named in `target_parameters`, and not in `target_modules`."""
         return self.kind in ("parameter", "experts")
 
     @property
     def inputs_first(self) -> bool:
-        """Whether the weight's rows are what A takes in, as in embeddings and transformers' `Conv1D`."""
-        return not self.is_parameter and (self.kind == "embedding" or is_hf_conv1d(self.site.layer))
+        """Whether the weight's rows are A's inputs, as in embeddings and transformers' `Conv1D`."""
+        return not self.is_parameter and (self.kind == "embedding" or is_hf_conv1d(self.ref.layer))
 
 
 def slots(module: nn.Module, parameters: Iterable[str] = ()) -> dict[str, Slot]:
-    """Where PEFT keeps what of a model, by what the keys begin with. parameters: the `target_parameters`."""
+    """Return prefix of the keys → PEFT's place, for every weight of a model that PEFT could adapt.
+
+    Args:
+        module: the base model.
+        parameters: the configuration's `target_parameters`.
+    """
     wanted = tuple(parameters)
     found: dict[str, Slot] = {}
-    inside: dict[str, str] = {}  # path of a module → the same with what wraps the modules above it
+    inside: dict[str, str] = {}  # path of a module → the same with the wrappers of the modules above it
     for path, layer in library_modules(module, remove_duplicate=False):
-        above, _, own = path.rpartition(".")
+        above, _, last = path.rpartition(".")
         here = inside.get(above, above)
-        here = f"{here}.{own}" if here else own
-        raw = [name for name in parameter_names(layer) if _named(f"{path}.{name}", wanted)] if wanted and path else []
-        inside[path] = here + WRAPPED * len(raw)
-        if raw:
-            for depth, attribute in enumerate(reversed(raw)):
-                site = parameter_ref(path, layer, attribute)
-                kind = "experts" if _is_experts(site) else "parameter"
-                found[here + WRAPPED * depth] = Slot(site, kind, here + WRAPPED * depth, f"{path}.{attribute}")
+        here = f"{here}.{last}" if here else last
+        names = parameter_names(layer) if wanted and path else ()
+        targeted = [name for name in names if _named(f"{path}.{name}", wanted)]
+        inside[path] = here + WRAPPED * len(targeted)
+        if targeted:
+            for depth, attribute in enumerate(reversed(targeted)):
+                ref = parameter_ref(path, layer, attribute)
+                kind = "experts" if _is_experts(ref) else "parameter"
+                found[here + WRAPPED * depth] = Slot(ref, kind, here + WRAPPED * depth, f"{path}.{attribute}")
         elif isinstance(layer, nn.MultiheadAttention):
             if layer._qkv_same_embed_dim and path:
                 found[here] = Slot(parameter_ref(path, layer, "in_proj_weight"), "attention", here, path)
@@ -102,8 +112,8 @@ def _named(name: str, wanted: tuple[str, ...]) -> bool:
     return any(name == target or name.endswith("." + target) for target in wanted)
 
 
-def _is_experts(site: ParameterRef) -> bool:
-    shape = getattr(site.layer, site.attribute).shape
+def _is_experts(ref: ParameterRef) -> bool:
+    shape = getattr(ref.layer, ref.attribute).shape
     return len(shape) == 3 and shape[0] > 1
 
 
@@ -125,9 +135,9 @@ _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 def has_kind(kind: str, slot: Slot) -> bool:
-    """Whether PEFT has adapters of a kind other than LoRA for a slot's layer, and computes what zoo does with it."""
-    layer = slot.site.layer
-    if slot.site.attribute != "weight" or isinstance(layer, NonDynamicallyQuantizableLinear):
+    """Return whether PEFT has adapters of a kind other than LoRA for a slot's layer, and computes the same as zoo."""
+    layer = slot.ref.layer
+    if slot.ref.attribute != "weight" or isinstance(layer, NonDynamicallyQuantizableLinear):
         return False
     if kind == "ia3" and is_hf_conv1d(layer):
         return True
@@ -136,15 +146,21 @@ def has_kind(kind: str, slot: Slot) -> bool:
 
 
 def wrapped(placed: Iterable[Slot]) -> dict[str, int]:
-    """How many of PEFT's layers are around which modules, for adapters at these slots."""
+    """Return module path → how many of PEFT's layers wrap it, for adapters at these slots."""
     count: dict[str, int] = {}
     for slot in placed:
-        count[slot.site.path] = count.get(slot.site.path, 0) + 1
+        count[slot.ref.path] = count.get(slot.ref.path, 0) + 1
     return count
 
 
 def file_path(path: str, around: Mapping[str, int], inside: bool) -> str:
-    """A module's path in PEFT's files. around: what wraps which module; inside: the module itself within its own."""
+    """Return a module's path in PEFT's files.
+
+    Args:
+        path: the module's path.
+        around: from `wrapped`.
+        inside: whether to add the module's own wrappers to those of the modules above it.
+    """
     parts, result = path.split("."), ""
     for number, part in enumerate(parts):
         result += f".{part}" if result else part
@@ -154,12 +170,12 @@ def file_path(path: str, around: Mapping[str, int], inside: bool) -> str:
 
 
 def bare_name(rest: str) -> str:
-    """A parameter's own name from a key's rest, without what wraps the modules that it is in."""
+    """Return a parameter's name from a key without its prefix, leaving out the wrappers of the modules above it."""
     return rest.replace(WRAPPED + ".", ".")
 
 
 def parameters_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """(name, layer) of every parameter in a module and below, managed or not."""
+    """Return (name, layer) of every parameter in a module and below, managed or not."""
     return [
         (f"{path}.{name}" if path else name, layer)
         for path, layer in library_modules(module)
@@ -168,18 +184,23 @@ def parameters_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def magnitude_shape(slot: Slot, shape: torch.Size) -> tuple[int, ...]:
-    """The shape of DoRA's magnitudes in PEFT's files."""
+    """Return the shape of DoRA's magnitudes in PEFT's files."""
     if slot.kind == "conv":
         return (1, shape[0], *(1 for _ in shape[2:]))
     return (shape[1],) if slot.inputs_first else (shape[0],)
 
 
 def factors_to_file(slot: Slot, A: Tensor, B: Tensor, shape: torch.Size, transposed: bool) -> dict[str, Tensor]:
-    """The file's tensors for a low-rank update, A (rank, inputs) and B (outputs, rank), of a weight of `shape`.
+    """Return the file's tensors for a low-rank update.
 
-    transposed: the rows of the update's own matrix are its inputs, see `Layout`.
+    Args:
+        slot: the weight's place.
+        A: `[rank, inputs]`.
+        B: `[outputs, rank]`.
+        shape: of the weight.
+        transposed: whether the rows of the update's matrix are its inputs, see `Layout`.
     """
-    # The same product in the other orientation: (B @ A).T = A.T @ B.T.
+    # The same product in the other orientation: (B @ A).T = A.T @ B.T. first [rank, ...], second [..., rank]
     first, second = (A, B) if slot.inputs_first == transposed else (B.t(), A.t())
     path = PREFIX + slot.path
     if slot.kind == "embedding":
@@ -198,9 +219,17 @@ def factors_to_file(slot: Slot, A: Tensor, B: Tensor, shape: torch.Size, transpo
 
 
 def factors_from_file(slot: Slot, layout: Layout, shape: torch.Size, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """A (rank, inputs) and B (outputs, rank) of an update with `layout`, from PEFT's two tensors.
+    """Return A `[rank, inputs]` and B `[outputs, rank]` of an update from PEFT's two tensors.
 
-    Raises `AdapterError` that names the weight, what was expected and what was found.
+    Args:
+        slot: the weight's place.
+        layout: of the update's matrix.
+        shape: of the weight.
+        A: PEFT's `lora_A`.
+        B: PEFT's `lora_B`.
+
+    Raises:
+        AdapterError: the tensors have other shapes than the weight requires.
     """
     if slot.is_parameter:
         outputs, inputs = shape[-2:].numel() // shape[-1], shape[-1]
@@ -210,26 +239,26 @@ def factors_from_file(slot: Slot, layout: Layout, shape: torch.Size, A: Tensor, 
     rank = A.shape[0] if A.dim() else 0
     kernel = tuple(shape[2:]) if slot.kind == "conv" else ()
     first = (rank, shape[1], *kernel) if kernel else (rank, inputs)
-    check_shapes(slot.site, (A, B), (first, (outputs, rank, *(1 for _ in kernel))))
+    check_shapes(slot.ref, (A, B), (first, (outputs, rank, *(1 for _ in kernel))))
     if slot.kind == "out_proj":
         B = B * OUT_PROJ
     A, B = A.flatten(1), B.flatten(1)
     return (A, B) if slot.inputs_first == layout.transposed else (B.t(), A.t())
 
 
-def check_shapes(site: ParameterRef, found: Iterable[Tensor], expected: Iterable[tuple[int, ...]]) -> None:
-    """`AdapterError` where an adapter's tensors have other shapes than its weight wants."""
+def check_shapes(ref: ParameterRef, found: Iterable[Tensor], expected: Iterable[tuple[int, ...]]) -> None:
+    """Raise `AdapterError` if an adapter's tensors have other shapes than its weight requires."""
     got, wanted = [tuple(tensor.shape) for tensor in found], list(expected)
     if got != wanted:
         shown = [" and ".join(map(str, shapes)) for shapes in (got, wanted)]
         raise AdapterError(
-            f"{site.name}: the adapter's factors have shapes {shown[0]}, expected {shown[1]}; it was made for another "
+            f"{ref.name}: the adapter's factors have shapes {shown[0]}, expected {shown[1]}; it was made for another "
             "model"
         )
 
 
 def parse_lora(rest: str, layers: Mapping[str, Slot]) -> tuple[str, str] | None:
-    """A slot's path and the factor ("A", "B", "magnitude") that a key speaks of; None for a key of any other form."""
+    """Return a slot's path and the factor ("A", "B", "magnitude") of a key; None for a key of another form."""
     match = _LORA.fullmatch(rest)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""The updates that an adapter's tensors describe: every key finds its weight and every weight its keys, or an error."""
+"""Make an adapter's updates from its file: every key must match a weight, and every targeted weight have its keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot, check_shapes
-from zoo.formats.peft.places import Place, Reading, check_copy, check_values, place_of, reading_of, site_of
+from zoo.formats.peft.places import Place, Reading, check_copy, check_values, new_reading, place_of, ref_of
 from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.experts import Experts
@@ -27,14 +27,20 @@ from zoo.weights.walk import TiedGroup
 
 
 def updates_of(
-    adapters: AdapterSet, config: Adapter, raw: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> dict[str, Update]:
-    """The updates, by the name of each weight's first place, ready to be attached.
+    """Return the updates by the name of each weight's first place, ready to be attached.
 
-    tensors: the file's, under PEFT's names, with or without `base_model.model.`, and zoo's own. Raises
-    `AdapterError` that names what does not fit.
+    Args:
+        adapters: the model's adapters.
+        config: the adapter's configuration.
+        fields: the same as PEFT's fields.
+        tensors: the file's, under PEFT's names, with or without `base_model.model.`, and zoo's.
+
+    Raises:
+        AdapterError: keys, shapes or values do not fit the model or the configuration.
     """
-    reading = reading_of(adapters, config, raw)
+    reading = new_reading(adapters, config, fields)
     bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
     found: dict[Place, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -50,18 +56,18 @@ def updates_of(
     updates: dict[str, Update] = {}
     covered: set[str] = set()
     for place, factors in found.items():
-        site = reading.slots[place.path].site if place.how == "peft" else site_of(reading, place.path)
-        group = reading.groups[site.name]
+        ref = reading.slots[place.path].ref if place.how == "peft" else ref_of(reading, place.path)
+        group = reading.groups[ref.name]
         update = _MAKERS[place.how](reading, group, place.path, factors)
         first = group.name
         if first in updates and not _equal(updates[first], update):
             raise AdapterError(
-                f"{path_of(site)} shares its weight with {path_of(group.refs[0])}, and the two have different "
+                f"{path_of(ref)} shares its weight with {path_of(group.refs[0])}, and the two have different "
                 "adapters; zoo keeps tied weights tied and cannot load it"
             )
         updates[first] = update
-        covered |= {other.name for other in group.refs} if place.how == "own" else {site.name}
-    _check_complete(reading, raw, updates, covered)
+        covered |= {other.name for other in group.refs} if place.how == "zoo" else {ref.name}
+    _check_complete(reading, fields, updates, covered)
     return updates
 
 
@@ -70,43 +76,43 @@ def _from_peft(reading: Reading, group: TiedGroup, path: str, factors: dict[str,
     if isinstance(config, LoRA):
         return _low_rank(reading, config, group, slot, factors)
     if not keys.has_kind(config.kind, slot):
-        layer = type(slot.site.layer).__name__
-        raise AdapterError(f"{slot.site.name}: PEFT's {config.kind} of a {layer} is not one that zoo computes alike")
+        layer = type(slot.ref.layer).__name__
+        raise AdapterError(f"{slot.ref.name}: PEFT's {config.kind} of a {layer} is not one that zoo computes alike")
     if isinstance(config, Ranked):
-        config = _just(config, slot.name)
+        config = _at(config, slot.name)
     update = _injected(reading.adapters, config, group, factors, PREFIX + path)
     _fill(update, factors)
     return update
 
 
-def _just(config: Any, name: str) -> Any:
-    """A ranked configuration with the rank and alpha that it has for `name`, whatever the weight is called."""
+def _at(config: Any, name: str) -> Any:
+    """Return a ranked configuration with its rank and alpha for `name`, and without patterns."""
     return replace(config, rank=config.rank_of(name), alpha=config.alpha_of(name), rank_pattern={}, alpha_pattern={})
 
 
 def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, factors: dict[str, Tensor]) -> Update:
-    """LoRA's update, or DoRA's, from PEFT's factors."""
-    site, held = slot.site, group.value
-    name = path_of(site)
+    """Return LoRA's update, or DoRA's, from PEFT's factors."""
+    ref, value = slot.ref, group.value
+    name = path_of(ref)
     needed = {"A", "B"} | ({"magnitude"} if config.dora and not slot.is_parameter else set())
     if missing := sorted(needed - set(factors)):
         raise _incomplete(name, factors, missing[0])
     if reason := slot.reason_against():
-        raise AdapterError(f"{site.name}: its adapter is not one that zoo can apply: {reason}")
+        raise AdapterError(f"{ref.name}: its adapter is not one that zoo can apply: {reason}")
     if slot.kind == "experts":
-        return _experts(config, slot, held, factors)
+        return _experts(config, slot, value, factors)
     layout, rank = group.lazy().layout, config.rank_of(slot.name)
-    A, B = keys.factors_from_file(slot, layout, held.shape, factors["A"], factors["B"])
+    A, B = keys.factors_from_file(slot, layout, value.shape, factors["A"], factors["B"])
     if A.shape[0] != rank:
         raise AdapterError(f"{name}: its factors have rank {A.shape[0]}, the configuration says {rank}")
     values = {"A": A, "B": B}
     if "magnitude" in needed:
-        check_shapes(site, (factors["magnitude"],), (keys.magnitude_shape(slot, held.shape),))
+        check_shapes(ref, (factors["magnitude"],), (keys.magnitude_shape(slot, value.shape),))
         values["magnitude"] = factors["magnitude"].flatten()
-    one = replace(_just(config, slot.name), init="default", modules_to_save=(), bias="none")
-    update = hooks.inject_adapter(reading.adapters.entry, site.name, group.lazy(), one)
-    shapes = {key: tuple(value.shape) for key, value in update.named_parameters()} if update is not None else {}
-    if not isinstance(update, LowRankUpdate) or shapes != {key: tuple(value.shape) for key, value in values.items()}:
+    alone = replace(_at(config, slot.name), init="default", modules_to_save=(), bias="none")
+    update = hooks.inject_adapter(reading.adapters.entry, ref.name, group.lazy(), alone)
+    shapes = {key: tuple(tensor.shape) for key, tensor in update.named_parameters()} if update is not None else {}
+    if not isinstance(update, LowRankUpdate) or shapes != {key: tuple(tensor.shape) for key, tensor in values.items()}:
         raise AdapterError(f"{name}: no plugin makes {'a DoRA' if config.dora else 'a low-rank'} update like it")
     if isinstance(update, DoRAUpdate) and slot.inputs_first != layout.transposed:
         raise AdapterError(f"{name}: it shares its weight with a layer whose outputs lie in the other dimension")
@@ -114,20 +120,20 @@ def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, fact
     return update
 
 
-def _experts(config: LoRA, slot: Slot, held: nn.Parameter | ManagedWeight, factors: dict[str, Tensor]) -> Update:
-    rank, inputs_first = config.rank_of(slot.name), bool(getattr(slot.site.layer, "is_transposed", False))
-    experts, outputs, inputs = held.shape
+def _experts(config: LoRA, slot: Slot, value: nn.Parameter | ManagedWeight, factors: dict[str, Tensor]) -> Update:
+    rank, inputs_first = config.rank_of(slot.name), bool(getattr(slot.ref.layer, "is_transposed", False))
+    experts, outputs, inputs = value.shape
     if inputs_first:
         outputs, inputs = inputs, outputs
-    check_shapes(slot.site, (factors["A"], factors["B"]), ((rank * experts, inputs), (outputs, rank * experts)))
-    update = Experts.empty(held.shape, rank, config.scale_of(slot.name), inputs_first, held.device)
-    if held.device.type != "meta":
+    check_shapes(slot.ref, (factors["A"], factors["B"]), ((rank * experts, inputs), (outputs, rank * experts)))
+    update = Experts.empty(value.shape, rank, config.scale_of(slot.name), inputs_first, value.device)
+    if value.device.type != "meta":
         update.fill_from_peft(factors["A"], factors["B"])
     return update
 
 
-def _from_own(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
-    """Any kind's update from zoo's own keys: the update's parameters under their own names."""
+def _from_zoo(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
+    """Return an update of any kind from zoo's keys, which have the names of the update's parameters."""
     config = reading.config
     if factors.keys() == {"weight"} and _is_full(reading, path, group):
         config = Full(targets=(path,))
@@ -137,13 +143,13 @@ def _from_own(reading: Reading, group: TiedGroup, path: str, factors: dict[str, 
 
 
 def _is_full(reading: Reading, path: str, group: TiedGroup) -> bool:
-    names = {site.name for site in group.refs}
-    biases = reading.config.bias != "none" and all(site.attribute == "bias" for site in group.refs)
+    names = {ref.name for ref in group.refs}
+    biases = reading.config.bias != "none" and all(ref.attribute == "bias" for ref in group.refs)
     return bool(names & reading.saved) or biases
 
 
-def _in_full(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
-    """Full training of a weight: PEFT's file has the weight itself."""
+def _from_full(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
+    """Return the update of a fully trained weight: PEFT's file has the weight itself."""
     check_shapes(group.refs[0], factors.values(), (tuple(group.value.shape),))
     update = _injected(reading.adapters, Full(targets=(path,)), group, factors, PREFIX + path)
     _fill(update, factors)
@@ -151,15 +157,15 @@ def _in_full(reading: Reading, group: TiedGroup, path: str, factors: dict[str, T
 
 
 _MAKERS: dict[str, Callable[[Reading, TiedGroup, str, dict[str, Tensor]], Update]]
-_MAKERS = {"peft": _from_peft, "own": _from_own, "full": _in_full}
+_MAKERS = {"peft": _from_peft, "zoo": _from_zoo, "full": _from_full}
 
 
 def _injected(
     adapters: AdapterSet, config: Adapter, group: TiedGroup, factors: Mapping[str, Tensor], place: str
 ) -> Update:
-    """The update that the kind makes for a weight, whose parameters must be `factors` in name and shape.
+    """Return the update that the adapter's kind makes for a weight, with parameters named and shaped like `factors`.
 
-    It is made without values first: a configuration may claim any size, and only what the file holds is allocated.
+    It is made without values first: a configuration may claim any size, and only the sizes in the file are allocated.
     """
     name = group.name
     for weight in (_empty(group), group.lazy()):
@@ -185,9 +191,9 @@ def _incomplete(name: str, factors: Mapping[str, Tensor], missing: str) -> Adapt
 
 
 def _empty(group: TiedGroup) -> LazyWeight:
-    """A stand-in for a weight like the group's, without values."""
-    held = group.value
-    empty = nn.Parameter(torch.empty(held.shape, dtype=held.dtype, device="meta"), requires_grad=False)
+    """Return a lazy weight like the group's, without values."""
+    value = group.value
+    empty = nn.Parameter(torch.empty(value.shape, dtype=value.dtype, device="meta"), requires_grad=False)
     return LazyWeight(group.managed(empty))
 
 
@@ -208,26 +214,28 @@ def _equal(one: Update, other: Update) -> bool:
 # Completeness
 
 
-def _check_complete(reading: Reading, raw: Mapping[str, Any], updates: Mapping[str, Update], covered: set[str]) -> None:
-    expected: Callable[[str], bool] = peft_config.expected_paths(raw)
+def _check_complete(
+    reading: Reading, fields: Mapping[str, Any], updates: Mapping[str, Update], covered: set[str]
+) -> None:
+    expected: Callable[[str], bool] = peft_config.expected_paths(fields)
     kind = reading.config.kind
-    right: Callable[[Slot], bool] = (
+    computed: Callable[[Slot], bool] = (
         (lambda slot: not slot.reason_against()) if kind == "lora" else (lambda slot: keys.has_kind(kind, slot))
     )
-    able = {slot.site.name: slot for slot in reading.slots.values() if right(slot)}
+    able = {slot.ref.name: slot for slot in reading.slots.values() if computed(slot)}
     for name, group in reading.groups.items():
-        held, sites = group.value, group.refs
         if name in covered:
             continue
-        site = next(site for site in sites if site.name == name)
-        if name in reading.saved and held.dtype.is_floating_point:
+        value, refs = group.value, group.refs
+        ref = next(ref for ref in refs if ref.name == name)
+        if name in reading.saved and value.dtype.is_floating_point:
             raise AdapterError(f"the configuration saves {name} whole, and the file does not hold it")
-        if sites[0].name in updates and adaptable(held):
-            other = path_of(next(place for place in sites if place.name in covered))
+        if refs[0].name in updates and adaptable(value):
+            other = path_of(next(place for place in refs if place.name in covered))
             raise AdapterError(
-                f"{path_of(site)} shares its weight with {other}, which is adapted, and is not adapted itself; zoo "
+                f"{path_of(ref)} shares its weight with {other}, which is adapted, and is not adapted itself; zoo "
                 "keeps tied weights tied and cannot load it"
             )
-        slot = able.get(name) if adaptable(held) else None
+        slot = able.get(name) if adaptable(value) else None
         if slot is not None and (slot.is_parameter or expected(slot.name)):
-            raise AdapterError(f"the configuration targets {path_of(site)}, for which the file has no factors")
+            raise AdapterError(f"the configuration targets {path_of(ref)}, for which the file has no factors")

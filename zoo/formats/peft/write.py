@@ -1,4 +1,4 @@
-"""An adapter as PEFT's configuration and tensors; what PEFT cannot express lies among the tensors under zoo's keys."""
+"""Write an adapter as PEFT's configuration and state dict, with zoo's keys for parts that PEFT cannot express."""
 
 from __future__ import annotations
 
@@ -27,31 +27,47 @@ from zoo.weights.walk import ParameterRef, library_modules, tied_groups
 
 
 class Part(NamedTuple):
-    """One weight's share of an adapter."""
+    """The update of one weight.
 
-    sites: list[ParameterRef]
+    Attributes:
+        refs: the weight's places in the model; several for a tied weight.
+        shape: the weight's.
+        update: the adapter's update of it.
+    """
+
+    refs: list[ParameterRef]
     shape: torch.Size
     update: Update
 
     @property
     def name(self) -> str:
-        return self.sites[0].name
+        """The name of the weight's first place."""
+        return self.refs[0].name
 
 
 def parts_of(module: nn.Module, name: str) -> list[Part]:
-    """What the adapter called `name` does to which weights, in module order."""
+    """Return the parts of the adapter called `name`, in module order."""
     parts = []
     for group in tied_groups(module):
-        held = group.value
-        update = unpadded(held.updates[name]) if isinstance(held, ManagedWeight) and name in held.updates else None  # type: ignore[arg-type]
-        # What follows from another weight's update, as a bias's may, has no parameters of its own.
+        value = group.value
+        update = unpadded(value.updates[name]) if isinstance(value, ManagedWeight) and name in value.updates else None  # type: ignore[arg-type]
+        # An update derived from that of another weight, as a bias's may be, has no parameters.
         if update is not None and any(True for _ in update.parameters()):
-            parts.append(Part(group.refs, held.shape, update))
+            parts.append(Part(group.refs, value.shape, update))
     return parts
 
 
-def written(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the tensors of an adapter's file. Raises `AdapterError` for what has no file format."""
+def to_peft(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return PEFT's configuration and the state dict of an adapter.
+
+    Args:
+        module: the base model.
+        config: the adapter's configuration.
+        parts: from `parts_of`.
+
+    Raises:
+        AdapterError: a part has no file format.
+    """
     if isinstance(config, LoRA):
         config = _plain(config)
     full = [part for part in parts if isinstance(part.update, FullUpdate)]
@@ -60,26 +76,26 @@ def written(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict
     tensors: dict[str, Tensor] = {}
     for part in rest:
         if part.name not in placed:
-            tensors |= _own(part)
+            tensors |= _zoo_tensors(part)
         for slot in placed.get(part.name, ()):
-            tensors |= _in_peft(slot, part)
+            tensors |= _peft_tensors(slot, part)
     chosen = [(slot, part) for part in rest for slot in placed.get(part.name, ())]
     saved = _saved_modules(module, config, full)
-    tensors |= _full(module, config, full, saved, [slot for slot, _ in chosen])
+    tensors |= _full_tensors(module, config, full, saved, [slot for slot, _ in chosen])
     if isinstance(config, LoRA):
-        raw = peft_config.from_lora(module, config, [(slot, part.update) for slot, part in chosen])
+        fields = peft_config.from_lora(module, config, [(slot, part.update) for slot, part in chosen])
     else:
-        raw = peft_config.from_other(module, config, [(slot, part.name) for slot, part in chosen])
+        fields = peft_config.from_other(module, config, [(slot, part.name) for slot, part in chosen])
     named = [entry for entry in config.modules_to_save or () if entry not in saved.values()]
     if saved or named:
-        raw["modules_to_save"] = [*saved, *named]
+        fields["modules_to_save"] = [*saved, *named]
     if any(key.startswith(ZOO_PREFIX) for key in tensors):
-        raw["peft_type"] = peft_config.ZOO_TYPE + raw["peft_type"]
-    return raw, {key: tensor.detach().cpu() for key, tensor in tensors.items()}
+        fields["peft_type"] = peft_config.ZOO_TYPE + fields["peft_type"]
+    return fields, {key: tensor.detach().cpu() for key, tensor in tensors.items()}
 
 
 def _plain(config: LoRA) -> LoRA:
-    """The configuration of the ordinary LoRA, of twice the rank, that one with a residual start is."""
+    """Return the configuration of the ordinary LoRA, of twice the rank, that equals a PiSSA adapter."""
     if not config.changes_base:
         return config
     grown = math.sqrt(2) if config.rslora else 2
@@ -96,8 +112,8 @@ def _plain(config: LoRA) -> LoRA:
 # Tensors
 
 
-def _own(part: Part) -> dict[str, Tensor]:
-    """An update's parameters under zoo's own keys; a factored one's as the ordinary LoRA that it is."""
+def _zoo_tensors(part: Part) -> dict[str, Tensor]:
+    """Return an update's parameters under zoo's keys; those of a low-rank one as an ordinary LoRA's."""
     update = part.update
     if isinstance(update, Experts):
         raise AdapterError(f"{part.name}: factors for each of several matrices have no place outside PEFT's own format")
@@ -108,7 +124,7 @@ def _own(part: Part) -> dict[str, Tensor]:
     return {f"{ZOO_PREFIX}{part.name}.{name}": tensor for name, tensor in named.items()}
 
 
-def _in_peft(slot: Slot, part: Part) -> dict[str, Tensor]:
+def _peft_tensors(slot: Slot, part: Part) -> dict[str, Tensor]:
     update, path = part.update, PREFIX + slot.path
     if isinstance(update, Experts):
         A, B = update.to_peft()
@@ -123,24 +139,22 @@ def _in_peft(slot: Slot, part: Part) -> dict[str, Tensor]:
     return tensors
 
 
-def _full(
+def _full_tensors(
     module: nn.Module, config: Adapter, parts: list[Part], saved: Mapping[str, str], placed: Iterable[Slot]
 ) -> dict[str, Tensor]:
-    """What is trained fully: in PEFT's terms for biases and the modules in `saved`, with their buffers."""
+    """Return the fully trained weights: under PEFT's keys for biases and the modules in `saved`, with their buffers."""
     tensors: dict[str, Tensor] = {}
     wrapped = keys.wrapped(placed)
     biases = isinstance(config, LoRA) and config.bias != "none"
     for part in parts:
         value = part.update.replacement()
         assert value is not None
-        inside = all(
-            any(site.path == path or site.path.startswith(path + ".") for path in saved) for site in part.sites
-        )
-        if not inside and not (biases and all(site.attribute == "bias" and site.path for site in part.sites)):
-            tensors |= _own(part)
+        inside = all(any(ref.path == path or ref.path.startswith(path + ".") for path in saved) for ref in part.refs)
+        if not inside and not (biases and all(ref.attribute == "bias" and ref.path for ref in part.refs)):
+            tensors |= _zoo_tensors(part)
             continue
-        for site in part.sites:
-            tensors[f"{PREFIX}{keys.file_path(site.path, wrapped, inside=True)}.{site.attribute}"] = value
+        for ref in part.refs:
+            tensors[f"{PREFIX}{keys.file_path(ref.path, wrapped, inside=True)}.{ref.attribute}"] = value
     for path in saved:
         layer = module.get_submodule(path)
         kept = layer.state_dict().keys()
@@ -151,12 +165,12 @@ def _full(
 
 
 def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, str]:
-    """The modules that PEFT's `modules_to_save` is to name, by path, each with what the configuration calls it.
+    """Return path → name in the configuration of the modules for PEFT's `modules_to_save`.
 
-    Those whose parameters are all trained fully; and for tied weights the modules of the other places, because PEFT
-    copies each module by itself.
+    These are the modules whose parameters are all fully trained, and for tied weights the modules of the other places,
+    because PEFT copies each module by itself.
     """
-    replaced = {site.name: part for part in parts for site in part.sites}
+    replaced = {ref.name: part for part in parts for ref in part.refs}
     found: dict[str, str] = {}
     for path, layer in library_modules(module, remove_duplicate=False):
         entry = next((one for one in config.modules_to_save or () if path and matches(path, (one,))), None)
@@ -165,7 +179,7 @@ def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dic
             continue
         if not any(path.startswith(outer + ".") for outer in found):
             found[path] = entry
-            others = {site.path for name in names for site in replaced[name].sites}
+            others = {ref.path for name in names for ref in replaced[name].refs}
             found |= {other: entry for other in others if other not in found and not other.startswith(path + ".")}
     return found
 
@@ -174,73 +188,73 @@ def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dic
 
 
 def _low_rank_slots(module: nn.Module, config: LoRA, parts: list[Part]) -> dict[str, list[Slot]]:
-    """The part's name → PEFT's slot for each of its places; parts that PEFT cannot express are not in it.
+    """Return part's name → PEFT's slot for each of its places, without the parts that PEFT cannot express.
 
-    A tied weight has one slot per place: PEFT adapts each by itself, and must do so alike.
+    A tied weight has one slot per place: PEFT adapts each by itself, and must do so in the same way.
     """
-    able = {slot.site.name: slot for slot in keys.slots(module).values() if not slot.reason_against()}
+    able = {slot.ref.name: slot for slot in keys.slots(module).values() if not slot.reason_against()}
     plain = [part for part in parts if isinstance(part.update, LowRankUpdate)]
-    chosen = {part.name for part in plain if all(_alike(able.get(site.name), part) for site in part.sites)}
+    chosen = {part.name for part in plain if all(_alike(able.get(ref.name), part) for ref in part.refs)}
     chosen -= _half_attentions(able, [part for part in plain if part.name in chosen])
-    modules = [able[site.name] for part in plain if part.name in chosen for site in part.sites]
-    raw: list[str] = []
-    if not config.dropout and not config.dora and not any(is_hf_conv1d(slot.site.layer) for slot in modules):
+    modules = [able[ref.name] for part in plain if part.name in chosen for ref in part.refs]
+    parameters: list[str] = []
+    if not config.dropout and not config.dora and not any(is_hf_conv1d(slot.ref.layer) for slot in modules):
         rest = [part for part in parts if part.name not in chosen]
-        raw = _raw_parameters(module, rest, {slot.site.path for slot in modules})
-    final = {slot.site.name: slot for slot in keys.slots(module, raw).values() if not slot.reason_against()}
-    return {p.name: [final[s.name] for s in p.sites] for p in parts if p.name in chosen or p.name in raw}
+        parameters = _raw_parameters(module, rest, {slot.ref.path for slot in modules})
+    final = {slot.ref.name: slot for slot in keys.slots(module, parameters).values() if not slot.reason_against()}
+    return {p.name: [final[s.name] for s in p.refs] for p in parts if p.name in chosen or p.name in parameters}
 
 
 def _alike(slot: Slot | None, part: Part) -> bool:
-    """Whether PEFT computes the same at `slot`. It has no magnitudes in attentions, nor of a weight's columns."""
+    """Return whether PEFT computes the same at `slot`. It has no magnitudes in attentions, nor of columns."""
     if slot is None or not isinstance(part.update, DoRAUpdate):
         return slot is not None
     return slot.kind in ("linear", "conv", "embedding") and slot.inputs_first == part.update.transposed
 
 
 def _half_attentions(able: Mapping[str, Slot], parts: list[Part]) -> set[str]:
-    """Parts of attentions that PEFT cannot adapt so: it adapts in_proj and out_proj together and alike."""
+    """Return the parts of attentions that PEFT cannot express: in_proj and out_proj must share rank and scale."""
     ranks: dict[str, list[tuple[int, float]]] = {}
     found = [(part, able[part.name]) for part in parts if able[part.name].kind in ("attention", "out_proj")]
     for part, slot in found:
-        if len(part.sites) == 1 and isinstance(part.update, LowRankUpdate):
+        if len(part.refs) == 1 and isinstance(part.update, LowRankUpdate):
             ranks.setdefault(slot.name, []).append((part.update.rank, part.update.scale))
     whole = {path for path, pair in ranks.items() if len(pair) == 2 and pair[0] == pair[1]}
     return {part.name for part, slot in found if slot.name not in whole}
 
 
 def _raw_parameters(module: nn.Module, parts: list[Part], taken: set[str]) -> list[str]:
-    """The names of weights that PEFT's `target_parameters` adapts as zoo does.
+    """Return the names of weights that PEFT's `target_parameters` adapts as zoo does.
 
-    taken: the paths of modules that PEFT adapts as such. Only parameters that no layer's `weight` is: who reads that
-    from outside would get it without PEFT's update, and without an error.
+    `taken` are the paths of modules in `target_modules`. A layer's `weight` is left out: code outside the layer that
+    reads it would get it without PEFT's update, and without an error.
     """
-    able = [part for part in parts if len(part.sites) == 1 and _is_called(part.sites[0], taken) and _as_matrix(part)]
-    paths = [part.sites[0].path for part in able]
-    names = [part.name for part in able if not any(other.startswith(part.sites[0].path + ".") for other in paths)]
-    exact = {slot.site.name for slot in keys.slots(module, names).values() if slot.is_parameter}
+    able = [part for part in parts if len(part.refs) == 1 and _is_called(part.refs[0], taken) and _as_matrix(part)]
+    paths = [part.refs[0].path for part in able]
+    names = [part.name for part in able if not any(other.startswith(part.refs[0].path + ".") for other in paths)]
+    exact = {slot.ref.name for slot in keys.slots(module, names).values() if slot.is_parameter}
     return names if exact == set(names) else []
 
 
-def _is_called(site: ParameterRef, taken: set[str]) -> bool:
-    """Whether PEFT's wrapper around the site's layer takes effect: only the layer's own forward reads the parameter."""
-    layer = site.layer
+def _is_called(ref: ParameterRef, taken: set[str]) -> bool:
+    """Return whether PEFT's wrapper of the layer takes effect: only the layer's forward reads the parameter."""
+    layer = ref.layer
     odd = isinstance(layer, nn.RNNBase | nn.utils.parametrize.ParametrizationList)
     reads = getattr(type(layer), "forward", None) is not nn.Module.forward and not odd
-    return bool(site.path) and site.path not in taken and reads and site.attribute != "weight"
+    return bool(ref.path) and ref.path not in taken and reads and ref.attribute != "weight"
 
 
 def _as_matrix(part: Part) -> bool:
-    """Whether the update has the one orientation that PEFT gives a raw parameter's."""
+    """Return whether the update has the orientation that PEFT gives the update of a parameter."""
     update, shape = part.update, part.shape
     if isinstance(update, Experts):
-        return update.inputs_first == bool(getattr(part.sites[0].layer, "is_transposed", False))
+        return update.inputs_first == bool(getattr(part.refs[0].layer, "is_transposed", False))
     if not isinstance(update, LowRankUpdate) or update.transposed:
         return False
     return (len(shape), update.split) in ((2, 1), (3, 2)) and (len(shape) == 2 or shape[0] == 1)
 
 
 def _other_slots(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, list[Slot]]:
-    """The same for the other kinds that PEFT has."""
-    able = {s.site.name: s for s in keys.slots(module).values() if keys.has_kind(config.kind, s)}
-    return {p.name: [able[s.name] for s in p.sites] for p in parts if all(s.name in able for s in p.sites)}
+    """Return the same as `_low_rank_slots` for the other kinds that PEFT has."""
+    able = {s.ref.name: s for s in keys.slots(module).values() if keys.has_kind(config.kind, s)}
+    return {p.name: [able[s.name] for s in p.refs] for p in parts if all(s.name in able for s in p.refs)}
