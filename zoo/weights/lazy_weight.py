@@ -1,4 +1,4 @@
-"""The lazy stand-in: what `layer.weight` gives where the weight is managed."""
+"""Lazy weights: what `layer.weight` returns if the weight is managed."""
 
 from __future__ import annotations
 
@@ -24,37 +24,46 @@ HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 
 class LazyWeight:
-    """Stands for a managed weight wherever a layer looks its parameter up.
+    """Replaces a managed weight's parameter in its layers, and behaves like the weight's tensor.
 
-    It has the weight's shape, dtype and device, and behaves as the tensor it stands for: products, convolutions and
-    look-ups take a low-rank path of their own; every other function, method, operator or index gets the dense
-    weight, base and active updates, differentiable in all that trains. Writing to it is a `WeightError`.
+    It has the weight's shape, dtype and device. Products, convolutions and look-ups take a low-rank path of their own;
+    every other function, method, operator or index gets the dense weight, base and active updates, differentiable in
+    everything that trains. Writing to it is a `WeightError`.
 
-    It holds the store, never its tensors: `.to()`, deepcopy, `functional_call` and FSDP2 may replace those.
+    It refers to the managed weight, never to its tensors: `.to()`, deepcopy, `functional_call` and FSDP2 may replace
+    those.
+
+    Args:
+        managed: The managed weight.
+        detached: Whether the weight is detached from the graph, as `.data` is.
+
+    Attributes:
+        shape: The weight's shape.
+        layout: How low-rank updates see the weight as a matrix.
     """
 
     shape: torch.Size
-    layout: Layout  # how low-rank updates see the weight as a matrix
+    layout: Layout
 
-    def __init__(self, store: ManagedWeight, detached: bool = False) -> None:
-        # Past __setattr__, which refuses to write a tensor's attributes. They hold for as long as the store lives.
-        held = self.__dict__
-        held["_zoo_store"], held["_zoo_detached"] = store, detached
-        held["shape"], held["layout"] = store.shape, store.layout
+    def __init__(self, managed: ManagedWeight, detached: bool = False) -> None:
+        # Not by __setattr__, which refuses to write a tensor's attributes. Shape and layout never change.
+        attributes = self.__dict__
+        attributes["_zoo_store"], attributes["_zoo_detached"] = managed, detached
+        attributes["shape"], attributes["layout"] = managed.shape, managed.layout
 
     def dense(self) -> Tensor:
-        """The weight as a plain tensor: base and active updates."""
+        """Return the weight as a plain tensor: base and active updates."""
         weight = self._zoo_store.dense()
         return weight.detach() if self._zoo_detached else weight
 
     def base(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight without any active adapter, as a plain tensor that must not be written to."""
+        """Return the weight without any active adapter, as a plain tensor that must not be written to."""
         return self._zoo_store.base_tensor(dtype).detach()
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         direct = DIRECT.get(func)
-        # What layers themselves call, op(input, weight, bias, …) by position, skips the sorting out of arguments.
+        # The form that layers call, op(input, weight, bias, …) by position, needs no parsing of arguments.
         if direct is not None and not kwargs and len(args) > 2:
             x, weight, bias = args[:3]
             if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
@@ -73,73 +82,93 @@ class LazyWeight:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The weight's dtype."""
         return self._zoo_store.dtype
 
     @property
     def device(self) -> torch.device:
+        """The base's device."""
         return self._zoo_store.device
 
     @property
     def ndim(self) -> int:
+        """The number of dimensions."""
         return len(self.shape)
 
     @property
     def data(self) -> LazyWeight:
-        """The same weight, cut from the graph; writing through it is refused, not lost."""
+        """The same weight, detached from the graph; writing to it is an error, not lost."""
         return LazyWeight(self._zoo_store, detached=True)
 
     @property
     def requires_grad(self) -> bool:
+        """Whether anything trains that the weight depends on."""
         return not self._zoo_detached and any(parameter.requires_grad for parameter in self._zoo_store.parameters())
 
     @property
     def grad(self) -> None:
+        """None: gradients are those of the adapters' parameters."""
         return None
 
     @property
     def is_meta(self) -> bool:
+        """Whether the weight is on `meta`."""
         return self._zoo_store.device.type == "meta"
 
     @property
     def is_cuda(self) -> bool:
+        """Whether the weight is on a CUDA device."""
         return self._zoo_store.device.type == "cuda"
 
     @property
     def is_leaf(self) -> bool:
+        """False: the dense weight is computed."""
         return False
 
     @property
     def T(self) -> Tensor:
+        """The transposed dense weight."""
         return self.dense().T
 
     def dim(self) -> int:
+        """Return the number of dimensions."""
         return len(self.shape)
 
     def size(self, dim: int | None = None) -> torch.Size | int:
+        """Return the shape, or one dimension's size."""
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
+        """Return the number of values."""
         return self.shape.numel()
 
     def nelement(self) -> int:
+        """Return the number of values."""
         return self.shape.numel()
 
     def element_size(self) -> int:
+        """Return the bytes per value of the dense weight."""
         return self._zoo_store.dtype.itemsize
 
     def is_floating_point(self) -> bool:
+        """Return whether the dtype is floating point."""
         return self._zoo_store.dtype.is_floating_point
 
     def is_complex(self) -> bool:
+        """Return whether the dtype is complex."""
         return self._zoo_store.dtype.is_complex
 
     def data_ptr(self) -> int:
-        """The address of the stored base: equal for two places only where they share the weight."""
+        """Return the address of the stored base: equal for two places only if they share the weight."""
         dense = self._zoo_store.dense_base()
         return (dense if dense is not None else self._zoo_store.quantized_base().tensors()[0]).data_ptr()
 
     def requires_grad_(self, requires_grad: bool = True) -> LazyWeight:
-        """Freezing is what a managed base always is; asking a managed weight to train is an error."""
+        """Do nothing for False, because a managed base is always frozen.
+
+        Raises:
+            WeightError: the weight is asked to train.
+        """
         if requires_grad:
             raise WeightError(
                 "a managed weight's base does not train: its adapters do. For full fine-tuning load the model "
@@ -148,7 +177,7 @@ class LazyWeight:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for what is not defined above: the dense tensor's methods and attributes.
+        # Called only for names not defined above: the dense tensor's methods and attributes.
         if name.startswith("_") or not hasattr(Tensor, name):
             raise AttributeError(f"a managed weight has no attribute {name!r}")
         attribute = getattr(Tensor, name)
@@ -156,7 +185,7 @@ class LazyWeight:
             raise WeightError(WRITES.format(name=f"Tensor.{name}"))
         if name in HOOKS:
             raise WeightError(
-                f"Tensor.{name} on a managed weight would never be called: its dense form is made anew at every use. "
+                f"Tensor.{name} on a managed weight would never be called: its dense form is created at every use. "
                 "Put the hook on the adapter's parameters, model.trainable_parameters()"
             )
         return getattr(self.dense(), name)
@@ -210,12 +239,12 @@ class LazyWeight:
 
 
 def to_dense(tree: Any) -> Any:
-    """Every stand-in in a nest of arguments as its dense tensor."""
+    """Return a nest of arguments with every lazy weight replaced by its dense tensor."""
     return tree_map(lambda value: value.dense() if isinstance(value, LazyWeight) else value, tree)
 
 
 def names_in_place(name: str) -> bool:
-    """Whether torch's convention says that a function of this name writes to its first argument."""
+    """Return whether a function of this name writes to its first argument, by torch's convention."""
     return name.endswith("_") and not name.endswith("__")
 
 
@@ -226,12 +255,12 @@ def _in_place_functions() -> dict[Callable[..., Any], str]:
     return {function: name for function, name in names if names_in_place(name)}
 
 
-# torch's own functions that write in place. Dynamo cannot read a function's name, but it can look a function up here.
+# torch's functions that write in place. Dynamo cannot read a function's name, but it can look up a function here.
 IN_PLACE = _in_place_functions()
 
 
 def _in_place_name(func: Callable[..., Any]) -> str | None:
-    """The name of a function that writes to its first argument; None for any other."""
+    """Return the name of a function that writes to its first argument; None for any other."""
     if torch.compiler.is_dynamo_compiling():
         return IN_PLACE.get(func)
     name = getattr(func, "__name__", "")
@@ -239,20 +268,20 @@ def _in_place_name(func: Callable[..., Any]) -> str | None:
 
 
 def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """Raise `WeightError` for a function that would write to a stand-in: the write would be lost."""
+    """Raise `WeightError` for a function that would write to a lazy weight: the write would be lost."""
     name = _in_place_name(func)
     if name is not None:
         target = args[0] if args else (kwargs or {}).get("tensor", (kwargs or {}).get("self"))
-        if _any_weight(target):
+        if _has_lazy_weight(target):
             raise WeightError(WRITES.format(name=name))
-    if kwargs and _any_weight(kwargs.get("out")):
+    if kwargs and _has_lazy_weight(kwargs.get("out")):
         raise WeightError(WRITES.format(name=f"{getattr(func, '__name__', '')}(out=)"))
 
 
-def _any_weight(value: Any) -> bool:
-    """Whether a value is a stand-in, or a list or tuple with one in it (as of `torch._foreach_add_`)."""
+def _has_lazy_weight(value: Any) -> bool:
+    """Return whether a value is a lazy weight, or a list or tuple with one (as of `torch._foreach_add_`)."""
     if isinstance(value, list | tuple):
-        return any(_any_weight(one) for one in value)
+        return any(_has_lazy_weight(one) for one in value)
     return isinstance(value, LazyWeight)
 
 

@@ -1,4 +1,4 @@
-"""Replace a module's parameters by managed weights, and put plain parameters back."""
+"""Replace a module's parameters by managed weights, and restore plain parameters."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def replace_parameter(group: TiedGroup, packed: QuantizedTensor | None = None) -
         packed: The quantized weight to hold; by default the group's own parameter, which then no longer trains.
 
     Raises:
-        WeightError: the layer has a child of the managed weight's name already.
+        WeightError: the layer already has a child of the managed weight's name.
     """
     if packed is None:
         lazy = group.lazy() if group.prepared is None else group.prepared
         group.value.requires_grad_(False)
     else:
         lazy = LazyWeight(group.managed(packed))
-    store = lazy._zoo_store
+    managed = lazy._zoo_store
     for number, ref in enumerate(group.refs):
         if ref.layer.__dict__.get(ref.attribute) is lazy:  # the same layer under another name
             continue
         if number == 0 and hasattr(ref.layer, child_name(ref.attribute)):
             raise WeightError(f"{ref.name}: the layer already has something called {child_name(ref.attribute)!r}")
-        _put(ref, store, lazy, register=number == 0)
-    store.train(group.refs[0].layer.training)
-    group.value = store
-    return store
+        _put(ref, managed, lazy, register=number == 0)
+    managed.train(group.refs[0].layer.training)
+    group.value = managed
+    return managed
 
 
 def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
-    """Put a plain parameter back where a managed weight was."""
+    """Put a plain parameter in all places of a managed weight."""
     for ref in group.refs:
         layer, attribute = ref.layer, ref.attribute
         layer.__dict__.pop(attribute, None)
@@ -63,12 +63,12 @@ def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
 
 @contextmanager
 def plain_parameters(module: nn.Module) -> Iterator[None]:
-    """Plain dense parameters inside, active adapters included; the stores are back afterwards.
+    """Make all parameters plain and dense within the context, active adapters included.
 
     For code that reads `module.state_dict()` itself. All weights are dense at once.
     """
     groups = [group for group in tied_groups(module) if isinstance(group.value, ManagedWeight)]
-    kept = [(group.value, [ref.layer.__dict__[ref.attribute] for ref in group.refs]) for group in groups]
+    original = [(group.value, [ref.layer.__dict__[ref.attribute] for ref in group.refs]) for group in groups]
     try:
         for group in groups:
             with torch.no_grad():
@@ -76,18 +76,18 @@ def plain_parameters(module: nn.Module) -> Iterator[None]:
                 restore_parameter(group, nn.Parameter(dense, requires_grad=False))
         yield
     finally:
-        for group, (store, lazy_weights) in zip(groups, kept, strict=True):
+        for group, (managed, lazy_weights) in zip(groups, original, strict=True):
             for number, (ref, lazy) in enumerate(zip(group.refs, lazy_weights, strict=True)):
-                _put(ref, store, lazy, register=number == 0)  # type: ignore[arg-type]
+                _put(ref, managed, lazy, register=number == 0)  # type: ignore[arg-type]
 
 
 def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """A library's own `module.save_pretrained`, writing the weights under its own names, dense."""
+    """Run the library's own `module.save_pretrained` with dense weights under the library's own names."""
     write = type(module).save_pretrained  # type: ignore[attr-defined]
     if kwargs.get("state_dict") is not None:
         return write(module, *args, **kwargs)
     training = [(layer, layer.training) for layer in module.modules()]
-    module.eval()  # an adapter's dropout must not be written
+    module.eval()  # an adapter's dropout must not be saved
     try:
         with plain_parameters(module):
             return write(module, *args, **kwargs)
@@ -96,27 +96,26 @@ def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             layer.training = mode
 
 
-def _put(ref: ParameterRef, store: ManagedWeight, weight: LazyWeight, register: bool) -> None:
-    """Put a stand-in where a parameter is; `register`: its store too, at the first of the places that share it.
+def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: bool) -> None:
+    """Put a lazy weight in a parameter's place.
 
-    One place only: `functional_call` loses the tensors of a module that is registered under two names.
+    Its managed weight becomes a child module only at the first of the places that share it (`register`), because
+    `functional_call` loses the tensors of a module that is registered under two names.
     """
     layer, attribute = ref.layer, ref.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     layer._parameters.pop(attribute, None)
     if register:
-        layer.add_module(child_name(attribute), store)
-    # Through setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) take note.
-    setattr(layer, attribute, weight)
+        layer.add_module(child_name(attribute), managed)
+    # By setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) update them.
+    setattr(layer, attribute, lazy)
 
 
 def parameter_names(layer: nn.Module) -> list[str]:
-    """The names of a layer's own parameters, managed or not, in the order in which the library registered them."""
+    """Return the names of a layer's own parameters, managed or not, in the library's order of registration."""
     plain = [name for name, parameter in layer._parameters.items() if parameter is not None]
-    managed = [
-        name for name, value in layer.__dict__.items() if isinstance(value, LazyWeight) and not value._zoo_detached
-    ]
-    return _in_order(layer, [*plain, *managed])
+    lazy = [name for name, value in layer.__dict__.items() if isinstance(value, LazyWeight) and not value._zoo_detached]
+    return _in_order(layer, [*plain, *lazy])
 
 
 def _in_order(layer: nn.Module, names: list[str]) -> list[str]:
@@ -125,7 +124,7 @@ def _in_order(layer: nn.Module, names: list[str]) -> list[str]:
 
 
 def _restore_order(layer: nn.Module) -> None:
-    """Give a layer's parameters the order they had: optimizers and their saved states go by it."""
+    """Restore the order of a layer's parameters, on which optimizers and their state dicts depend."""
     for name in _in_order(layer, list(layer._parameters)):
         layer._parameters[name] = layer._parameters.pop(name)
     if not any(isinstance(value, LazyWeight) for value in layer.__dict__.values()):
@@ -143,9 +142,9 @@ def set_parameter(group: TiedGroup, tensor: Tensor, requires_grad: bool = True) 
 
 
 def find_parameter(module: nn.Module, name: str) -> Any:
-    """`module.get_parameter(name)` for a module with managed weights: those are given as their stand-in.
+    """Return `module.get_parameter(name)`; a managed weight is returned as its lazy weight.
 
-    Libraries that look parameters up by name (transformers' `tie_weights`) find what `layer.weight` would give.
+    Libraries that look parameters up by name (transformers' `tie_weights`) get the same object as from `layer.weight`.
     """
     path, _, attribute = name.rpartition(".")
     layer = module.get_submodule(path)

@@ -1,4 +1,4 @@
-"""One walk over a module: every parameter with all the places that share it, managed or not, and every buffer."""
+"""Walk over a module once: every parameter with all the places that share it, managed or not, and every buffer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
 
-SUFFIX = "_store"  # of the child module that holds a managed weight
+SUFFIX = "_store"  # ends the name of the child module that is a managed weight; part of state dicts
 
 
 class ParameterRef(NamedTuple):
     """A place where a layer looks a parameter up.
 
-    path: of the layer in the module, "" for the module itself. name: as `module.named_parameters()` gives it.
+    Attributes:
+        path: The layer's path in the module; "" for the module itself.
+        layer: The layer.
+        attribute: The layer's attribute.
+        name: The parameter's name, as in `module.named_parameters()`.
     """
 
     path: str
@@ -36,17 +40,21 @@ def parameter_ref(path: str, layer: nn.Module, attribute: str) -> ParameterRef:
 class TiedGroup:
     """One parameter, or the managed weight in its place, with all the places that share it.
 
-    value: what holds the weight now. refs: the places, in module order. name: of the first place.
+    Attributes:
+        value: The current parameter or managed weight.
+        refs: The places, in module order.
+        name: The name of the first place.
+        prepared: The last result of `lazy`.
     """
 
     def __init__(self, value: nn.Parameter | ManagedWeight, refs: list[ParameterRef]) -> None:
         self.value = value
         self.refs = refs
         self.name = refs[0].name
-        self.prepared: LazyWeight | None = None  # what `lazy` returned last
+        self.prepared: LazyWeight | None = None
 
     def lazy(self) -> LazyWeight:
-        """Return the weight as its layers see it when it is managed. The module does not change."""
+        """Return the weight as its layers see it once it is managed. The module does not change."""
         value, prepared = self.value, self.prepared
         if prepared is None or (isinstance(value, ManagedWeight) and prepared._zoo_store is not value):
             prepared = LazyWeight(value if isinstance(value, ManagedWeight) else self.managed(value))
@@ -54,12 +62,18 @@ class TiedGroup:
         return prepared
 
     def managed(self, base: nn.Parameter | QuantizedTensor) -> ManagedWeight:
-        """Return a managed weight with the base `base` for these places, not in place yet."""
+        """Return a managed weight with the base `base` for these places, without putting it there."""
         return ManagedWeight(base, layout_of([(ref.layer, ref.attribute) for ref in self.refs], base.shape))
 
 
 class BufferRef(NamedTuple):
-    """A place where a layer keeps a buffer."""
+    """A place where a layer keeps a buffer.
+
+    Attributes:
+        layer: The layer.
+        attribute: The layer's attribute.
+        persistent: Whether the buffer is in the state dict.
+    """
 
     layer: nn.Module
     attribute: str
@@ -67,7 +81,12 @@ class BufferRef(NamedTuple):
 
 
 class ModuleIndex(NamedTuple):
-    """What a walk finds: the parameters, tied ones once, and the buffers by each of their names."""
+    """The result of a walk.
+
+    Attributes:
+        groups: The parameters, tied ones once.
+        buffers: The buffers, by each of their names.
+    """
 
     groups: list[TiedGroup]
     buffers: dict[str, BufferRef]
@@ -91,7 +110,7 @@ def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterato
             if child is not None:
                 yield from walk(f"{path}.{name}" if path else name, child)
         if not remove_duplicate:
-            seen.discard(id(layer))  # only a module inside itself is passed over
+            seen.discard(id(layer))  # so that only a module inside itself is skipped
 
     yield from walk("", module)
 
@@ -102,7 +121,7 @@ def index_module(module: nn.Module) -> ModuleIndex:
     A layer under several names is a place under each of them, as in `state_dict()`.
 
     Raises:
-        WeightError: a managed weight was replaced behind its back.
+        WeightError: a managed weight was replaced from outside.
     """
     groups: dict[int, TiedGroup] = {}
     buffers: dict[str, BufferRef] = {}
