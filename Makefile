@@ -9,13 +9,14 @@ BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-oldest lint lint-oldest docs docs-oldest format clean
+.PHONY: help demo test test-oldest test-all test-all-oldest lint lint-oldest docs docs-oldest format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         load ddpm in 4 bit, tune it with LoRA, show before and after (make demo NAME=gpt for text)"
-	@echo "make test         run every test"
-	@echo "make test-oldest  run every test with the oldest dependencies that are supported, in .venv-oldest"
+	@echo "make test         run the quick tests; of one folder: make test ROOM=weights, make test ROOM=plugins/gat"
+	@echo "make test-all     run every test, the slow ones too; ROOM= as above"
+	@echo "make test-oldest  the quick tests with the oldest dependencies supported, in .venv-oldest; test-all-oldest likewise"
 	@echo "make lint         ruff, mypy and import-linter; lint-oldest likewise"
 	@echo "make docs         build the documentation's site in site/; docs-oldest likewise"
 	@echo "make format       rewrite the files as ruff formats them"
@@ -44,12 +45,16 @@ demo: .venv/installed
 	$(BIN)/zoo demo $(NAME)
 
 # One thread per test process: two threads on two busy cores are many times slower than one.
-test test-oldest: export OMP_NUM_THREADS = 1
-test: .venv/installed
-test-oldest: .venv-oldest/installed
-test-oldest: BIN = .venv-oldest/bin
-test test-oldest:
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 --durations-min 2 $(PYTEST_FLAGS)
+TESTS := test test-oldest test-all test-all-oldest
+$(TESTS): export OMP_NUM_THREADS = 1
+test test-all: .venv/installed
+test-oldest test-all-oldest: .venv-oldest/installed
+test-oldest test-all-oldest: BIN = .venv-oldest/bin
+test test-oldest: QUICK = -m "not slow"
+# The folder of tests that ROOM names; without ROOM all of them.
+WHERE = $(if $(ROOM),$(or $(firstword $(wildcard tests/$(ROOM) $(ROOM))),$(error no tests in tests/$(ROOM) or $(ROOM))))
+$(TESTS):
+	$(BIN)/python -m pytest $(WHERE) $(QUICK) -n $(WORKERS) --dist worksteal --durations 15 --durations-min 2 $(PYTEST_FLAGS)
 
 lint: .venv/installed-dev
 lint-oldest: .venv-oldest/installed-dev

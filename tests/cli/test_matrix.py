@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,8 +14,16 @@ from zoo.cli import main, matrix_run
 ROWS = [(bits, lora) for bits in matrix_run.BITS for lora in matrix_run.LORA if lora or bits in (32, 4)]
 
 
+def turns() -> list[Any]:
+    """Every architecture, all but two slow: those take turns by the day, so that each has its turn within four days."""
+    names = matrix_run.names()
+    first = 2 * int(os.environ["ZOO_TEST_DAY"])
+    today = {names[turn % len(names)] for turn in (first, first + 1)}
+    return [pytest.param(name, marks=[] if name in today else [pytest.mark.slow]) for name in names]
+
+
 @pytest.mark.parametrize(("bits", "lora"), ROWS, ids=[f"{bits}-{'lora' if lora else 'plain'}" for bits, lora in ROWS])
-@pytest.mark.parametrize("name", matrix_run.names())
+@pytest.mark.parametrize("name", turns())
 def test_every_verb_holds(name: str, bits: int, lora: int | None) -> None:
     cells = matrix_run.check(name, bits, lora)
     assert [cell.verb for cell in cells] == list(matrix_run.VERBS)
@@ -31,9 +42,11 @@ def test_a_verb_that_does_not_hold_is_told(monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr("zoo.model.Model.merge", merge)
     monkeypatch.setattr("zoo.model.Model.unmerge", lambda self: ())
+    monkeypatch.setattr("zoo.cli.matrix_run.RUNS", {verb: matrix_run.RUNS[verb] for verb in ("load", "merge")})
+    monkeypatch.setattr("zoo.cli.matrix_run.VERBS", ("load", "merge"))
     monkeypatch.setattr("zoo.cli.matrix_run.BITS", (32,))
     monkeypatch.setattr("zoo.cli.matrix_run.LORA", (2,))
     assert main(["matrix", name]) == 1
     told = capsys.readouterr()
     assert "NO" in told.out
-    assert "merge: outputs differ" in told.err
+    assert "merge: a loss of" in told.err

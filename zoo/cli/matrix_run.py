@@ -1,32 +1,34 @@
 """Every verb on every architecture, in every precision, with and without an adapter: run, not claimed.
 
 `check(name, bits, lora)` runs one combination on the weights that a plugin carries and says for each verb whether it
-held or why not. It asks plugins through `zoo.load` alone and knows none of them.
+held or why not. A plugin's promises are `zoo.testing`'s, checked there in 4 bit with an adapter: those that are about
+one verb run here in the other combinations too, beside the verbs that are zoo's own.
 """
 
 from __future__ import annotations
 
-import copy
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
 
 import zoo
+from zoo.catalog import registry
 from zoo.catalog.entry import EMBEDDED
-from zoo.errors import TuningError, ZooError
+from zoo.errors import TuningError, one_line
 from zoo.model import Model
-from zoo.torch_state.modes import evaluating
+from zoo.testing import adapting, drawing, learning
+from zoo.testing.compare import backward, loss_of, tensors_of
+from zoo.testing.failures import CheckFailed, NotCheckable, require
+from zoo.testing.promise import Check
+from zoo.testing.subject import PluginUnderTest
+from zoo.torch_state.modes import evaluating, seeded
 
 BITS = (32, 16, 8, 4)
 LORA = (None, 4)
-VERBS = ("load", "sample", "backward", "tune", "reload", "merge", "state_dict", "deepcopy", "compile")
 BATCH = 4
 STEPS, LEARNT = 5, 16  # tuning steps, and the items of each: with fewer, five steps follow the noise
 TOLERANCE = 1e-4  # of the largest output; what is the same computation in another order stays far below
@@ -34,6 +36,38 @@ TOLERANCE = 1e-4  # of the largest output; what is the same computation in anoth
 # Why a verb has no meaning in a combination, and so is not run.
 NO_ADAPTER = "no adapter"
 NOTHING_TRAINS = "a quantized base has nothing to train without an adapter, and tune says so"
+
+
+def names() -> list[str]:
+    """Return the registry names whose weights a plugin carries."""
+    return [entry.name for entry in zoo.entries() if entry.weights == EMBEDDED]
+
+
+def check(name: str, bits: int, lora: int | None, *, backend: str = "eager") -> list[Cell]:
+    """Run every verb on one combination, on the CPU; one `Cell` per verb.
+
+    backend: what `torch.compile` hands the captured graphs to; "inductor" compiles them, which takes long.
+    """
+    row = Row(name, bits, lora, backend)
+    cells: list[Cell] = []
+    for verb, run in RUNS.items():
+        loaded = not cells or cells[0].held
+        held, why = _outcome(run, row) if loaded else (False, "not loaded")
+        cells.append(Cell(name, bits, lora, verb, held, why))
+    return cells
+
+
+def _outcome(run: Callable[[Row], object], row: Row) -> tuple[bool | None, str]:
+    """Whether a verb holds, and why not."""
+    try:
+        run(row)
+    except NotCheckable as reason:
+        return None, str(reason)
+    except CheckFailed as broken:
+        return False, broken.found
+    except Exception as error:
+        return False, f"{type(error).__name__}: {one_line(error, 200)}"
+    return True, ""
 
 
 @dataclass(frozen=True)
@@ -48,196 +82,131 @@ class Cell:
     why: str = ""
 
 
-def names() -> list[str]:
-    """The registry names whose weights a plugin carries."""
-    return [entry.name for entry in zoo.entries() if entry.weights == EMBEDDED]
-
-
-def check(name: str, bits: int, lora: int | None, *, backend: str = "eager") -> list[Cell]:
-    """Run every verb on one combination, on the CPU; one `Cell` per verb.
-
-    backend: what `torch.compile` hands the captured graphs to; "inductor" compiles them, which takes long.
-    """
-    adapter = None if lora is None else zoo.LoRA(rank=lora, targets="all")
-    cells: list[Cell] = []
-
-    def run(verb: str, what: Callable[[], str | None]) -> None:
-        try:
-            why = what()
-            cells.append(Cell(name, bits, lora, verb, why is None, why or ""))
-        except _Meaningless as reason:
-            cells.append(Cell(name, bits, lora, verb, None, str(reason)))
-        except Exception as error:
-            cells.append(
-                Cell(name, bits, lora, verb, False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            )
-
-    made: list[Model] = []
-    run("load", lambda: made.append(zoo.load(name, bits=bits, lora=adapter, device="cpu", seed=0)))
-    if not made:
-        return cells + [Cell(name, bits, lora, verb, False, "not loaded") for verb in VERBS[1:]]
-    model = made[0]
-    data = model.entry.demo.get("data")  # what the model was not trained on, so that there is something to learn
-    batch = next(iter(model.batches(data, batch_size=BATCH, seed=0)))
-    run("sample", lambda: _sample(model))
-    run("backward", lambda: _backward(model, batch))
-    run("tune", lambda: _tune(model, data))
-    probe = Probe(model, batch)
-    run("reload", lambda: _reload(model, probe, name, bits))
-    run("merge", lambda: _merge(model, probe))
-    run("state_dict", lambda: _state_dict(model, probe, name, bits, adapter))
-    run("deepcopy", lambda: _unequal(probe.run(copy.deepcopy(model.module)), probe.run(model.module), 0.0))
-    run("compile", lambda: _compile(model, probe, backend))
-    return cells
-
-
-class _Meaningless(Exception):
-    """The verb has no meaning here; the message says why."""
-
-
 class Probe:
     """One call of the part of the module that the loss calls first, with its inputs, to compare outputs by."""
 
     def __init__(self, model: Model, batch: Any) -> None:
         calls: list[tuple[str, Any, Any]] = []
         hooks = [
-            layer.register_forward_pre_hook(
-                lambda _, args, kwargs, path=path: calls.append((path, args, kwargs)), with_kwargs=True
-            )
+            layer.register_forward_pre_hook(lambda _, *call, path=path: calls.append((path, *call)), with_kwargs=True)
             for path, layer in model.module.named_modules()
         ]
         try:
-            with _seeded(), evaluating(model.module):  # with a graph: a penalty on gradients needs one
-                model.loss(batch)
+            loss_of(model, batch)
         finally:
             for hook in hooks:
                 hook.remove()
-        if not calls:
-            raise ZooError("the loss calls no module: expected it to run model.module or a part of it")
-        self.path, args, kwargs = calls[0]
-        self.args, self.kwargs = tree_map(
-            lambda value: value.detach() if isinstance(value, Tensor) else value, (args, kwargs)
-        )
+        require(calls, "the loss calls no module: expected it to run model.module or a part of it")
+        self.path, self.args, self.kwargs = calls[0]
 
-    def part(self, module: nn.Module) -> nn.Module:
-        """The part of `module` that is called."""
-        return module.get_submodule(self.path)
-
-    def run(self, module: nn.Module, call: Callable[..., Any] | None = None) -> list[Tensor]:
-        """Every floating-point tensor that comes out."""
-        with torch.no_grad(), _seeded(), evaluating(module):
-            called = self.part(module) if call is None else call
-            flat, _ = tree_flatten(_plain(called(*self.args, **self.kwargs)))
-        return [value for value in flat if isinstance(value, Tensor) and value.is_floating_point()]
+    def run(self, module: nn.Module, backend: str | None = None) -> list[Tensor]:
+        """Return every floating-point tensor that comes out of the part; backend: of the part compiled."""
+        with torch.no_grad(), seeded(0, torch.device("cpu")), evaluating(module):
+            part = module.get_submodule(self.path)
+            called = part if backend is None else torch.compile(part, backend=backend)
+            output = called(*self.args, **self.kwargs)
+        return [value for value in tensors_of(output) if value.is_floating_point()]
 
 
-def _plain(output: Any) -> Any:
-    """Libraries' output classes as what they hold, so that all their tensors are found."""
-    if hasattr(output, "parameters") and isinstance(getattr(output, "mean", None), Tensor):
-        return output.parameters  # diffusers' distribution
-    if hasattr(output, "items") and not isinstance(output, dict):
-        return dict(output.items())
-    if hasattr(output, "__dict__") and not isinstance(output, Tensor | tuple | list | dict):
-        return {key: _plain(value) for key, value in vars(output).items()}
-    return output
+class Row(PluginUnderTest):
+    """One combination; its model, `adapted`, is what the verbs change one after the other."""
+
+    def __init__(self, name: str, bits: int, lora: int | None, backend: str) -> None:
+        entry = registry.find(name)
+        # What the model was not trained on, so that there is something to learn.
+        super().__init__(entry.plugin or name, {"entry": name, "data": entry.demo.get("data"), "batch_size": BATCH})
+        self.bits, self.backend = bits, backend
+        self.adapter = None if lora is None else zoo.LoRA(rank=lora, targets="all")
+
+    def load(self, **options: Any) -> Model:
+        """Return a new model of this combination."""
+        return super().load(**{"lora": self.adapter, "dtype": None, **options, "bits": self.bits})
+
+    @cached_property
+    def adapted(self) -> Model:
+        """The model that the verbs are run on."""
+        return self.load()
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What outputs are compared by."""
+        return Probe(self.adapted, self.batch)
+
+    def compare(self, found: list[Tensor], tolerance: float = 0.0) -> None:
+        """Raise `CheckFailed` where outputs differ from the model's by more than `tolerance` of the largest value."""
+        expected = self.probe.run(self.adapted.module)
+        require(len(found) == len(expected) > 0, f"{len(found)} outputs, expected {len(expected)}")
+        for one, other in zip(found, expected, strict=True):
+            require(one.shape == other.shape, f"an output of shape {tuple(one.shape)}, expected {tuple(other.shape)}")
+            error = float((one - other).abs().max() / other.abs().max().clamp(min=1e-12)) if other.numel() else 0.0
+            require(error <= tolerance, f"outputs differ by {error:.2g} of the largest")
 
 
-def _sample(model: Model) -> str | None:
-    one, two = model.sample(1, seed=1), model.sample(1, seed=1)
-    return None if len(one) == 1 and _same(one.data, two.data) else "equal seeds gave other samples"
+def _with_adapter(check: Check) -> Callable[[Row], None]:
+    """A check of the conformance suite that has no meaning without an adapter."""
+
+    def run(row: Row) -> None:
+        if not row.adapter:
+            raise NotCheckable(NO_ADAPTER)
+        check.run(row)
+
+    return run
 
 
-def _same(one: Any, two: Any) -> bool:
-    return torch.equal(one, two) if isinstance(one, Tensor) else one == two
+def _backward(row: Row) -> None:
+    if row.adapter:
+        learning.every_adapted_weight_learns.run(row)
+        return
+    model = row.adapted_copy().train()
+    trained = _trained(model)
+    backward(model, row.batch)
+    for name, parameter in trained:
+        finite = parameter.grad is None or bool(torch.isfinite(parameter.grad).all())
+        require(finite, f"a gradient that is not finite for {name}")
 
 
-def _backward(model: Model, batch: Any) -> str | None:
-    if not _trains(model):
-        raise _Meaningless(NOTHING_TRAINS)
-    model.train()
-    with _seeded():
-        model.loss(batch).backward()
-    without = [name for name, parameter in model.trainable_parameters() if parameter.grad is None]
-    infinite = [n for n, p in model.trainable_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    model.module.zero_grad(set_to_none=True)
-    model.eval()
-    if model.adapters and without:
-        return f"no gradient for {without[0]}"
-    return f"a gradient that is not finite for {infinite[0]}" if infinite else None
-
-
-def _trains(model: Model) -> bool:
+def _trained(model: Model) -> list[tuple[str, nn.Parameter]]:
     try:
-        return bool(list(model.trainable_parameters()))
-    except TuningError:
-        return False
+        return list(model.trainable_parameters())
+    except TuningError as error:
+        raise NotCheckable(NOTHING_TRAINS) from error
 
 
-def _tune(model: Model, data: Any) -> str | None:
-    """Five small steps on `data` must lower the loss of the first batch."""
-    if not _trains(model):
-        raise _Meaningless(NOTHING_TRAINS)
-    batch = next(iter(model.batches(data, batch_size=LEARNT, seed=0)))  # the first that it learns from
-
-    def loss() -> float:
-        with _seeded(), evaluating(model.module):
-            return float(model.loss(batch).detach())
-
-    before = loss()
-    model.tune(data, steps=STEPS, batch_size=LEARNT, lr=5e-4 if model.adapters else 2e-4, seed=0, quiet=True)
-    after = loss()
-    return None if after < before else f"loss {before:.4f} before, {after:.4f} after {STEPS} steps"
+def _tune(row: Row) -> None:
+    """Five small steps must lower the loss of the first batch that they learn from."""
+    model, data = row.adapted, row.options.data
+    _trained(model)
+    batch = next(row.batches(model, batch_size=LEARNT, seed=0))
+    before = loss_of(model, batch)
+    rate = 5e-4 if row.adapter else 2e-4
+    model.tune(data, steps=STEPS, batch_size=LEARNT, lr=rate, seed=0, quiet=True)
+    after = loss_of(model, batch)
+    require(after < before, f"loss {before:.4f} before, {after:.4f} after {STEPS} steps")
 
 
-def _reload(model: Model, probe: Probe, name: str, bits: int) -> str | None:
-    if not model.adapters:
-        raise _Meaningless(NO_ADAPTER)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_adapter(Path(folder) / "adapter")
-        again = zoo.load(name, bits=bits, lora=str(Path(folder) / "adapter"), device="cpu")
-    return _unequal(probe.run(again.module), probe.run(model.module), 0.0)
+def _state_dict(row: Row) -> None:
+    fresh = row.load(seed=1)
+    fresh.module.load_state_dict(row.adapted.module.state_dict())
+    row.compare(row.probe.run(fresh.module))
 
 
-def _merge(model: Model, probe: Probe) -> str | None:
-    if not model.adapters:
-        raise _Meaningless(NO_ADAPTER)
-    before = probe.run(model.module)
-    model.merge()
-    merged = probe.run(model.module)
-    model.unmerge()
-    return _unequal(merged, before, TOLERANCE) or _unequal(probe.run(model.module), before, 0.0)
-
-
-def _state_dict(model: Model, probe: Probe, name: str, bits: int, adapter: Any) -> str | None:
-    fresh = zoo.load(name, bits=bits, lora=adapter, device="cpu", seed=1)
-    fresh.module.load_state_dict(model.module.state_dict())
-    return _unequal(probe.run(fresh.module), probe.run(model.module), 0.0)
-
-
-def _compile(model: Model, probe: Probe, backend: str) -> str | None:
+def _compile(row: Row) -> None:
     torch.compiler.reset()
-    with evaluating(model.module):
-        compiled = torch.compile(probe.part(model.module), backend=backend)
-        found = probe.run(model.module, compiled)
-    torch.compiler.reset()
-    return _unequal(found, probe.run(model.module), TOLERANCE)
+    try:
+        row.compare(row.probe.run(row.adapted.module, row.backend), TOLERANCE)
+    finally:
+        torch.compiler.reset()
 
 
-def _unequal(found: list[Tensor], expected: list[Tensor], tolerance: float) -> str | None:
-    """Why two lists of outputs differ by more than `tolerance` of the largest value; None where they do not."""
-    if len(found) != len(expected) or not expected:
-        return f"{len(found)} outputs, expected {len(expected)}"
-    for one, other in zip(found, expected, strict=True):
-        if one.shape != other.shape:
-            return f"an output of shape {tuple(one.shape)}, expected {tuple(other.shape)}"
-        error = float((one - other).abs().max() / other.abs().max().clamp(min=1e-12)) if other.numel() else 0.0
-        if not error <= tolerance:
-            return f"outputs differ by {error:.2g} of the largest"
-    return None
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+RUNS: dict[str, Callable[[Row], object]] = {
+    "load": lambda row: row.adapted,
+    "sample": drawing.samples_repeat.run,
+    "backward": _backward,
+    "tune": _tune,
+    "reload": _with_adapter(adapting.a_saved_adapter_comes_back),
+    "merge": _with_adapter(adapting.merging_is_exact),
+    "state_dict": _state_dict,
+    "deepcopy": adapting.can_be_copied.run,
+    "compile": _compile,
+}
+VERBS = tuple(RUNS)

@@ -1,6 +1,8 @@
-"""Every kind on every architecture's default targets, in 32 and in 4 bit."""
+"""Every adapter kind on every architecture: on its default targets, and LoRA on every weight in every precision."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +51,14 @@ def base(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@torch.no_grad()
+def stir(model: zoo.Model) -> None:
+    """Move what trains by about a twentieth of its size, so that the adapter does something."""
+    for _, parameter in model.trainable_parameters():
+        parameter.grad = None
+        parameter.add_(0.05 * torch.randn_like(parameter) * parameter.square().mean().sqrt().clamp(min=0.1))
+
+
 @pytest.mark.parametrize("bits", [32, 4])
 @pytest.mark.parametrize("name", names())
 def test_every_kind(name: str, bits: int) -> None:
@@ -77,10 +87,7 @@ def test_every_kind(name: str, bits: int) -> None:
         dead = {one.split(".updates")[0] for one in gradients}
         dead -= {one.split(".updates")[0] for one, gradient in gradients.items() if gradient.any()}  # type: ignore[union-attr]
         assert not dead, (kind, dead)
-        with torch.no_grad():
-            for _, parameter in model.trainable_parameters():
-                parameter.grad = None
-                parameter.add_(0.05 * torch.randn_like(parameter) * parameter.square().mean().sqrt().clamp(min=0.1))
+        stir(model)
         moved = probe.run(model.module)
         assert difference(moved, outputs) > 1e-5, kind
         model.merge()
@@ -93,6 +100,23 @@ def test_every_kind(name: str, bits: int) -> None:
         assert now.keys() == before.keys()
         assert all(torch.equal(now[one], before[one]) for one in before), kind
         model.remove_adapter(kind)
+    assert difference(probe.run(model.module), outputs) == 0
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+@pytest.mark.parametrize("name", names())
+def test_lora_on_every_weight_reloads_and_merges(name: str, bits: int, tmp_path: Path) -> None:
+    model = zoo.load(name, bits=bits, lora=zoo.LoRA(4, targets="all"), device="cpu", seed=0)
+    probe = Probe(model, next(iter(model.batches(model.entry.demo.get("data"), batch_size=4, seed=0))))
+    plain = probe.run(model.module)
+    stir(model)
+    outputs = probe.run(model.module)
+    assert difference(outputs, plain) > 1e-3
+    again = zoo.load(name, bits=bits, lora=str(model.save_adapter(tmp_path / "adapter")), device="cpu")
+    assert difference(probe.run(again.module), outputs) == 0
+    model.merge()
+    assert difference(probe.run(model.module), outputs) <= 1e-5
+    model.unmerge()
     assert difference(probe.run(model.module), outputs) == 0
 
 
