@@ -60,7 +60,7 @@ class _OldModules:
 def install() -> None:
     """Let old modules be imported; at most once."""
     if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
-        # First, because in zoo.libraries, which is zoo.integrations, Python's own finder finds a second transformers.py.
+        # First: in zoo.libraries, which is zoo.integrations, Python's own finder finds a second transformers.py.
         sys.meta_path.insert(0, _OldModules())
 
 

@@ -1,4 +1,4 @@
-"""A module's mode and the random state for a while, and both as they were afterwards."""
+"""Context managers that restore the training mode and the global random state on exit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every submodule's own mode again afterwards."""
+    """Put a module into evaluation mode; every submodule gets its own mode back on exit."""
     before = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:
@@ -23,7 +23,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """The random state of `seed` inside (None: the global one), and the global one as it was afterwards."""
+    """Seed torch's generators; the global random state is restored on exit.
+
+    Args:
+        seed: None changes nothing.
+        device: the device whose generator is restored too, if it is a GPU.
+    """
     if seed is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The global random state of Python, NumPy and torch: seeded, read, set, kept apart and put back."""
+"""Seed, save and restore the global random state of Python, NumPy and torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RandomState:
-    """One moment of the generators. `torch` is uint8 [bytes]; `device` is None where the device is the CPU."""
+    """The state of the global generators at one moment.
+
+    Attributes:
+        python: as `random.getstate` returns it.
+        numpy: as `numpy.random.get_state` returns it.
+        torch: of the CPU, uint8 (bytes,).
+        device: of the other device, uint8 (bytes,); None if the device is the CPU.
+    """
 
     python: tuple[Any, ...]
     numpy: dict[str, Any]
@@ -23,18 +30,18 @@ class RandomState:
     device: Tensor | None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The part of the state that is tensors."""
+        """Return the part of the state that is tensors."""
         found = {"torch": self.torch, "numpy": torch.from_numpy(self.numpy["state"]["key"].astype(np.int64))}
         return found if self.device is None else {**found, "device": self.device}
 
     def scalars(self) -> dict[str, Any]:
-        """The rest of the state, as JSON can hold it."""
+        """Return the rest of the state, as JSON can represent it."""
         numpy = {"pos": self.numpy["state"]["pos"], "has_gauss": self.numpy["has_gauss"], "gauss": self.numpy["gauss"]}
         return {"python": [self.python[0], list(self.python[1]), self.python[2]], "numpy": numpy}
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> RandomState:
-        """The state whose `tensors()` and `scalars()` these are."""
+        """Return the state that has these `tensors()` and `scalars()`."""
         version, words, gauss = scalars["python"]
         numpy = scalars["numpy"]
         key = tensors["numpy"].numpy().astype(np.uint32)
@@ -52,7 +59,7 @@ class RandomState:
 
 
 def random_state(device: torch.device) -> RandomState:
-    """The generators' state now; of the devices only `device`."""
+    """Return the current state of the CPU's generators and of `device`'s."""
     return RandomState(
         python=random.getstate(),
         numpy=np.random.get_state(legacy=False),  # noqa: NPY002 - the global one is meant
@@ -62,7 +69,7 @@ def random_state(device: torch.device) -> RandomState:
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
-    """Put the generators where `random_state` found them."""
+    """Restore the state that `random_state` returned."""
     random.setstate(state.python)
     np.random.set_state(state.numpy)  # noqa: NPY002
     torch.set_rng_state(state.torch)
@@ -79,7 +86,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def preserve_rng(device: torch.device) -> Iterator[None]:
-    """Whatever the block draws or seeds, the caller's generators are as they were after it."""
+    """Restore the global random state on exit, whatever the block draws or seeds."""
     before = random_state(device)
     try:
         yield

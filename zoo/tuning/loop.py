@@ -52,11 +52,8 @@ def tune(
 ) -> TuneResult:
     """Train what `model.trainable_parameters()` yields on `data`, in place.
 
-    `zoo.Model.tune` documents the arguments; here they have no defaults but zoo's own.
-
-    Args:
-        data: what `model.batches` takes; None: the plugin's own.
-        steps: number of optimizer steps, or else `minutes`, the time to train.
+    `zoo.Model.tune` documents the arguments; here they have no defaults but zoo's own. Either `steps` or `minutes` is
+    given. `data` is what `model.batches` takes; None means the plugin's own.
 
     Raises:
         TuningError: a setting cannot be, nothing can train, the loss or the gradient is not finite (the weights are
