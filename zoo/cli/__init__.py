@@ -1,6 +1,6 @@
-"""The command `zoo`. stdout is data, stderr is progress and errors; no traceback unless `ZOO_STRICT=1`.
+"""The command `zoo`: data go to stdout, progress and errors to stderr; no traceback unless `ZOO_STRICT=1`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Nothing here imports torch: a verb's own modules are
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Nothing here imports torch: a verb's own modules are
 imported when it runs.
 
 Imports: everything of zoo, inside the verbs. Start with `model_commands.py`.
@@ -47,7 +47,11 @@ for command in (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: the words after `zoo`; default those of this process.
+    """
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
         return _exit_code(command_line.main(words, prog_name="zoo", standalone_mode=False, obj=tuple(words)))
@@ -73,5 +77,5 @@ def _failed(error: Exception, message: str) -> int:
 
 
 def _exit_code(result: object) -> int:
-    """click returns a command's own result, or the code that it exited with."""
+    """Return the exit code: click returns a command's result, or the code that it exited with."""
     return result if isinstance(result, int) else 0

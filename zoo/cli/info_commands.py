@@ -1,4 +1,4 @@
-"""The verbs that print facts and load no model: list, info, plugins."""
+"""The commands that print facts and load no model: list, info, plugins."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.catalog.entry import EMBEDDED
 from zoo.catalog.names import is_name
 from zoo.cli.output import (
     Command,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
     from zoo.weights.footprint import Footprint
 
-EMBEDDED = "embedded"
 _NON_COMMERCIAL = ("non-commercial", "noncommercial", "-nc")
 
 
@@ -40,7 +40,7 @@ _NON_COMMERCIAL = ("non-commercial", "noncommercial", "-nc")
 @click.option("--plugin", metavar="NAME", help="Only the models of this architecture.")
 @json_option
 def list_models(plugin: str | None, as_json: bool) -> None:
-    """The models that the registries name."""
+    """List the models in the registries."""
     from zoo.catalog import discovery, registry
     from zoo.errors import UnknownNameError, did_you_mean
 
@@ -73,7 +73,7 @@ def list_models(plugin: str | None, as_json: bool) -> None:
 @click.option("--lora", type=int, metavar="RANK", help="Footprint with LoRA of this rank.")
 @json_option
 def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json: bool) -> None:
-    """What NAME stands for, and what it costs to hold."""
+    """Show the facts of model NAME, and its footprint."""
     from zoo.catalog import registry
     from zoo.loading.resolve import resolve
     from zoo.plugin import hooks
@@ -85,7 +85,7 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
     adapter = _adapter(entry)
     try:
         described = hooks.describe(entry) if entry.config else {}
-    except ZooError as error:  # what the registry says is still worth printing
+    except ZooError as error:  # the registry's facts are still worth printing
         note(f"warning: {error}")
         described = {}
     measured = _footprint(name, bits, lora) if footprint or bits or lora else None
@@ -127,15 +127,15 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
 @click.option("--quick", is_flag=True, help="Only import each one and look at its hooks.")
 @json_option
 def plugins(names: tuple[str, ...], check: bool, quick: bool, as_json: bool) -> int:
-    """The installed plugins (or these) and their health.
+    """Show the installed plugins (or these) and their health.
 
-    --check and --quick exit with 1 if one of them is broken, and say which promise of which hook, and how to keep it.
+    --check and --quick exit with 1 if one of them is broken, and name the promise, its hook, and how to keep it.
     """
     from zoo.cli import plugin_status
 
     level: plugin_status.Level = "quick" if quick else "full" if check else "none"
-    with progress_line() as told:
-        rows = plugin_status.plugins(level, names, told)
+    with progress_line() as report:
+        rows = plugin_status.plugins(level, names, report)
     faults = plugin_status.faults()
     if as_json:
         print_json({"plugins": [asdict(row) for row in rows], "faults": faults})
@@ -169,7 +169,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
 
 
 def _adapter(entry: Entry) -> dict[str, Any]:
-    """What is known of the adapter that the name stands for, if it does."""
+    """Return the record of the saved adapter that the entry is of, if it is of one."""
     if entry.adapter is None:
         return {}
     from zoo.formats.manifest import read_json, record
@@ -186,12 +186,12 @@ def _adapter_facts(name: str, adapter: dict[str, Any]) -> dict[str, str]:
         return {}
     size = f", rank {adapter['rank']}, alpha {adapter['alpha']}" if adapter["rank"] else ""
     runs = adapter.get("training")
-    told = [
+    trained = [
         f"{run.get('steps')} steps on {run.get('data')}, loss {run.get('first_loss')} → {run.get('last_loss')}"
         for run in (runs if isinstance(runs, list) else ())
         if isinstance(run, dict)
     ]
-    return {"adapter": f"{name} ({adapter['kind']}{size})", "trained": "; ".join(told), "for the base": " "}
+    return {"adapter": f"{name} ({adapter['kind']}{size})", "trained": "; ".join(trained), "for the base": " "}
 
 
 def _weights(entry: Entry) -> str:

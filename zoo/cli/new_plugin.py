@@ -1,4 +1,4 @@
-"""The verb that writes a plugin's package: new-plugin."""
+"""The command that writes a plugin's package: new-plugin."""
 
 from __future__ import annotations
 

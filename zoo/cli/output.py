@@ -1,4 +1,4 @@
-"""How the command line prints: examples under every help, tables, JSON, one-line errors."""
+"""Output of the command line: examples under every help, tables, JSON, progress."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import click
 
 
 class Command(click.Command):
-    """A command whose help ends with `examples`, and whose unknown names come with a suggestion."""
+    """A command whose help ends with `examples`."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
         write_examples(self.examples, formatter)
 
 
@@ -32,11 +33,13 @@ class Group(click.Group):
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
         write_examples(self.examples, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that `args` name, or fail with the nearest one's name."""
         from zoo.errors import did_you_mean
 
         name = args[0] if args else ""
@@ -47,17 +50,19 @@ class Group(click.Group):
 
 
 def write_examples(examples: str, formatter: click.HelpFormatter) -> None:
+    """Write examples, one a line, as a section of a help."""
     with formatter.section("Examples"):
         for line in inspect.cleandoc(examples).splitlines():
             formatter.write(f"  {line}\n")
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --json to a command, as the argument `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 def print_json(value: Any) -> None:
-    """`value` as JSON on stdout; dataclasses' dicts, paths, tuples and numbers of numpy are welcome."""
+    """Print `value` as JSON; it may have paths, tuples, and numbers of numpy."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
 
 
@@ -70,7 +75,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under a header: rich's table on a terminal, else columns padded with spaces."""
+    """Print rows under a header: rich's table on a terminal, else columns padded with spaces."""
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
@@ -88,26 +93,26 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
-    """`label  text`, one per line, the texts aligned."""
+    """Print `label  text`, one per line, the texts aligned."""
     width = max(map(len, facts), default=0)
     for label, text in facts.items():
         click.echo(f"{label.ljust(width)}  {text}".rstrip())
 
 
 def note(message: str) -> None:
-    """A hint or a progress line, on stderr."""
+    """Print a hint or a progress line to stderr."""
     click.echo(message, err=True)
 
 
 @contextmanager
 def progress_line() -> Iterator[Callable[[str, str, int, int], None]]:
-    """A function (whose, what, number from 0, of how many) that shows on stderr what is being done.
+    """Yield a function (whose, what, number from 0, of how many) that shows progress on stderr.
 
-    On a terminal one line that changes; elsewhere a line for each `whose`.
+    On a terminal it is one line that changes; elsewhere a line for each `whose`.
     """
     terminal, last = sys.stderr.isatty(), ""
 
-    def tell(whose: str, what: str, number: int, total: int) -> None:
+    def report(whose: str, what: str, number: int, total: int) -> None:
         nonlocal last
         if terminal:
             line = f"{whose} {number + 1}/{total} {what}"
@@ -117,14 +122,14 @@ def progress_line() -> Iterator[Callable[[str, str, int, int], None]]:
         last = whose
 
     try:
-        yield tell
+        yield report
     finally:
         if terminal and last:
             click.echo("\r\x1b[2K", err=True, nl=False)
 
 
 def size(count: float) -> str:
-    """A number of bytes as people read it: 1.4 MB."""
+    """Return a number of bytes in a readable unit: 1.4 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

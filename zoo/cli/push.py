@@ -1,4 +1,4 @@
-"""The verb that sends adapters to the Hub: push."""
+"""The command that pushes adapters to the Hub: push."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from zoo.storage.file_names import ADAPTER_CONFIG
 )
 @click.argument("where", metavar="FOLDER_OR_NAME")
 @click.argument("repository", metavar="REPO")
-@click.option("--private", is_flag=True, help="Of a repository that is made.")
-@click.option("--branch", metavar="NAME", help="The branch, made where it is missing [default: main].")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--branch", metavar="NAME", help="The branch, created if it is missing [default: main].")
 @click.option("--message", metavar="TEXT", help="The commit's message.")
 @click.option("--device", metavar="NAME", help="Where the card's samples are drawn [default: the best there is].")
 @json_option
@@ -54,7 +54,14 @@ def push(where: str, repository: str, device: str | None, as_json: bool, **more:
 
 
 def find(where: str) -> Path:
-    """The adapter's folder that the words of the command line mean. Raises `AdapterError`."""
+    """Return the adapter's folder: `where` itself, or that of a run.
+
+    Args:
+        where: a saved adapter's folder, a run's folder with one in it, or the name of a run in runs/.
+
+    Raises:
+        AdapterError: there is no adapter in any of them.
+    """
     given = Path(where).expanduser()
     places = (given, given / "adapter", Path("runs") / where / "adapter")
     for place in places:
