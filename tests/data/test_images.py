@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from zoo import DataError
-from zoo.data.images import image_data, image_items, open_image, with_channels
+from zoo import BatchRequest, DataError
+from zoo.data.images import image_batches, image_data, image_items, open_image, with_channels
 
 
 def _read(data, *, size=8, channels=3, split="train"):
@@ -297,3 +298,28 @@ def test_grey_colour_and_transparency_convert():
     assert with_channels(clear, 3).flatten().tolist() == [1.0, 1.0, 1.0]
     with pytest.raises(DataError, match="2 channels do not become 3"):
         with_channels(torch.zeros(1, 2, 1, 1), 3)
+
+
+def test_batches_of_images_are_streams_with_checked_labels():
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6)
+    request = BatchRequest(batch_size=4, split="test")
+    found = list(image_batches((images, labels), request, size=8, channels=3))
+    assert [batch["images"].shape for batch in found] == [(4, 3, 8, 8), (2, 3, 8, 8)]
+    assert torch.cat([batch["labels"] for batch in found]).tolist() == list(range(6))
+    plain = next(image_batches((images, labels), request, size=8, channels=1, classes=(0, "toy")))
+    assert set(plain) == {"images"}
+    with pytest.raises(DataError, match="labels from 0 to 5"):
+        image_batches((images, labels), request, size=8, channels=1, classes=(5, "toy"))
+    with pytest.raises(DataError, match="need labels"):
+        image_batches(images, request, size=8, channels=1, classes=(5, "toy"))
+
+
+def test_fresh_letters_are_drawn_anew_to_train_and_held_out_ones_are_the_same():
+    def some(split):
+        return islice(image_batches("letters:sans:fresh", BatchRequest(26, split), size=16, channels=1), 12)
+
+    assert len({image.numpy().tobytes() for batch in some("train") for image in batch["images"]}) == 12 * 26
+    held_out, _ = _read("letters:sans", split="test", size=16, channels=1)
+    assert torch.equal(torch.cat([batch["images"] for batch in some("test")]), held_out[: 12 * 26])
+    with pytest.raises(DataError, match="labels from 0 to 25"):
+        image_batches("letters:sans:fresh", BatchRequest(4), size=16, channels=1, classes=(10, "toy"))

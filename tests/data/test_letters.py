@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 import torch
 
-from zoo import DataError
-from zoo.data.letters import FACES, STYLES, render
+from zoo import BatchRequest, DataError
+from zoo.data.letters import FACES, STYLES, fresh, is_fresh, render, style_of
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -139,3 +140,32 @@ def test_pyplot_stays_out():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
+
+
+def test_fresh_letters_are_never_the_same_and_follow_the_seed():
+    def drawn(seed):
+        return list(islice(fresh("letters:sans:fresh", BatchRequest(batch_size=3, seed=seed), size=16), 20))
+
+    first = drawn(1)
+    assert all(batch["images"].shape == (3, 1, 16, 16) and batch["labels"].shape == (3,) for batch in first)
+    images = torch.cat([batch["images"] for batch in first])
+    assert (images.min(), images.max()) == (-1, 1)
+    assert len({image.numpy().tobytes() for image in images}) == 60
+    assert all(torch.equal(a["images"], b["images"]) for a, b in zip(first, drawn(1), strict=True))
+    assert not torch.equal(first[0]["images"], drawn(2)[0]["images"])
+
+
+def test_fresh_letters_may_be_changed_and_have_colours():
+    request = BatchRequest(batch_size=2)
+    batch = next(fresh("letters:mono:fresh", request, channels=3, labelled=False, change=lambda x, seed: 0 * x + 0.5))
+    assert set(batch) == {"images"}
+    assert batch["images"].shape == (2, 3, 32, 32)
+    assert batch["images"].unique().tolist() == [0.0]
+    with pytest.raises(DataError, match="Did you mean 'sans'"):
+        fresh("letters:sand:fresh", request)
+
+
+def test_names_of_letters():
+    assert (style_of("letters:sans"), style_of("letters:sans:fresh")) == (("sans", False), ("sans", True))
+    assert is_fresh("letters:sans:fresh")
+    assert not any(is_fresh(data) for data in ("letters:sans", "sans:fresh", None, 3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoo import BatchRequest, DataError
-from zoo.data.stream import stream
+from zoo.data.stream import redrawn, stream
 
 
 def _tensors(count: int) -> dict[str, torch.Tensor]:
@@ -73,3 +73,16 @@ def test_the_global_random_state_is_left_alone():
 def test_errors_come_at_the_call(tensors, found):
     with pytest.raises(DataError, match=found):
         stream(tensors, BatchRequest(batch_size=2))
+
+
+def test_data_are_drawn_anew_after_some_batches():
+    seeds: list[int] = []
+
+    def draw(seed):
+        seeds.append(seed)
+        return {"x": torch.full((6,), seed), "labels": None}
+
+    found = list(islice(redrawn(draw, BatchRequest(batch_size=2, seed=7), batches=3), 7))
+    assert [set(batch) for batch in found] == [{"x"}] * 7
+    assert [int(batch["x"][0]) for batch in found] == [7_000_000] * 3 + [7_000_001] * 3 + [7_000_002]
+    assert seeds == [7_000_000, 7_000_001, 7_000_002]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data.text import LONGEST, package_prose, text_data
-from zoo.errors import DataError
+from zoo.data import text
+from zoo.data.text import LONGEST, beginning, given_texts, package_prose, text_data
+from zoo.errors import DataError, ZooError
 
 NAMES = ("text:english", "text:python", "text:licences")
 
@@ -175,3 +176,39 @@ def test_a_packages_prose(tmp_path: Path) -> None:
     found = package_prose(tmp_path) + package_prose(tmp_path, split="test")
     assert len(found) == 21
     assert prose in found
+
+
+def test_the_beginning_is_what_fits_and_at_least_one_paragraph() -> None:
+    assert list(beginning(["abc", "de", "f"], 9)) == ["abc", "de"]
+    assert list(beginning(["ä" * 50, "b"], 10)) == ["ä" * 50]
+    assert list(beginning([], 10)) == []
+
+
+def test_an_option_of_texts_is_one_or_several() -> None:
+    assert given_texts({"prompt": None, "prompts": None}, "prompt", "prompts") is None
+    assert given_texts({"prompt": "a", "prompts": None}, "prompt", "prompts") == ["a"]
+    assert given_texts({"prompt": None, "prompts": ("a", "b")}, "prompt", "prompts") == ["a", "b"]
+    for options, message in (
+        ({"prompt": "a", "prompts": ["b"]}, "expected prompt or prompts, got both"),
+        ({"prompt": None, "prompts": []}, "expected a string or a list of strings"),
+        ({"prompt": 3, "prompts": None}, "expected a string or a list of strings"),
+        ({"prompt": " ", "prompts": None}, "got an empty prompt"),
+    ):
+        with pytest.raises(ZooError, match=message):
+            given_texts(options, "prompt", "prompts")
+
+
+def test_documentation_is_english_and_the_docstrings_of_packages(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "toy_package").mkdir()
+    line = "This sentence is the docstring of a toy package that nobody has installed anywhere."
+    (tmp_path / "toy_package" / "__init__.py").write_text(f'"""{line}"""', encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(text, "PACKAGES", ("toy_package", "no_such_package"))
+    text._documentation.cache_clear()
+    try:
+        train, test = both("text:documentation")
+        english = both("text:english")
+        assert {*train, *test} == {*english[0], *english[1], line}
+        assert set(english[1]) <= set(test)  # held out is held out, whatever it stands in
+    finally:
+        text._documentation.cache_clear()

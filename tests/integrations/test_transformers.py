@@ -27,8 +27,8 @@ def build(values=VALUES):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "found none"),
-        ({"model_type": "gpt2"}, "expected a model_type that transformers knows as a BERT, found 'gpt2'"),
+        ({}, "got none"),
+        ({"model_type": "gpt2"}, "expected a model_type that transformers knows as a BERT, got 'gpt2'"),
         ({**VALUES, "quantization_config": {"bits": 4}}, "quantized already"),
         ({**VALUES, "hidden_size": "wide"}, "no valid bert configuration"),
     ],
@@ -71,5 +71,5 @@ def test_ties_are_one_object_after_a_meta_context():
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
-    with pytest.raises(zoo.CheckpointError, match=r"expected a tokenizer\.json .* found no files"):
+    with pytest.raises(zoo.CheckpointError, match=r"expected a tokenizer\.json .* got no files"):
         library.read_tokenizer(str(tmp_path))

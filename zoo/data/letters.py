@@ -1,14 +1,17 @@
 """Labelled images of the 26 capitals, drawn from the fonts that matplotlib carries (DejaVu, STIX, Computer Modern).
 
 Ink is 1 and paper is 0. The same style, count, seed, size and split give the same tensors on every machine that has the
-same versions of Pillow, NumPy and matplotlib.
+same versions of Pillow, NumPy and matplotlib. As data they are called "letters:<style>", a fixed set for each split, or
+"letters:<style>:fresh", whose letters to train on are drawn anew all the time: for training from random weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from zoo.data.stream import redrawn
 from zoo.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -18,7 +21,12 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
     from torch import Tensor
 
+    from zoo.plugin.requests import BatchRequest
+
+    Change = Callable[[Tensor, int], Tensor]
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PREFIX, FRESH = "letters:", ":fresh"  # around a style, in the name of data
 
 _FACES = {
     "sans": ("DejaVuSans", "DejaVuSans-Bold", "cmss10"),
@@ -43,21 +51,32 @@ _OVERSAMPLE = 2  # renderings are drawn this much larger, then box-averaged: smo
 
 
 def render(style: str, count: int, *, seed: int, size: int = 32, split: str = "train") -> tuple[Tensor, Tensor]:
-    """Draw `count` random capitals of one style: images `[n, 1, size, size]` float32 in [0, 1], labels `[n]` int64.
+    """Draw random capitals of one style: images [n, 1, size, size] float32 in [0, 1], labels int64 [n].
 
-    Each image has its own face, letter, height, width, shift, rotation (up to 5 degrees) drawn from `seed`. The letters
-    come in shuffled rounds of 26, so every class is as frequent as any other. `split` "test" draws from seeds of its
-    own: no seed makes it repeat what "train" drew. Raises `DataError` for a style or split that does not exist.
+    Each image has its own face, letter, height, width, shift and rotation (up to 5 degrees), drawn from `seed`. The
+    letters come in shuffled rounds of 26, so every class is as frequent as any other.
+
+    Args:
+        style: one of `STYLES`.
+        count: the number n of images.
+        seed: of all that is drawn.
+        size: pixels of an edge.
+        split: "train", or "test", which draws from seeds of its own: no seed makes it repeat what "train" drew.
+
+    Raises:
+        DataError: there is no such style or split.
     """
     import numpy as np
     import torch
 
     if style not in FACES:
-        raise DataError(f"Letters come in the styles {', '.join(STYLES)}; got {style!r}.{did_you_mean(style, STYLES)}")
+        raise DataError(
+            f"expected letters of a style of {', '.join(STYLES)}, got {style!r}.{did_you_mean(style, STYLES)}"
+        )
     if split not in _SPLITS:
-        raise DataError(f"Letters have the splits train and test; got {split!r}.{did_you_mean(split, _SPLITS)}")
+        raise DataError(f"expected one of the splits train and test, got {split!r}.{did_you_mean(split, _SPLITS)}")
     if count < 0 or size < 8:
-        raise DataError(f"Letters need count >= 0 and size >= 8; got count={count}, size={size}.")
+        raise DataError(f"expected count >= 0 and size >= 8, got count={count}, size={size}")
     rng = np.random.default_rng([_SPLITS[split], seed % 2**63])
     faces = FACES[style]
     rounds = -(-count // len(LETTERS))
@@ -71,10 +90,58 @@ def render(style: str, count: int, *, seed: int, size: int = 32, split: str = "t
     return torch.from_numpy(images / 255.0), torch.from_numpy(labels)
 
 
+def style_of(name: str) -> tuple[str, bool]:
+    """Return the style that "letters:<style>" or "letters:<style>:fresh" names, and whether it is the second."""
+    style = name.removeprefix(PREFIX)
+    return style.removesuffix(FRESH), style.endswith(FRESH)
+
+
+def is_fresh(data: Any) -> bool:
+    """Return whether `data` names letters that are drawn anew all the time."""
+    return isinstance(data, str) and data.startswith(PREFIX) and data.endswith(FRESH)
+
+
+def fresh(
+    name: str,
+    request: BatchRequest,
+    *,
+    size: int = 32,
+    channels: int = 1,
+    labelled: bool = True,
+    change: Change | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Return endless batches of letters drawn from seeds of their own, each seen once.
+
+    Batches are "images" [n, channels, size, size] in [-1, 1] and, if `labelled`, "labels" int64 [n].
+
+    Args:
+        name: "letters:<style>:fresh".
+        request: batch size and seed.
+        size: pixels of an edge.
+        channels: 1, or 3 equal ones.
+        labelled: whether batches have labels.
+        change: (images [m, 1, size, size] in [0, 1], seed) → images of the same shape, to augment what is drawn.
+
+    Raises:
+        DataError: there is no such style; at the call and not at the first batch.
+    """
+    style, _ = style_of(name)
+    render(style, 0, seed=0, size=size)
+    rounds = 8  # batches that are drawn at once
+
+    def draw(seed: int) -> dict[str, Tensor | None]:
+        images, labels = render(style, rounds * request.batch_size, seed=seed, size=size)
+        if change is not None:
+            images = change(images, seed)
+        return {"images": (images * 2 - 1).expand(-1, channels, -1, -1), "labels": labels if labelled else None}
+
+    return redrawn(draw, request, batches=rounds)
+
+
 def _draw(
     glyph: Image, size: int, tall: float, wide: float, right: float, down: float, turn: float
 ) -> NDArray[np.float32]:
-    """One rendering `[size, size]` in 0..255 of a master glyph; the five numbers in [0, 1) say how it is placed."""
+    """Return one rendering [size, size] in 0..255 of a master glyph, placed by five numbers in [0, 1)."""
     import math
 
     import numpy as np
@@ -100,7 +167,7 @@ def _draw(
 
 @lru_cache(maxsize=512)
 def _master(face: str, letter: str) -> Image:
-    """A large greyscale glyph, cropped to its ink."""
+    """Return a large greyscale glyph, cropped to its ink."""
     from PIL import Image, ImageDraw
 
     image = Image.new("L", (2 * _MASTER, 2 * _MASTER))
@@ -112,7 +179,10 @@ def _master(face: str, letter: str) -> Image:
 
 @lru_cache(maxsize=64)
 def _font(face: str) -> FreeTypeFont:
-    """A face at the master size. Basic layout: the optional shaping engine would make results depend on the machine."""
+    """Return a face at the master size.
+
+    Basic layout: the optional shaping engine would make results depend on the machine.
+    """
     from pathlib import Path
 
     import matplotlib
@@ -122,6 +192,4 @@ def _font(face: str) -> FreeTypeFont:
     try:
         return ImageFont.truetype(str(path), _MASTER, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
-        raise DataError(
-            f"Letters need matplotlib's font {face}.ttf, which is not at {path}; reinstall matplotlib."
-        ) from error
+        raise DataError(f"expected matplotlib's font {face}.ttf at {path}, found none: reinstall matplotlib") from error

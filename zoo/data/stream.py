@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from zoo.errors import DataError
@@ -14,21 +16,27 @@ if TYPE_CHECKING:
 
 
 def stream(tensors: Mapping[str, Tensor | None], request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Batches of `tensors`, which share their first dimension; names whose value is None are left out.
+    """Return batches of tensors in memory.
 
     Split "train" is endless: one shuffled order after another, all from `request.seed`; every batch is full, also where
     it spans two orders or the data are fewer than a batch. Any other split is one pass in the given order, whose last
-    batch may be short. The global random state is left alone. Raises `DataError` where lengths differ or nothing is
-    there, at the call and not at the first batch.
+    batch may be short. The global random state is left alone.
+
+    Args:
+        tensors: name → tensor [n, ...], of one n; names whose value is None are left out.
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: lengths differ or nothing is there; at the call and not at the first batch.
     """
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     lengths = {name: len(tensor) for name, tensor in present.items()}
     if len(set(lengths.values())) != 1:
         found = ", ".join(f"{name}: {length}" for name, length in lengths.items()) or "nothing"
-        raise DataError(f"Batches need tensors of one length; got {found}. Give as many labels as items.")
+        raise DataError(f"expected tensors of one length, got {found}: give as many labels as items")
     (length,) = set(lengths.values())
     if not length:
-        raise DataError(f"The data hold nothing for the split {request.split!r}; give at least one item.")
+        raise DataError(f"expected data for the split {request.split!r}, and they hold nothing: give at least one item")
     return _endless(present, length, request) if request.split == "train" else _one_pass(present, length, request)
 
 
@@ -40,10 +48,28 @@ def _endless(tensors: dict[str, Tensor], length: int, request: BatchRequest) -> 
     while True:
         while len(waiting) < request.batch_size:
             waiting = torch.cat([waiting, torch.randperm(length, generator=generator)])
-        chosen, waiting = waiting[: request.batch_size], waiting[request.batch_size :]
+        chosen, waiting = waiting[: request.batch_size], waiting[request.batch_size :]  # [b], the rest
         yield {name: tensor[chosen] for name, tensor in tensors.items()}
 
 
 def _one_pass(tensors: dict[str, Tensor], length: int, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
     for start in range(0, length, request.batch_size):
         yield {name: tensor[start : start + request.batch_size] for name, tensor in tensors.items()}
+
+
+def redrawn(
+    draw: Callable[[int], Mapping[str, Tensor | None]], request: BatchRequest, *, batches: int = 32
+) -> Iterator[dict[str, Tensor]]:
+    """Yield endless batches of data that are drawn anew every `batches` batches.
+
+    For training from random weights: a model that sees each item once has nothing to learn by heart.
+
+    Args:
+        draw: seed → tensors, as `stream` takes them; as many items as fill `batches` batches, at least one.
+        request: its seed gives the seeds of the draws.
+        batches: how many batches one draw is for.
+    """
+    for number in count():
+        seed = request.seed * 1_000_000 + number
+        tensors = draw(seed)
+        yield from islice(stream(tensors, replace(request, split="train", seed=seed)), batches)

@@ -1,8 +1,9 @@
 """Text that needs no download, and the user's own: paragraphs, deduplicated, then split by a stable hash.
 
-Three texts are on every machine that runs Python, and none of them is imported or executed to be read:
+Four texts are on every machine that runs zoo, and none of them is imported or executed to be read:
 
 - `text:english`: prose of the language reference in `pydoc_data.topics` and of the standard library's docstrings;
+- `text:documentation`: the same, and the docstrings of numpy, torch and transformers, for training from random weights;
 - `text:python`: the source code of the standard library;
 - `text:licences`: the licence of Python and the licence files of the installed distributions.
 
@@ -17,17 +18,19 @@ import hashlib
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from zoo.errors import DataError, did_you_mean
+from zoo.errors import DataError, ZooError, did_you_mean
 
 SPLITS = ("train", "test")
 TEST_SHARE = 0.05
 LONGEST = 4000  # characters; a longer paragraph is cut, so that a file without blank lines still has two splits
 LONGEST_PATH = 1000  # characters; a longer string is text, not a file's name
+PACKAGES = ("numpy", "torch", "transformers")  # whose docstrings "text:documentation" has
 SHORTEST_TEXT = 200  # characters that a user's text needs at least
 
 # Not in every distribution of Python (Debian ships some apart), or not written for a reader.
@@ -47,15 +50,19 @@ _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?)]*$")
 
 
 def text_data(data: object = None, *, split: str = "train", own: str = "text:english") -> list[str]:
-    """The paragraphs of `data` that belong to `split` ("train" or "test"), in the order of the text.
+    """Return the paragraphs of `data` that belong to a split, in the order of the text.
 
-    `data` is None (then `own`), a name ("text:english", "text:python", "text:licences"), a text file, a folder whose
-    .txt files are read recursively, one string of text with line breaks, or a list or torch Dataset of str or of
-    {"text": str}. Paragraphs are separated by blank lines; equal paragraphs count once, before the split, so none is in
-    both splits.
+    Paragraphs are separated by blank lines; equal paragraphs count once, before the split, so none is in both splits.
 
-    Raises zoo.DataError if there is no such name or file, if a file is not UTF-8 text, or if the text is too short to
-    be split in two.
+    Args:
+        data: None (then `own`), a name ("text:english", "text:documentation", "text:python", "text:licences"), a text
+            file, a folder whose .txt files are read recursively, one string of text with line breaks, or a list or
+            torch Dataset of str or of {"text": str}.
+        split: "train" or "test".
+        own: what None stands for.
+
+    Raises:
+        DataError: there is no such name or file, a file is not UTF-8 text, or the text is too short to be split in two.
     """
     if split not in SPLITS:
         raise DataError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.{did_you_mean(str(split), SPLITS)}")
@@ -76,8 +83,48 @@ def text_data(data: object = None, *, split: str = "train", own: str = "text:eng
     return _part(paragraphs, split)
 
 
+def beginning(paragraphs: Iterable[str], size: int) -> Iterator[str]:
+    """Yield as many paragraphs as `size` bytes of UTF-8 hold, with a blank line after each, and at least one."""
+    total = 0
+    for paragraph in paragraphs:
+        length = len(paragraph.encode()) + 2
+        total += length
+        if total > size and total > length:
+            return
+        yield paragraph
+
+
+def given_texts(options: Mapping[str, Any], one: str, several: str) -> list[str] | None:
+    """Return a sampling option that may be given as one text or as a list of texts; None where it is not given.
+
+    Args:
+        options: the options of a sample request.
+        one: name of the option that is meant for one text, such as "prompt".
+        several: name of the option that is meant for a list, such as "prompts".
+
+    Raises:
+        ZooError: both are given, or what is given is no text, an empty one among them.
+    """
+    if options[one] is not None and options[several] is not None:
+        raise ZooError(f"expected {one} or {several}, got both: give one of them, a string or a list of strings")
+    given = options[several] if options[one] is None else options[one]
+    if given is None:
+        return None
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, list | tuple) or not found or not all(isinstance(text, str) for text in found):
+        raise ZooError(f"{several}: expected a string or a list of strings, got {given!r}")
+    if not all(text.strip() for text in found):
+        raise ZooError(f"{several}: expected text, got an empty {one} in {given!r}: leave {several} out instead")
+    return list(found)
+
+
 def package_prose(folder: Path, *, split: str = "train") -> list[str]:
-    """The English of a package's docstrings, read from its source files: one line per paragraph, split as above."""
+    """Return the English of a package's docstrings, read from its source files: one line per paragraph.
+
+    Args:
+        folder: the package's.
+        split: "train" or "test", which are told apart as in `text_data`.
+    """
     return _part(tuple(_unique(_prose_lines(_docstrings(_python_files(folder))))), split)
 
 
@@ -90,6 +137,16 @@ def _english() -> tuple[str, ...]:
 
 def _prose_lines(texts: Iterable[str]) -> Iterator[str]:
     return (line for text in texts for line in map(_prose, _BLANK_LINES.split(text)) if line)
+
+
+@cache
+def _documentation() -> tuple[str, ...]:
+    from importlib.util import find_spec
+
+    found = (find_spec(package) for package in PACKAGES)
+    folders = (Path(spec.origin).parent for spec in found if spec is not None and spec.origin)
+    further = (_prose_lines(_docstrings(_python_files(folder))) for folder in folders)
+    return tuple(_unique(chain(_english(), *further)))
 
 
 @cache
@@ -116,16 +173,17 @@ def _licences() -> tuple[str, ...]:
 
 _NAMED: dict[str, Callable[[], tuple[str, ...]]] = {
     "text:english": _english,
+    "text:documentation": _documentation,
     "text:python": _python,
     "text:licences": _licences,
 }
 
 
 def _docstrings(files: Iterable[Path]) -> Iterator[str]:
-    """The docstrings in Python files, parsed and never run; a file that this Python cannot parse is passed over."""
+    """Yield the docstrings in Python files, parsed and never run; skip a file that this Python cannot parse."""
     for path in files:
         try:
-            with warnings.catch_warnings():  # an old file's invalid escape is not this program's concern
+            with warnings.catch_warnings():  # an old file's invalid escape does not matter here
                 warnings.simplefilter("ignore")
                 tree = ast.parse(_read_source(path))
         except (SyntaxError, ValueError):
@@ -158,7 +216,7 @@ def _reflow(paragraph: str) -> str:
 
 
 def _prose(paragraph: str) -> str:
-    """The paragraph on one line if it reads as English, else an empty string.
+    """Return the paragraph on one line if it reads as English, else an empty string.
 
     English: at least eight words, four of five of which are plain words, and no prompt of the interpreter.
     """
@@ -171,7 +229,7 @@ def _prose(paragraph: str) -> str:
 
 
 def _given(data: object) -> tuple[Iterable[str], str]:
-    """The texts that a user gave, and what to call them in an error."""
+    """Return the texts that a user gave, and what to call them in an error."""
     if isinstance(data, str) and ("\n" in data or len(data) > LONGEST_PATH):
         return [data], "the text given"
     if isinstance(data, str) and data.startswith("text:"):
@@ -223,7 +281,10 @@ def _read_text(path: Path) -> str:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Blocks between blank lines, without trailing space; one over LONGEST characters is cut at a line or a space."""
+    """Yield blocks between blank lines, without trailing space.
+
+    One over LONGEST characters is cut at a line or a space.
+    """
     for block in re.split(r"\n[ \t]*\n(?:[ \t]*\n)*", text):
         rest = block.rstrip().strip("\n")
         while len(rest) > LONGEST:
@@ -236,7 +297,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _unique(paragraphs: Iterable[str]) -> Iterator[str]:
-    """Each paragraph once; two that differ in white space or case alone are the same."""
+    """Yield each paragraph once; two that differ in white space or case alone are the same."""
     seen: set[bytes] = set()
     for paragraph in paragraphs:
         key = _digest(paragraph)

@@ -1,7 +1,7 @@
-"""transformers' models: their configuration, their weights under whatever names a checkpoint gives them, tokenizers.
+"""transformers' models: configuration, weights under the names of any year, tokenizers, image processors, saving.
 
 transformers knows how its architectures' parameters were called over the years, and which checkpoints store parts that
-it joins (one tensor per expert, say). Both are used as they are, one tensor at a time; nothing here names a class.
+it joins (one tensor per expert, say). Both are used as they are, one tensor at a time; no class is named here.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError, OutputError
+from zoo.errors import CheckpointError, OutputError, ZooError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.image_processing_utils import BaseImageProcessor
 
     from zoo.catalog.entry import Entry
 
@@ -26,30 +28,37 @@ if TYPE_CHECKING:
 def library_config(
     entry: Entry, values: dict[str, Any], *, known: Callable[[str], bool], called: str
 ) -> PreTrainedConfig:
-    """transformers' configuration object of the values of a config.json.
+    """Return transformers' configuration object of the values of a config.json.
 
-    known: whether a model_type is of the architecture, which errors call `called`. Code that comes with a checkpoint
-    is never run. Raises CheckpointError for a type that is not known, values that are not valid, and a checkpoint that
-    is quantized already.
+    Code that comes with a checkpoint is never run.
+
+    Args:
+        entry: whose configuration it is.
+        values: the values.
+        known: returns whether a model_type is of the architecture.
+        called: what errors call the architecture.
+
+    Raises:
+        CheckpointError: the type is not known, the values are not valid, or the checkpoint is quantized already.
     """
     from transformers import CONFIG_MAPPING
 
     if not values:
         raise CheckpointError(
-            f"{entry.name}: expected a config.json with a model_type in {entry.folder or 'the registry'}, found none"
+            f"{entry.name}: expected a config.json with a model_type in {entry.folder or 'the registry'}, got none"
         )
     values = dict(values)
-    # Where to find code that is to be run, and how a quantized file was written: neither is followed.
+    # Where to find code to run, and how a quantized file was written: both are ignored.
     values.pop("auto_map", None)
     if values.pop("quantization_config", None):
         raise CheckpointError(
-            f"{entry.name}: expected full-precision weights, found a checkpoint that is quantized already; "
+            f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already; "
             "load the model that it was made from, with bits=4 or bits=8"
         )
     model_type = str(values.pop("model_type", ""))
     if not known(model_type):
         raise CheckpointError(
-            f"{entry.name}: expected a model_type that transformers knows as {called}, found "
+            f"{entry.name}: expected a model_type that transformers knows as {called}, got "
             f"{model_type!r}; code that comes with a checkpoint is never run: update transformers or take another model"
         )
     try:
@@ -62,26 +71,32 @@ def library_config(
 
 
 def tie(module: PreTrainedModel) -> None:
-    """Makes tied parameters one object again: a meta context puts a new one at every assignment."""
+    """Make tied parameters one object again: a meta context puts a new one at every assignment."""
     for alias, source in ties(module).items():
         path, _, leaf = alias.rpartition(".")
         module.get_submodule(path)._parameters[leaf] = module.get_parameter(source)
 
 
 def ties(module: nn.Module) -> dict[str, str]:
-    """Parameter name → the name of the parameter that it is tied to."""
+    """Return parameter name → the name of the parameter that it is tied to."""
     return dict(getattr(module, "all_tied_weights_keys", None) or {})
 
 
 def named_tensors(
     entry: Entry, module: PreTrainedModel, *, ignored: Callable[[str], bool]
 ) -> Iterator[tuple[str, Tensor]]:
-    """(parameter or buffer name of `module`, tensor), in the order of the files; what belongs nowhere keeps its name.
+    """Yield (parameter or buffer name of `module`, tensor), in the order of the files; unknown names stay as they are.
 
-    A tensor that the architecture joins from several is given as soon as its last part has been read. Names of which
-    the module has no such parameter are left out where `ignored`, or transformers' own list for the class, says so.
+    A tensor that the architecture joins from several is yielded as soon as its last part has been read.
 
-    Raises CheckpointError where a tied weight is stored twice and differs.
+    Args:
+        entry: whose files to read.
+        module: whose names count.
+        ignored: returns whether to leave out a name of which the module has no parameter; those in transformers' own
+            list for the class are left out too.
+
+    Raises:
+        CheckpointError: a tied weight is stored twice and differs.
     """
     import torch
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -96,7 +111,7 @@ def named_tensors(
     prefix = module.base_model_prefix
 
     def target(name: str) -> tuple[str, str | None]:
-        """The module's name for a stored name, and the pattern of the converter that it goes through, if any."""
+        """Return the module's name for a stored name, and the pattern of the converter that it goes through, if any."""
         renamed, pattern = rename_source_key(name, renamings, converters, prefix, own)
         if renamed not in own and name in own:  # a renaming meant for older files caught a current name
             return name, None
@@ -106,7 +121,7 @@ def named_tensors(
     aliases = ties(module)
     tied = {*aliases, *aliases.values()}
     seen: dict[str, Tensor] = {}
-    # How many parts each joined tensor has: asked of the names alone, so only where something is to be joined.
+    # How many parts each joined tensor has, from the names alone; only where something is to be joined.
     names = (name for name, _ in tensors(entry)) if converters else ()
     awaited = Counter(renamed for renamed, pattern in map(target, names) if pattern)
     joined: dict[str, Any] = {}
@@ -143,13 +158,17 @@ def _library_ignores(name: str, module: nn.Module) -> bool:
 
 @lru_cache(maxsize=8)
 def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The tokenizer whose files lie in `folder`. Raises CheckpointError if there is none or it cannot be read."""
+    """Return the tokenizer whose files are in `folder`.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     files = {path.name for path in Path(folder).iterdir()} if Path(folder).is_dir() else set()
     if not files & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"}:
         raise CheckpointError(
-            f"{folder}: expected a tokenizer.json beside the weights, found {', '.join(sorted(files)) or 'no files'}; "
+            f"{folder}: expected a tokenizer.json beside the weights, got {', '.join(sorted(files)) or 'no files'}; "
             "add the model's tokenizer files"
         )
     try:
@@ -161,9 +180,76 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {told}") from error
 
 
-def save_library_model(module: PreTrainedModel, folder: Path, state_dict: dict[str, Tensor]) -> None:
-    """config.json and safetensors as `from_pretrained` reads them. Raises OutputError where they cannot be written."""
+def tokenizer_of(entry: Entry) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that lies beside an entry's weights.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    if entry.folder is None:
+        raise CheckpointError(
+            f"{entry.name}: expected a folder with a tokenizer.json, and the model was built without files"
+        )
+    return read_tokenizer(str(entry.folder))
+
+
+def check_vocabulary(entry: Entry, size: int, highest: int) -> None:
+    """Check that token ids up to `highest` are below `size`, the model's number of tokens.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if highest >= size:
+        raise CheckpointError(
+            f"{entry.name}: the model has {size} tokens and the text has token {highest}; "
+            "the tokenizer belongs to another model"
+        )
+
+
+def image_processor(
+    folder: Path | str | None, library_class: Any, default: Callable[[], BaseImageProcessor]
+) -> BaseImageProcessor:
+    """Return the image processor whose file is in `folder`, or the default where there is none.
+
+    Args:
+        folder: the model's, or None for a model without files.
+        library_class: the class that reads the file, such as `AutoImageProcessor`.
+        default: makes one where there is no file.
+
+    Raises:
+        CheckpointError: its file cannot be used.
+    """
+    if folder is None or not (Path(folder) / "preprocessor_config.json").is_file():
+        return default()
+    try:
+        return library_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the readers raise whatever their parsers do
+        told = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {told}") from error
+
+
+def save_library_model(
+    module: PreTrainedModel,
+    folder: Path,
+    state_dict: dict[str, Tensor],
+    tokenizer: Callable[[], PreTrainedTokenizerBase] | None = None,
+) -> None:
+    """Write config.json, safetensors and the tokenizer as `from_pretrained` reads them.
+
+    Args:
+        module: whose configuration is written.
+        folder: where to.
+        state_dict: the weights in the library's own names.
+        tokenizer: returns the tokenizer, or raises ZooError for a model that came without one, which is then saved
+            without one.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
     try:
         module.save_pretrained(folder, state_dict=state_dict)
+        if tokenizer is not None:
+            with suppress(ZooError):
+                tokenizer().save_pretrained(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error

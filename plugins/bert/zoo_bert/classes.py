@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from zoo import DataError, Samples, ZooError
 from zoo.data.stream import stream
+from zoo.data.text import given_texts
 
-from .masks import given_texts
 from .model import check_vocabulary, context_of, tokenizer_of
 from .text import WINDOW
 
@@ -68,7 +68,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
     Options: text or texts. Nothing is drawn, so the seed changes nothing.
     """
-    texts = given_texts(request.take(text=None, texts=None))
+    texts = given_texts(request.take(text=None, texts=None), "text", "texts")
     if texts is None:
         raise ZooError("expected texts to classify, got none: give text= or texts=")
     names = names_of(model)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
     from zoo import Entry
@@ -41,8 +42,7 @@ def configuration(entry: Entry) -> dict[str, Any]:
     if entry.config:
         return dict(entry.config)
     folder = folder_of(entry)
-    file = folder / "config.json" if folder else None
-    return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+    return (read_json_object(folder / CONFIG) if folder else None) or {}
 
 
 def folder_of(entry: Entry) -> Path | None:

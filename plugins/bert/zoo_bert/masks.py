@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo import Samples, ZooError
+from zoo.data.text import given_texts
 
 from .model import check_vocabulary, context_of, tokenizer_of
 from .text import Vocabulary, vocabulary_of
@@ -73,7 +74,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     options = request.take(
         text=None, texts=None, length=None, mode=MODES[0], steps=None, temperature=1.0, top_k=0
     )  # fmt: skip
-    texts = given_texts(options)
+    texts = given_texts(options, "text", "texts")
     _check_ranges(options, texts)
     tokenizer = tokenizer_of(model)
     vocabulary = vocabulary_of(model, tokenizer)
@@ -139,20 +140,6 @@ def mask_predict(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Ten
         ids[rows, free[choice]] = tokens.view_as(choice)
         shares[rows, choice] = drawn.view_as(choice)
     return ids
-
-
-def given_texts(options: dict[str, Any]) -> list[str] | None:
-    """The option text or texts as a list; None where neither is given."""
-    one, several = options["text"], options["texts"]
-    if one is not None and several is not None:
-        raise ZooError("expected text or texts, got both: give one of them, a string or a list of strings")
-    given = several if one is None else one
-    if given is None:
-        return None
-    found = [given] if isinstance(given, str) else given
-    if not isinstance(found, list | tuple) or not found or not all(isinstance(text, str) and text for text in found):
-        raise ZooError(f"texts: expected a string or a list of strings, got {given!r}")
-    return list(found)
 
 
 def _check_ranges(options: dict[str, Any], texts: list[str] | None) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError, ZooError
+from zoo import CheckpointError
 from zoo.integrations import transformers as library
 
-from .facts import classifies, configuration, folder_of
+from .facts import classifies, configuration
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,16 +113,12 @@ def _new_head(module: PreTrainedModel, names: list[str]) -> Iterator[tuple[str, 
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model's weights.
+    """Return the tokenizer that lies beside the model's weights.
 
-    Raises zoo.CheckpointError if there is none or it cannot be read.
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
     """
-    folder = folder_of(model.entry)
-    if folder is None:
-        raise CheckpointError(
-            f"{model.entry.name}: expected a folder with a tokenizer.json, and the model was built without files"
-        )
-    return library.read_tokenizer(str(folder))
+    return library.tokenizer_of(model.entry)
 
 
 def context_of(model: Model) -> int:
@@ -140,22 +136,16 @@ def context_of(model: Model) -> int:
 
 
 def check_vocabulary(model: Model, highest: int) -> None:
-    """Raises zoo.CheckpointError where a token id is none of the model's."""
-    size = model.module.config.vocab_size
-    if highest >= size:
-        raise CheckpointError(
-            f"{model.entry.name}: the model has {size} tokens and the text has token {highest}; "
-            "the tokenizer belongs to another model"
-        )
+    """Check that the token ids up to `highest` are the model's.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    library.check_vocabulary(model.entry, model.module.config.vocab_size, highest)
 
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    """config.json, safetensors and the tokenizer, as `from_pretrained` reads them."""
+    """Write config.json, safetensors and the tokenizer, as `from_pretrained` reads them."""
     module: Any = model.module
-    library.save_library_model(module, folder, state_dict)
-    try:
-        tokenizer = tokenizer_of(model)
-    except ZooError:  # a model that came without one is saved without one
-        return True
-    tokenizer.save_pretrained(folder)
+    library.save_library_model(module, folder, state_dict, lambda: tokenizer_of(model))
     return True

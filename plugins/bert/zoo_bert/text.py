@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from zoo import DataError, ZooError
 from zoo.data.stream import stream
-from zoo.data.text import text_data
+from zoo.data.text import beginning, text_data
 
 from .model import check_vocabulary, context_of, tokenizer_of
 
@@ -75,21 +75,11 @@ def _read(
         return _given_windows(model, ids, vocabulary)
     paragraphs = text_data(data, split=split)
     if split != "train":
-        paragraphs = list(_beginning(paragraphs))
+        paragraphs = list(beginning(paragraphs, HELD_OUT))
     # verbose=False: a text is longer than the context before it is cut into windows.
     text = tokenizer("\n\n".join(paragraphs), add_special_tokens=False, verbose=False)["input_ids"]
     check_vocabulary(model, max(text, default=0))
     return _windows(text, min(WINDOW, context_of(model)), vocabulary)
-
-
-def _beginning(paragraphs: list[str]) -> Iterable[str]:
-    """As many paragraphs as HELD_OUT bytes hold, and at least one."""
-    size = 0
-    for paragraph in paragraphs:
-        size += len(paragraph.encode()) + 2
-        if size > HELD_OUT and size > len(paragraph.encode()) + 2:
-            return
-        yield paragraph
 
 
 def _given_windows(model: Model, ids: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:

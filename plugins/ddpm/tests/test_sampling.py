@@ -89,6 +89,7 @@ def test_labels_choose_the_letter(letters, labels, n, captions):
         ({"labels": ""}, "names"),
         ({"labels": []}, "0 to 25"),
         ({"labels": [0.5]}, "0 to 25"),
+        ({"labels": True}, "names .*numbers from 0 to 25, got True"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(letters, options, found):

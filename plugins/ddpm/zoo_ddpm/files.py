@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
+from zoo.storage.config_json import model_folder, read_config, read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,36 +37,25 @@ def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
 
 
 def unet_folder(entry: Entry) -> Path | None:
-    """Where the U-Net's files lie: the entry's folder, or `unet/` in a pipeline's."""
-    if entry.folder is None:
-        return None
-    inner = Path(entry.folder) / "unet"
-    return inner if (inner / "config.json").is_file() else Path(entry.folder)
+    """Return where the U-Net's files lie: the entry's folder, or `unet/` in a pipeline's; None without files."""
+    return model_folder(entry, "unet")
 
 
 def unet_config(entry: Entry) -> dict[str, Any]:
-    """`UNet2DModel`'s configuration: from the files where they are there, else as the registry has it.
+    """Return `UNet2DModel`'s configuration: from the files where they are there, else as the registry has it.
 
-    Raises `CheckpointError` where there is none, or where it is another class's.
+    Raises:
+        CheckpointError: there is none, or it is another class's.
     """
-    folder = unet_folder(entry)
-    config = _read(folder / "config.json") if folder else None
-    if config is None:
-        config = dict(entry.config)
-    config = {key: value for key, value in config.items() if key != SCHEDULER}
-    if not config:
-        raise CheckpointError(f"{entry.name} needs UNet2DModel's config.json; {folder or 'the registry'} has none.")
-    found = config.get("_class_name", "UNet2DModel")
-    if found != "UNet2DModel":
-        raise CheckpointError(f"{entry.name} needs the configuration of a UNet2DModel; found that of a {found}.")
-    return config
+    config = read_config(entry, "unet", class_name="UNet2DModel")
+    return {key: value for key, value in config.items() if key != SCHEDULER}
 
 
 def scheduler_config(entry: Entry) -> dict[str, Any]:
     """The noise schedule's configuration: from the files, else the registry's, else empty (the paper's schedule)."""
     if entry.folder is not None:
         for folder in (Path(entry.folder), Path(entry.folder) / "scheduler"):
-            config = _read(folder / "scheduler_config.json")
+            config = read_json_object(folder / "scheduler_config.json")
             if config is not None:
                 return config
     return dict(entry.config.get(SCHEDULER, {}))
@@ -97,15 +86,3 @@ def describe(entry: Entry) -> dict[str, str]:
         names = class_names(entry)
         facts["classes"] = f"{classes}: {' '.join(names)}" if names else str(classes)
     return facts
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold a JSON object; it holds a {type(config).__name__}.")
-    return config

@@ -7,15 +7,15 @@ x_t = √ᾱ x0 + √(1-ᾱ) eps (arXiv 2006.11239, equation 4). Shapes: n image
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusers import DDPMScheduler, UNet2DModel
 
-from zoo import CheckpointError, DataError
+import zoo
+from zoo import CheckpointError
+from zoo.integrations.diffusers import current_name, save_library_model
 
 from . import files
 
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import Entry, Model
-
-# Files written before diffusers 0.15 call the attention's projections by other names.
-_OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
-_NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def construct(entry: Entry) -> UNet2DModel:
@@ -40,16 +36,8 @@ def construct(entry: Entry) -> UNet2DModel:
 
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names."""
-    import zoo
-
     for name, tensor in zoo.checkpoint.tensors(dataclasses.replace(entry, folder=files.unet_folder(entry))):
         yield current_name(name), tensor
-
-
-def current_name(name: str) -> str:
-    """The name that today's diffusers gives to a checkpoint's parameter."""
-    old = _OLD_ATTENTION.fullmatch(name)
-    return f"{old[1]}.{_NEW_NAME[old[2]]}.{old[3]}" if old else name
 
 
 def scheduler(entry: Entry) -> DDPMScheduler:
@@ -62,20 +50,11 @@ def classes(model: Model) -> int:
     return model.module.config.num_class_embeds or 0
 
 
-def check_labels(model: Model, labels: Tensor | None) -> Tensor | None:
-    """The labels to train with: None for an unconditional U-Net. Raises `DataError` where they do not fit."""
-    count = classes(model)
-    if not count:
-        return None
-    if labels is None:
-        raise DataError(
-            f"{model.entry.name} draws {count} classes, so its data need labels: give a folder with one subfolder per "
-            "class, or (images, labels)."
-        )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
-        found = f"{int(labels.min())} to {int(labels.max())}"
-        raise DataError(f"{model.entry.name} has the classes 0 to {count - 1}; the data have labels from {found}.")
-    return labels
+def image_shape(model: Model) -> tuple[int, int]:
+    """Return the edge in pixels and the number of channels of the model's images."""
+    config = model.module.config
+    size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
+    return size, config.in_channels
 
 
 def predict(model: Model, noisy: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
@@ -110,17 +89,7 @@ def as_noise(schedule: DDPMScheduler, output: Tensor, noisy: Tensor, times: Tens
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """Write config.json, scheduler_config.json and the weights as diffusers' `save_pretrained` lays them out."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.module.save_config(folder)
     names = files.class_names(model.entry)
-    if names:
-        path = folder / "config.json"
-        config = {**json.loads(path.read_text(encoding="utf-8")), files.CLASS_NAMES: names}
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_library_model(model.module, Path(folder), state_dict, {files.CLASS_NAMES: names} if names else None)
     scheduler(model.entry).save_pretrained(folder)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    save_file(plain, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     return True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from zoo import Samples, ZooError
+from zoo.data.labels import class_captions, class_labels
+from zoo.samples.progress import track
 
 from . import files
 from .model import classes, predict
@@ -31,7 +32,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     """
     options = request.take(sampler="ddim", steps=None, eta=0.0, labels=None)
     schedule, step_options = _schedule(model, **{name: options[name] for name in ("sampler", "steps", "eta")})
-    labels = _labels(model, options["labels"], request.n)
+    names = files.class_names(model.entry)
+    labels = class_labels(options["labels"], request.n, count=classes(model), names=names)  # [n] or None
 
     generator = request.generator()
     config = model.module.config
@@ -40,7 +42,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     images = (
         torch.randn((request.n, config.in_channels, height, width), generator=generator) * schedule.init_noise_sigma
     )
-    for time in _progress(schedule.timesteps.tolist(), f"sampling {request.n}"):
+    for time in track(schedule.timesteps.tolist(), f"sampling {request.n}"):
         output = torch.cat(
             [
                 predict(model, images[i : i + _CHUNK], _same(time, images[i : i + _CHUNK]), _part(labels, i))
@@ -50,7 +52,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         if isinstance(schedule, DDIMScheduler):
             output = output[:, : config.in_channels]
         images = schedule.step(output, time, images, generator=generator, **step_options).prev_sample
-    return Samples((images / 2 + 0.5).clamp(0, 1), "image", _captions(model, labels))
+    return Samples((images / 2 + 0.5).clamp(0, 1), "image", class_captions(labels, names))
 
 
 def _schedule(
@@ -74,57 +76,9 @@ def _schedule(
     return schedule, {"eta": eta} if sampler == "ddim" else {}
 
 
-def _labels(model: Model, wanted: Any, n: int) -> Tensor | None:
-    """One class per image `[n]`, or None for an unconditional U-Net."""
-    count = classes(model)
-    if not count:
-        if wanted is not None:
-            raise ZooError(f"{model.entry.name} knows no classes; leave out the option labels.")
-        return None
-    if wanted is None:
-        chosen = list(range(count))
-    elif isinstance(wanted, str):
-        chosen = _named(model, wanted, count)
-    elif isinstance(wanted, torch.Tensor):
-        chosen = wanted.flatten().tolist()
-    else:
-        chosen = list(wanted) if isinstance(wanted, Iterable) else [wanted]
-    if not chosen or not all(isinstance(label, int) and 0 <= label < count for label in chosen):
-        raise ZooError(f"labels are classes from 0 to {count - 1}; got {wanted!r}.")
-    return torch.tensor([chosen[i % len(chosen)] for i in range(n)])
-
-
-def _named(model: Model, wanted: str, count: int) -> list[int]:
-    """Classes written as text: "HELLO" by one-letter names, else numbers with commas."""
-    names = files.class_names(model.entry)
-    if wanted and all(letter in names for letter in wanted):
-        return [names.index(letter) for letter in wanted]
-    parts = [part.strip() for part in wanted.split(",")]
-    if all(part in names or part.isdecimal() for part in parts):
-        return [names.index(part) if part in names else int(part) for part in parts]
-    known = f"names ({', '.join(names)}) or " if names else ""
-    raise ZooError(f"labels are {known}numbers from 0 to {count - 1}, with commas between them; got {wanted!r}.")
-
-
-def _captions(model: Model, labels: Tensor | None) -> list[str] | None:
-    if labels is None:
-        return None
-    names = files.class_names(model.entry)
-    return [names[label] if label < len(names) else str(label) for label in labels.tolist()]
-
-
 def _same(time: int, images: Tensor) -> Tensor:
     return torch.full((len(images),), time, dtype=torch.int64)
 
 
 def _part(labels: Tensor | None, start: int) -> Tensor | None:
     return None if labels is None else labels[start : start + _CHUNK]
-
-
-def _progress(times: Sequence[int], title: str) -> Iterable[int]:
-    """`times`, with a bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(times, title, console=console, transient=True, disable=not console.is_terminal)

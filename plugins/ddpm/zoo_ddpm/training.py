@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.data.images import image_data
-from zoo.data.stream import stream
+from zoo.data.images import image_batches, image_data
+from zoo.data.labels import check_labels
 
-from .model import as_noise, check_labels, predict, scheduler, target
+from .model import as_noise, classes, image_shape, predict, scheduler, target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,13 +27,12 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     Images lie in [-1, 1]; data None are capitals, "letters:sans". Noise and timesteps are drawn here, from the
     request's seed: a batch has one loss, on every device.
     """
-    images, labels = _read(model, data, request.split)
     schedule = scheduler(model.entry)
     generator = torch.Generator().manual_seed(request.seed)
-    return (
-        {**batch, **_draw(batch["images"], schedule.config.num_train_timesteps, generator)}
-        for batch in stream({"images": images, "labels": labels}, request)
-    )
+    size, channels = image_shape(model)
+    rows = image_batches(data, request, size=size, channels=channels, classes=(classes(model), model.entry.name))
+    steps = schedule.config.num_train_timesteps
+    return ({**row, **_draw(row["images"], steps, generator)} for row in rows)
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -57,7 +56,9 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
     At most 520 images; their timesteps lie on an even grid over the schedule.
     """
-    images, labels = _read(model, data, "test")
+    size, channels = image_shape(model)
+    images, labels = image_data(data, size=size, channels=channels, split="test")
+    labels = check_labels(labels, count=classes(model), model=model.entry.name)
     schedule = scheduler(model.entry)
     count = min(len(images), _EVALUATED)
     generator = torch.Generator().manual_seed(0)
@@ -72,13 +73,6 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         guess = as_noise(schedule, output[:, : images.shape[1]], noisy, times[part])
         total += (guess - noise[part]).square().sum().item()
     return {"noise_mse": total / noise[:count].numel()}
-
-
-def _read(model: Model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
-    config = model.module.config
-    size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
-    images, labels = image_data(data, size=size, channels=config.in_channels, split=split, own="letters:sans")
-    return images, check_labels(model, labels)
 
 
 def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:

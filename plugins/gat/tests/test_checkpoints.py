@@ -115,7 +115,7 @@ def test_nothing_in_a_file_is_executed(make):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"in_channels": -1}, "whole numbers from 1; in_channels is -1"),
+        ({"in_channels": -1}, "in_channels as a whole number, at least 1, got -1"),
         ({"hidden_channels": 7}, "does not make a GAT"),
         ({"no_such": 1}, "does not make a GAT"),
         ({"num_layers": 3}, "has shape"),

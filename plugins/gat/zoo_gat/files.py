@@ -6,11 +6,12 @@ is this plugin's and may be missing, a list of what the classes are called.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
+from zoo.storage import atomic
+from zoo.storage.config_json import CONFIG, check_counts, read_config, read_json_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,25 +45,14 @@ def gat_config(entry: Entry) -> dict[str, Any]:
 
     Raises `CheckpointError` where they are not there or not whole.
     """
-    config = _read(Path(entry.folder) / "config.json") if entry.folder else None
-    if config is None:
-        config = dict(entry.config)
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{entry.name}: config.json must hold a JSON object; it holds a {type(config).__name__}.")
-    config = {key: value for key, value in config.items() if key != CLASS_NAMES}
-    for key in _NEEDED:
-        value = config.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(
-                f"{entry.name} needs GAT's arguments in config.json, {', '.join(_NEEDED)} among them, as whole numbers "
-                f"from 1; {key} is {value!r}."
-            )
+    config = {key: value for key, value in read_config(entry).items() if key != CLASS_NAMES}
+    check_counts(config, *_NEEDED, where=f"{entry.name}: GAT's arguments in config.json")
     return config
 
 
 def class_names(entry: Entry) -> list[str]:
     """What the classes are called, in order; empty if nothing says so."""
-    names = _read(Path(entry.folder) / _NAMES_FILE) if entry.folder else None
+    names = read_json_file(Path(entry.folder) / _NAMES_FILE) if entry.folder else None
     if names is None:
         names = entry.config.get(CLASS_NAMES, [])
     return [str(name) for name in names]
@@ -70,9 +60,9 @@ def class_names(entry: Entry) -> list[str]:
 
 def write(folder: Path, config: dict[str, Any], names: list[str]) -> None:
     """Write both files."""
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    atomic.write_json(folder / CONFIG, config)
     if names:
-        (folder / _NAMES_FILE).write_text(json.dumps(names) + "\n", encoding="utf-8")
+        atomic.write_json(folder / _NAMES_FILE, names)
 
 
 def describe(entry: Entry) -> dict[str, str]:
@@ -89,12 +79,3 @@ def describe(entry: Entry) -> dict[str, str]:
     if config.get("out_channels"):
         facts["classes"] = f"{config['out_channels']}{': ' + ' '.join(names) if names else ''}"
     return facts
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from error

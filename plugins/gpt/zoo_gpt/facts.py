@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
     from zoo import Entry
@@ -38,9 +39,13 @@ def configuration(entry: Entry) -> dict[str, Any]:
     """The entry's config.json: inline in the registry, in its folder, or beside this file; {} if it is nowhere."""
     if entry.config:
         return dict(entry.config)
-    folder = entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
-    file = folder / "config.json" if folder else None
-    return json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+    folder = folder_of(entry)
+    return (read_json_object(folder / CONFIG) if folder else None) or {}
+
+
+def folder_of(entry: Entry) -> Path | None:
+    """Return where the entry's files lie, if they lie anywhere."""
+    return entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
 
 
 def describe(entry: Entry) -> dict[str, str]:

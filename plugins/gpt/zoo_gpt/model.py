@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError, ZooError
+from zoo import CheckpointError
 from zoo.integrations import transformers as library
 
 from .facts import configuration
@@ -60,14 +60,7 @@ def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Ten
 
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    """config.json, generation_config.json, safetensors and the tokenizer, as `from_pretrained` reads them."""
-    from .text import tokenizer_of
-
+    """Write config.json, generation_config.json, safetensors and the tokenizer, as `from_pretrained` reads them."""
     module: Any = model.module
-    library.save_library_model(module, folder, state_dict)
-    try:
-        tokenizer = tokenizer_of(model)
-    except ZooError:  # a model that came without one is saved without one
-        return True
-    tokenizer.save_pretrained(folder)
+    library.save_library_model(module, folder, state_dict, lambda: library.tokenizer_of(model.entry))
     return True

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo import CheckpointError, DataError, Samples, ZooError
+from zoo import DataError, Samples, ZooError
 from zoo.data.stream import stream
-from zoo.data.text import text_data
-from zoo.integrations.transformers import read_tokenizer
-
-from .facts import EMBEDDED
+from zoo.data.text import beginning, given_texts, text_data
+from zoo.integrations.transformers import check_vocabulary, tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,20 +28,6 @@ LOGITS = 2**27  # how many of them `evaluate` computes at once, at most, if one 
 IGNORED = -100  # label of a token that is padding
 DEFAULTS = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}
 NEW_TOKENS = 100
-
-
-def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model's weights.
-
-    Raises zoo.CheckpointError if there is none or it cannot be read.
-    """
-    entry = model.entry
-    folder = entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
-    if folder is None:
-        raise CheckpointError(
-            f"{entry.name}: expected a folder with a tokenizer.json, and the model was built without files"
-        )
-    return read_tokenizer(str(folder))
 
 
 def context_of(model: Model) -> int:
@@ -63,7 +47,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     ids = data.get("input_ids") if isinstance(data, dict) else data
     if isinstance(ids, Tensor):
         return stream(_given_windows(model, ids), request)
-    tokenizer = tokenizer_of(model)
+    tokenizer = tokenizer_of(model.entry)
     ids = _encode(model, tokenizer, "\n\n".join(text_data(data, split=request.split)))
     return stream(_windows(ids, min(WINDOW, context_of(model)), _filler(tokenizer)), request)
 
@@ -77,7 +61,7 @@ def _given_windows(model: Model, ids: Tensor) -> dict[str, Tensor]:
         raise DataError(
             f"expected windows of at most {context_of(model)} tokens, the model's context, got {ids.shape[1]}"
         )
-    _check_vocabulary(model, int(ids.max()))
+    check_vocabulary(model.entry, model.module.config.vocab_size, int(ids.max()))
     return {"input_ids": ids.long(), "labels": ids.long()}
 
 
@@ -98,17 +82,8 @@ def _windows(ids: list[int], size: int, filler: int) -> dict[str, Tensor]:
 def _encode(model: Model, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     # verbose=False: a text is longer than the context before it is cut into windows.
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    _check_vocabulary(model, max(ids, default=0))
+    check_vocabulary(model.entry, model.module.config.vocab_size, max(ids, default=0))
     return ids
-
-
-def _check_vocabulary(model: Model, highest: int) -> None:
-    size = model.module.config.vocab_size
-    if highest >= size:
-        raise CheckpointError(
-            f"{model.entry.name}: the model has {size} tokens and the text has token {highest}; "
-            "the tokenizer belongs to another model"
-        )
 
 
 def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -145,8 +120,8 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         ids = data["input_ids"] if isinstance(data, dict) else data
         tensors, size = _given_windows(model, ids), None
     else:
-        tokenizer = tokenizer_of(model)
-        text = "\n\n".join(_beginning(text_data(data, split="test")))
+        tokenizer = tokenizer_of(model.entry)
+        text = "\n\n".join(beginning(text_data(data, split="test"), HELD_OUT))
         ids = _encode(model, tokenizer, text)
         size = len(text.encode())
         if tokenizer.bos_token_id is not None:
@@ -164,16 +139,6 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     loss = total / count
     figures = {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
     return figures if not size else {**figures, "bits_per_byte": total / math.log(2) / size}
-
-
-def _beginning(paragraphs: list[str]) -> Iterable[str]:
-    """As many paragraphs as HELD_OUT bytes hold, and at least one."""
-    size = 0
-    for paragraph in paragraphs:
-        size += len(paragraph.encode()) + 2
-        if size > HELD_OUT and size > len(paragraph.encode()) + 2:
-            return
-        yield paragraph
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
@@ -197,9 +162,9 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
     )
-    prompts = _prompts(options)
+    prompts = given_texts(options, "prompt", "prompts")
     _check_ranges(options)
-    tokenizer = tokenizer_of(model)
+    tokenizer = tokenizer_of(model.entry)
     starts = [
         _start(model, tokenizer, prompt, options["max_new_tokens"])
         for prompt in ([None] if prompts is None else prompts)
@@ -217,21 +182,6 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             texts += tokenizer.batch_decode(output, skip_special_tokens=True)
     several = prompts is not None and len(prompts) > 1
     return Samples(texts, "text", [prompt for prompt in prompts for _ in range(request.n)] if several else None)
-
-
-def _prompts(options: dict[str, Any]) -> list[str] | None:
-    one, several = options["prompt"], options["prompts"]
-    if one is not None and several is not None:
-        raise ZooError("expected prompt or prompts, got both: give one of them, a string or a list of strings")
-    given = several if one is None else one
-    if given is None:
-        return None
-    found = [given] if isinstance(given, str) else given
-    if not isinstance(found, list | tuple) or not found or not all(isinstance(prompt, str) for prompt in found):
-        raise ZooError(f"prompts: expected a string or a list of strings, got {given!r}")
-    if not all(prompt.strip() for prompt in found):
-        raise ZooError("prompts: expected text, got an empty prompt; leave prompts out to start from nothing")
-    return list(found)
 
 
 def _check_ranges(options: dict[str, Any]) -> None:
@@ -262,7 +212,7 @@ def _start(model: Model, tokenizer: PreTrainedTokenizerBase, prompt: str | None,
         ids = [tokenizer.bos_token_id]
     else:
         ids = tokenizer(prompt, verbose=False)["input_ids"]
-    _check_vocabulary(model, max(ids))
+    check_vocabulary(model.entry, model.module.config.vocab_size, max(ids))
     context = context_of(model)
     if len(ids) + (limit or 1) > context:
         raise ZooError(

@@ -79,6 +79,7 @@ def test_mixing_takes_the_second_latents_styles_from_a_layer_on(letters):
         ({"labels": 26}, "0 to 25"),
         ({"labels": "a"}, "names"),
         ({"labels": []}, "0 to 25"),
+        ({"labels": True}, "names .*numbers from 0 to 25, got True"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(letters, options, found):

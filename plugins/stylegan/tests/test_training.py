@@ -136,7 +136,7 @@ def test_five_steps_lower_the_loss_of_a_batch(load, bits, lora):
 
 def test_a_resumed_run_equals_one_without_a_pause(load, tmp_path):
     """All of it: penalties that fall due, the path length's mean, the discriminator, the running average."""
-    options = {"steps": 20, "batch_size": 4, "lr": 1e-3, "average": 0.9, "quiet": True}
+    options = {"steps": 20, "batch_size": 4, "lr": 1e-3, "ema_decay": 0.9, "quiet": True}
     whole = load(lora=2, bits=8)
     expected = whole.tune(data(), **options)
 

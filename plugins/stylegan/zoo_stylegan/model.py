@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo import CheckpointError, ZooError, lora_update
+from zoo.storage.model_folder import write_model
 
 from . import config as configs
 from . import foreign
@@ -115,12 +115,5 @@ def add_discriminator(model: Model, seed: int = 0) -> None:
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """Write config.json and model.safetensors."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"_class_name": configs.CLASS_NAME, **model.module.config}, indent=2)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    write_model(Path(folder), {"_class_name": configs.CLASS_NAME, **model.module.config}, state_dict)
     return True

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import Samples, ZooError
+from zoo.data.labels import class_captions, class_labels
 
 from .config import class_names
 from .layers import NOISE
@@ -41,7 +41,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         value = options[name]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= layers):
             raise ZooError(f"{name} counts layers from 0 to {layers}, or is None; got {value!r}")
-    labels = chosen_labels(model, options["labels"], request.n)
+    names = class_names(model.module.config)
+    labels = class_labels(options["labels"], request.n, count=model.module.config["c_dim"], names=names)  # [n] or None
 
     random = request.generator()
     z = torch.randn(request.n, generator.mapping.inputs, generator=random)
@@ -55,7 +56,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             others = _styles(model, second[start : start + step], classes, options)
             ws = torch.cat([ws[:, : options["crossover"]], others[:, options["crossover"] :]], dim=1)
         images.append(generator.synthesis(ws, options["noise"], random).float().cpu())
-    return Samples((torch.cat(images) / 2 + 0.5).clamp(0, 1), "image", _captions(model, labels))
+    return Samples((torch.cat(images) / 2 + 0.5).clamp(0, 1), "image", class_captions(labels, names))
 
 
 def _styles(model: Model, z: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor:
@@ -63,42 +64,3 @@ def _styles(model: Model, z: Tensor, labels: Tensor | None, options: dict[str, A
     generator = model.module.generator
     w = generator.mapping(z.to(model.device, model.dtype), None if labels is None else labels.to(model.device))
     return generator.styles(w, options["psi"], options["cutoff"])
-
-
-def chosen_labels(model: Model, wanted: Any, n: int) -> Tensor | None:
-    """One class per image `[n]`, or None for an unconditional generator."""
-    count = model.module.config["c_dim"]
-    if not count:
-        if wanted is not None:
-            raise ZooError(f"{model.entry.name} knows no classes; leave out the option labels.")
-        return None
-    if wanted is None:
-        chosen = list(range(count))
-    elif isinstance(wanted, str):
-        chosen = _named(model, wanted, count)
-    elif isinstance(wanted, torch.Tensor):
-        chosen = wanted.flatten().tolist()
-    else:
-        chosen = list(wanted) if isinstance(wanted, Iterable) else [wanted]
-    if not chosen or not all(isinstance(label, int) and 0 <= label < count for label in chosen):
-        raise ZooError(f"labels are classes from 0 to {count - 1}; got {wanted!r}.")
-    return torch.tensor([chosen[i % len(chosen)] for i in range(n)])
-
-
-def _named(model: Model, wanted: str, count: int) -> list[int]:
-    """Classes written as text: "HELLO" by one-letter names, else numbers with commas."""
-    names = class_names(model.module.config)
-    if wanted and all(letter in names for letter in wanted):
-        return [names.index(letter) for letter in wanted]
-    parts = [part.strip() for part in wanted.split(",")]
-    if all(part in names or part.isdecimal() for part in parts):
-        return [names.index(part) if part in names else int(part) for part in parts]
-    known = f"names ({', '.join(names)}) or " if names else ""
-    raise ZooError(f"labels are {known}numbers from 0 to {count - 1}, with commas between them; got {wanted!r}.")
-
-
-def _captions(model: Model, labels: Tensor | None) -> list[str] | None:
-    if labels is None:
-        return None
-    names = class_names(model.module.config)
-    return [names[label] if label < len(names) else str(label) for label in labels.tolist()]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo import DataError
-from zoo.data.images import image_data
-from zoo.data.stream import stream
+from zoo.data.images import image_batches, image_data
+from zoo.data.labels import check_labels
 
 from . import figures
 from .config import class_names
@@ -43,10 +42,10 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     over, and `seed`, that of the noise images; `index` counts the batches, by which regularisation falls due. So a
     batch has one loss, on every device. Data None are capitals, "letters:sans".
     """
-    images, labels = _read(model, data, request.split)
     generator = model.module.generator
     random = torch.Generator().manual_seed(request.seed)
-    rows = stream({"images": images, "labels": labels}, request)
+    classes = (model.module.config["c_dim"], model.entry.name)
+    rows = image_batches(data, request, **_format(model), classes=classes)
     mixing = model.module.config["training"]["mixing"]
 
     def drawn(batch: dict[str, Any], index: int) -> dict[str, Any]:
@@ -101,7 +100,8 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     `letter_accuracy`, the share that it reads as the letter asked for. With a discriminator also `critic_gap`, by how
     much its logits of held-out images are above those of generated ones.
     """
-    images, labels = _read(model, data, "test")
+    images, labels = image_data(data, **_format(model), split="test")
+    labels = _checked(model, labels)
     images = images[:_EVALUATED]
     labels = None if labels is None else labels[:_EVALUATED]
     module = model.module
@@ -131,25 +131,11 @@ def _reader() -> Model | None:
     return figures.letter_reader()
 
 
-def _read(model: Model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
+def _format(model: Model) -> dict[str, int]:
+    """Return the size and the channels of the model's images."""
     config = model.module.config
-    images, labels = image_data(
-        data, size=config["img_resolution"], channels=config["img_channels"], split=split, own="letters:sans"
-    )
-    return images, _checked(model, labels)
+    return {"size": config["img_resolution"], "channels": config["img_channels"]}
 
 
 def _checked(model: Model, labels: Tensor | None) -> Tensor | None:
-    """The labels to train with: None for an unconditional generator. Raises `DataError` where they do not fit."""
-    classes = model.module.config["c_dim"]
-    if not classes:
-        return None
-    if labels is None:
-        raise DataError(
-            f"{model.entry.name} draws {classes} classes, so its data need labels: give a folder with one subfolder "
-            "per class, or (images, labels)."
-        )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        found = f"{int(labels.min())} to {int(labels.max())}"
-        raise DataError(f"{model.entry.name} has the classes 0 to {classes - 1}; the data have labels from {found}.")
-    return labels
+    return check_labels(labels, count=model.module.config["c_dim"], model=model.entry.name)

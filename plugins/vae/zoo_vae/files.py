@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
+from zoo.storage.config_json import model_folder, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,28 +37,17 @@ def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
 
 
 def vae_folder(entry: Entry) -> Path | None:
-    """Where the autoencoder's files lie: the entry's folder, or `vae/` in a pipeline's."""
-    if entry.folder is None:
-        return None
-    inner = Path(entry.folder) / "vae"
-    return inner if (inner / "config.json").is_file() else Path(entry.folder)
+    """Return where the autoencoder's files lie: the entry's folder, or `vae/` in a pipeline's; None without files."""
+    return model_folder(entry, "vae")
 
 
 def vae_config(entry: Entry) -> dict[str, Any]:
-    """`AutoencoderKL`'s configuration: from the files where they are there, else as the registry has it.
+    """Return `AutoencoderKL`'s configuration: from the files where they are there, else as the registry has it.
 
-    Raises `CheckpointError` where there is none, or where it is another class's.
+    Raises:
+        CheckpointError: there is none, or it is another class's.
     """
-    folder = vae_folder(entry)
-    config = _read(folder / "config.json") if folder else None
-    if config is None:
-        config = dict(entry.config)
-    if not config:
-        raise CheckpointError(f"{entry.name} needs AutoencoderKL's config.json; {folder or 'the registry'} has none.")
-    found = config.get("_class_name", "AutoencoderKL")
-    if found != "AutoencoderKL":
-        raise CheckpointError(f"{entry.name} needs the configuration of an AutoencoderKL; found that of a {found}.")
-    return config
+    return read_config(entry, "vae", class_name="AutoencoderKL")
 
 
 def kl_weight(entry: Entry) -> float:
@@ -99,15 +88,3 @@ def describe(entry: Entry) -> dict[str, str]:
         "KL weight": f"{weight:g}",
         "prior": "N(0, I)" if prior else "none to sample from: it reconstructs and interpolates",
     }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold a JSON object; it holds a {type(config).__name__}.")
-    return config

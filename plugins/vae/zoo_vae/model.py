@@ -7,8 +7,6 @@ z. Shapes: x `[n, c, h, w]`, z `[n, latent channels, h/f, w/f]`, f = 2^(blocks -
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import AutoencoderKL
 
+import zoo
 from zoo import CheckpointError, DataError
 from zoo.data.images import image_data
+from zoo.integrations.diffusers import current_name, save_library_model
 
 from . import files
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from zoo import Entry, Model
 
-# Files of the time of Stable Diffusion 1.5 call the attention's projections by other names.
-_OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
-_NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _PIXELS = 64 * 32 * 32  # in one call of the module
 
 
@@ -43,18 +40,10 @@ def construct(entry: Entry) -> AutoencoderKL:
 
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors under the module's names."""
-    import zoo
-
     for name, tensor in zoo.checkpoint.tensors(dataclasses.replace(entry, folder=files.vae_folder(entry))):
         new = current_name(name)
         # Some of these files keep the 1×1 convolutions that the projections once were.
         yield new, tensor[..., 0, 0] if new != name and tensor.ndim == 4 else tensor
-
-
-def current_name(name: str) -> str:
-    """The name that today's diffusers gives to a checkpoint's parameter."""
-    old = _OLD_ATTENTION.fullmatch(name)
-    return f"{old[1]}.{_NEW_NAME[old[2]]}.{old[3]}" if old else name
 
 
 def read(model: Model, data: Any, split: str, size: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -63,13 +52,23 @@ def read(model: Model, data: Any, split: str, size: int | None = None) -> tuple[
     Data None are capitals, "letters:sans". Raises `DataError` for data that do not fit, `ZooError` for a size that
     the model cannot halve often enough.
     """
+    size = image_size(model, size)
+    return image_data(data, size=size, channels=model.module.config.in_channels, split=split)
+
+
+def image_size(model: Model, size: int | None = None) -> int:
+    """Return `size` in pixels, or that of the model's own images.
+
+    Raises:
+        DataError: the model cannot halve it often enough.
+    """
     config = model.module.config
     if size is None:
         size = config.sample_size if isinstance(config.sample_size, int) else min(config.sample_size)
     factor = files.factor(config)
     if size < factor or size % factor:
-        raise DataError(f"{model.entry.name} takes images whose side is a multiple of {factor} pixels; got {size}.")
-    return image_data(data, size=size, channels=config.in_channels, split=split, own="letters:sans")
+        raise DataError(f"{model.entry.name}: expected images whose edge is a multiple of {factor} pixels, got {size}")
+    return size
 
 
 def latent_shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
@@ -132,14 +131,6 @@ def _scaling(model: Model) -> tuple[float, float]:
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """Write config.json and the weights as diffusers' `save_pretrained` lays them out, the KL weight with them."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.module.save_config(folder)
-    path = folder / "config.json"
-    config = {**json.loads(path.read_text(encoding="utf-8")), files.KL_WEIGHT: files.kl_weight(model.entry)}
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    save_file(plain, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    extra = {files.KL_WEIGHT: files.kl_weight(model.entry)}
+    save_library_model(model.module, Path(folder), state_dict, extra)
     return True

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.data.stream import stream
+from zoo.data.images import image_batches
 
 from . import files
-from .model import divergence, latent_shape, parts, posterior, read, reconstruction
+from .model import divergence, image_size, latent_shape, parts, posterior, read, reconstruction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,12 +33,9 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     Data None are capitals, "letters:sans". The noise of the posterior's draws is drawn here, from the request's seed: a
     batch has one loss, on every device. The loss makes no use of labels.
     """
-    images, labels = read(model, data, request.split)
     generator = torch.Generator().manual_seed(request.seed)
-    return (
-        {**batch, "noise": _noise(model, batch["images"], generator)}
-        for batch in stream({"images": images, "labels": labels}, request)
-    )
+    rows = image_batches(data, request, size=image_size(model), channels=model.module.config.in_channels)
+    return ({**row, "noise": _noise(model, row["images"], generator)} for row in rows)
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:

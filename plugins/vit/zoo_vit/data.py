@@ -15,6 +15,7 @@ import torch
 from zoo import CheckpointError, DataError
 from zoo.data.images import ImageItems, image_items, open_image, with_channels
 from zoo.data.stream import stream
+from zoo.integrations import transformers as library
 from zoo.samples import to_pictures
 
 from .facts import configuration, is_timm, label_names
@@ -117,18 +118,13 @@ def image_processor(model: Model) -> BaseImageProcessor:
     """
     from transformers import AutoImageProcessor, ViTImageProcessor
 
-    folder = model.entry.folder
-    if folder is None or not (Path(folder) / "preprocessor_config.json").is_file():
+    def own() -> BaseImageProcessor:
         edge = getattr(model.module.config, "image_size", 224)
         height, width = (edge, edge) if isinstance(edge, int) else edge
-        channels = getattr(model.module.config, "num_channels", 3)
-        middle = [0.5] * channels
+        middle = [0.5] * getattr(model.module.config, "num_channels", 3)
         return ViTImageProcessor(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
-    try:
-        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the readers raise whatever their parsers do
-        told = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {told}") from error
+
+    return library.image_processor(model.entry.folder, AutoImageProcessor, own)
 
 
 def _plain(image: Image, channels: int) -> Image:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
+from zoo.storage.config_json import read_config
 
 if TYPE_CHECKING:
     from zoo import Entry
@@ -39,18 +38,11 @@ def configuration(entry: Entry) -> dict[str, Any]:
 
     Raises `CheckpointError` where there is none, or where it is no image classifier's.
     """
-    path = Path(entry.folder) / "config.json" if entry.folder else None
-    if path and path.is_file():
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from error
-    else:
-        config = dict(entry.config)
-    if not isinstance(config, dict) or not (is_timm(config) or is_transformers(config)):
+    config = read_config(entry)
+    if not recognises(config):
         raise CheckpointError(
-            f"{entry.name} needs the config.json of a timm model or of a transformers model …{_SUFFIX}; "
-            f"{path or 'the registry'} has none."
+            f"{entry.name}: expected the config.json of a timm model or of a transformers model …{_SUFFIX} in "
+            f"{entry.folder or 'the registry'}, got another"
         )
     return config
 

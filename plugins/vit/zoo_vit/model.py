@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -13,6 +12,8 @@ import torch
 
 import zoo
 from zoo import CheckpointError, OutputError
+from zoo.integrations import transformers as library
+from zoo.storage.model_folder import write_model
 
 from .facts import class_count, configuration, is_timm, pretrained_cfg, stored_classes
 
@@ -141,22 +142,9 @@ def _converted(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Itera
         raise CheckpointError(f"{entry.name}: timm cannot convert these weights to a {name}: {told}") from error
 
 
-def _transformers_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Under today's names: transformers knows how its parameters were called over the years."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    transforms = get_model_conversion_mapping(module)
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    own = module.state_dict()
-    for name, tensor in zoo.checkpoint.tensors(entry):
-        renamed, _ = rename_source_key(name, renamings, converters, module.base_model_prefix, own)
-        if renamed not in own and name in own:  # a renaming meant for older files caught a current name
-            renamed = name
-        if renamed not in own and ".pooler." in f".{renamed}":  # of the model that this one was made from; unused
-            continue
-        yield renamed, tensor
+def _transformers_tensors(entry: Entry, module: Any, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors under today's names, without the pooler of the model that this one was made from."""
+    return library.named_tensors(entry, module, ignored=lambda name: ".pooler." in f".{name}")
 
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
@@ -170,22 +158,17 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
 
 
 def _write_timm(model: Model, config: dict[str, Any], folder: Path, state_dict: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
     inner = pretrained_cfg(config)
     kept = config if "pretrained_cfg" in config else {"architecture": config["architecture"]}
     # The weights are now the module's own: of its number of classes, and in no need of conversion.
     inner |= {"num_classes": model.module.num_classes, "custom_load": False}
     written = {**kept, "num_classes": model.module.num_classes, "pretrained_cfg": inner}
-    (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    write_model(folder, written, state_dict)
 
 
 def _write_transformers(model: Model, config: dict[str, Any], folder: Path, state_dict: dict[str, Tensor]) -> None:
     from .data import image_processor
 
     module: Any = model.module
-    module.save_pretrained(folder, state_dict=state_dict)
+    library.save_library_model(module, folder, state_dict)
     image_processor(model).save_pretrained(folder)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError, ZooError
+from zoo import CheckpointError
 from zoo.integrations import transformers as library
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ def checkpoint(entry: Entry, module: CLIPModel) -> Iterator[tuple[str, Tensor]]:
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights. Raises zoo.CheckpointError where there is none, or it does not fit."""
-    if model.entry.folder is None:
-        raise CheckpointError(f"{model.entry.name}: expected a folder with a tokenizer, and it was built without files")
-    tokenizer = library.read_tokenizer(str(model.entry.folder))
+    tokenizer = library.tokenizer_of(model.entry)
     size = model.module.config.text_config.vocab_size
     if len(tokenizer) > size:
         raise CheckpointError(f"{model.entry.name}: its tokenizer has {len(tokenizer)} tokens, the model {size}")
@@ -45,7 +42,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
 
 
 def processor_of(model: Model) -> BaseImageProcessor:
-    """The image processor beside the weights; where there is none, the paper's, at the model's size."""
+    """Return the image processor beside the weights; where there is none, the paper's, at the model's size."""
     folder = model.entry.folder
     return _processor(folder and str(folder), model.module.config.vision_config.image_size)
 
@@ -54,20 +51,15 @@ def processor_of(model: Model) -> BaseImageProcessor:
 def _processor(folder: str | None, size: int) -> BaseImageProcessor:
     from transformers import CLIPImageProcessor
 
-    if folder is None or not (Path(folder) / "preprocessor_config.json").is_file():
+    def own() -> BaseImageProcessor:
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    try:
-        return CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the reader raises whatever its parsers do
-        told = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {told}") from error
+
+    return library.image_processor(folder, CLIPImageProcessor, own)
 
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    """config.json, safetensors, tokenizer and preprocessing, as `from_pretrained` reads them."""
+    """Write config.json, safetensors, tokenizer and preprocessing, as `from_pretrained` reads them."""
     module: Any = model.module
-    library.save_library_model(module, folder, state_dict)
+    library.save_library_model(module, folder, state_dict, lambda: tokenizer_of(model))
     processor_of(model).save_pretrained(folder)
-    with suppress(ZooError):  # a model that came without one is saved without one
-        tokenizer_of(model).save_pretrained(folder)
     return True

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import Samples
-from zoo.data.images import image_data
-from zoo.data.stream import stream
+from zoo.data.images import image_batches, image_data
 from zoo.metrics import frechet_distance
 
 if TYPE_CHECKING:
@@ -30,11 +29,11 @@ def tuning() -> dict[str, Any]:
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
     """{"images": [n, c, s, s] in [-1, 1], "z": [n, latent] from the request's seed}; labels are left out."""
-    images, _ = image_data(data, size=model.module.size, channels=model.module.channels, split=request.split)
     generator = torch.Generator().manual_seed(request.seed)
     latent = model.module.latent
-    rows = stream({"images": images}, request)
-    return ({**row, "z": torch.randn(len(row["images"]), latent, generator=generator)} for row in rows)
+    rows = image_batches(data, request, size=model.module.size, channels=model.module.channels)
+    images = (row["images"] for row in rows)
+    return ({"images": real, "z": torch.randn(len(real), latent, generator=generator)} for real in images)
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:

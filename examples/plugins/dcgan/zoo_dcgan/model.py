@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from zoo import CheckpointError
+from zoo.storage.config_json import check_counts
 
 if TYPE_CHECKING:
     from zoo import Entry
 
+SIZES = ("size", "channels", "latent", "features")
 SMALLEST = 4  # pixels of the first feature map
-
-
-def _count(config: Mapping[str, Any], name: str) -> int:
-    value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"config.json: expected {name} as a whole number above 0, found {value!r}")
-    return value
 
 
 def _generator(latent: int, widths: list[int], channels: int) -> nn.Sequential:
@@ -58,7 +53,8 @@ class DCGAN(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DCGAN:
         """The module of a config.json. Raises CheckpointError where a number is missing or not possible."""
-        size, channels, latent, features = (_count(config, name) for name in ("size", "channels", "latent", "features"))
+        check_counts(config, *SIZES)
+        size, channels, latent, features = (config[name] for name in SIZES)
         if size <= SMALLEST or size & (size - 1):
             raise CheckpointError(f"config.json: expected size as a power of two above {SMALLEST}, found {size}")
         return cls(size, channels, latent, features).eval()

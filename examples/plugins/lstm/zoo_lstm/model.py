@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from zoo import CheckpointError
+from zoo.storage.config_json import check_counts
 
 if TYPE_CHECKING:
     from zoo import Entry
@@ -33,10 +33,7 @@ class ByteLSTM(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ByteLSTM:
         """The module of a config.json. Raises CheckpointError where a size is missing or no positive whole number."""
-        for name in SIZES:
-            value = config.get(name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise CheckpointError(f"config.json: expected {name} as a whole number above 0, found {value!r}")
+        check_counts(config, *SIZES)
         return cls(*(config[name] for name in SIZES), dropout=float(config.get("dropout", 0.0))).eval()
 
     def forward(self, text: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -1,0 +1,128 @@
+"""Pixels: images of any type and layout as float32 tensors [n, c, h, w] in [-1, 1].
+
+Shapes: n images of c channels, h × w pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Return images [n, c, h, w] in [-1, 1] with `channels` channels: grey ↔ colour; transparency becomes white.
+
+    Raises:
+        DataError: there is no way from the one number of channels to the other.
+    """
+    if images.shape[1] == 4:
+        ink, alpha = images[:, :3], images[:, 3:] / 2 + 0.5  # [n, 3, h, w], [n, 1, h, w] in [0, 1]
+        images = ink * alpha + (1 - alpha)
+    if images.shape[1] == 3 and channels == 1:  # ITU-R BT.601 luma, as Pillow's mode L
+        return (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    if images.shape[1] == 1 and channels > 1:
+        return images.expand(-1, channels, -1, -1)
+    if images.shape[1] != channels:
+        raise DataError(f"expected images of 1 or 3 channels: {images.shape[1]} channels do not become {channels}")
+    return images
+
+
+def fit(images: Tensor, size: int, channels: int) -> Tensor:
+    """Return images [n, c, h, w] in [-1, 1] as [n, channels, size, size], scaled to cover and cropped to the middle."""
+    import torch
+
+    images = with_channels(images, channels)
+    height, width = images.shape[-2:]
+    scale = size / min(height, width)
+    if (height, width) != (size, size):
+        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+        images = torch.nn.functional.interpolate(
+            images, shape, mode="bilinear", align_corners=False, antialias=True
+        ).clamp(-1, 1)  # [n, channels, *shape]
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        images = images[..., top : top + size, left : left + size]  # [n, channels, size, size]
+    return images.contiguous()
+
+
+def as_batch(images: Any) -> Tensor:
+    """Return a tensor or an array of images, in any layout, as float32 [n, c, h, w] in [-1, 1]."""
+    import torch
+
+    if not len(images):
+        return torch.empty(0, 1, 1, 1)
+    group = channels_first(torch.as_tensor(images))
+    return scaled(group, is_signed([group]))
+
+
+def is_signed(groups: list[Tensor]) -> bool:
+    """Return whether floats lie in [-1, 1].
+
+    One image may have no dark pixel, so this is judged over all of them.
+    """
+    return any(group.is_floating_point() and bool(group.min() < 0) for group in groups)
+
+
+def as_single(image: Any) -> Tensor:
+    """Return one PIL image, tensor or array as [1, c, h, w], bytes or floats.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        if image.mode.startswith("I;16"):
+            return torch.from_numpy(np.array(image).astype(np.float32) / 65535)[None, None]
+        if "A" in image.mode or "transparency" in image.info:
+            image = image.convert("RGBA")
+        elif image.mode not in ("L", "RGB"):
+            image = image.convert("L" if image.mode in ("1", "I", "F") else "RGB")
+        return channels_first(torch.from_numpy(np.array(image))[None])
+    if isinstance(image, torch.Tensor | np.ndarray):
+        return channels_first(torch.as_tensor(image)[None])
+    raise DataError(f"expected an image as a PIL image, a tensor or an array, got {type(image).__name__}")
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """Return images [n, c, h, w], [n, h, w, c] or [n, h, w] as [n, c, h, w].
+
+    Raises:
+        DataError: they have another shape.
+    """
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[1] in (1, 3, 4):
+        return images
+    if images.ndim == 4 and images.shape[-1] in (1, 3, 4):
+        return images.permute(0, 3, 1, 2)
+    raise DataError(
+        "expected images as [n, c, h, w], [n, h, w, c] or [n, h, w] with 1, 3 or 4 channels, "
+        f"got {images.ndim} dimensions of {list(images.shape)}"
+    )
+
+
+def scaled(images: Tensor, signed: bool) -> Tensor:
+    """Return images as float32 in [-1, 1], from bytes, booleans or floats in [0, 1] or, if `signed`, in [-1, 1].
+
+    Raises:
+        DataError: they are of another type, or their values lie elsewhere.
+    """
+    import torch
+
+    if images.dtype == torch.uint8:
+        return images.float() / 127.5 - 1
+    if images.dtype == torch.bool:
+        return images.float() * 2 - 1
+    if not images.is_floating_point():
+        raise DataError(f"expected images of bytes (uint8) or floats, got {images.dtype}: convert them first")
+    images = images.float()
+    low, high = images.aminmax()
+    if not (torch.isfinite(low) and torch.isfinite(high)) or low < -1.001 or high > 1.001:
+        raise DataError(f"expected float images in [0, 1] or [-1, 1], got values from {low:.4g} to {high:.4g}")
+    return images.clamp(-1, 1) if signed else images.clamp(0, 1) * 2 - 1

@@ -1,0 +1,90 @@
+"""A model's config.json and the files like it: read, and checked. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from zoo.catalog.entry import Entry
+
+CONFIG = "config.json"
+
+
+def read_json_file(path: Path) -> Any:
+    """Return what a JSON file holds; None where there is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read or is no JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected readable JSON, got {error}: get the file again") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read, is no JSON or no object.
+    """
+    content = read_json_file(path)
+    if content is not None and not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got a {type(content).__name__}: get the file again")
+    return content
+
+
+def model_folder(entry: Entry, subfolder: str = "") -> Path | None:
+    """Return where an entry's model lies: its folder, or that of a pipeline's part in it; None without files.
+
+    Args:
+        entry: the resolved entry.
+        subfolder: what the part is called in a pipeline's folder, such as "unet".
+    """
+    if entry.folder is None:
+        return None
+    folder = Path(entry.folder)
+    inner = folder / subfolder
+    return inner if subfolder and (inner / CONFIG).is_file() else folder
+
+
+def read_config(entry: Entry, subfolder: str = "", *, class_name: str | None = None) -> dict[str, Any]:
+    """Return an entry's configuration: its folder's config.json, else what the registry has.
+
+    Args:
+        entry: the resolved entry.
+        subfolder: see `model_folder`.
+        class_name: the `_class_name` that the configuration must have, where it has one.
+
+    Raises:
+        CheckpointError: there is none, it cannot be read, or it is another class's.
+    """
+    folder = model_folder(entry, subfolder)
+    config = read_json_object(folder / CONFIG) if folder else None
+    config = dict(entry.config) if config is None else config
+    called = f"the configuration of {class_name}" if class_name else "a configuration"
+    if not config:
+        raise CheckpointError(f"{entry.name}: expected {called} in {folder or 'the registry'}, got none")
+    found = config.get("_class_name", class_name)
+    if class_name and found != class_name:
+        raise CheckpointError(f"{entry.name}: expected {called}, got that of {found}")
+    return config
+
+
+def check_counts(config: Mapping[str, Any], *names: str, least: int = 1, where: str = CONFIG) -> None:
+    """Check that the configuration has a whole number, at least `least`, under each of `names`.
+
+    Raises:
+        CheckpointError: it has not; the message begins with `where`.
+    """
+    for name in names:
+        value = config.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise CheckpointError(f"{where}: expected {name} as a whole number, at least {least}, got {value!r}")
