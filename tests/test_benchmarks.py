@@ -26,6 +26,7 @@ def figures(script: str, *arguments: str) -> Any:
     return json.loads(run(script, *arguments, "--json"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is Linux's")
 def test_load() -> None:
     found = figures("load.py", "--bits", "4")
@@ -37,6 +38,7 @@ def test_load() -> None:
     assert found["shards"] > 1
 
 
+@pytest.mark.slow
 def test_step() -> None:
     found = figures("step.py", "--device", "cpu")["figures"]
     for name in ("frozen floor", "zoo LoRA", "zoo 4-bit LoRA", "PEFT LoRA"):
@@ -61,6 +63,7 @@ def test_quality() -> None:
     assert found["full"]["loss"] < found["before"]
 
 
+@pytest.mark.slow
 def test_adapters() -> None:
     found = figures("adapters.py")["figures"]
     for group, name in (("handling", "swap in place"), ("kinds", "DoRA"), ("mixed", "zoo, mixed")):

@@ -35,6 +35,7 @@ def steps(tmp_path_factory) -> list[Step]:
     return Reader(folder / "venv").follow({PAGE: folder / "empty"}, steps=60)
 
 
+@pytest.mark.slow
 def test_every_step_of_the_tutorial_works(steps):
     for step in steps:
         print(f"{step.seconds:6.1f} s  {step.what}  {step.source.strip().splitlines()[0]}")
@@ -45,6 +46,7 @@ def test_every_step_of_the_tutorial_works(steps):
     assert re.search(r"\d\d passed", tested.output), tested.output
 
 
+@pytest.mark.slow
 def test_it_prints_what_the_tutorial_shows(steps):
     """Numbers apart, and "..." standing for any lines."""
     shown = [(before, step) for before, step in pairwise(steps) if step.what == "expected"]
@@ -58,6 +60,7 @@ def test_it_prints_what_the_tutorial_shows(steps):
         )
 
 
+@pytest.mark.slow
 def test_a_new_architecture_is_at_most_sixty_lines_of_code(steps):
     last = {step.source: step.output for step in steps if step.what == "file" and step.source.startswith("zoo_mixer/")}
     code = last["zoo_mixer/__init__.py"]

@@ -158,6 +158,7 @@ def test_every_file_of_a_template_is_written():
         assert len(scaffold.package("x", kind)) == parts.count("common") + parts.count(kind)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_template_passes_its_tests_once_built_and_installed(written, tmp_path):
     """Wheels, installed into an environment; then, from folders without the sources, README, tests, suite, samples."""

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/plugins/*/pyproject.toml"))
 OWN = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["zoo"])
 CHECK = Path(__file__).with_name("readme_blocks.py")
+QUICK = "observer"  # installing and testing takes some ten seconds for each: the others are slow
 
 
 def project(example: Path) -> dict[str, Any]:
@@ -41,7 +42,10 @@ def test_the_extra_for_tests_has_everything_that_the_examples_need():
         assert requirements(project(example)["dependencies"]) <= there, example.name
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(one, id=one.name, marks=[] if one.name == QUICK else [pytest.mark.slow]) for one in EXAMPLES],
+)
 def test_an_example_passes_its_own_tests_once_installed(example, installed, run, tmp_path):
     for needed in requirements(project(example)["dependencies"]) - {"adapter-zoo"}:
         try:
@@ -63,6 +67,7 @@ def test_an_example_passes_its_own_tests_once_installed(example, installed, run,
     assert [case for case in ran if "readme_blocks" not in case.attrib["classname"]], "no test of its own ran"
 
 
+@pytest.mark.slow
 def test_all_examples_beside_the_seven(installed, run):
     sites = [installed(example) for example in EXAMPLES]
     points = {name: example for example in EXAMPLES for name in project(example)["entry-points"]["zoo"]}
@@ -88,6 +93,7 @@ def test_all_examples_beside_the_seven(installed, run):
     assert {row["name"]: row["plugin"] for row in json.loads(shown.stdout)} == own | theirs
 
 
+@pytest.mark.slow
 def test_every_plugin_loads_where_all_are_installed(installed, run):
     imports = "from zoo.catalog import discovery\nfrom zoo.plugin import hooks\n"
     code = f"{imports}for name in discovery.claims():\n    hooks.load(name)\nprint('all')"

@@ -28,6 +28,8 @@ KINDS: dict[str, zoo.Adapter] = {
 }
 
 
+# In 4 bit the base must come out untouched too, so what holds there is quick; the other widths are slow.
+OTHER = pytest.mark.slow
 LOOSE = ("orthogonal", "pissa", "olora", "dora", "ia3")
 
 
@@ -59,7 +61,7 @@ def stir(model: zoo.Model) -> None:
         parameter.add_(0.05 * torch.randn_like(parameter) * parameter.square().mean().sqrt().clamp(min=0.1))
 
 
-@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize("bits", [pytest.param(32, marks=OTHER), 4])
 @pytest.mark.parametrize("name", names())
 def test_every_kind(name: str, bits: int) -> None:
     model = zoo.load(name, bits=bits, device="cpu")
@@ -103,7 +105,7 @@ def test_every_kind(name: str, bits: int) -> None:
     assert difference(probe.run(model.module), outputs) == 0
 
 
-@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+@pytest.mark.parametrize("bits", [*(pytest.param(bits, marks=OTHER) for bits in (32, 16, 8)), 4])
 @pytest.mark.parametrize("name", names())
 def test_lora_on_every_weight_reloads_and_merges(name: str, bits: int, tmp_path: Path) -> None:
     model = zoo.load(name, bits=bits, lora=zoo.LoRA(4, targets="all"), device="cpu", seed=0)
