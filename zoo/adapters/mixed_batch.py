@@ -1,8 +1,10 @@
 """A batch whose samples use different adapters: `model(x, adapters=["a", "b", None])`.
 
-The samples are sorted by what they use, the module runs once for each different choice, on its samples alone, and the
-outputs are put back in order. It knows nothing of architectures; one whose samples are not the rows of its inputs says
-so in the hook `run_rows`.
+The samples are grouped by the adapters that they use, the module runs once for each group, and the outputs are put
+back in order. This works for any architecture; one whose samples are not the rows of its inputs implements the hook
+`run_rows`.
+
+Names: `indices` are the samples of one group, `count` is the number of samples in the batch.
 """
 
 from __future__ import annotations
@@ -22,49 +24,49 @@ from zoo.weights.walk import stores
 if TYPE_CHECKING:
     from zoo.plugin.contract import LoadedModel
 
-Choice = tuple[tuple[str, float], ...]  # adapters and their weights; none: the base
+Choice = tuple[tuple[str, float], ...]  # adapters and their weights; empty for the base
 
 
 def mixed(
-    model: LoadedModel, held: AdapterSet, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: LoadedModel, adapter_set: AdapterSet, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """The module's output with each sample under its own adapters; see `zoo.Model.__call__`."""
+    """Return the module's output with each sample under its own adapters; see `zoo.Model.__call__`."""
     groups: dict[Choice, list[int]] = {}
-    for row, choice in enumerate(choices(held, adapters)):
+    for row, choice in enumerate(choices(adapter_set, adapters)):
         groups.setdefault(choice, []).append(row)
     count = len(adapters)
-    switch = _Switch(held)
-    parts, by_hook = [], False
+    switch = _AdapterSwitch(adapter_set)
+    parts, from_hook = [], False
     try:
-        for choice, numbers in groups.items():
-            switch.to(choice)
-            output, by_hook = _run(model, args, kwargs, numbers, count, switch)
-            parts.append(rows.Part(output, numbers))
+        for choice, indices in groups.items():
+            switch.activate(choice)
+            output, from_hook = _run(model, args, kwargs, indices, count, switch)
+            parts.append(rows.Part(output, indices))
             for tensor in rows.tensors(output).values():
                 if tensor.requires_grad and tensor.grad_fn is not None:
-                    tensor.register_hook(lambda _, choice=choice: switch.enter(choice))
+                    tensor.register_hook(lambda _, choice=choice: switch.activate_in_backward(choice))
 
-        def larger() -> Any:
-            switch.to(next(iter(groups)))
-            numbers = next(iter(groups.values()))
-            with torch.no_grad(), evaluating(model.module), seeded(0, model.device):  # nothing else notices
-                return _run(model, args, kwargs, [*numbers, numbers[0]], count, None)[0]
+        def with_one_more() -> Any:
+            switch.activate(next(iter(groups)))
+            indices = next(iter(groups.values()))
+            with torch.no_grad(), evaluating(model.module), seeded(0, model.device):  # without side effects
+                return _run(model, args, kwargs, [*indices, indices[0]], count, None)[0]
 
-        return rows.join(parts, None if by_hook else larger) if len(parts) > 1 else parts[0].output
+        return rows.join(parts, None if from_hook else with_one_more) if len(parts) > 1 else parts[0].output
     finally:
-        switch.back()
+        switch.restore()
 
 
 def _run(
     model: LoadedModel,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    numbers: list[int],
+    indices: list[int],
     count: int,
-    switch: _Switch | None,
+    switch: _AdapterSwitch | None,
 ) -> tuple[Any, bool]:
-    """The output for the samples `numbers`, and whether the architecture's plugin has made it."""
-    index = torch.tensor(numbers, device=model.device)
+    """Return the output for the samples `indices`, and whether the architecture's hook computed it."""
+    index = torch.tensor(indices, device=model.device)
     output = hooks.run_rows(model, args, kwargs, index, count)
     if output is not None:
         return output, True
@@ -76,24 +78,30 @@ def _run(
         )
     for tensor in cut:
         if tensor.requires_grad and switch is not None:
-            tensor.register_hook(lambda _, switch=switch: switch.back())
+            tensor.register_hook(lambda _, switch=switch: switch.restore())
     return model.module(*args, **kwargs), False
 
 
-def choices(held: AdapterSet, adapters: Any) -> list[Choice]:
-    """What each sample uses: a name, None for the base, several names, or a mapping of names to weights.
+def choices(adapter_set: AdapterSet, adapters: Any) -> list[Choice]:
+    """Return the adapters, with their weights, of each sample.
 
-    Raises `AdapterError` or `UnknownNameError`.
+    Args:
+        adapter_set: The module's adapters.
+        adapters: For each sample a name, None for the base, several names, or a mapping of names to weights.
+
+    Raises:
+        AdapterError: an entry has another form, or an adapter is merged.
+        UnknownNameError: there is no adapter of a name.
     """
     if isinstance(adapters, str | Mapping) or not isinstance(adapters, Sequence) or not adapters:
         raise AdapterError(
             "adapters=: expected a list with one entry for each sample: a name, None for the base, several names, or "
             f"a dict of names and weights; got {adapters!r:.60}"
         )
-    return [_choice(held, one) for one in adapters]
+    return [_choice(adapter_set, one) for one in adapters]
 
 
-def _choice(held: AdapterSet, one: Any) -> Choice:
+def _choice(adapter_set: AdapterSet, one: Any) -> Choice:
     if one is None:
         return ()
     if isinstance(one, str):
@@ -104,35 +112,37 @@ def _choice(held: AdapterSet, one: Any) -> Choice:
         pairs = [(name, 1.0) for name in dict.fromkeys(one)]
     else:
         raise AdapterError(f"adapters=: expected a name, None, names, or a dict of names and weights, got {one!r:.60}")
-    chosen = []
+    checked = []
     for name, weight in pairs:
-        held.unmerged(name)
-        chosen.append((name, check_weight(name, weight)))
-    return tuple(chosen)
+        adapter_set.unmerged(name)
+        checked.append((name, check_weight(name, weight)))
+    return tuple(checked)
 
 
-class _Switch:
-    """Lets adapters apply without touching what trains, which is what is active.
+class _AdapterSwitch:
+    """Activates adapters without changing what trains, which depends on the active ones of the adapter set.
 
-    Also in backward: what is computed again there (gradient checkpointing, products with a dense weight that was not
-    kept) must see the adapters that it saw in forward. Autograd finishes what ran last before it begins with what ran
-    before that, so a hook on each part's outputs sets the part's adapters, and one on its inputs takes them back.
+    Also in the backward pass: whatever is recomputed there (gradient checkpointing, products with a dense weight that
+    was not kept) must use the adapters of its forward pass. Autograd finishes what ran last before it begins with what
+    ran before that, so a hook on each group's outputs activates the group's adapters, and one on its inputs restores
+    the others.
     """
 
-    def __init__(self, held: AdapterSet) -> None:
-        self.held = held
-        self.stores = list(stores(held.module).values())
+    def __init__(self, adapter_set: AdapterSet) -> None:
+        self.adapter_set = adapter_set
+        self.managed_weights = list(stores(adapter_set.module).values())
 
-    def to(self, choice: Choice) -> None:
+    def activate(self, choice: Choice) -> None:
+        """Activate exactly these adapters."""
         names, weights = tuple(name for name, _ in choice), dict(choice)
-        for store in self.stores:
-            store.activate(names, weights)
+        for managed in self.managed_weights:
+            managed.activate(names, weights)
 
-    def back(self) -> None:
-        """What is active, again."""
-        self.to(tuple(self.held.weights.items()))
+    def restore(self) -> None:
+        """Activate the adapter set's active adapters again."""
+        self.activate(tuple(self.adapter_set.weights.items()))
 
-    def enter(self, choice: Choice) -> None:
-        """In backward: let these apply until it ends at the latest."""
-        torch.autograd.Variable._execution_engine.queue_callback(self.back)
-        self.to(choice)
+    def activate_in_backward(self, choice: Choice) -> None:
+        """Activate these adapters in the backward pass, at most until it ends."""
+        torch.autograd.Variable._execution_engine.queue_callback(self.restore)
+        self.activate(choice)

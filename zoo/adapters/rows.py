@@ -1,7 +1,7 @@
-"""Taking some samples out of a call's arguments, and putting the outputs of several calls together again.
+"""Select samples from a call's arguments, and join the outputs of several calls.
 
-Samples are rows: of every tensor, however deep it lies in lists, dicts, dataclasses and other objects, whose first
-dimension has as many entries as there are samples.
+Samples are rows: of every tensor whose first dimension has one entry per sample, at any depth in lists, dicts,
+dataclasses and other objects. Below, n is the number of samples in the batch and k the number of those selected.
 """
 
 from __future__ import annotations
@@ -16,112 +16,136 @@ from torch import Tensor, nn
 
 from zoo.errors import AdapterError
 
-# What becomes of like leaves of several nests, and where they lie.
+# Maps the leaves at one place in several nests, and their path, to the new leaf.
 Leaf = Callable[[Sequence[Any], str], Any]
 
 
 def take(tree: Any, rows: Tensor, count: int) -> tuple[Any, list[Tensor]]:
-    """`tree` with only the samples `rows` (int64 [k]) of `count`, and the tensors that were cut for it.
+    """Select samples from a nest.
 
-    A tensor without `count` rows, and whatever is no tensor, stays as it is; what holds something that was cut is
-    copied.
+    Args:
+        tree: The nest.
+        rows: The samples to select, int64 (k,).
+        count: n.
+
+    Returns:
+        The nest, and the tensors that were cut for it, (n, ...) → (k, ...). Tensors without n rows, and everything else,
+        stay as they are; objects that contain a cut tensor are copied.
     """
     cut: list[Tensor] = []
 
-    def one(values: Sequence[Any], _: str) -> Any:
+    def select(values: Sequence[Any], _: str) -> Any:
         (value,) = values
         if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] != count:
             return value
-        cut.append(value.index_select(0, rows.to(value.device)))
+        cut.append(value.index_select(0, rows.to(value.device)))  # (k, ...)
         return cut[-1]
 
-    return _walk([tree], "", one), cut
+    return _map_leaves([tree], "", select), cut
 
 
 def tensors(tree: Any) -> dict[str, Tensor]:
-    """Every tensor in a nest, by where it lies."""
-    found: dict[str, Tensor] = {}
+    """Return every tensor in a nest, by its path."""
+    by_path: dict[str, Tensor] = {}
 
-    def one(values: Sequence[Any], path: str) -> Any:
+    def collect(values: Sequence[Any], path: str) -> Any:
         (value,) = values
         if isinstance(value, Tensor):
-            found[path] = value
+            by_path[path] = value
         return value
 
-    _walk([tree], "", one)
-    return found
+    _map_leaves([tree], "", collect)
+    return by_path
 
 
 class Part(NamedTuple):
-    """The output of a call for the samples `rows`."""
+    """The output of a call for some samples.
+
+    Attributes:
+        output: The output.
+        rows: The samples.
+    """
 
     output: Any
     rows: list[int]
 
 
-def join(parts: Sequence[Part], larger: Callable[[], Any] | None) -> Any:
-    """The output for all samples in their order.
+def join(parts: Sequence[Part], with_one_more: Callable[[], Any] | None) -> Any:
+    """Return the output for all samples, in their order.
 
-    A tensor's rows are where the parts' shapes differ as their numbers of samples do: in its first dimension, or in
-    another one (the states of an LSTM). larger: the first part's output for one sample more, asked for only where
-    several dimensions could be meant because all parts are as large; None: rows are always in the first one. What is
-    no tensor must be equal in all parts. Raises `AdapterError` that names what cannot be put together.
+    A tensor's batch dimension is the one in which the parts' shapes differ as their numbers of samples do: the first,
+    or another one (the states of an LSTM). Anything but a tensor must be equal in all parts.
+
+    Args:
+        parts: The outputs to join.
+        with_one_more: Returns the first part's output for one sample more. It is called only if all parts have the same
+            size, so that several dimensions could be the batch's. None: the batch dimension is always the first.
+
+    Raises:
+        AdapterError: the outputs cannot be joined; the message says which tensor or value.
     """
     sizes = [len(part.rows) for part in parts]
     order = torch.tensor([row for part in parts for row in part.rows]).argsort()
-    grown: dict[str, Tensor] = {}
+    one_more: dict[str, Tensor] = {}
 
     def dimension(values: Sequence[Tensor], path: str) -> int:
         shapes = [value.shape for value in values]
-        able = [dim for dim in range(values[0].dim()) if _fits(shapes, sizes, dim)]
-        if larger is None:
-            able = [dim for dim in able if dim == 0]
-        elif len(able) > 1:
-            if not grown:
-                grown.update(tensors(larger()))
-            if path in grown:  # else the call with one more had another structure, and has told nothing
-                pair, more = [shapes[0], grown[path].shape], [sizes[0], sizes[0] + 1]
-                able = [dim for dim in able if _fits(pair, more, dim)]
-        if not able:
+        candidates = [dim for dim in range(values[0].dim()) if _is_batch_dimension(shapes, sizes, dim)]
+        if with_one_more is None:
+            candidates = [dim for dim in candidates if dim == 0]
+        elif len(candidates) > 1:
+            if not one_more:
+                one_more.update(tensors(with_one_more()))
+            if path in one_more:  # else that output has another structure, and says nothing about this tensor
+                pair, pair_sizes = [shapes[0], one_more[path].shape], [sizes[0], sizes[0] + 1]
+                candidates = [dim for dim in candidates if _is_batch_dimension(pair, pair_sizes, dim)]
+        if not candidates:
             raise AdapterError(
-                f"adapters=: {_called(path)} has no row for each sample: shapes {_listed(map(tuple, shapes))} for "
-                f"{_listed(sizes)} samples. Call the model once for each adapter, or have it return what has (logits "
+                f"adapters=: {_label(path)} has no row for each sample: shapes {_and(map(tuple, shapes))} for "
+                f"{_and(sizes)} samples. Call the model once for each adapter, or have it return what has (logits "
                 "rather than a loss)"
             )
-        return able[0]
+        return candidates[0]
 
-    def one(values: Sequence[Any], path: str) -> Any:
+    def join_leaf(values: Sequence[Any], path: str) -> Any:
         if all(isinstance(value, Tensor) for value in values):
             dim = dimension(values, path)
             return torch.cat(list(values), dim).index_select(dim, order.to(values[0].device))
         if not _equal(values):
-            shown = _listed(dict.fromkeys(f"{value!r:.40}" for value in values))
-            raise AdapterError(f"adapters=: {_called(path)} differs between the adapters' parts of the batch: {shown}")
+            shown = _and(dict.fromkeys(f"{value!r:.40}" for value in values))
+            raise AdapterError(f"adapters=: {_label(path)} differs between the adapters' parts of the batch: {shown}")
         return values[0]
 
-    return _walk([part.output for part in parts], "", one)
+    return _map_leaves([part.output for part in parts], "", join_leaf)
 
 
-def _walk(values: Sequence[Any], path: str, leaf: Leaf, above: tuple[int, ...] = ()) -> Any:
-    """One nest made of several like ones, leaf by leaf; the first of them itself where nothing differs from it."""
+def _map_leaves(values: Sequence[Any], path: str, leaf: Leaf, above: tuple[int, ...] = ()) -> Any:
+    """Map several nests of the same structure to one, leaf by leaf.
+
+    The first nest itself is returned if no leaf differs from its own.
+    """
     first = values[0]
     if id(first) in above or (len(values) > 1 and all(value is first for value in values)):
-        return first  # an object that holds itself, or one that all share
-    inside = [_children(value) for value in values]
-    if inside[0] is None:
+        return first  # an object that contains itself, or one that all nests share
+    children = [_children(value) for value in values]
+    if children[0] is None:
         return leaf(values, path)
-    kinds = {(type(value), None if held is None else tuple(held)) for value, held in zip(values, inside, strict=True)}
-    if len(kinds) > 1:
-        raise AdapterError(f"adapters=: {_called(path)} has another structure for every part of the batch")
-    made = {
-        key: _walk([other[key] for other in inside if other is not None], path + key, leaf, (*above, id(first)))
-        for key in inside[0]
+    structures = {
+        (type(value), None if own is None else tuple(own)) for value, own in zip(values, children, strict=True)
     }
-    return first if all(made[key] is inside[0][key] for key in made) else _with(first, list(made.values()))
+    if len(structures) > 1:
+        raise AdapterError(f"adapters=: {_label(path)} has another structure for every part of the batch")
+    mapped = {
+        key: _map_leaves([own[key] for own in children if own is not None], path + key, leaf, (*above, id(first)))
+        for key in children[0]
+    }
+    if all(mapped[key] is children[0][key] for key in mapped):
+        return first
+    return _with_children(first, list(mapped.values()))
 
 
 def _children(value: Any) -> dict[str, Any] | None:
-    """What a value holds, by how one would write it; None for a leaf."""
+    """Return a value's children, by how one would write the access to them; None for a leaf."""
     if isinstance(value, Mapping):
         return {f"[{key!r}]": child for key, child in value.items()}
     if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
@@ -131,24 +155,24 @@ def _children(value: Any) -> dict[str, Any] | None:
     return {f".{name}": getattr(value, name) for name in _attributes(value)} or None
 
 
-def _with(value: Any, children: list[Any]) -> Any:
-    """A copy of a value that holds other things."""
+def _with_children(value: Any, children: list[Any]) -> Any:
+    """Return a copy of a value with other children."""
     if isinstance(value, tuple):
         return type(value)(*children) if hasattr(value, "_fields") else type(value)(children)
-    made = copy.copy(value)
+    result = copy.copy(value)
     if isinstance(value, list):
-        made[:] = children
+        result[:] = children
     elif isinstance(value, Mapping):
         for key, child in zip(value, children, strict=True):
-            made[key] = child
+            result[key] = child
     else:
         for name, child in zip(_attributes(value), children, strict=True):
-            object.__setattr__(made, name, child)  # past what a frozen dataclass forbids
-    return made
+            object.__setattr__(result, name, child)  # works for frozen dataclasses too
+    return result
 
 
 def _attributes(value: Any) -> list[str]:
-    """The names of an object's attributes, where it is one that just holds things."""
+    """Return the names of an object's attributes, if it is a plain container."""
     if isinstance(value, Tensor | nn.Module | type) or callable(value):
         return []
     if is_dataclass(value):
@@ -156,8 +180,8 @@ def _attributes(value: Any) -> list[str]:
     return list(getattr(value, "__dict__", ()))
 
 
-def _fits(shapes: Sequence[torch.Size], sizes: Sequence[int], dim: int) -> bool:
-    """Whether every shape has its own number of samples in `dim` and all else is equal."""
+def _is_batch_dimension(shapes: Sequence[torch.Size], sizes: Sequence[int], dim: int) -> bool:
+    """Return whether every shape has its own number of samples in `dim`, and all else is equal."""
     first = shapes[0]
     if len({len(shape) for shape in shapes}) > 1:
         return False
@@ -173,9 +197,9 @@ def _equal(values: Sequence[Any]) -> bool:
         return False
 
 
-def _called(path: str) -> str:
+def _label(path: str) -> str:
     return f"the output{path}" if path else "the output"
 
 
-def _listed(values: Any) -> str:
+def _and(values: Any) -> str:
     return " and ".join(str(value) for value in list(values)[:3])

@@ -1,4 +1,4 @@
-"""The adapter kinds that zoo brings: one row each. Another kind is a file in this package and a row here."""
+"""The built-in adapter kinds, one row each. A new kind is a file in this package and a row here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Kind(NamedTuple):
 
     Attributes:
         config: The class of its configuration.
-        read: Returns the configuration that an `adapter_config.json` holds.
-        make: Returns the update of one weight, from the parameter's name, the weight and the configuration.
+        read: Returns the configuration that an `adapter_config.json` describes.
+        make: Returns the update of one weight, given the parameter's name, the weight and the configuration.
     """
 
     config: type[Adapter]

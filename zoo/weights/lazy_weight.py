@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
 from zoo.errors import WeightError
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.ops.table import DIRECT, PATHS
+from zoo.weights.ops.table import DIRECT, PATHS, to_dense
 
 WRITES = (
     "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
@@ -236,11 +235,6 @@ class LazyWeight:
 
     def __repr__(self) -> str:
         return f"LazyWeight({tuple(self.shape)}, {self.dtype}, {self._zoo_store})"
-
-
-def to_dense(tree: Any) -> Any:
-    """Return a nest of arguments with every lazy weight replaced by its dense tensor."""
-    return tree_map(lambda value: value.dense() if isinstance(value, LazyWeight) else value, tree)
 
 
 def names_in_place(name: str) -> bool:

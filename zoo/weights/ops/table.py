@@ -26,7 +26,7 @@ def _managed(value: Any) -> Any:
 
 
 def _is_lazy(value: Any) -> bool:
-    """Whether a value is a lazy weight; told by its attribute, since its class imports this table."""
+    """Return whether a value is a lazy weight, by its attribute, because its class imports this module."""
     return hasattr(value, "_zoo_store")
 
 
