@@ -1,7 +1,7 @@
 """What PEFT's own tests check of every layer and kind of adapter, on zoo: merging, training, disabling, names, files.
 
 After `tests/test_custom_models.py` and `tests/testing_common.py` of PEFT, with tolerances of 1e-5. That a mixed
-batch equals separate runs is checked in `several/test_mixing.py`.
+batch equals separate runs is checked in `tests/adapters/test_mixed_batch.py`.
 """
 
 from __future__ import annotations

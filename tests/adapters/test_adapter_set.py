@@ -162,7 +162,7 @@ def test_weights_under_compile() -> None:
         (("a", "b"), (1,), "expected 2 for a, b, got 1"),
         (("a",), (1, 2), "expected 1 for a, got 2"),
         ((), (1,), "expected 0 for no adapter, got 1"),
-        (("a", "a"), (1, 2), "each adapter is named once, got a, a"),
+        (("a", "a"), (1, 2), "weights: expected each adapter once, got a, a"),
         (("a", "b"), 0.5, "expected one number for each adapter, as in"),
         (("a", "b"), {"a": 1, "b": 1}, "expected one number for each adapter, as in"),
         (("a", "b"), "12", "expected one number for each adapter, as in"),
