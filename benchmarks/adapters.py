@@ -1,10 +1,10 @@
-"""Adapters of a GPT-2 beside PEFT's: loading, saving, swapping and switching them, mixed batches, steps of each kind.
+"""Adapters of a GPT-2 in zoo and PEFT: load, save, swap and switch them, mixed batches, training steps by kind.
 
     python benchmarks/adapters.py [--rank 8] [--rounds 7] [--json] [--quick]
 
 One process, one thread, CPU time, medians over interleaved rounds; ratios are ours to PEFT's in the same round, except
 in a mixed batch, where they are to the base without adapters on the same batch. Both adapt the same layers of the same
-weights at the same rank, and every answer of ours is compared with PEFT's: a difference over 1e-4 ends the run.
+weights at the same rank, and every output of ours is compared with PEFT's: a difference over 1e-4 ends the run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Calls = dict[str, Callable[[], object]]
 
 
 def gpt2(quick: bool) -> nn.Module:
-    """A GPT-2 of 12 layers of 768, random weights."""
+    """Return a GPT-2 of 12 layers of 768 with random weights; a tiny one if `quick`."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     size = {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 97} if quick else {"vocab_size": 8192}
@@ -39,11 +39,12 @@ def gpt2(quick: bool) -> nn.Module:
 
 
 def lora(rank: int, **more: Any) -> peft.LoraConfig:
+    """Return PEFT's configuration of a LoRA."""
     return peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=LAYERS, fan_in_fan_out=True, **more)
 
 
 def spread(module: nn.Module) -> None:
-    """Trained-looking factors: a new adapter's zero factor would hide every mistake."""
+    """Add noise to all factors, as after training: a new adapter's zero factor would hide every mistake."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if any(part in name for part in ("lora_", "hada_", "lokr_", "ia3_")):
@@ -51,16 +52,19 @@ def spread(module: nn.Module) -> None:
 
 
 def differs(ours: Tensor, theirs: Tensor) -> float:
+    """Return the relative difference of two outputs."""
     return float((ours - theirs).norm() / theirs.norm())
 
 
 def agree(what: str, ours: Tensor, theirs: Tensor) -> None:
+    """End the run if two outputs differ."""
     found = differs(ours.detach(), theirs.detach())
     if not found < 1e-4:
         raise SystemExit(f"{what}: ours and PEFT's outputs differ by {found:.1e}")
 
 
 def against_peft(ours: Calls, theirs: Calls, rounds: int) -> dict[str, dict[str, float]]:
+    """Return name → seconds of zoo's and PEFT's call, and their ratio."""
     found = {}
     for name, call in ours.items():
         seconds = interleaved({"zoo": call, "PEFT": theirs[name]}, rounds)
@@ -73,7 +77,7 @@ def against_peft(ours: Calls, theirs: Calls, rounds: int) -> dict[str, dict[str,
 
 
 def handling(plain: nn.Module, rank: int, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Adapters as files and names: two that PEFT wrote, loaded, saved, swapped and switched by both."""
+    """Measure loading, saving, swapping and switching of two adapters that PEFT wrote, by both libraries."""
     from peft.utils.hotswap import hotswap_adapter
 
     theirs = peft.get_peft_model(copy.deepcopy(plain), lora(rank), adapter_name="one")
@@ -126,7 +130,7 @@ def handling(plain: nn.Module, rank: int, rounds: int, folder: Path) -> dict[str
 
 
 def mixed(plain: nn.Module, rank: int, rounds: int, quick: bool) -> dict[str, dict[str, float]]:
-    """A batch of 8 whose samples use four adapters and none: ratio to the base on the same batch."""
+    """Measure a batch of 8 whose samples use four adapters or none; ratio to the base on the same batch."""
     names = ["one", "two", "three", "four"]
     theirs = peft.get_peft_model(copy.deepcopy(plain), lora(rank), adapter_name="one").eval()
     for name in names[1:]:
@@ -159,7 +163,7 @@ def mixed(plain: nn.Module, rank: int, rounds: int, quick: bool) -> dict[str, di
 
 
 def kinds(plain: nn.Module, rank: int, rounds: int, folder: Path, quick: bool) -> dict[str, dict[str, float]]:
-    """Forward and backward with each kind of adapter, the same one by both."""
+    """Measure forward and backward pass with each kind of adapter, the same one in both libraries."""
     import zoo_ia3  # noqa: F401 - the plugin must be there to read its adapters
 
     configs = {
@@ -189,7 +193,7 @@ def kinds(plain: nn.Module, rank: int, rounds: int, folder: Path, quick: bool) -
 
 
 class Stack(nn.Module):
-    """Linear layers one after the other: PEFT's LoHa, LoKr and IA3 know no `Conv1D` of transformers."""
+    """Linear layers in sequence: PEFT's LoHa, LoKr and IA3 do not support transformers' `Conv1D`."""
 
     def __init__(self, wide: int, depth: int) -> None:
         super().__init__()
@@ -198,17 +202,21 @@ class Stack(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return outputs of the shape of `x`."""
         for layer in self.layers:
             x = x + layer["wo"](torch.tanh(layer["wq"](x)))
         return x
 
 
 def output(module: nn.Module, inputs: Tensor) -> Tensor:
-    made = module(inputs)
-    return made if isinstance(made, Tensor) else made.logits
+    """Return a module's output or logits."""
+    result = module(inputs)
+    return result if isinstance(result, Tensor) else result.logits
 
 
 def step(module: nn.Module, inputs: Tensor) -> Callable[[], None]:
+    """Return a function of one forward and backward pass."""
+
     def run() -> None:
         output(module, inputs).square().mean().backward()
         module.zero_grad(set_to_none=True)
@@ -217,13 +225,14 @@ def step(module: nn.Module, inputs: Tensor) -> Callable[[], None]:
 
 
 def main() -> None:
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--quick", action="store_true", help="a tiny model, 2 rounds: checks the script, measures nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 2 if options.quick else options.rounds

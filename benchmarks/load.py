@@ -33,7 +33,12 @@ STAGES = ("construct", "open and map", "quantize (and page in)", "place", "rest"
 
 
 def make_checkpoint(folder: Path, size: str) -> int:
-    """Write a Llama with random weights as shards of at most SHARD_BYTES; returns the bytes of all weights."""
+    """Write a Llama with random weights as shards of at most SHARD_BYTES; return the bytes of all weights.
+
+    Args:
+        folder: where to.
+        size: a key of `SIZES`.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -66,7 +71,7 @@ def make_checkpoint(folder: Path, size: str) -> int:
 
 
 def status(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
+    """Return a field of /proc/self/status in bytes."""
     with Path("/proc/self/status").open() as file:
         for line in file:
             if line.startswith(field + ":"):
@@ -95,7 +100,7 @@ class Peak:
 
 
 def read_once(folder: Path) -> tuple[float, float]:
-    """Seconds and CPU seconds to read all shards once into one buffer."""
+    """Return seconds and CPU seconds to read all shards once into one buffer."""
     buffer = bytearray(1 << 22)
     start, cpu = time.perf_counter(), time.thread_time()
     for path in sorted(folder.glob("*.safetensors")):
@@ -112,6 +117,8 @@ class Clock:
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
     def function(self, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls `call` and adds its time to the stage's."""
+
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.thread_time()
             try:
@@ -122,6 +129,8 @@ class Clock:
         return timed
 
     def iterator(self, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that iterates as `call` and adds the time of each step to the stage's."""
+
         def timed(*args: Any, **kwargs: Any) -> Any:
             items = iter(call(*args, **kwargs))
             following = self.function(stage, lambda: next(items, None))
@@ -132,7 +141,7 @@ class Clock:
 
 
 def load_once(folder: Path, bits: int | None) -> dict[str, Any]:
-    """Load in this process and measure; everything is imported before the memory's baseline is taken."""
+    """Load the model in this process and return its measurements; all imports precede the memory's baseline."""
     import torch
 
     torch.set_num_threads(1)
@@ -147,7 +156,7 @@ def load_once(folder: Path, bits: int | None) -> dict[str, Any]:
     from zoo.weights.codecs import pack
     from zoo.weights.scheme import Quantization
 
-    pack(torch.randn(64, 64), Quantization(4))  # the kernels' own library and tables
+    pack(torch.randn(64, 64), Quantization(4))  # loads the kernels' library and tables
     clock = Clock()
     stream.pack_weight = clock.function("quantize (and page in)", stream.pack_weight)
     stream.replace_parameter = clock.function("place", stream.replace_parameter)
@@ -181,6 +190,7 @@ def load_once(folder: Path, bits: int | None) -> dict[str, Any]:
 
 
 def measure(folder: Path, bits: str) -> dict[str, Any]:
+    """Return the measurements of `load_once` in a process of its own."""
     command = [sys.executable, __file__, "--child", str(folder), "--bits", bits]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
@@ -190,12 +200,13 @@ def measure(folder: Path, bits: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Print a row for each number of bits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bits", nargs="+", default=["4", "8", "none"], choices=["4", "8", "16", "32", "none"])
     parser.add_argument(
         "--quick", action="store_true", help="a checkpoint of 3 MB: checks the script, measures nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -1,10 +1,11 @@
-"""How much of full fine-tuning's gain 4-bit LoRA keeps, for every model that has a demo.
+"""Compare 4-bit LoRA, LoRA and full fine-tuning, for every model that has a demo.
 
     python benchmarks/quality.py [NAME ...] [--steps N] [--figure loss] [--json]
 
-Each way of tuning runs on the demo's shifted data at several learning rates, with the demo's own steps and batch size
-and one seed, and counts with its best. The figure is the demo's main one on held-out data. Before: the model as it is
-carried, in full precision. Closed: (before - 4-bit LoRA) / (before - full fine-tuning), likewise where more is better.
+Each way of tuning runs on the demo's shifted data at several learning rates, with the demo's steps and batch size and
+one seed; its best run counts. The metric is the demo's main one on held-out data. Before: the embedded weights, in full
+precision. Closed: the share of full fine-tuning's gain that a way keeps, (before - 4-bit LoRA) / (before - full
+fine-tuning), likewise for metrics where more is better.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ WAYS: dict[str, tuple[int | None, int | None]] = {"full": (None, None), "LoRA": 
 RATES = {"full": (3e-4, 1e-3, 3e-3), "LoRA": (2e-3, 5e-3, 1e-2), "4-bit LoRA": (2e-3, 5e-3, 1e-2)}
 
 
-def measure(name: str, steps: int | None, figure: str | None, rates: Sequence[float] | None) -> dict[str, Any]:
-    """The figures of one model: before, and for each way of tuning the best over its learning rates."""
+def measure(name: str, steps: int | None, metric: str | None, rates: Sequence[float] | None) -> dict[str, Any]:
+    """Return the metric of one model: before tuning, and for each way of tuning the best over its learning rates.
+
+    Args:
+        name: of the model.
+        steps: instead of the demo's.
+        metric: instead of the demo's main one.
+        rates: learning rates instead of those of `RATES`.
+    """
     plan = planned(name, zoo.load(name, device="meta").entry.demo)
     before = zoo.load(name).evaluate(plan.data)
-    figure = figure or next(iter(before))
-    grows = figure == "accuracy"
-    found: dict[str, Any] = {"name": name, "data": plan.data, "figure": figure, "before": before[figure]}
+    metric = metric or next(iter(before))
+    grows = metric == "accuracy"
+    found: dict[str, Any] = {"name": name, "data": plan.data, "figure": metric, "before": before[metric]}
     for way, (bits, rank) in WAYS.items():
         runs = []
         for rate in rates or RATES[way]:
@@ -40,22 +48,26 @@ def measure(name: str, steps: int | None, figure: str | None, rates: Sequence[fl
             started = time.process_time()
             model.tune(plan.data, steps=steps or plan.steps, batch_size=plan.batch_size, lr=rate, seed=0, quiet=True)
             runs.append(
-                {"lr": rate, figure: model.evaluate(plan.data)[figure], "cpu_seconds": time.process_time() - started}
+                {"lr": rate, metric: model.evaluate(plan.data)[metric], "cpu_seconds": time.process_time() - started}
             )
-        best = max(runs, key=lambda run: run[figure] if grows else -run[figure])
+        best = max(runs, key=lambda run: run[metric] if grows else -run[metric])
         found[way] = best | {"runs": runs}
-    gap = found["before"] - found["full"][figure]
+    gap = found["before"] - found["full"][metric]
     for way in ("LoRA", "4-bit LoRA"):
-        found[way]["closed"] = (found["before"] - found[way][figure]) / gap if gap else float("nan")
+        found[way]["closed"] = (found["before"] - found[way][metric]) / gap if gap else float("nan")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a row for each model."""
+    """Print a row for each model.
+
+    Args:
+        arguments: of the command line; default those of this process.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("names", nargs="*", help="registry names (default: all that have a demo)")
-    parser.add_argument("--steps", type=int, help="other than the demos' own")
-    parser.add_argument("--figure", help="other than the main one")
+    parser.add_argument("--steps", type=int, help="instead of the demos'")
+    parser.add_argument("--figure", help="another metric than the main one")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates to try for every way")
     parser.add_argument("--json", action="store_true")
     parser.add_argument(

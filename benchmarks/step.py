@@ -1,4 +1,4 @@
-"""Training step and forward of a transformer and a convolutional U-Net: ours, PEFT and the frozen floor in one run.
+"""Training step and forward pass of a transformer and a convolutional U-Net: zoo, PEFT and the frozen floor.
 
     python benchmarks/step.py [--models bert unet] [--rank 8] [--device cuda] [--json] [--quick]
 
@@ -29,7 +29,7 @@ Case = tuple[
 
 
 def bert(quick: bool, device: str) -> Case:
-    """BERT, 4 layers of 768, batch 4 x 128; every Linear of the encoder is adapted."""
+    """Return BERT, 4 layers of 768, batch 4 x 128; every Linear of the encoder is adapted."""
     from transformers import BertConfig, BertModel
 
     size = {"hidden_size": 64, "intermediate_size": 128} if quick else {}
@@ -46,7 +46,7 @@ def bert(quick: bool, device: str) -> Case:
 
 
 def unet(quick: bool, device: str) -> Case:
-    """UNet2DModel of 64 and 128 channels at 32 x 32, batch 8; every convolution and Linear is adapted."""
+    """Return UNet2DModel of 64 and 128 channels at 32 x 32, batch 8; every convolution and Linear is adapted."""
     from diffusers import UNet2DModel
 
     torch.manual_seed(0)
@@ -72,32 +72,33 @@ CASES = {"bert": bert, "unet": unet}
 
 
 def variants(plain: nn.Module, layers: list[str], rank: int) -> dict[str, nn.Module | str]:
-    """Name → the model in that form, or why there is none. The adapters are past their start: B is not zero."""
+    """Return name → the model in that form, or why there is none. B is not zero, unlike a new adapter's."""
     import zoo
 
     plain.requires_grad_(False).train()
     lora = zoo.LoRA(rank=rank, alpha=rank, targets=layers)
-    made: dict[str, nn.Module | str] = {"frozen floor": plain}
+    models: dict[str, nn.Module | str] = {"frozen floor": plain}
     for name, bits in (("zoo LoRA", None), ("zoo 4-bit LoRA", 4), ("zoo 8-bit LoRA", 8)):
-        made[name] = zoo.wrap(copy.deepcopy(plain), bits=bits, lora=lora).module
-    made |= peft_variants(plain, layers, rank)
-    for module in made.values():
+        models[name] = zoo.wrap(copy.deepcopy(plain), bits=bits, lora=lora).module
+    models |= peft_variants(plain, layers, rank)
+    for module in models.values():
         if isinstance(module, nn.Module):
             for parameter in module.parameters():
                 if parameter.requires_grad:
                     nn.init.normal_(parameter, std=0.01)
-    return made
+    return models
 
 
 def peft_variants(plain: nn.Module, layers: list[str], rank: int) -> dict[str, nn.Module | str]:
+    """Return name → the model adapted by PEFT, or why there is none."""
     try:
         import peft
     except ImportError:
         return {"PEFT LoRA": "peft is not installed", "PEFT 4-bit LoRA": "peft is not installed"}
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=layers)
-    made: dict[str, nn.Module | str] = {"PEFT LoRA": peft.inject_adapter_in_model(config, copy.deepcopy(plain))}
+    models: dict[str, nn.Module | str] = {"PEFT LoRA": peft.inject_adapter_in_model(config, copy.deepcopy(plain))}
     if any(isinstance(plain.get_submodule(name), nn.Conv2d) for name in layers):
-        return made | {"PEFT 4-bit LoRA": "bitsandbytes has no 4-bit convolution"}
+        return models | {"PEFT 4-bit LoRA": "bitsandbytes has no 4-bit convolution"}
     import bitsandbytes as bnb
 
     quantized = copy.deepcopy(plain)
@@ -117,20 +118,20 @@ def peft_variants(plain: nn.Module, layers: list[str], rank: int) -> dict[str, n
         parent, _, attribute = name.rpartition(".")
         setattr(quantized.get_submodule(parent), attribute, four.to(linear.weight.device))
     try:
-        return made | {"PEFT 4-bit LoRA": peft.inject_adapter_in_model(config, quantized)}
+        return models | {"PEFT 4-bit LoRA": peft.inject_adapter_in_model(config, quantized)}
     except Exception as error:  # what PEFT can do depends on its version and the device
-        return made | {"PEFT 4-bit LoRA": f"{type(error).__name__}: {error}"}
+        return models | {"PEFT 4-bit LoRA": f"{type(error).__name__}: {error}"}
 
 
 @contextmanager
 def kept_bytes(module: nn.Module, found: list[int]) -> Iterator[None]:
-    """Appends the bytes that the graph made inside keeps for its backward pass."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    """Append to `found` the bytes that a graph built in the block keeps for its backward pass."""
+    parameters = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
     storages: dict[int, tuple[int, Any]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in parameters:
             storages[storage.data_ptr()] = (storage.nbytes(), tensor.detach())  # alive, so that no address comes twice
         return tensor
 
@@ -140,6 +141,14 @@ def kept_bytes(module: nn.Module, found: list[int]) -> Iterator[None]:
 
 
 def step_memory(module: nn.Module, step: Callable[[], object], forward: Callable[[], Tensor], device: str) -> int:
+    """Return the bytes that a step keeps for its backward pass.
+
+    Args:
+        module: the model.
+        step: forward and backward pass.
+        forward: forward pass with a graph.
+        device: where they run.
+    """
     if device.startswith("cuda"):
         step()
         torch.cuda.synchronize()
@@ -154,12 +163,13 @@ def step_memory(module: nn.Module, step: Callable[[], object], forward: Callable
 
 
 def run_case(case: Case, rank: int, rounds: int, device: str) -> dict[str, dict[str, Any] | str]:
+    """Return variant → its measurements, or why there are none."""
     plain, layers, loss = case
-    figures: dict[str, dict[str, Any] | str] = {}
+    results: dict[str, dict[str, Any] | str] = {}
     steps, forwards, memory = {}, {}, {}
     for name, module in variants(plain.to(device), layers, rank).items():
         if isinstance(module, str):
-            figures[name] = module
+            results[name] = module
             continue
         floor = name == "frozen floor"
 
@@ -174,21 +184,22 @@ def run_case(case: Case, rank: int, rounds: int, device: str) -> dict[str, dict[
         try:
             step()
         except Exception as error:
-            figures[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            results[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             continue
-        figures[name] = {}
+        results[name] = {}
         steps[name], forwards[name] = step, forward
         memory[name] = step_memory(module, step, lambda: loss(module, floor), device)  # noqa: B023 - called at once
     for task, calls in (("step", steps), ("forward", forwards)):
         seconds = interleaved(calls, rounds, device)
         for name, one in seconds.items():
-            figures[name][task] = {"seconds": median(one), "ratio": ratio(one, seconds["frozen floor"])}  # type: ignore[index]
+            results[name][task] = {"seconds": median(one), "ratio": ratio(one, seconds["frozen floor"])}  # type: ignore[index]
     for name, kept in memory.items():
-        figures[name]["kept_bytes"] = kept  # type: ignore[index]
-    return figures
+        results[name]["kept_bytes"] = kept  # type: ignore[index]
+    return results
 
 
 def main() -> None:
+    """Print a table for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=sorted(CASES), default=sorted(CASES))
     parser.add_argument("--rank", type=int, default=8)
@@ -197,7 +208,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="tiny models, 2 rounds: checks the script, measures nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 2 if options.quick else options.rounds
@@ -210,10 +221,12 @@ def main() -> None:
             json.dumps({"rank": options.rank, "rounds": rounds, "device": options.device, "figures": found}, indent=1)
         )
         return
-    for name, figures in found.items():
-        print(f"{CASES[name].__doc__} Rank {options.rank}; ratio to the frozen floor (ms)")
+    for name, results in found.items():
+        print(
+            f"{(CASES[name].__doc__ or '').removeprefix('Return ')} Rank {options.rank}; ratio to the frozen floor (ms)"
+        )
         print(f"{'':<18}{'step':>18}{'forward, no grad':>20}{'kept for backward':>20}")
-        for variant, cells in figures.items():
+        for variant, cells in results.items():
             if isinstance(cells, str):
                 print(f"{variant:<18}  not possible: {cells}")
                 continue

@@ -1,4 +1,4 @@
-"""Measuring several variants of one computation side by side on a machine that others use too."""
+"""Time several variants of one computation side by side, on a machine with other processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ import torch
 def interleaved(
     calls: Mapping[str, Callable[[], object]], repetitions: int, device: str = "cpu", warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each of `repetitions` rounds; a round runs every call once, in turn.
+    """Return the seconds of each call in each round; a round runs every call once, in turn.
 
     On the CPU it is CPU time of this process (set torch to one thread), on CUDA wall time up to the synchronisation.
+
+    Args:
+        calls: by name.
+        repetitions: how many rounds.
+        device: where the calls run.
+        warm_up: how many rounds before them are not counted.
     """
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     found: dict[str, list[float]] = {name: [] for name in calls}
@@ -35,9 +41,10 @@ def _synchronize(device: str) -> None:
 
 
 def median(seconds: list[float]) -> float:
+    """Return the median."""
     return statistics.median(seconds)
 
 
 def ratio(seconds: list[float], floor: list[float]) -> float:
-    """The median over rounds of a call's time to the floor's in the same round."""
+    """Return the median over rounds of the ratio of a call's time to the floor's in the same round."""
     return statistics.median(one / other for one, other in zip(seconds, floor, strict=True))

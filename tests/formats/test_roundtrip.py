@@ -1,9 +1,9 @@
-"""Adapters from zoo to PEFT and from PEFT to zoo give equal outputs; `benchmarks/roundtrips.py` has what is tried."""
+"""Adapters from zoo to PEFT and from PEFT to zoo give equal outputs; `benchmarks/roundtrips.py` has the cases."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,17 +15,15 @@ TOLERANCE = 1e-5  # of the largest output, in float32
 
 
 def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "roundtrips.py"
-    spec = importlib.util.spec_from_file_location("zoo_roundtrips", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)  # as where it runs as a script: its models are in a file beside it
+    try:
+        return import_module("roundtrips")
+    finally:
+        sys.path.remove(folder)
 
 
-TRIPS: dict[str, Any] = dict(script().tried())
+TRIPS: dict[str, Any] = dict(script().trips())
 # Both directions of everything, every other time over 4 bit: all of it is what the script prints.
 NAMES = list(TRIPS)
 PAIRS = list(dict.fromkeys(name.partition(": ")[2].removesuffix(", 4 bit") for name in NAMES))
