@@ -173,7 +173,7 @@ class AdapterSet:
                 f"weights: expected {len(names)} for {', '.join(names) or 'no adapter'}, got {len(weights)}"
             )
         if len(set(names)) != len(names):
-            raise AdapterError(f"with weights each adapter is named once, got {', '.join(names)}")
+            raise AdapterError(f"weights: expected each adapter once, got {', '.join(names)}")
         self.apply({name: check_weight(name, weight) for name, weight in zip(names, weights, strict=True)})
 
     def apply(self, weights: Mapping[str, float], groups: list[TiedGroup] | None = None) -> None:

@@ -140,9 +140,7 @@ def _checked(adapters: AdapterSet, sources: Any) -> dict[str, float]:
         config = adapters.known(name)
         if not isinstance(config, LoRA) or config.dora:
             kind = "dora" if isinstance(config, LoRA) else config.kind
-            raise AdapterError(
-                f"adapter {name!r} is of kind {kind!r}, which is no low-rank product: only LoRA combines"
-            )
+            raise AdapterError(f"adapter {name!r} is of kind {kind!r}, which is not low-rank: only LoRA combines")
     return {name: check_weight(name, weight) for name, weight in sources.items()}
 
 
@@ -157,7 +155,7 @@ def _mix(method: str, rank: int | None, density: float | None, majority_sign: st
         raise AdapterError(f"method {method!r}: expected one of {', '.join(METHODS)}.{hint}")
     if rank is not None and not method.endswith("svd"):
         able = ", ".join(name for name in METHODS if name.endswith("svd"))
-        raise AdapterError(f"rank={rank!r}: method {method!r} has no rank to choose; {able} have")
+        raise AdapterError(f"rank={rank!r}: method {method!r} takes no rank; {able} do")
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
         raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
     if majority_sign not in ("total", "frequency"):
@@ -184,7 +182,7 @@ def _contributions(adapters: AdapterSet, weights: Mapping[str, float]) -> dict[s
                 continue
             if not isinstance(update, LowRankUpdate) or update.takes_base:
                 kind = f"{update.kind!r} ({type(update).__name__})"
-                raise AdapterError(f"{path}: adapter {name!r} is {kind} there, which is no plain low-rank product")
+                raise AdapterError(f"{path}: adapter {name!r} is {kind} there, which is not a plain low-rank update")
             A, B = (factor.detach() for factor in update.pair())
             contributions.setdefault(path, []).append(Contribution(weight, update.scale, A, B))
     if not contributions:

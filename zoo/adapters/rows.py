@@ -29,7 +29,7 @@ def take(tree: Any, rows: Tensor, count: int) -> tuple[Any, list[Tensor]]:
         count: n.
 
     Returns:
-        The nest, and the tensors that were cut for it, (n, ...) → (k, ...). Tensors without n rows, and everything else,
+        The nest, and the tensors that were cut for it, (n, ...) → (k, ...). Tensors without n rows, and anything else,
         stay as they are; objects that contain a cut tensor are copied.
     """
     cut: list[Tensor] = []
@@ -102,7 +102,7 @@ def join(parts: Sequence[Part], with_one_more: Callable[[], Any] | None) -> Any:
         if not candidates:
             raise AdapterError(
                 f"adapters=: {_label(path)} has no row for each sample: shapes {_and(map(tuple, shapes))} for "
-                f"{_and(sizes)} samples. Call the model once for each adapter, or have it return what has (logits "
+                f"{_and(sizes)} samples: call the model once for each adapter, or return one row per sample (logits "
                 "rather than a loss)"
             )
         return candidates[0]

@@ -165,7 +165,7 @@ class LoRA(Ranked):
     def _check_init(self) -> None:
         if self.init == "eva":
             raise AdapterError(
-                "init 'eva' starts from the activations of data, which zoo does not take here: use 'pissa'"
+                "init 'eva' starts from the activations of data, which are not available here: use 'pissa'"
             )
         fixed = isinstance(self.init, str) and (self.init in INITS or re.fullmatch(r"pissa_niter_\d{1,4}", self.init))
         if not fixed or self.init == "pissa_niter_N":

@@ -170,7 +170,7 @@ class LazyWeight:
         """
         if requires_grad:
             raise WeightError(
-                "a managed weight's base does not train: its adapters do. For full fine-tuning load the model "
+                "a managed weight's base does not train, its adapters do: for full fine-tuning load the model "
                 "without bits= and lora="
             )
         return self
@@ -184,8 +184,8 @@ class LazyWeight:
             raise WeightError(WRITES.format(name=f"Tensor.{name}"))
         if name in HOOKS:
             raise WeightError(
-                f"Tensor.{name} on a managed weight would never be called: its dense form is created at every use. "
-                "Put the hook on the adapter's parameters, model.trainable_parameters()"
+                f"Tensor.{name} on a managed weight would never be called: its dense form is created at every use: "
+                "put the hook on the adapter's parameters, model.trainable_parameters()"
             )
         return getattr(self.dense(), name)
 
