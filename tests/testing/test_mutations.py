@@ -315,7 +315,7 @@ QUANTIZING = {
     "unpacks flat": Mutation(".view(shape).to(dtype)", ".view(-1).to(dtype)", "quantize", "shape"),
     "another type": Mutation(".view(shape).to(dtype)", ".view(shape)", "quantize", "unpacked torch.float32 for"),
     "not smaller": Mutation("return 2 if self.bits <= 4 else 1", "return 1", "quantize", "8.2 bits per value in 4 bit"),
-    "by chance": Mutation(".round()", ".add(torch.rand(())).floor()", "quantize", "torch's global random state"),
+    "by chance": Mutation(".round()", ".add(torch.rand(matrix.shape)).floor()", "quantize", "torch's global random state"),
     "wrong scales": Mutation("/ (middle - 1)", "/ (2 * middle - 1)", "quantize", "where"),
     "the same for all widths": Mutation("middle = 2 ** (bits - 1)", "middle = 4", "quantize", "bit, where"),
     "loses the sign": Mutation("matrix / scales", "matrix.abs() / scales", "quantize", "where"),
@@ -438,6 +438,7 @@ KIND = {
         "for Gain(",
     ),
     "by chance": Mutation("torch.zeros(rows", "torch.randn(rows", "inject_adapter", "output changed by"),
+    "an argument of its own": Mutation("(weight, config)", "(weight, confg)", "inject_adapter", "the argument 'confg'"),
     "unpicklable": Mutation(
         "self.strength = strength", "self.f = lambda: 1\n        self.strength = strength", "inject_adapter", "pickle"
     ),
@@ -453,6 +454,17 @@ KIND = {
         "inject_adapter",
         "AssertionError",
     ),
+}
+
+TABLES = {
+    "a row for no hook": Mutation("inject_adapter=", "inject_adaptor=", "import", "Did you mean 'inject_adapter'?"),
+    "a module that is missing": Mutation('".gain"', '".gian"', "inject_adapter", "Did you mean '.gain'?"),
+    "a function that is missing": Mutation(
+        "Gain.from_peft", "Gain.form_peft", "adapter_config", "no function 'Gain.form"
+    ),
+    "a row that is missing": Mutation('inject_adapter=".gain", ', "", "inject_adapter", "inject_adapter is missing"),
+    "the wrong function": Mutation('".gain"', '".gain:Gain.from_peft"', "inject_adapter", "the argument 'raw'"),
+    "a module that fails": Mutation('".gain"', '"zoo_gain.failing"', "inject_adapter", "ZeroDivisionError"),
 }
 
 OBSERVING = {
@@ -496,6 +508,7 @@ FILES = {
     "toy's module": (STRUCTURE, MODEL),
     "round": (QUANTIZING, "zoo_round/codec.py"),
     "gain": (KIND, "zoo_gain/gain.py"),
+    "gain's table": (TABLES, "zoo_gain/__init__.py"),
     "watch": (OBSERVING, "zoo_watch.py"),
 }
 ALL = [(name.partition("'")[0], path, kind, one) for name, (many, path) in FILES.items() for kind, one in many.items()]

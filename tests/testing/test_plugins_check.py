@@ -1,4 +1,4 @@
-"""`zoo plugins`: what the source says, what an import shows, and the suite in processes of its own."""
+"""`zoo plugins`: what a light import shows, what a full one does, and the suite in processes of its own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import sys
 
 import pytest
 
-from zoo.catalog import discovery
 from zoo.cli import main, plugin_status
-from zoo.plugin.static_scan import declared
-from zoo.testing import Result, isolated
+from zoo.testing import Result, fresh, isolated
 
 
 def rows(capsys) -> dict[str, dict]:
@@ -36,45 +34,62 @@ def test_the_list_shows_kinds_and_hooks_and_imports_nothing(install, capsys):
     assert {row["state"] for row in loaded.values()} == {"ok"}
 
 
-def test_what_the_source_says_is_what_an_import_shows():
+def test_what_a_light_import_shows_is_what_a_full_one_does():
     listed, loaded = plugin_status.plugins(), plugin_status.plugins("quick")
     assert [(row.name, row.kind, row.hooks) for row in listed] == [(row.name, row.kind, row.hooks) for row in loaded]
 
 
-SOURCES = {
-    "functions": ("import zoo\n@zoo.hookimpl\ndef loss(model): ...", ("loss",), 0),
-    "called mark": (
-        "from zoo import hookimpl\n@hookimpl(wrapper=True)\ndef loss(model):\n    return (yield)",
-        ("loss",),
-        1,
+# The code of a plugin, and what a listing shows of it: its hooks and kind.
+LISTED = {
+    "functions": ("import zoo\n@zoo.hookimpl\ndef loss(model): ...", ["loss"], "architecture"),
+    "a table": (
+        "import zoo\nzoo.hooks(quantize='no_such_module', describe='torch')",
+        ["quantize", "describe"],
+        "quantizer",
     ),
-    "a class": ("import zoo\nclass Mine:\n    @zoo.hookimpl\n    def sample(self, model): ...", ("sample",), 0),
-    "nothing": ("x = 1", (), 0),
-    "no Python": ("def broken(:\n", (), 0),
-    "another encoding": ("# \x00", (), 0),
+    "wrappers": ("import zoo\n@zoo.hookimpl(wrapper=True)\ndef loss(model):\n    return (yield)", ["loss"], "observer"),
+    "functions from elsewhere": ("from pkg_read.more import *", ["sample"], "architecture"),
+    "what needs something heavy": ("import torch, zoo\n@zoo.hookimpl\ndef loss(model): ...", [], ""),
+    "nothing": ("x = 1", [], ""),
+    "no Python": ("def broken(:\n", [], ""),
+    "what exits": ("raise SystemExit(3)", [], ""),
+    "what ends its process": ("import os\nos._exit(0)", [], ""),
+    "what prints": (
+        "print('[[\"loss\"], true]')\nimport zoo\n@zoo.hookimpl\ndef loss(model): ...",
+        ["loss"],
+        "architecture",
+    ),
 }
+MORE = "import zoo\n@zoo.hookimpl\ndef sample(model, request): ...\n"
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-def test_sources_are_read_and_not_run(site, kind):
-    text, hooks, wrappers = SOURCES[kind]
-    ran = "import sys\nsys.modules['pkg_ran'] = sys\n"
-    site.install("dist-read", {"read": "pkg_read.deep", "single": "pkg_single"})
-    folder = site.folder / "pkg_read"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(ran)
-    (folder / "deep.py").write_text(text)
-    (site.folder / "pkg_single.py").write_text(text)
-    for name in ("read", "single"):
-        found = declared(discovery.claim(name))
-        assert (found.hooks, found.wrappers) == (hooks, wrappers)
-    assert "pkg_ran" not in sys.modules
-    assert "pkg_read" not in sys.modules
+@pytest.mark.parametrize("kind", LISTED)
+def test_what_is_light_is_imported_in_another_process(site, capsys, kind):
+    text, hooks, is_a = LISTED[kind]
+    site.install("dist-read", {"read": "pkg_read.deep"}, {"pkg_read/__init__.py": "", "pkg_read/more.py": MORE})
+    (site.folder / "pkg_read" / "deep.py").write_text(text)
+    site.install("dist-zero", {"zero": "pkg_zero"}, {"pkg_zero.py": LISTED["functions"][0]})
+    assert main(["plugins", "--json"]) == 0
+    shown = rows(capsys)
+    assert (shown["read"]["hooks"], shown["read"]["kind"], shown["read"]["state"]) == (hooks, is_a, "not checked")
+    assert shown["read"]["distribution"] == "dist-read"
+    for name, hook in (("zero", "loss"), ("vit", "construct"), ("ia3", "inject_adapter")):  # none breaks another
+        assert hook in shown[name]["hooks"]
+    assert not {"pkg_read", "pkg_zero"} & set(sys.modules)
 
 
-def test_a_module_that_is_not_there_says_nothing(site):
+def test_an_import_that_does_not_end_is_given_up(site, monkeypatch, capsys):
+    monkeypatch.setattr(fresh, "PATIENCE", 6.0)
+    slow = "import time\nwhile True:\n    time.sleep(1)\n"
+    site.install("dist-slow", {"slow": "pkg_slow", "zero": "pkg_zero"}, {"pkg_slow.py": slow, "pkg_zero.py": MORE})
+    assert main(["plugins", "--json", "slow", "zero"]) == 0
+    assert {name: row["hooks"] for name, row in rows(capsys).items()} == {"slow": [], "zero": ["sample"]}
+
+
+def test_a_module_that_is_not_there_says_nothing(site, capsys):
     site.install("dist-gone", {"gone": "no_such_package.inner", "odd": "not a module!"})
-    assert declared(discovery.claim("gone")).hooks == declared(discovery.claim("odd")).hooks == ()
+    assert main(["plugins", "--json", "gone", "odd"]) == 0
+    assert [row["hooks"] for row in rows(capsys).values()] == [[], []]
 
 
 def test_check_runs_the_suite_elsewhere_and_names_hook_and_fix_of_each_broken_promise(install, capsys):

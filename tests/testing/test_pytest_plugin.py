@@ -30,8 +30,9 @@ def test_fixtures(zoo_check, zoo_model, zoo_site):
 
 def run(folder: Path, *words: str, path: list[str]) -> subprocess.CompletedProcess[str]:
     code = f"import sys; sys.path[:] = {path!r}; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    (folder / "none.ini").write_text("[pytest]\n")
-    words = ("-q", "-p", "zoo.testing.pytest_plugin", "-W", "error", "-c", str(folder / "none.ini"), *words)
+    filters = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["filterwarnings"]
+    (folder / "own.ini").write_text("\n    ".join(["[pytest]\nfilterwarnings =", *filters]))
+    words = ("-q", "-p", "zoo.testing.pytest_plugin", "-c", str(folder / "own.ini"), *words)
     # Not by its entry point: who tests a checkout may have installed another version of it.
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-c", code, *words]

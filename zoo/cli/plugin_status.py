@@ -1,4 +1,4 @@
-"""What is installed, and whether it works: the facts behind `zoo plugins`."""
+"""The installed plugins and their health: the facts behind `zoo plugins`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from typing import TYPE_CHECKING, Literal
 from zoo.catalog import discovery, registry
 from zoo.errors import ZooError
 from zoo.plugin import hooks
-from zoo.plugin.static_scan import declared
 
 if TYPE_CHECKING:
     from zoo.testing.promise import Result
 
 Level = Literal["none", "quick", "full"]
 Progress = Callable[[str, str, int, int], None]  # plugin, what is checked, its number from 0, of how many
+Known = tuple[tuple[str, ...], bool]  # a plugin's hooks, whether it is an observer
 
 
 @dataclass(frozen=True)
 class Health:
     """One plugin's state.
 
-    state: "ok", "broken", or "not checked" (nothing was imported). reasons: why it is broken, one line each.
-    kind: "architecture", "quantizer", "adapter kind" or "observer"; hooks: those it implements. Both come from its
-    source where nothing was imported, and are empty where that does not say. checks: what the conformance suite found.
+    Attributes:
+        name: the plugin's; distribution, version, entry_point: what brings it.
+        state: "ok", "broken", or "not checked".
+        kind: "architecture", "quantizer", "adapter kind" or "observer"; empty if that is not known.
+        hooks: those it implements; empty if they are not known. Of a plugin that is not checked, kind and hooks are
+            known if it can be imported without anything heavy.
+        reasons: why it is broken, one line each.
+        checks: what the conformance suite found.
     """
 
     name: str
@@ -39,21 +44,35 @@ class Health:
 
 
 def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress | None = None) -> tuple[Health, ...]:
-    """The state of every installed plugin, by name; of `names` alone, where there are some.
+    """Return the state of every installed plugin, by name; of `names` alone if there are some.
 
-    level "quick" imports each one and looks at its hooks; "full" runs `zoo.testing`'s suite on it, in a process of
-    its own. Raises UnknownNameError for a name that is not installed.
+    Args:
+        level: "none" imports plugins in another process, and only what is light there; "quick" imports each one here;
+            "full" runs `zoo.testing`'s suite on each, in a process of its own.
+        names: plugins. None: all.
+        progress: is called with each check that starts.
+
+    Raises:
+        UnknownNameError: a name is not installed.
     """
     claims = discovery.claims()
     absent = set(discovery.restriction() or ()) - set(claims)
     for name in set(names) - set(claims) - absent:
         discovery.claim(name)  # raises, and says why
     chosen = sorted(set(names) or {*claims, *absent})
-    return tuple(_state(claims[name], level, progress) if name in claims else _absent(name) for name in chosen)
+    if level == "none":
+        from zoo.testing.fresh import light_hooks
+
+        known = light_hooks([name for name in chosen if name in claims])
+    else:
+        known = {}
+    return tuple(
+        _state(claims[name], level, progress, known.get(name)) if name in claims else _absent(name) for name in chosen
+    )
 
 
 def faults() -> tuple[str, ...]:
-    """Faults outside of plugins' code: metadata that cannot be read, registries with errors."""
+    """Return the faults outside of plugins' code: metadata that cannot be read, registries with errors."""
     return (*discovery.unreadable(), *registry.problems())
 
 
@@ -62,7 +81,7 @@ def _absent(name: str) -> Health:
     return Health(name, "?", "?", "", "broken", reasons=(reason,))
 
 
-def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress | None) -> Health:
+def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress | None, known: Known | None) -> Health:
     name, value = claims[0].name, claims[0].value
     distribution = ", ".join(claim.distribution for claim in claims)
     version = ", ".join(claim.version for claim in claims)
@@ -71,35 +90,29 @@ def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress
         return Health(name, distribution, version, value, state, kind, hooks, reasons)
 
     try:
-        claim = discovery.claim(name)
-    except ZooError as error:
-        return health("broken", reasons=(str(error),))
-    said = declared(claim)
-    names = tuple(hook for hook in hooks.HOOKS if hook in said.hooks)
-    kind = kind_of(names, bool(names) and said.wrappers == len(said.hooks)) if names else ""
-    if level == "none":
-        return health("not checked", kind, names)
-    if level == "quick":
-        try:
+        discovery.claim(name)
+        if level == "none":
+            names, observes = known or ((), False)
+            return health("not checked", kind_of(names, observes) if names else "", names)
+        if level == "quick":
             names = hooks.implemented(name)
             return health("ok", kind_of(names, hooks.observes(name)), names)
-        except ZooError as error:
-            return health("broken", kind, names, reasons=(str(error),))
+    except ZooError as error:
+        return health("broken", reasons=(str(error),))
     from zoo.testing import isolated
 
-    def told(hook: str, promise: str, number: int, total: int) -> None:
+    def started(hook: str, promise: str, number: int, total: int) -> None:
         if progress is not None:
             progress(name, f"{hook}: {promise}", number, total)
 
-    found = isolated.examine(name, told)
+    found = isolated.examine(name, started)
     broken = tuple(check.reason for check in found.results if check.ok is False)
-    if found.hooks is not None:
-        names, kind = found.hooks, kind_of(found.hooks, found.observes)
+    names, kind = found.hooks or (), kind_of(found.hooks, found.observes) if found.hooks else ""
     return replace(health("broken" if broken else "ok", kind, names, reasons=broken), checks=found.results)
 
 
 def kind_of(hooks: tuple[str, ...], observes: bool) -> str:
-    """What a plugin is, by its hooks, and whether it only wraps them."""
+    """Return what a plugin is, by its hooks and whether it only wraps them."""
     if observes:
         return "observer"
     if "construct" in hooks:

@@ -1,4 +1,4 @@
-"""Whether a plugin keeps its promises: the suite that zoo's own plugins pass, for everybody's.
+"""The conformance suite: whether a plugin keeps its promises. zoo's own plugins pass it, and yours can run it.
 
 As one test, or as one test for each promise::
 

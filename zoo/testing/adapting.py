@@ -1,4 +1,4 @@
-"""Checks of what adapters do to an architecture's models, in 4 bit and as they are."""
+"""Checks of what adapters do to an architecture's models, in 4 bit and in full precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.testing.failures import NotCheckable, require
 from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 
-ORDINARY = "use the module's weights as ordinary attributes at every call; keep no copy, and none of what they gave"
+ORDINARY = "use the module's weights as ordinary attributes in every call; keep no copy of them, nor of results"
 
 
 @promise("construct", "a model that loads in every precision: 16, 8 and 4 bit", ORDINARY, basic=True)
@@ -79,8 +79,8 @@ def merging_is_exact(subject: PluginUnderTest) -> None:
 
 @promise(
     "run_rows",
-    "each sample of a batch to be what its own adapter makes of it, with model(..., adapters=[...])",
-    "implement run_rows where samples are not the rows of the module's inputs, or each needs the others",
+    "the output of each sample to be that of its own adapter, with model(..., adapters=[...])",
+    "implement run_rows if samples are not the rows of the module's inputs, or need each other",
 )
 def samples_use_their_own_adapters(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy()
@@ -116,7 +116,7 @@ ROWS = 5  # samples in the batch: a number that hardly any other dimension has
 
 
 def _call(model: Model, subject: PluginUnderTest) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with which `loss` calls the module. Raises `NotCheckable` where it calls only parts."""
+    """Return the arguments with which `loss` calls the module. Raises `NotCheckable` if it calls only parts of it."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handle = model.module.register_forward_pre_hook(lambda _, *call: seen.append(call), with_kwargs=True)
     try:

@@ -1,4 +1,4 @@
-"""Comparing what models give, and watching what they must leave alone."""
+"""Compare the outputs of models, and watch the state that they must not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def same(one: Any, two: Any) -> bool:
-    """Whether two batches, samples' data or the like are equal, tensors bit for bit."""
+    """Return whether two batches, samples' data or the like are equal, tensors bit for bit."""
     if isinstance(one, Tensor):
         return isinstance(two, Tensor) and one.dtype == two.dtype and torch.equal(one, two)
     if isinstance(one, dict):
@@ -32,19 +32,19 @@ def same(one: Any, two: Any) -> bool:
 
 
 def close(one: float, two: float, tolerance: float = 1e-4) -> bool:
-    """Whether two losses are equal but for rounding, which a different order of sums brings."""
+    """Return whether two losses are equal but for rounding, which differs with the order of sums."""
     return abs(one - two) <= tolerance * max(abs(one), abs(two), 1e-3)
 
 
 def loss_of(model: Model, batch: Any) -> float:
-    """The loss in evaluation mode, whatever it draws drawn with one seed; leaves the global random state as it was."""
+    """Return the loss in evaluation mode, with a fixed seed for what it draws; the global random state is restored."""
     with torch.random.fork_rng(devices=[]), evaluating(model.module), torch.enable_grad():
         torch.manual_seed(0)
         return float(model.loss(batch).detach())
 
 
 def backward(model: Model, batch: Any) -> None:
-    """The gradients of the loss, whatever it draws drawn with one seed."""
+    """Compute the gradients of the loss, with a fixed seed for what it draws."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model.loss(batch).backward()
@@ -52,7 +52,7 @@ def backward(model: Model, batch: Any) -> None:
 
 @torch.no_grad()
 def perturb(model: Model, scale: float = 0.05) -> None:
-    """Give every factor of the active adapters values as training would, the same at each call."""
+    """Add noise to every parameter of the active adapters, as training would change them; the same at each call."""
     generator = torch.Generator().manual_seed(0)
     for _, parameter in model.trainable_parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
@@ -60,7 +60,7 @@ def perturb(model: Model, scale: float = 0.05) -> None:
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested dicts, lists, tuples and objects with attributes."""
+    """Yield every tensor in nested dicts, lists, tuples and objects with attributes."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -80,7 +80,7 @@ def _random_states() -> tuple[Any, ...]:
 
 @contextmanager
 def random_state_untouched(fix: str) -> Iterator[None]:
-    """Raise `CheckFailed` where torch's, Python's or numpy's global random state is another one afterwards."""
+    """Raise `CheckFailed` if torch's, Python's or numpy's global random state is another one afterwards."""
     before = _random_states()
     yield
     changed = _changed(before)
@@ -89,9 +89,9 @@ def random_state_untouched(fix: str) -> Iterator[None]:
 
 
 def watched(model: Model, call: Callable[[], Any]) -> tuple[Any, tuple[str, ...]]:
-    """What `call` gives while the model is in training mode and the global random state another one than ever.
+    """Return the result of a call in training mode and from a new global random state, and what of both it changed.
 
-    And what of both it changed. The model is in evaluation mode afterwards, and the random state as it was.
+    Afterwards the model is in evaluation mode, and the random state as it was before.
     """
     kept = random.getstate()
     with torch.random.fork_rng(devices=[]):

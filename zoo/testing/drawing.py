@@ -1,4 +1,4 @@
-"""Checks of an architecture's `sample` and `evaluate`: reproducible, and leaving everything else as it was."""
+"""Checks of an architecture's `sample` and `evaluate`: they are reproducible and change nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GENERATOR = "draw from request.generator(), and put what it drew on model.device
 NOWHERE = "no-such-data:nowhere"  # a name that no plugin knows
 
 
-@promise("sample", "equal samples for equal seeds, also while the model trains", GENERATOR)
+@promise("sample", "equal samples for equal seeds, also in training mode", GENERATOR)
 def samples_repeat(subject: PluginUnderTest) -> None:
     again, _ = subject.samples_again
     require(same(subject.samples.data, again.data), "other samples from the same seed")
@@ -30,7 +30,7 @@ def samples_follow_the_seed(subject: PluginUnderTest) -> None:
 @promise(
     "sample",
     "samples also where no seed is given",
-    "seed a generator with request.seed only if it is not None, else generator.seed()",
+    "draw from request.generator(), which handles seed None",
 )
 def samples_without_a_seed(subject: PluginUnderTest) -> None:
     subject.sample(1, None)
@@ -77,12 +77,12 @@ def samples_can_be_saved(subject: PluginUnderTest) -> None:
 
 @promise(
     "evaluate",
-    "finite figures, the same at every call, also while the model trains",
+    "finite metrics, the same at every call, also in training mode",
     "evaluate on fixed data in a fixed order, drawing with a generator of its own and a fixed seed",
 )
-def figures_repeat(subject: PluginUnderTest) -> None:
-    again, _ = subject.figures_again
-    require(subject.figures == again, f"{subject.figures} and then {again}")
+def metrics_repeat(subject: PluginUnderTest) -> None:
+    again, _ = subject.metrics_again
+    require(subject.metrics == again, f"{subject.metrics} and then {again}")
     odd = [name for name, value in again.items() if not math.isfinite(value)]
     require(not odd, f"{odd[:1]} is not finite", "leave it out, or make it finite")
 
@@ -92,8 +92,8 @@ def figures_repeat(subject: PluginUnderTest) -> None:
     "the global random state and each module's training mode left as they were",
     "draw with a torch.Generator of its own with a fixed seed; leave .train() and .eval() alone",
 )
-def figures_leave_everything(subject: PluginUnderTest) -> None:
-    _, changed = subject.figures_again
+def metrics_leave_everything(subject: PluginUnderTest) -> None:
+    _, changed = subject.metrics_again
     require(not changed, f"{', '.join(changed)} is changed")
 
 
@@ -107,7 +107,7 @@ def evaluate_refuses_unknown_data(subject: PluginUnderTest) -> None:
 
 
 def refuses(call: Any) -> None:
-    """Raise `CheckFailed` unless the call raises an error of zoo's that the plugin raised on purpose."""
+    """Raise `CheckFailed` unless the call raises one of zoo's errors that the plugin raised on purpose."""
     try:
         call()
     except PluginError as error:
@@ -125,7 +125,7 @@ CHECKS = (
     samples_leave_everything,
     unknown_options_are_refused,
     samples_can_be_saved,
-    figures_repeat,
-    figures_leave_everything,
+    metrics_repeat,
+    metrics_leave_everything,
     evaluate_refuses_unknown_data,
 )

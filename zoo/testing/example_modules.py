@@ -1,4 +1,4 @@
-"""Small modules on which quantizers and adapter kinds are tried: every sort of weight in as few values as possible."""
+"""Small modules to try quantizers and adapter kinds on: every sort of weight in as few values as possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKENS = 50
 
 
 class Mixed(nn.Module):
-    """An embedding, a convolution, a linear layer and one of a single output: (n, 16) tokens → (n, 1)."""
+    """An embedding, a convolution, a linear layer and one of a single output: tokens [n, 16] → [n, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,13 +25,13 @@ class Mixed(nn.Module):
         self.head = nn.Linear(64, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        images = self.embedding(tokens).view(len(tokens), 4, 16, 8)
-        features = F.gelu(self.convolution(images)).mean((2, 3))
+        images = self.embedding(tokens).view(len(tokens), 4, 16, 8)  # [n, 16, 32] → [n, 4, 16, 8]
+        features = F.gelu(self.convolution(images)).mean((2, 3))  # [n, 16]
         return self.head(F.gelu(self.linear(features)))
 
 
 class Linears(nn.Module):
-    """Linear layers alone: (n, 16) tokens → (n, 1)."""
+    """Linear layers alone: tokens [n, 16] → [n, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,29 +44,29 @@ class Linears(nn.Module):
 
 
 def made(kind: type[nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A toy with the same weights at every call."""
+    """Return a module of this class in evaluation mode, with the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return kind().to(dtype).eval()
 
 
 def tokens(n: int = 8) -> Tensor:
-    """(n, 16) tokens, the same at every call."""
+    """Return int64 tokens [n, 16], the same at every call."""
     return torch.randint(TOKENS, (n, 16), generator=torch.Generator().manual_seed(1))
 
 
 def output(model: Model) -> Tensor:
-    """What the toy gives for `tokens()`, without a graph."""
+    """Return the module's output [8, 1] for `tokens()`, without a graph."""
     with torch.no_grad():
         return model.module(tokens())
 
 
 def error(model: Model) -> Tensor:
-    """A loss to train the toy with: the mean squared distance from fixed targets."""
+    """Return a loss to train the module with: the mean squared distance from fixed targets."""
     target = torch.randn(8, 1, generator=torch.Generator().manual_seed(2))
     return (model.module(tokens()) - target).square().mean()
 
 
 def gaussian(*shape: int) -> Tensor:
-    """A weight, drawn from a normal distribution, the same at every call."""
+    """Return a weight of this shape, drawn from a normal distribution, the same at every call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(3))

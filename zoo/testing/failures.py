@@ -1,4 +1,4 @@
-"""How a check says that a promise is broken, or that there is nothing to check."""
+"""The exceptions by which a check says that a promise is broken, or that there is nothing to check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ def require(kept: object, found: str, fix: str | None = None, hook: str | None =
 
 
 class CheckFailed(Exception):
-    """A promise is not kept: what was found, and what to change where that is not what the check says anyway."""
+    """A promise is not kept.
+
+    Attributes:
+        found: what was found instead.
+        fix: what to change; None: what the check says.
+        hook: whose fault it is; None: the hook that the check is about.
+    """
 
     def __init__(self, found: str, fix: str | None = None, hook: str | None = None) -> None:
         super().__init__(found)
@@ -18,4 +24,4 @@ class CheckFailed(Exception):
 
 
 class NotCheckable(Exception):
-    """A check has nothing to look at: the plugin lacks what it needs, legitimately."""
+    """A check does not apply: the plugin lacks what it needs, and may lack it."""

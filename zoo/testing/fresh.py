@@ -1,16 +1,17 @@
-"""What a plugin brings into a fresh process: heavy libraries, output, and whether it can be imported at all."""
+"""Import plugins in a fresh process: what an import shows of them, and what it brings in."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from zoo.catalog import discovery
 
-# Libraries that take a tenth of a second or more to import: `zoo list` and `zoo info` must not wait for them.
+# Libraries that take a tenth of a second or more to import. `zoo list` and `zoo info` must not wait for them.
 HEAVY = (
     *("torch", "transformers", "diffusers", "timm", "bitsandbytes", "accelerate", "peft", "torch_geometric"),
     *("tokenizers", "safetensors", "huggingface_hub", "numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib"),
@@ -39,14 +40,36 @@ with contextlib.redirect_stdout(io.StringIO()) as printed:
             if "describe" in implemented:
                 manager.caller("describe", {name!r})(entry=entry)
         except Exception:
-            pass  # another check's matter
+            pass  # another check reports it
 print(json.dumps([imported, heavy(), printed.getvalue()]))
 """
 
+_LIST = """
+import json, os, sys
+sys.path[:] = {path!r}
+sys.modules.update(dict.fromkeys({heavy!r}))  # None: an import fails
+out = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what a plugin prints is no answer
+from zoo.plugin import manager
+for name in {names!r}:
+    try:
+        answer = manager.implemented(name), manager.observes(name)
+    except (Exception, SystemExit):
+        answer = (), False
+    print(json.dumps(answer), file=out, flush=True)
+"""
+PATIENCE = 20.0  # seconds for an import that brings in nothing heavy
+
 
 class Seen(NamedTuple):
-    """What a fresh process saw: the heavy libraries that are there after the import of the plugin, and after its
-    `describe`; what it printed; and, where it could not be imported, the error's last line."""
+    """What a fresh process saw of a plugin.
+
+    Attributes:
+        imported: the heavy libraries that its import brought in.
+        with_facts: those that are there after its `describe` too.
+        printed: what it printed.
+        error: the last line of the error if it could not be imported.
+    """
 
     imported: tuple[str, ...] = ()
     with_facts: tuple[str, ...] = ()
@@ -55,12 +78,12 @@ class Seen(NamedTuple):
 
 
 def search_path() -> list[str]:
-    """`sys.path` as a child process needs it."""
+    """Return `sys.path` as a child process needs it."""
     return [entry or str(Path.cwd()) for entry in sys.path]
 
 
 def import_in_subprocess(name: str) -> Seen:
-    """Import a plugin in a fresh process, ask it for facts, and see what that brought."""
+    """Import a plugin in a fresh process, call its `describe`, and return what that brought in."""
     module = discovery.claim(name).value.partition(":")[0].partition("[")[0].strip()
     code = _LOOK.format(path=search_path(), heavy=HEAVY, module=module, name=name)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -69,3 +92,23 @@ def import_in_subprocess(name: str) -> Seen:
         return Seen(error=last[0])
     imported, with_facts, printed = json.loads(done.stdout.splitlines()[-1])
     return Seen(tuple(imported), tuple(with_facts), printed)
+
+
+def light_hooks(names: Sequence[str]) -> dict[str, tuple[tuple[str, ...], bool]]:
+    """Return the hooks of each plugin, and whether it is an observer, as an import that is quick shows them.
+
+    The plugins are imported in a process of their own, in which nothing heavy can be imported. Those that need it, and
+    those that fail, end the process or take too long, are said to have no hooks.
+    """
+    found: dict[str, tuple[tuple[str, ...], bool]] = dict.fromkeys(names, ((), False))
+    waiting = list(names)
+    while waiting:
+        command = [sys.executable, "-c", _LIST.format(path=search_path(), heavy=HEAVY, names=waiting)]
+        try:
+            printed = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE).stdout
+        except subprocess.TimeoutExpired as error:
+            printed = error.stdout or b""
+        answers = [json.loads(line) for line in printed.splitlines()]
+        found |= {name: (tuple(hooks), observes) for name, (hooks, observes) in zip(waiting, answers, strict=False)}
+        del waiting[: len(answers) + 1]  # the one without an answer ended the process
+    return found

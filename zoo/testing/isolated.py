@@ -1,4 +1,4 @@
-"""The suite in a process of its own: whatever a plugin does there, the one that asked goes on."""
+"""Run the suite in a process of its own: whatever a plugin does there, this process goes on."""
 
 from __future__ import annotations
 
@@ -17,25 +17,30 @@ from zoo.plugin.manager import HOOKS
 from zoo.testing.fresh import search_path
 from zoo.testing.promise import Check, Result
 
-Told = Callable[
-    [str, str, int, int], None
-]  # a check that starts: its hook, its promise, its number from 0, of how many
+# Called for a check that starts: its hook, its promise, its number from 0, of how many.
+OnStart = Callable[[str, str, int, int], None]
 
 _CHILD = "import sys; sys.path[:] = {path!r}; from zoo.testing.isolated import child; child({name!r})"
 
 
 class Examined(NamedTuple):
-    """What a process found. hooks, observes: what the plugin implements, and whether it only wraps; None: not known."""
+    """What the process found.
+
+    Attributes:
+        hooks: those that the plugin implements; None if it could not be loaded.
+        observes: whether it only wraps.
+        results: of the checks.
+    """
 
     hooks: tuple[str, ...] | None
     observes: bool
     results: tuple[Result, ...]
 
 
-def examine(name: str, on_start: Told | None = None) -> Examined:
-    """`zoo.testing.examine` of a plugin in a fresh process; this one does not even import it.
+def examine(name: str, on_start: OnStart | None = None) -> Examined:
+    """Run `zoo.testing.examine` on a plugin in a fresh process; this one does not even import it.
 
-    A process that dies is a broken promise of the check that ran. With `ZOO_STRICT=1` its traceback goes to stderr.
+    If the process dies, the check that ran counts as failed. With `ZOO_STRICT=1` its traceback goes to stderr.
     """
     command = [sys.executable, "-c", _CHILD.format(path=search_path(), name=name)]
     results: list[Result] = []
@@ -72,11 +77,11 @@ def examine(name: str, on_start: Told | None = None) -> Examined:
 
 
 def child(name: str) -> None:
-    """What the process runs: a line of JSON on stdout for each check that starts, and for what came of it."""
+    """Run the suite, with a line of JSON on stdout for each check that starts and for each result."""
     from zoo.testing import run
 
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a plugin prints is not for whoever reads the results
+    os.dup2(2, 1)  # what a plugin prints must not mix with the results
 
     def tell(*facts: Any) -> None:
         out.write(json.dumps(facts) + "\n")

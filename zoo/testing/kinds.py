@@ -1,4 +1,4 @@
-"""Checks of an adapter kind: its configuration, and what its updates do to modules of every sort of layer."""
+"""Checks of an adapter kind: its configuration, and what its updates do to layers of every sort."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = 20
 @promise(
     "adapter_config",
     "the configuration that a saved adapter's file says, equal to the one that was saved",
-    "implement adapter_config(raw) with your configuration's from_peft; to_peft must say all of it, in JSON",
+    "implement adapter_config(raw) with your configuration's from_peft; to_peft must give all of it, as JSON",
     basic=True,
 )
 def configuration_comes_back(subject: PluginUnderTest) -> None:
@@ -58,7 +58,7 @@ def makes_updates(subject: PluginUnderTest) -> None:
     for name, store in stores(model.module).items():
         for update in store.updates.values():
             require(isinstance(update, Update), f"{type(update).__qualname__} for {name}")
-            # What goes with a weight's update to its layer's bias has no parameters of its own.
+            # What an update does to its layer's bias has no parameters of its own.
             trains = len(store.shape) < 2 or any(True for _ in update.parameters())
             require(trains, f"an update without parameters for {name}")
     try:
@@ -76,7 +76,7 @@ def makes_updates(subject: PluginUnderTest) -> None:
     "left @ right",
 )
 def updates_keep_shape_and_type(subject: PluginUnderTest) -> None:
-    model = _stirred(subject, _kind(subject))
+    model = _perturbed(subject, _last_example(subject))
     for name, store in stores(model.module).items():
         for update in store.active_updates():
             for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -101,7 +101,7 @@ def updates_keep_shape_and_type(subject: PluginUnderTest) -> None:
 def a_new_one_changes_nothing(subject: PluginUnderTest) -> None:
     if not getattr(configuration(subject), "identity", True):
         raise NotCheckable("its configuration says identity = False")
-    for kind in _toys(subject):
+    for kind in _examples(subject):
         plain, adapted = zoo.wrap(example_modules.made(kind)), _wrapped(subject, kind)
         far = float((example_modules.output(plain) - example_modules.output(adapted)).abs().max())
         require(far < 1e-6, f"{kind.__name__}'s output changed by {far:.2g}")
@@ -113,7 +113,7 @@ def a_new_one_changes_nothing(subject: PluginUnderTest) -> None:
     "use the update's parameters in forward without detaching them, and do not start with all of them at zero",
 )
 def it_learns(subject: PluginUnderTest) -> None:
-    for kind in _toys(subject):
+    for kind in _examples(subject):
         for bits in (None, 4):
             model = _wrapped(subject, kind, bits=bits)
             reached: set[str] = set()
@@ -136,12 +136,12 @@ def it_learns(subject: PluginUnderTest) -> None:
 
 @promise(
     "inject_adapter",
-    "an adapter that can be switched off and on, and taken away, exactly",
+    "an adapter that can be switched off and on, and removed, exactly",
     "change nothing outside of the update: not the weight, not the module",
 )
 def it_switches_off(subject: PluginUnderTest) -> None:
-    for kind in _toys(subject):
-        model = _stirred(subject, kind)
+    for kind in _examples(subject):
+        model = _perturbed(subject, kind)
         base, learned = example_modules.output(zoo.wrap(example_modules.made(kind))), example_modules.output(model)
         require(not torch.equal(base, learned), "the same output with what it learned")
         model.deactivate()
@@ -158,9 +158,9 @@ def it_switches_off(subject: PluginUnderTest) -> None:
     "let forward(weight) be all that the update does",
 )
 def it_merges(subject: PluginUnderTest) -> None:
-    for kind in _toys(subject):
+    for kind in _examples(subject):
         for bits in (None, 4):
-            model = _stirred(subject, kind, bits=bits)
+            model = _perturbed(subject, kind, bits=bits)
             learned = example_modules.output(model)
             model.merge()
             far = float((example_modules.output(model) - learned).abs().max())
@@ -175,8 +175,8 @@ def it_merges(subject: PluginUnderTest) -> None:
     "keep everything that is learned in parameters or buffers of the update",
 )
 def it_is_saved(subject: PluginUnderTest) -> None:
-    for kind in _toys(subject):
-        model = _stirred(subject, kind)
+    for kind in _examples(subject):
+        model = _perturbed(subject, kind)
         try:
             folder = model.save_adapter(subject.new_folder())
         except (AdapterError, NotImplementedError) as error:  # zoo, or the kind, has no file format for it
@@ -192,7 +192,7 @@ def it_is_saved(subject: PluginUnderTest) -> None:
     "make the update a class of your module, and hold no lambda in it",
 )
 def it_is_copied(subject: PluginUnderTest) -> None:
-    model = _stirred(subject, _kind(subject))
+    model = _perturbed(subject, _last_example(subject))
     expected = example_modules.output(model)
     held = io.BytesIO()
     pickle.dump(model.module, held)
@@ -202,7 +202,7 @@ def it_is_copied(subject: PluginUnderTest) -> None:
 
 
 def configuration(subject: PluginUnderTest) -> Adapter:
-    """The configuration to check with, for all weights. Raises `NotCheckable` where none can be had."""
+    """Return the configuration to check with, for all weights. Raises `NotCheckable` if there is none."""
     given = subject.options.adapter
     if given is None:
         given = subject.remembered("configuration", lambda: _default(subject))
@@ -231,15 +231,15 @@ def _wrapped(subject: PluginUnderTest, kind: type[nn.Module], bits: int | None =
     return zoo.wrap(example_modules.made(kind), bits=bits, lora=configuration(subject), seed=0)
 
 
-def _stirred(subject: PluginUnderTest, kind: type[nn.Module], bits: int | None = None) -> Model:
+def _perturbed(subject: PluginUnderTest, kind: type[nn.Module], bits: int | None = None) -> Model:
     model = _wrapped(subject, kind, bits)
     perturb(model)
     return model
 
 
-def _toys(subject: PluginUnderTest) -> tuple[type[nn.Module], ...]:
-    """The toys that the kind takes."""
-    return subject.remembered("toys", lambda: (example_modules.Linears, *_more(subject)))
+def _examples(subject: PluginUnderTest) -> tuple[type[nn.Module], ...]:
+    """Return the example modules that the kind takes."""
+    return subject.remembered("examples", lambda: (example_modules.Linears, *_more(subject)))
 
 
 def _more(subject: PluginUnderTest) -> tuple[type[nn.Module], ...]:
@@ -250,8 +250,8 @@ def _more(subject: PluginUnderTest) -> tuple[type[nn.Module], ...]:
     return (example_modules.Mixed,)
 
 
-def _kind(subject: PluginUnderTest) -> type[nn.Module]:
-    return _toys(subject)[-1]
+def _last_example(subject: PluginUnderTest) -> type[nn.Module]:
+    return _examples(subject)[-1]
 
 
 CHECKS = (

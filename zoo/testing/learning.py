@@ -1,4 +1,4 @@
-"""Checks of an architecture's `batches`, `loss` and `tuning`: that its models can learn, and learn again."""
+"""Checks of an architecture's `batches`, `loss` and `tuning`: its models learn, and learn the same again."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 from zoo.weights.walk import stores
 
-ONE_PASS = 10_000  # batches of 64: more is taken for endless
-SECONDS = 30.0  # and so is a pass that lasts longer
+ONE_PASS = 10_000  # batches of 64: more counts as endless
+SECONDS = 30.0  # and so does a pass that lasts longer
 STEPS = 8
 RATES = (3e-3, 3e-4, 3e-2)
 
@@ -97,7 +97,7 @@ def loss_is_a_finite_scalar(subject: PluginUnderTest) -> None:
 @promise(
     "loss",
     "a finite gradient for every adapted weight, not zero throughout",
-    "use the weight in loss without detaching; what loss rightly leaves alone is named with unused=",
+    "use the weight in loss without detaching; name weights that loss rightly does not use with unused=",
 )
 def every_adapted_weight_learns(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy().train()
@@ -124,7 +124,7 @@ def every_adapted_weight_learns(subject: PluginUnderTest) -> None:
 @promise(
     "loss",
     f"a loss that {STEPS} steps on one batch lower",
-    "return what is to be minimised, as a mean, without a sign lost or a factor that swallows it",
+    "return what is to be minimised, as a mean, with the right sign and scale",
 )
 def loss_goes_down(subject: PluginUnderTest) -> None:
     start = loss_of(subject.adapted, subject.batch)
@@ -142,7 +142,9 @@ def loss_goes_down(subject: PluginUnderTest) -> None:
     raise CheckFailed(f"{start:.6g} before, {', '.join(f'{end:.6g}' for end in ends)} after, at rates {RATES}")
 
 
-@promise("tuning", "settings that model.tune takes", "return some of batch_size, lr, betas, grad_clip, warmup, ema_decay")
+@promise(
+    "tuning", "settings that model.tune takes", "return some of batch_size, lr, betas, grad_clip, warmup, ema_decay"
+)
 def tuning_settings_are_known(subject: PluginUnderTest) -> None:
     from zoo.tuning.settings import BATCH_SIZE, LR, Settings, warmup_steps
 
@@ -166,7 +168,7 @@ def _pass(batches: Iterable[Any]) -> list[Any]:
     return held
 
 
-# What the checks of weights and adapters rely on.
+# The checks of weights and adapters rely on these.
 FIRST = (
     batches_follow_the_seed,
     batches_leave_the_random_state,

@@ -1,4 +1,4 @@
-"""Checks of every plugin: that it is found, imports fast, and implements hooks that exist."""
+"""Checks of every plugin: it is found, imports fast, and implements hooks that exist."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import inspect
 from difflib import get_close_matches
 
 from zoo.catalog import discovery, registry
-from zoo.errors import did_you_mean
-from zoo.plugin import hooks, hookspecs
+from zoo.errors import ZooError, did_you_mean
+from zoo.plugin import hooks, hookspecs, table
+from zoo.plugin.manager import one_line
 from zoo.testing.failures import CheckFailed, require
 from zoo.testing.promise import IMPORT, REGISTRY, promise
 from zoo.testing.subject import ARCHITECTURE, PluginUnderTest
@@ -39,7 +40,7 @@ def imports(subject: PluginUnderTest) -> None:
 
 @promise(
     IMPORT,
-    "functions under names of hooks, decorated with @zoo.hookimpl",
+    "functions under names of hooks, decorated with @zoo.hookimpl or named by zoo.hooks",
     "rename the function, or take the decorator off it",
     basic=True,
 )
@@ -47,21 +48,28 @@ def names_of_hooks(subject: PluginUnderTest) -> None:
     marked = subject.implementations()
     for one in marked:
         near = get_close_matches(one.hook, hooks.HOOKS, n=1, cutoff=0.55)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        known = f"there is no hook {one.hook!r}.{meant} The hooks are {', '.join(hooks.HOOKS)}"
-        require(one.hook in hooks.HOOKS, known, hook=near[0] if near else None)
+        require(one.hook in hooks.HOOKS, hookspecs.no_such_hook(one.hook), hook=near[0] if near else None)
     if not marked:
         hooks.load(subject.name)  # says what is missing
 
 
 @promise(
     IMPORT,
-    "no other arguments than the hook has",
-    "take only arguments that zoo/plugin/hookspecs.py gives the hook (fewer are fine), under its names",
+    "functions that can be imported, and take no other arguments than their hook has",
+    "correct what zoo.hooks says; take only arguments that zoo/plugin/hookspecs.py gives the hook (fewer are fine), "
+    "under its names",
     basic=True,
 )
 def arguments_of_hooks(subject: PluginUnderTest) -> None:
     for one in subject.implementations():
+        try:
+            table.resolve(subject.plugin(), one.hook, subject.name)
+        except ZooError as error:
+            raise CheckFailed(str(error), hook=one.hook) from error
+        except (Exception, SystemExit) as error:
+            if discovery.strict():
+                raise
+            raise CheckFailed(one_line(error), "make its module importable", one.hook) from error
         given = list(inspect.signature(getattr(hookspecs, one.hook)).parameters)
         for argument in one.arguments:
             near = did_you_mean(argument, given)

@@ -1,4 +1,4 @@
-"""Checks of an observer: that it sees every call and changes none."""
+"""Checks of an observer: it sees every call and changes none."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from zoo.weights.scheme import Quantization
 PASS = "in each wrapper `result = yield`, and `return result`; let exceptions through"
 
 
-@promise("import", "results passed on unchanged, and none where nobody answers", PASS)
+@promise("import", "results passed on unchanged, and None if no plugin answers", PASS)
 def passes_results_on(subject: PluginUnderTest) -> None:
     for hook in observed(subject):
         arguments, answers = situation()
         given = answers[hook]
         got = _called(subject, hook, given, arguments)
-        if hook in ("checkpoint", "batches"):  # an observer may count what passes
+        if hook in ("checkpoint", "batches"):  # an observer may count the items, and return another iterator
             got, given = list(got or ()), _ITEMS
             kept = len(got) == len(given) and all(one is two for one, two in zip(got, given, strict=True))
             require(kept, f"{len(got)} items, where others or {len(given)} were answered", hook=hook)
@@ -70,13 +70,13 @@ _ITEMS = [("weight", torch.ones(2, 2)), ("bias", torch.ones(2))]
 
 
 def observed(subject: PluginUnderTest) -> tuple[str, ...]:
-    """The hooks that it wraps, in the contract's order."""
+    """Return the hooks that it wraps, in the contract's order."""
     own = {one.hook for one in subject.implementations()}
     return tuple(hook for hook in HOOKS if hook in own)
 
 
 def situation() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Every argument that hooks have, by name, and an answer for each hook."""
+    """Return every argument that hooks have, by name, and a result for each hook."""
     entry, module = Entry("toy", "toy", config={"size": 2}), nn.Linear(2, 2)
     model = Model(module, entry, torch.device("cpu"), torch.float32)
     arguments = {
@@ -117,7 +117,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _called(subject: PluginUnderTest, hook: str, answer: Any, arguments: dict[str, Any]) -> Any:
-    """One call that the observer sees, in a manager of its own, answered by nobody else."""
+    """Call a hook of a plugin that returns or raises `answer`, in a manager where only the observer sees it."""
     requests = {"sample": SampleRequest(), "batches": BatchRequest(2)}
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -130,7 +130,7 @@ def _called(subject: PluginUnderTest, hook: str, answer: Any, arguments: dict[st
 
 
 class _Answering:
-    """A plugin that gives one hook's answer, or raises it."""
+    """A plugin with one hook, which returns the answer or raises it."""
 
     def __init__(self, hook: str, answer: Any) -> None:
         def reply() -> Any:

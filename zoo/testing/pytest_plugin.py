@@ -1,7 +1,7 @@
-"""pytest's fixtures for plugins, there in every environment that has zoo: nothing heavy is imported before their use.
+"""Fixtures of pytest for tests of plugins, in every environment with zoo. Nothing heavy is imported before their use.
 
-`zoo_check(name, **options)`: `zoo.testing.check_plugin`. `zoo_model(name, bits=4, lora=2)`: a model of one's own,
-of one that is loaded once per session. `zoo_site`: plugins made on the fly, in a folder that is gone after the test.
+`zoo_check(name, **options)`: `zoo.testing.check_plugin`. `zoo_model(name, bits=4, lora=2)`: a copy of a model that is
+loaded once per session. `zoo_site`: plugins that the test writes, in a folder that is deleted after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def zoo_check() -> Callable[..., tuple[Result, ...]]:
-    """`zoo.testing.check_plugin`: raises PluginError at the first promise that a plugin breaks."""
+    """Return `zoo.testing.check_plugin`, which raises PluginError at the first promise that a plugin breaks."""
     from zoo.testing import check_plugin
 
     return check_plugin
@@ -33,9 +33,9 @@ def _zoo_models() -> dict[Any, Model]:
 
 @pytest.fixture
 def zoo_model(_zoo_models: dict[Any, Model]) -> Callable[..., Model]:
-    """`zoo.load` with its options, on the CPU with seed 0 unless they say otherwise.
+    """Return `zoo.load` with its options, on the CPU with seed 0 unless they say otherwise.
 
-    Equal calls of a session load once; each gets a copy, which the test may change.
+    Equal calls of a session load once; each returns a copy, which the test may change.
     """
     import copy
 
@@ -53,7 +53,7 @@ def zoo_model(_zoo_models: dict[Any, Model]) -> Callable[..., Model]:
 
 @pytest.fixture
 def zoo_site(tmp_path: Path) -> Iterator[Site]:
-    """An empty `zoo.testing.Site`: `zoo_site.install("zoo-mine", {"mine": "zoo_mine"}, {path: text})`."""
+    """Yield an empty `zoo.testing.Site`: `zoo_site.install("zoo-mine", {"mine": "zoo_mine"}, {path: text})`."""
     from zoo.testing.site import temporary_site
 
     with temporary_site(tmp_path / "zoo_site") as made:

@@ -1,4 +1,4 @@
-"""Checks of a quantizer: what it makes of a weight, and models whose weights it holds."""
+"""Checks of a quantizer: how it stores a weight, and models whose weights it stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from zoo.weights.walk import stores
 WIDTHS = (8, 4, 3, 2)
 SHAPES = {"2-D": (64, 32), "4-D": (16, 4, 3, 3), "an embedding's": (50, 32), "1×k": (1, 64), "odd": (7, 5)}
 LARGE = (128, 128)
-WORST = 4.0  # times 2^-bits: the relative error at which a Gaussian weight is no longer what it was; nf4's is 1.5
+WORST = 4.0  # times 2^-bits: the relative error of a Gaussian weight that is too much; nf4's is 1.5
 OVERHEAD = 2.0  # bits per value that scales may add
 
 
@@ -64,12 +64,14 @@ def unpacks_to_the_same_shape(subject: PluginUnderTest) -> None:
                 first = packed(torch.float32)
                 kept = first.clone()
                 first.add_(1)
-                require(torch.equal(packed(torch.float32), kept), "what unpack gave is still the store's own memory")
+                require(
+                    torch.equal(packed(torch.float32), kept), "what unpack returned is still the store's own memory"
+                )
 
 
 @promise(
     "quantize",
-    f"weights that stay what they are: a relative error below {WORST:g} · 2^-bits, smaller with more bits",
+    f"a relative error of weights below {WORST:g} · 2^-bits, smaller with more bits",
     "check the scales, the rounding, and the order in which values are packed",
 )
 def error_is_bounded(subject: PluginUnderTest) -> None:
@@ -133,7 +135,7 @@ def codec_is_a_value(subject: PluginUnderTest) -> None:
 @promise(
     "quantize",
     "data that casts leave alone (scales too), and that deepcopy, pickle and state_dict carry",
-    "keep everything in the tensors given to Packed and in the codec, and let no buffer or attribute hold data; the "
+    "keep everything in the tensors given to zoo.QuantizedTensor and in the codec, and no data in an attribute; the "
     "codec's class must be importable",
 )
 def packed_travels(subject: PluginUnderTest) -> None:
@@ -214,7 +216,7 @@ def adapters_train_on_it(subject: PluginUnderTest) -> None:
 
 
 def pack(subject: PluginUnderTest, weight: Tensor, bits: int) -> QuantizedTensor | Tensor:
-    """The plugin's answer for one weight. Raises `CheckFailed` where it is neither packed nor a tensor."""
+    """Return the plugin's result for one weight. Raises `CheckFailed` if it is neither quantized nor a tensor."""
     scheme = Quantization(bits, scheme=subject.name)
     packed = caller("quantize", subject.name)(entry=Entry("toy", None), name="weight", weight=weight, scheme=scheme)
     require(isinstance(packed, QuantizedTensor | Tensor), f"{type(packed).__qualname__} for a weight in {bits} bit")
@@ -222,7 +224,7 @@ def pack(subject: PluginUnderTest, weight: Tensor, bits: int) -> QuantizedTensor
 
 
 def large(subject: PluginUnderTest, bits: int, weight: Tensor | None = None) -> QuantizedTensor:
-    """A large weight packed: no quantizer has a reason to keep it as it is."""
+    """Return a large weight, quantized: no quantizer has a reason to keep it in full precision."""
     packed = pack(subject, example_modules.gaussian(*LARGE) if weight is None else weight, bits)
     if not isinstance(packed, QuantizedTensor):
         raise CheckFailed(f"a weight of {LARGE} kept in full precision in {bits} bit")
@@ -230,7 +232,7 @@ def large(subject: PluginUnderTest, bits: int, weight: Tensor | None = None) -> 
 
 
 def widths(subject: PluginUnderTest) -> tuple[int, ...]:
-    """The widths that the quantizer takes."""
+    """Return the widths in bits that the quantizer takes."""
     return subject.remembered("widths", lambda: tuple(_widths(subject)))
 
 

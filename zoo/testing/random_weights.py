@@ -1,4 +1,4 @@
-"""A model to check an architecture with: the one that its plugin carries, or one with random weights."""
+"""Find a model to check an architecture with: the one that its plugin carries, or one with random weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = 20_000_000  # parameters: up to this many, a model without weights is ch
 
 
 def source(subject: Subject) -> tuple[str, str | None]:
-    """(name, weights) for `zoo.load`. Raises PluginError that says how to make the plugin checkable."""
+    """Return (name, weights) for `zoo.load`. Raises PluginError that says how to make the plugin checkable."""
     options = subject.options
     mine = [entry for entry in registry.entries() if entry.plugin == subject.name]
     if options.entry is not None:
@@ -63,7 +63,7 @@ def _size(entry: Entry) -> int:
 
 
 def _written(subject: Subject, entry: Entry) -> Path:
-    """A folder with the entry's configuration and random weights, as `model.save` writes it."""
+    """Write a folder with the entry's configuration and random weights, as `model.save` does, and return it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = hooks.construct(replace(entry, folder=None)).eval()
@@ -87,4 +87,4 @@ class Subject(Protocol):
         """The hooks that the plugin implements."""
 
     def new_folder(self) -> Path:
-        """Return a path at which nothing lies yet."""
+        """Return a path at which there is nothing yet."""

@@ -1,4 +1,4 @@
-"""Running the checks that a plugin's kind calls for: all at once, or each as a test of its own."""
+"""Run the checks for a plugin's kind: all at once, or each as a test of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Level = Literal["quick", "full"]
 
 
 def checks(subject: PluginUnderTest, level: Level = "full") -> tuple[Check, ...]:
-    """The checks for a plugin, in order; those of loading alone where it does not load."""
+    """Return the checks for a plugin, in order; those of loading alone if it does not load."""
     found: tuple[Check, ...] = loads.CHECKS
     try:
         kinds = subject.kinds
@@ -52,12 +52,19 @@ def check_plugin(
 ) -> tuple[Result, ...]:
     """Check that an installed plugin keeps every promise of every hook that it implements.
 
-    name: the plugin's entry point. level: "quick" looks at loading and hooks alone, without any model. on_result: is
-    told of each check as it is done. options: those of `zoo.testing.Options`, for example `batch_size=16`,
-    `sample={"steps": 2}` (so that sampling is quick), `config={...}` (for an architecture that carries no weights).
+    Args:
+        name: the plugin's entry point.
+        level: "quick" checks loading and hooks alone, without any model.
+        on_result: is called with the result of each check.
+        options: those of `zoo.testing.Options`, for example `batch_size=16`, `sample={"steps": 2}` (so that sampling is
+            quick), `config={...}` (for an architecture that carries no weights).
 
-    Returns a `Result` (check, hook, ok, …) for each. Raises PluginError, naming plugin, hook, what was expected,
-    what was found and the fix, at the first promise that is broken.
+    Returns:
+        A `Result` (check, hook, ok, …) for each check.
+
+    Raises:
+        PluginError: a promise is broken, the first one; names plugin, hook, what was expected, what was found and the
+            fix.
     """
     with PluginUnderTest(name, options) as subject:
         results = []
@@ -79,9 +86,14 @@ def examine(
     on_result: Callable[[Result], None] | None = None,
     **options: Any,
 ) -> tuple[Result, ...]:
-    """As `check_plugin`, but goes on after a broken promise, unless nothing after it can be checked.
+    """Check a plugin as `check_plugin` does, but go on after a broken promise unless nothing after it can be checked.
 
-    on_start: is told of each check before it runs: (check, its number from 0, how many there are).
+    Args:
+        name: the plugin's entry point.
+        level: "quick" checks loading and hooks alone, without any model.
+        on_start: is called before each check with (check, its number from 0, how many there are).
+        on_result: is called with the result of each check.
+        options: those of `zoo.testing.Options`.
     """
     with PluginUnderTest(name, options) as subject:
         results = []
@@ -99,11 +111,11 @@ def examine(
 
 
 def conformance(name: str, *, level: Level = "full", **options: Any) -> Callable[..., None]:
-    """A pytest test function with one case for each promise; name it `test_...` in a test module::
+    """Return a pytest test function with one case for each promise; name it `test_...` in a test module::
 
         test_promise = conformance("mine", batch_size=16)
 
-    Models are loaded once and shared by the cases. A case with nothing to check is skipped.
+    Models are loaded once and shared by the cases. A check that does not apply is skipped.
     """
     import pytest
 
@@ -134,5 +146,5 @@ def _result(check: Check, subject: PluginUnderTest) -> tuple[Result, PluginError
         ok, reason = None, str(why)
     except PluginError as error:
         ok, reason, broken = False, str(error), error
-        hook = getattr(error, "hook", hook)
+        hook = error.hook or hook
     return Result(check.name, hook, ok, check.promise, reason, time.perf_counter() - start), broken

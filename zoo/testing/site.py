@@ -1,4 +1,4 @@
-"""Plugins made on the fly: distributions with metadata and code in a folder that is on `sys.path` for a while."""
+"""Plugins that a test writes: distributions with metadata and code in a folder that is on `sys.path` for a while."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ class Site:
         files: Mapping[str, str] | None = None,
         version: str = "1.0",
     ) -> None:
-        """`points`: plugin name → module, or the whole entry_points.txt; `files`: path → text."""
+        """Install a distribution.
+
+        Args:
+            distribution: its name.
+            points: plugin name → module, or the whole text of entry_points.txt.
+            files: path → text.
+            version: its version.
+        """
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         if not isinstance(points, str):
@@ -38,7 +45,7 @@ class Site:
         self.changed()
 
     def changed(self) -> None:
-        """Look again, as a new process would."""
+        """Read the installed distributions again, as a new process would."""
         from zoo.catalog import registry
         from zoo.plugin import hooks
 
@@ -47,7 +54,7 @@ class Site:
         registry.forget()
 
     def forget(self) -> None:
-        """Drop every module that was imported from the folder."""
+        """Remove every module that was imported from the folder."""
         for name, module in list(sys.modules.items()):
             origin = getattr(module, "__file__", None)
             if origin and Path(origin).is_relative_to(self.folder):
@@ -56,9 +63,9 @@ class Site:
 
 @contextmanager
 def temporary_site(folder: Path) -> Iterator[Site]:
-    """An empty `Site` in `folder`, first on `sys.path`, without `ZOO_PLUGINS` and `ZOO_STRICT`.
+    """Yield an empty `Site` in `folder`, first on `sys.path`, without `ZOO_PLUGINS` and `ZOO_STRICT`.
 
-    What was installed in it and imported from it is gone afterwards.
+    What was installed in it and imported from it is removed afterwards.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, kept = str(folder), {name: os.environ.pop(name, None) for name in ("ZOO_PLUGINS", "ZOO_STRICT")}

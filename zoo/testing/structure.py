@@ -1,4 +1,4 @@
-"""Checks of an architecture before it has weights: its module, what recognises it, what describes it."""
+"""Checks of an architecture without weights: its module, `recognises` and `describe`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from zoo.weights.footprint import quantized
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.walk import tied_groups
 
-QUANTIZED = 0.985  # of a real model's parameters go to 4 bit
-REAL = 10_000_000  # parameters: from here on a model is no toy
-QUANTIZED_SMALL = 0.9  # of a small model's values in weights that could be: its first and last layers weigh more
+QUANTIZED = 0.985  # the share of a real model's parameters that go to 4 bit
+REAL = 10_000_000  # parameters: from this size on a model counts as real
+QUANTIZED_SMALL = 0.9  # of a small model's values in weights that could be: its first and last layers are a larger part
 
 NONSENSE: tuple[dict[str, Any], ...] = (
     {},
@@ -74,7 +74,7 @@ def constructs_the_same_again(subject: PluginUnderTest) -> None:
 @promise(
     "construct",
     "the global random state not seeded",
-    "take torch.manual_seed away: whoever loads a model would otherwise draw the same numbers ever after",
+    "remove torch.manual_seed: everybody who loads a model would draw the same numbers afterwards",
 )
 def constructs_without_seeding(subject: PluginUnderTest) -> None:
     states = [_built(subject.entry(), seed)[1] for seed in (1, 2)]
@@ -108,7 +108,7 @@ def goes_to_four_bit(subject: PluginUnderTest) -> None:
 
 
 def _share_of_able(model: Model) -> float:
-    """Of the values in weights of two or more dimensions longer than 1 that `keep` does not name, those packed."""
+    """Return the quantized share of the values in weights that could be: two dimensions over 1, not in `keep`."""
     able = packed = 0
     for group in tied_groups(model.module):
         held = group.value
@@ -135,7 +135,7 @@ def takes_adapters_everywhere(subject: PluginUnderTest) -> None:
 
 @promise(
     "recognises",
-    "True for the configuration of its own models, and neither True nor an exception for anybody else's",
+    "True for the configuration of its own models, and neither True nor an exception for any other",
     "compare with config.get(...), and expect any type in it",
 )
 def recognises_its_own(subject: PluginUnderTest) -> None:
@@ -154,7 +154,7 @@ def recognises_its_own(subject: PluginUnderTest) -> None:
         require(not answer, f"{answer!r} for {shown}")
 
 
-@promise("describe", "a dict of str → str", "return {label: text}; call str on figures")
+@promise("describe", "a dict of str → str", "return {label: text}; call str on numbers")
 def describes_in_words(subject: PluginUnderTest) -> None:
     if "describe" not in subject.hooks:
         raise NotCheckable("it does not implement describe")
@@ -178,7 +178,7 @@ def facts_import_nothing_heavy(subject: PluginUnderTest) -> None:
 
 @contextmanager
 def offline() -> Iterator[list[str]]:
-    """No connection leaves this process; the list takes what was asked for."""
+    """Cut this process off the network; yield the list of addresses that it asks for."""
     asked: list[str] = []
     kept = {name: getattr(socket.socket, name) for name in ("connect", "connect_ex")}
     lookup = socket.getaddrinfo
@@ -209,7 +209,7 @@ def _modules(subject: PluginUnderTest) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _built(entry: Entry, seed: int) -> tuple[nn.Module, torch.Tensor]:
-    """The module, and torch's random state afterwards, of `construct` after `seed`."""
+    """Return the module that `construct` makes after `seed`, and torch's random state afterwards."""
     with torch.random.fork_rng(devices=[]), meta_parameters():
         torch.manual_seed(seed)
         module = hooks.construct(entry)

@@ -1,4 +1,4 @@
-"""The plugin under test: what it implements, its entries, and its models, loaded when a check first asks for one."""
+"""The plugin under test: what it implements, its entries, and its models, loaded when a check first needs one."""
 
 from __future__ import annotations
 
@@ -35,17 +35,20 @@ ARCHITECTURE = ("construct", "sample", "loss", "batches", "evaluate")
 class Options:
     """How a plugin is checked.
 
-    A plugin's module may give its own, as `CONFORMANCE = {"sample": {"steps": 2}}`, or a function that returns such
-    a dict where that takes an import.
+    A plugin's module may give its own, as `CONFORMANCE = {"sample": {"steps": 2}}`, or as a function that returns such
+    a dict if that needs an import.
 
-    entry: the registry name of the model to check; default the one that the plugin carries weights for, else the
-        first whose `config` is inline and small, with random weights.
-    config: an architecture's configuration, to be checked with random weights; folder: where a model to check lies.
-    batch_size: for `batches`. data: what `batches` and `evaluate` are given; None: the plugin's own.
-    sample: options of `sample` that make it quick, say `{"steps": 2}`.
-    unused: suffixes of the parameter paths that `loss` rightly leaves alone (a critic, a tower of another task).
-    adapter: an adapter kind's configuration; default: what its `adapter_config` makes of the kind's name alone.
-    bits: a quantizer's widths; default: those of 8, 4, 3 and 2 that it takes.
+    Attributes:
+        entry: the registry name of the model to check. Default: the one that the plugin carries weights for, else the
+            first whose `config` is inline and small, with random weights.
+        config: an architecture's configuration, to be checked with random weights.
+        folder: the folder of a model to check.
+        batch_size: for `batches`.
+        data: what `batches` and `evaluate` are given; None: the plugin's own.
+        sample: options of `sample` that make it quick, say `{"steps": 2}`.
+        unused: suffixes of the parameter paths that `loss` rightly does not use (a critic, a tower of another task).
+        adapter: an adapter kind's configuration. Default: what its `adapter_config` makes of the kind's name alone.
+        bits: a quantizer's widths. Default: those of 8, 4, 3 and 2 that it takes.
     """
 
     entry: str | None = None
@@ -60,7 +63,13 @@ class Options:
 
 
 class Implementation(NamedTuple):
-    """One function that a plugin marks as a hook's. arguments: those it takes without a default."""
+    """One function that a plugin marks as a hook's.
+
+    Attributes:
+        hook: the hook's name, which may not exist.
+        arguments: those it takes without a default; of a row of a table, all of the hook's.
+        wrapper: whether it only wraps the plugin's implementation.
+    """
 
     hook: str
     arguments: tuple[str, ...]
@@ -68,7 +77,7 @@ class Implementation(NamedTuple):
 
 
 class PluginUnderTest:
-    """A plugin under test. Use as a context manager, or let it go: its temporary folders go with it."""
+    """A plugin under test. Its temporary folders are deleted with it, or when its `with` block ends."""
 
     def __init__(self, name: str, options: Mapping[str, Any] | None = None) -> None:
         self.name, self._given = name, dict(options or {})
@@ -85,13 +94,13 @@ class PluginUnderTest:
             self._folder = None
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gave at the first call under this name."""
+        """Return what `make` returned at the first call under this name."""
         if name not in self._remembered:
             self._remembered[name] = make()
         return self._remembered[name]
 
     def new_folder(self) -> Path:
-        """A path in a temporary folder at which nothing lies yet."""
+        """Return a path in a temporary folder at which there is nothing yet."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="zoo-check-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -100,7 +109,7 @@ class PluginUnderTest:
 
     @functools.cached_property
     def options(self) -> Options:
-        """The options given; where they say nothing, the plugin's own, its module's `CONFORMANCE`."""
+        """The options given; where they say nothing, those of `CONFORMANCE` in the plugin's module."""
         own = getattr(self.plugin(), "CONFORMANCE", {})
         own = own() if callable(own) else own
         known = [one.name for one in fields(Options)]
@@ -114,16 +123,16 @@ class PluginUnderTest:
     # What it is
 
     def plugin(self) -> object:
-        """The plugin as its entry point names it, imported, whether or not it can be registered."""
+        """Return the plugin that its entry point names, imported, whether or not it can be registered."""
         return discovery.claim(self.name).entry_point().load()
 
     def implementations(self) -> tuple[Implementation, ...]:
-        """What it marks with `@zoo.hookimpl`, hooks that do not exist included."""
+        """Return what it marks as hooks, those that do not exist included."""
         return tuple(implementations(self.plugin()))
 
     @functools.cached_property
     def hooks(self) -> tuple[str, ...]:
-        """The hooks it implements, in the contract's order; loads it."""
+        """The hooks that it implements, in the contract's order. Loads it."""
         return hooks.implemented(self.name)
 
     @functools.cached_property
@@ -138,13 +147,13 @@ class PluginUnderTest:
 
     @functools.cached_property
     def seen(self) -> Seen:
-        """What importing it, and asking for facts, brings into a fresh process."""
+        """What importing it, and calling its `describe`, brings into a fresh process."""
         return import_in_subprocess(self.name)
 
     # An architecture's entries and models
 
     def entries(self) -> tuple[Entry, ...]:
-        """Its registry entries whose configuration can be had offline, resolved."""
+        """Return its registry entries whose configuration can be read offline, resolved."""
         mine = [entry for entry in registry.entries() if entry.plugin == self.name]
         offline = [entry for entry in mine if entry.config or entry.weights == EMBEDDED]
         return tuple(resolve(entry.name, download=False) for entry in offline)
@@ -157,12 +166,12 @@ class PluginUnderTest:
         return source(self)
 
     def entry(self) -> Entry:
-        """The entry of the model to check, with its folder."""
+        """Return the entry of the model to check, with its folder."""
         name, weights = self.source
         return resolve(name, weights=weights)
 
     def load(self, **options: Any) -> Model:
-        """A model of its own for a check that changes it, on the CPU, in float32."""
+        """Return a model for a check that changes it, on the CPU, in float32."""
         import zoo
 
         name, weights = self.source
@@ -181,18 +190,18 @@ class PluginUnderTest:
 
     @functools.cached_property
     def plain(self) -> Model:
-        """The model as its checkpoint has it. Not to be changed."""
+        """The model as its checkpoint has it. Must not be changed."""
         return self.load()
 
     @functools.cached_property
     def adapted(self) -> Model:
-        """The model in 4 bit with a new LoRA of rank 2 on every weight. Not to be changed: take `adapted_copy`."""
+        """The model in 4 bit with a new LoRA of rank 2 on every weight. Must not be changed: use `adapted_copy`."""
         import zoo
 
         return self.load(bits=4, lora=zoo.LoRA(rank=2, targets="all"))
 
     def adapted_copy(self) -> Model:
-        """A copy of `adapted`."""
+        """Return a copy of `adapted`."""
         return copy.deepcopy(self.adapted)
 
     @functools.cached_property
@@ -201,12 +210,12 @@ class PluginUnderTest:
         return next(iter(self.batches(self.plain)))
 
     def batches(self, model: Model, **options: Any) -> Iterator[Any]:
-        """Batches as the options want them."""
+        """Yield batches, of the options' data and size."""
         size = self.options.batch_size
         return iter(model.batches(**{"data": self.options.data, "batch_size": size, **options}))
 
     def sample(self, n: int, seed: int | None, **more: Any) -> Samples:
-        """Samples of `adapted`, with the options that make them quick."""
+        """Return samples of `adapted`, with the options that make them quick."""
         return self.adapted.sample(n, seed=seed, **{**self.options.sample, **more})
 
     @functools.cached_property
@@ -216,34 +225,34 @@ class PluginUnderTest:
 
     @functools.cached_property
     def samples_again(self) -> tuple[Samples, tuple[str, ...]]:
-        """The same drawn again while the model trains; and what that changed, which should be nothing."""
+        """The same drawn again in training mode; and what that changed, which should be nothing."""
         from zoo.testing.compare import watched
 
         _ = self.samples  # first, because a first call may import a library, and that draws what it likes
         return watched(self.adapted, lambda: self.sample(2, 1))
 
     @functools.cached_property
-    def figures(self) -> dict[str, float]:
-        """What `evaluate` gives, kept for the checks that compare with it."""
+    def metrics(self) -> dict[str, float]:
+        """What `evaluate` returns, kept for the checks that compare with it."""
         return self.adapted.evaluate(self.options.data)
 
     @functools.cached_property
-    def figures_again(self) -> tuple[dict[str, float], tuple[str, ...]]:
-        """The same once more while the model trains; and what that changed, which should be nothing."""
+    def metrics_again(self) -> tuple[dict[str, float], tuple[str, ...]]:
+        """The same once more in training mode; and what that changed, which should be nothing."""
         from zoo.testing.compare import watched
 
-        _ = self.figures
+        _ = self.metrics
         return watched(self.adapted, lambda: self.adapted.evaluate(self.options.data))
 
 
 def config_file(folder: Path | None) -> Path:
-    """The file that holds a folder's configuration."""
+    """Return the file that holds a folder's configuration."""
     folder = folder or Path()
     return next((path for name in MODEL_CONFIGS if (path := folder / name).is_file()), folder / MODEL_CONFIGS[0])
 
 
 def implementations(plugin: object) -> Iterator[Implementation]:
-    """What of a plugin object is marked with `@zoo.hookimpl`."""
+    """Yield what a plugin object marks as hooks: decorated functions, and the rows of its table."""
     import inspect
 
     from zoo.plugin.hookspecs import PROJECT

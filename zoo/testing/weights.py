@@ -1,4 +1,4 @@
-"""Checks of an architecture's `checkpoint` and `save`: the weights that come in, and go out, are the module's."""
+"""Checks of an architecture's `checkpoint` and `save`: the weights that are read and written are the module's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checkpoint_is_the_modules(subject: PluginUnderTest) -> None:
         shapes = tuple(tensor.shape), tuple(expected[name].shape)
         require(shapes[0] == shapes[1], f"{name} has shape {shapes[0]}, the module's is {shapes[1]}")
         require(not tensor.is_meta, f"{name} lies on meta")
-    reached = {id(expected[name]) for name in seen}  # tied weights may come under any of their names
+    reached = {id(expected[name]) for name in seen}  # tied weights may have any of their names
     missing = [name for name, tensor in expected.items() if id(tensor) not in reached]
     require(not missing, f"{len(missing)} do not come, the first is {missing[:1]}")
 
@@ -45,7 +45,7 @@ def checkpoint_is_the_modules(subject: PluginUnderTest) -> None:
 @promise(
     "checkpoint",
     "a model that zoo streams to be the one that its library loads: the same tensors, the same loss",
-    "yield the tensors as they are; whatever must be computed from them belongs into construct or the module",
+    "yield the tensors as they are; compute what depends on them in construct or the module",
     basic=True,
 )
 def streaming_equals_loading(subject: PluginUnderTest) -> None:
@@ -111,14 +111,14 @@ def saves_what_it_loads(subject: PluginUnderTest) -> None:
 
 
 def _loaded(subject: PluginUnderTest, folder: Path) -> Model:
-    """The model in a folder: by the folder's name where the plugin recognises it, else as the entry's weights."""
+    """Load the model in a folder: by its path if the plugin implements `recognises`, else as the entry's weights."""
     if "recognises" in subject.hooks:
         return zoo.load(f"{folder}/", device="cpu", dtype="float32")
     return zoo.load(subject.source[0], weights=str(folder), device="cpu", dtype="float32")
 
 
 def _tied(module: nn.Module) -> dict[str, set[str]]:
-    """name → every name of the same tensor."""
+    """Return name → every name of the same tensor."""
     held: dict[int, set[str]] = {}
     tensors = module.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
@@ -126,7 +126,7 @@ def _tied(module: nn.Module) -> dict[str, set[str]]:
     return {name: held[id(tensor)] for name, tensor in tensors.items()}
 
 
-# What every check that loads a model relies on; those after it rely on batches and loss too, the last on adapters.
+# Every check that loads a model relies on the first; those after it rely on batches and loss too, the last on adapters.
 FIRST = (checkpoint_is_the_modules,)
 THEN = (streaming_equals_loading, damaged_weights_are_refused)
 LAST = (saves_what_it_loads,)

@@ -1,19 +1,5 @@
-"""A healthy adapter kind: each row of a weight is multiplied by a gain that is learned."""
-
-from __future__ import annotations
+"""A healthy adapter kind, as a table: each row of a weight is multiplied by a gain that is learned."""
 
 import zoo
 
-
-@zoo.hookimpl
-def inject_adapter(weight, config):
-    from .gain import RowGain
-
-    return RowGain(weight.shape[0], config.strength, weight.device)
-
-
-@zoo.hookimpl
-def adapter_config(raw):
-    from .gain import Gain
-
-    return Gain.from_peft(raw)
+zoo.hooks(inject_adapter=".gain", adapter_config=".gain:Gain.from_peft")

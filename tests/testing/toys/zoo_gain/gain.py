@@ -24,3 +24,7 @@ class RowGain(zoo.Update):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         factor = 1 + self.strength * self.gain
         return (weight * factor.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype)
+
+
+def inject_adapter(weight, config):
+    return RowGain(weight.shape[0], config.strength, weight.device)

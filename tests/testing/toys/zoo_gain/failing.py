@@ -1,0 +1,3 @@
+"""Imported by a test that makes the table say so."""
+
+raise ZeroDivisionError("on purpose")
