@@ -57,6 +57,7 @@ def test_a_combination(make, tmp_path: Path, bits: int | None, lora: str | None,
         assert torch.allclose(model.module(**inputs).logits, tuned, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "lora"), [(None, None), (4, "all")])
 def test_the_forward_compiles(make, bits: int | None, lora: str | None) -> None:
     config = zoo.LoRA(rank=4, targets="all") if lora else None

@@ -30,6 +30,7 @@ def test_the_files_are_small_and_half_precision() -> None:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_it_is_as_good_as_its_readme_says(model: zoo.Model) -> None:
     figures = model.evaluate()
     # Another version of Python has slightly other text.

@@ -119,6 +119,7 @@ def test_the_embedded_model_is_as_good_as_its_readme_says(letters):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_four_bits_cost_little_and_learn_another_style(letters):
     sans, serif = (render(style, 104, seed=0, split="test") for style in ("sans", "serif"))
     assert letters.evaluate(sans)["noise_mse"] < 0.4 * letters.evaluate(serif)["noise_mse"]

@@ -155,6 +155,7 @@ def test_every_combination_does_everything(make, random_graph, tmp_path, bits, l
         torch.testing.assert_close(model.module(graph.x, graph.edge_index), wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_forward_compiles(make, random_graph):
     model = zoo.load(str(make()[1]), bits=4, lora=zoo.LoRA(rank=2, targets="all"), device="cpu")
     graph = random_graph()

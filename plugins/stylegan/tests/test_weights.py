@@ -153,6 +153,7 @@ def test_adapters_save_reload_merge_and_copy(managed, tmp_path):
         assert torch.equal(model.sample(3, seed=0, labels=labels).data, wanted)
 
 
+@pytest.mark.slow
 def test_the_forward_compiles(managed):
     model = managed(4)
     z, labels = torch.randn(2, 12).double(), torch.tensor([0, 2])

@@ -83,6 +83,7 @@ def test_the_embedded_model_is_as_good_as_its_readme_says(letters):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_four_bits_cost_little_and_learn_another_style(letters):
     sans, serif = (render(style, 52, seed=0, split="test") for style in ("sans", "serif"))
     assert letters.evaluate(sans)["loss"] < 0.7 * letters.evaluate(serif)["loss"]
@@ -132,6 +133,7 @@ def test_every_combination_does_everything(make, tmp_path, bits, lora):
         torch.testing.assert_close(model.module(images).sample, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_forward_compiles(make):
     one = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
     _, folder = make(block_out_channels=(8,), **one)

@@ -221,6 +221,7 @@ def test_it_judges_generated_letters(letters):
     assert torch.allclose(features, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_four_bits_cost_little_and_learn_another_style(letters):
     sans, serif = (render(style, 104, seed=0, split="test") for style in ("sans", "serif"))
     model = zoo.load("vit", bits=4, lora=8, device="cpu", seed=0)
