@@ -1,4 +1,4 @@
-"""A module whose weights are used in every way there is, adapters with random factors, and what they should do."""
+"""A module that uses its weights in every way, adapters with random factors, and their expected effect."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Gain(Update):
 
 
 def stirred(module: nn.Module, lora: Any, *, bits: Any = None, size: float = 0.3) -> tuple[zoo.Model, Tensor]:
-    """The module with adapters whose factors are all random, and an input."""
+    """Return the module with adapters whose factors are all random, and an input."""
     model = zoo.wrap(module.eval(), bits=bits, lora=lora)
     perturb(model, size)
     return model, Net.draw()
@@ -65,7 +65,7 @@ def perturb(model: zoo.Model, size: float = 0.3) -> None:
 
 
 def delta(update: Any) -> Tensor:
-    """scale · B @ A in float64, in the weight's own shape, as nothing in zoo computes it."""
+    """Return scale · B @ A in float64, in the weight's own shape, written out unlike in zoo itself."""
     assert isinstance(update, LoRAUpdate)
     A, B = update.A.detach().double(), update.B.detach().double()
     product = torch.einsum("ri,or->io" if update.transposed else "ri,or->oi", A, B)
@@ -73,12 +73,12 @@ def delta(update: Any) -> Tensor:
 
 
 def deltas(model: zoo.Model, name: str) -> dict[str, Tensor]:
-    """Every weight's whole change by one adapter."""
+    """Return every weight's total change by one adapter."""
     return {path: delta(store.updates[name]) for path, store in stores(model.module).items() if name in store.updates}
 
 
 def error(found: Any, expected: Any) -> float:
-    """Relative distance in the 2-norm."""
+    """Return the relative distance in the 2-norm."""
     found, expected = torch.as_tensor(found).detach().double(), torch.as_tensor(expected).detach().double()
     assert expected.norm() > 0, "the reference is zero: the test would prove nothing"
     return float((found - expected).norm() / expected.norm())

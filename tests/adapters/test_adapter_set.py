@@ -73,7 +73,7 @@ def test_an_update_that_is_not_low_rank_is_scaled_too() -> None:
 
 @pytest.mark.parametrize("bits", [None, 4])
 def test_gradients_are_scaled_as_the_effect_is(bits: int | None) -> None:
-    """Against float64 autograd through base + Σ w · scale · B @ A, on every path there is."""
+    """Against float64 autograd through base + Σ w · scale · B @ A, on every path."""
     model, x = stirred(Net(), TWO, bits=bits)
     model.activate("a", "b", weights=(0.3, -2.0))
     loss = (model(x) ** 2).sum()

@@ -1,4 +1,4 @@
-"""One adapter made of several: as PEFT makes it, as float64 arithmetic says, and as good as any of its rank."""
+"""Combining adapters: as PEFT does, as in float64 arithmetic, and as well as any adapter of the same rank can."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_cat_is_the_weighted_sum(bits: int | None) -> None:
     assert {path: store.updates["new"].rank for path, store in stores(model.module).items()} == {
         path: 5 if path in ("fc.weight", "raw", "conv.weight") else 3 for path in wanted
     }
-    model.combine_adapters("newer", {"new": 2, "a": 0.5})  # of a combined one, at rest or not
+    model.combine_adapters("newer", {"new": 2, "a": 0.5})  # of a combined one, active or not
     again = weighted_sum(model, {"a": 1.9, "b": -2.6})
     for path, delta in deltas(model, "newer").items():
         assert error(delta, again[path]) < 1e-6
@@ -100,7 +100,7 @@ def of_peft(module: Any, name: str) -> dict[str, Tensor]:
 
 
 def same_mask(density: Tensor) -> Tensor:
-    """Not random, and the same for a matrix and for its transpose as PEFT makes it, so that two can be compared."""
+    """Return a mask that is not random, and the same for a matrix and for its transpose in PEFT, to compare the two."""
     if density.dim() == 2 and not density.is_contiguous():
         return same_mask(density.t()).t()
     spread = (torch.arange(density.numel()) * 0.6180339887) % 1
@@ -164,7 +164,7 @@ def test_as_peft_computes_it(
 
 @pytest.mark.parametrize("name", ["stylegan", "gat"])
 def test_weights_with_gains_and_raw_ones_are_saved_and_read(name: str, tmp_path: Path) -> None:
-    """The scale that an architecture's plugin gives a weight is divided out, so that the file is like any other's."""
+    """The scale that an architecture's plugin gives a weight is divided out, so that the file is like all others."""
     lora = {"a": zoo.LoRA(rank=2, targets="all"), "b": zoo.LoRA(rank=1, targets="all")}
     model = zoo.load(name, lora=lora, device="cpu")
     perturb(model, 0.1)

@@ -27,7 +27,7 @@ def held(model: zoo.Model) -> dict[str, torch.Tensor]:
 
 
 def wide(ratio: float) -> tuple[zoo.Model, torch.Tensor, torch.Tensor]:
-    """A 4-bit Linear(128) with an adapter of |ΔW| / |W| = ratio; the dense base and ΔW in float64."""
+    """Return a 4-bit Linear(128) with an adapter of |ΔW| / |W| = ratio, and the dense base and ΔW in float64."""
     model = zoo.wrap(nn.Sequential(nn.Linear(128, 128)), bits=4, lora=zoo.LoRA(rank=4))
     perturb(model)
     (store,) = stores(model.module).values()
@@ -40,7 +40,7 @@ def wide(ratio: float) -> tuple[zoo.Model, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("ratio", [0.3, 0.1, 0.03, 0.01])
 def test_a_small_adapter_in_4_bit(ratio: float, caplog: pytest.LogCaptureFixture) -> None:
-    """Quantizing again after the merge, as PEFT does, loses an adapter of 3 % of the weight altogether."""
+    """Quantizing again after the merge, as PEFT does, loses an adapter of 3 % of the weight entirely."""
     model, base, delta = wide(ratio)
     exact = model.merge()
     assert error(model.state_dict()["0.weight"].double() - base, delta) < 1e-4
@@ -107,7 +107,7 @@ def test_only_weights_that_take_a_delta_are_quantized_again() -> None:
     assert isinstance(stores(net)["fc.weight"].merged_packed, QuantizedTensor)
     assert stores(net)["raw"].dense_base() is stores(net)["raw"].base
     assert stores(net)["conv.weight"].dense_base() is stores(net)["conv.weight"].base
-    model.activate("b")  # which applies on top of it all
+    model.activate("b")  # on top of the merge
     middle = out(model, x)
     model.merge("b")  # exactly now
     assert error(out(model, x), middle) < 1e-5

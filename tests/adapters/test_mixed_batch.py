@@ -27,7 +27,7 @@ ROWS: list[Any] = ["b", None, "a", ("a", "c"), "b", {"a": 0.5, "b": -1}]
 
 
 def separately(model: zoo.Model, rows: list[Any], call: Any) -> list[Any]:
-    """What each sample gives when its adapters alone are active: `call(number)`."""
+    """Return each sample's output when only its adapters are active: `call(number)`."""
     active = dict(model.active_weights)
     found = []
     for number, row in enumerate(rows):
@@ -67,7 +67,7 @@ def test_a_mixed_batch_equals_separate_runs(bits: int | None) -> None:
 @pytest.mark.parametrize("bits", [None, 4])
 @pytest.mark.parametrize("again", [False, True])
 def test_gradients_are_each_adapters_own_samples(bits: int | None, again: bool) -> None:
-    """Also where the module is computed again in backward, which happens after the active ones are back."""
+    """Also with recomputation in the backward pass, which happens after the active adapters are restored."""
 
     class Outer(nn.Module):
         def __init__(self) -> None:
@@ -104,7 +104,7 @@ def test_gradients_are_each_adapters_own_samples(bits: int | None, again: bool) 
 
 
 def test_what_runs_before_and_after_in_one_graph_has_its_own_adapters() -> None:
-    """x → the model as it is → a mixed batch → the model as it is, all computed again in backward."""
+    """x → the model → a mixed batch → the model, all recomputed in the backward pass."""
     net = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
     outer = nn.Sequential(net)
     outer.forward = lambda x: checkpoint(net, x, use_reentrant=False)  # type: ignore[method-assign]
@@ -134,7 +134,7 @@ def test_what_runs_before_and_after_in_one_graph_has_its_own_adapters() -> None:
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (1, 3)])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_modules_whose_outputs_have_rows_elsewhere(sizes: tuple[int, int], layers: int) -> None:
-    """An LSTM's states are (layers, n, features), whatever the sizes; the batch norm's figures are not touched."""
+    """An LSTM's states are (layers, n, features), for any sizes; the batch norm's running statistics do not change."""
 
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -155,7 +155,7 @@ def test_modules_whose_outputs_have_rows_elsewhere(sizes: tuple[int, int], layer
     with torch.no_grad():
         model(x, adapters=rows)
     assert module.training
-    assert module.norm.num_batches_tracked == 2, "one for each part; what else ran left no trace"
+    assert module.norm.num_batches_tracked == 2, "one for each part; the extra forward pass left no trace"
     model.eval()
     got, (h, c) = out(model, x, adapters=rows)
     assert h.shape == (layers, len(rows), 4)
@@ -208,7 +208,7 @@ class Facts:
 
 
 class Held:
-    """What a library's cache is: an object with tensors in attributes and lists."""
+    """An object with tensors in attributes and lists, as a library's cache is."""
 
     def __init__(self, layers: list[Tensor]) -> None:
         self.layers, self.seen, self.names = layers, 3, ["k"]
@@ -263,7 +263,7 @@ def test_nests_of_every_kind() -> None:
     assert torch.equal(got[1].layers[1], got[0].first["y"].t()), "rows in the last dimension"
     assert (got[1].seen, got[1].names) == (3, ["k"])
     assert torch.equal(args[0].x, x)
-    assert held.layers[0].shape == (4, 3), "what was given is not changed"
+    assert held.layers[0].shape == (4, 3), "the arguments are not changed"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_after_an_exception_of_the_modules_own() -> None:
 
 
 def test_others_adapters_and_whats_random_stay_out() -> None:
-    """Dropout is drawn for each part; the state afterwards is the parts' own, whatever else had to run."""
+    """Dropout is drawn for each part; the RNG state afterwards is that of the parts alone."""
     model = zoo.wrap(
         nn.Sequential(nn.Linear(1, 1)), lora={"a": zoo.LoRA(1, dropout=0.5), "b": zoo.LoRA(1, dropout=0.5)}
     )

@@ -19,7 +19,7 @@ ROWS = ["b", None, "a", "b"]
 
 
 def calls(name: str, model: zoo.Model) -> tuple[dict[str, Any], Any]:
-    """A call of the module with four samples, and how a sample's own call is made of it."""
+    """Return a call of the module with four samples, and a function that makes a sample's own call of it."""
     pixels = torch.randn(4, 1, 32, 32)
     labels = torch.randint(0, 10, (4,))
     if name in ("gpt", "bert"):
@@ -78,12 +78,12 @@ def test_a_mixed_batch_equals_separate_runs(name: str, bits: int) -> None:
 
 
 def discriminator(path: str) -> bool:
-    """StyleGAN's other network, which the module's own call does not use."""
+    """Return StyleGAN's discriminator, which the module's own call does not use."""
     return path.startswith("discriminator.")
 
 
 def test_a_vaes_posterior_and_a_cache_of_keys_are_put_together() -> None:
-    """Objects of the libraries that hold tensors: diffusers' distribution, transformers' cache, given back to it."""
+    """Library objects that contain tensors: diffusers' distribution, transformers' cache, passed back to it."""
     vae = zoo.load("vae", lora={"a": 2, "b": 2}, device="cpu")
     gpt = zoo.load("gpt", lora={"a": 2, "b": 2}, device="cpu")
     perturb(vae)

@@ -1,4 +1,4 @@
-"""Adapters of other kinds: weights, mixed batches and merging mean for them what they mean for LoRA."""
+"""Adapters of other kinds: weights, mixed batches and merging work as for LoRA."""
 
 from __future__ import annotations
 
@@ -86,6 +86,6 @@ def test_one_that_goes_by_the_base_is_not_left_on_another_base() -> None:
     copied = copy.deepcopy(model)
     model.merge()
     assert error(out(model, x), expected) < 1e-5
-    copied.activate("d", "a", weights=(0.0, 1.0))  # of weight 0 it has nothing to go by
+    copied.activate("d", "a", weights=(0.0, 1.0))  # weight 0: it does not depend on the base
     copied.merge("a")
     assert stores(copied.module)["fc.weight"].merged is not None

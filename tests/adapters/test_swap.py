@@ -1,4 +1,4 @@
-"""Another adapter in the tensors of one that is there: equal to a fresh load, and nothing is compiled again."""
+"""Swapping an adapter into the tensors of another: equal to a fresh load, and nothing is recompiled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def no_recompiling() -> Iterator[None]:
 
 
 def saved(net: nn.Module, lora: Any, folder: Path, bits: int | None = None) -> Path:
-    """An adapter of random values in a folder."""
+    """Save an adapter with random values, and return its folder."""
     model, _ = stirred(copy.deepcopy(net), lora, bits=bits, size=0.4)
     return model.save_adapter(folder)
 
@@ -68,7 +68,7 @@ def test_swapped_equals_loaded_afresh_and_is_not_compiled_again(
 
 
 def test_training_under_compile_goes_on_without_compiling_again(tmp_path: Path, no_recompiling: None) -> None:
-    """Zeros beyond the new rank stay zero: where the scales are equal, a step is that of the adapter loaded afresh."""
+    """Zeros beyond the new rank stay zero: if the scales are equal, a step is that of the adapter loaded afresh."""
     net = Net()
     folder = saved(net, zoo.LoRA(rank=2, alpha=3, targets=["fc", "embed", "conv"]), tmp_path / "new")
     model, x = stirred(copy.deepcopy(net), {"default": SLOT})

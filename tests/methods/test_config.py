@@ -1,4 +1,4 @@
-"""What a user may say about an adapter."""
+"""Configurations of adapters: valid and invalid values."""
 
 from __future__ import annotations
 

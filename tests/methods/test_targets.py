@@ -1,4 +1,4 @@
-"""Which weights the targets reach, and how a weight is seen as a matrix."""
+"""Which weights `targets` matches, and how a weight is seen as a matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Managed weights of every kind, their float64 reference, and the comparison of the two."""
+"""Managed weights of every kind, their float64 reference, and a comparison of the two."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def managed(
     dropout: float = 0.0,
     train_base: bool = False,
 ) -> LazyWeight:
-    """A fresh random managed weight, with adapters whose A and B are both random."""
+    """Return a random managed weight with adapters whose A and B are both random."""
     weight = torch.randn(*shape).to(dtype)
     how = SCHEMES[scheme]
     base = nn.Parameter(weight, requires_grad=train_base) if how is None else pack(weight, how)
@@ -62,14 +62,14 @@ def managed(
 
 
 class Reference(NamedTuple):
-    """The dense float64 weight that a store stands for, and the float64 leaves it was made of."""
+    """A managed weight as one dense float64 tensor, and the float64 leaves that it is computed from."""
 
     weight: Tensor
     leaves: list[Tensor]
 
 
 def reference(store: ManagedWeight) -> Reference:
-    """base + Σ scale · B @ A in float64, the product written as the layout says and as nothing in zoo computes it."""
+    """Return base + Σ scale · B @ A in float64, the product written out by the layout, unlike in zoo itself."""
     weight = store.base_tensor().detach().double()
     leaves = []
     plain = store.dense_base()
@@ -85,14 +85,14 @@ def reference(store: ManagedWeight) -> Reference:
 
 
 def trained(store: ManagedWeight) -> list[Tensor]:
-    """The tensors that `Reference.leaves` are the float64 copies of."""
+    """Return the tensors that `Reference.leaves` are float64 copies of."""
     plain = store.dense_base()
     first = [plain] if plain is not None and plain.requires_grad else []
     return first + [factor for update in store.active_updates() for factor in (update.A, update.B)]
 
 
 def error(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, relative to the largest expected value."""
+    """Return the largest absolute difference, relative to the largest expected value."""
     assert found.shape == expected.shape, (found.shape, expected.shape)
     if not expected.numel():
         return 0.0
@@ -102,9 +102,9 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def compare(op: Callable[..., Tensor], weight: LazyWeight, *inputs: Tensor, tolerance: float = TOLERANCE) -> float:
-    """Output and every gradient of `op(weight, *inputs)` against float64; returns the largest relative error.
+    """Check output and every gradient of `op(weight, *inputs)` against float64, and return the largest relative error.
 
-    Also without gradients, where the code takes other turns. Floating inputs all take a gradient.
+    Also without gradients, where the code takes other branches. All floating inputs take a gradient.
     """
     store = weight._zoo_store
     mine = [one.detach().clone().requires_grad_(one.is_floating_point()) for one in inputs]
@@ -134,9 +134,9 @@ def compare(op: Callable[..., Tensor], weight: LazyWeight, *inputs: Tensor, tole
 
 @contextmanager
 def folding(yes: bool) -> Iterator[None]:
-    """ΔW always folded into the weight, or never: both must be right whatever the sizes say.
+    """Fold ΔW into the weight always, or never: both must be right for any sizes.
 
-    The factors' gradients go the other way, through the dense gradient where ΔW is not folded.
+    The factors' gradients take the other way: they are computed from the dense gradient if ΔW is not folded.
     """
     with pytest.MonkeyPatch.context() as patch:
         for module in (linear, conv):
@@ -160,10 +160,10 @@ class _Made(TorchDispatchMode):
 
 
 def dense_kept(run: Callable[[], Tensor], weight: LazyWeight) -> tuple[list[str], int]:
-    """The operations whose floating-point results of the dense weight's size outlive `run()` while its graph lives.
+    """Return the operations whose floating-point results of the dense weight's size outlive `run()` with its graph.
 
-    Also how many such results there were at all. A storage counts however it is held: saved by autograd, in a
-    closure, through a view.
+    Also return how many such results there were in total. A storage counts if anything refers to it: autograd's saved
+    tensors, a closure, a view.
     """
     store = weight._zoo_store
     own = {StorageWeakRef(one.untyped_storage()).cdata for one in store.parameters()}
@@ -175,7 +175,7 @@ def dense_kept(run: Callable[[], Tensor], weight: LazyWeight) -> tuple[list[str]
 
 
 def saved_by(run: Callable[[], Tensor]) -> list[Tensor]:
-    """What autograd saves for backward during `run()`."""
+    """Return what autograd saves for the backward pass during `run()`."""
     saved: list[Tensor] = []
 
     def keep(one: Tensor) -> Tensor:

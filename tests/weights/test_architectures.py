@@ -1,6 +1,6 @@
 """Whole architectures, built from configurations: after one step every adapted weight's factors receive a gradient.
 
-First with B at zero, as an adapter starts (B gets a gradient, A none), then after B has moved (both get one).
+First with B at zero, as in a new adapter (B gets a gradient, A none), then after B has moved (both get one).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def lstm() -> nn.Module:
 class Case(NamedTuple):
     make: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Any, ...]]
-    share: float  # at least so much of the parameters goes to 4 bit, even at this size
+    share: float  # at least this share of the parameters is stored in 4 bit, even at this size
 
 
 def words() -> tuple[Tensor]:
@@ -107,7 +107,7 @@ def call(name: str, module: nn.Module) -> Tensor:
 
 
 def step(name: str, model: zoo.Model) -> dict[str, Tensor]:
-    """One step of plain gradient descent; the gradients before it."""
+    """Take one step of plain gradient descent, and return the gradients before it."""
     model.module.zero_grad()
     out = call(name, model.module)
     (out * torch.randn_like(out)).sum().backward()
@@ -156,7 +156,7 @@ def test_every_adapted_weight_learns(
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_transformer_encoder_shows_the_adapter_in_both_modes(mode: str, nested: bool, bits: int | None) -> None:
-    """torch's fast path of evaluation mode reads the weights themselves; it must not pass the adapter by."""
+    """In evaluation mode torch's fast path reads the weights themselves; it must not skip the adapter."""
     plain = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True), 2, enable_nested_tensor=nested
     )

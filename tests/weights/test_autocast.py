@@ -1,4 +1,4 @@
-"""Autocast, casts of whole stores, and dropout."""
+"""Autocast, casts of whole managed weights, and dropout."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def op_dtype(op: Callable[..., Tensor], plain: Tensor, values: list[Tensor], cas
 def test_autocast_of_embeddings_is_the_librarys(scheme: str) -> None:
     weight = managed((30, 64), scheme, 1, layout=Layout(transposed=True))
 
-    def forward(w: Any, index: Tensor) -> Tensor:  # backward runs outside, as torch asks for
+    def forward(w: Any, index: Tensor) -> Tensor:  # the backward pass runs outside, as torch requires
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return F.embedding(index, w)
 
@@ -148,11 +148,11 @@ def test_dropout(name: str, scheme: str, adapters: int) -> None:
         draws = torch.stack([op(weight, x) for _ in range(600)])
     assert draws.std(0).max() > 0
     effect = still - base
-    # The mean's own error: standard deviation / √draws, here with five of them allowed.
+    # The standard error of the mean is standard deviation / √draws; five of them are allowed.
     allowed = 5 * draws.std(0).max() / 600**0.5
     assert (draws.mean(0) - still).abs().max() < allowed
     assert allowed < effect.abs().max()
-    # Gradients see the mask that the output saw: y is linear in each B.
+    # Gradients use the same mask as the output: y is linear in each B.
     x.requires_grad_()
     y = op(weight, x)
     share = (y - op(store.base_tensor(), x)).sum()

@@ -1,4 +1,4 @@
-"""Packed bytes, scales and unpacked values equal bitsandbytes'; errors; what cannot be packed; casts."""
+"""Quantized bytes, scales and dequantized values equal bitsandbytes'; errors; unsuitable weights; casts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ids = lambda one: f"{one.scheme}-{one.block_size}" if isinstance(one, Quantizati
 
 @pytest.fixture(autouse=True)
 def uncompiled() -> Iterator[None]:
-    """bitsandbytes compiles its own reference path for blocks of 2048 and more: minutes for nothing here."""
+    """Skip bitsandbytes' compilation of its reference path for blocks of 2048 and more, which takes minutes."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
@@ -62,7 +62,7 @@ def assert_equals_bitsandbytes(weight: Tensor, scheme: Quantization) -> None:
     assert unpacked.shape == weight.shape
     assert unpacked.dtype == weight.dtype
     reference = bnb.dequantize_4bit(expected, state)
-    # bitsandbytes' shape and transpose for one packed byte, and its flat tensors, are its own business.
+    # bitsandbytes' own shapes (a transposed single byte, flat tensors) do not matter.
     assert torch.equal(unpacked.view(-1), reference.reshape(-1)[: weight.numel()])
 
 
@@ -283,7 +283,7 @@ def test_casts_leave_what_is_stored(scheme: Quantization) -> None:
         torch.testing.assert_close(
             unpacked.double(), as_float.double(), rtol=2 * torch.finfo(dtype).eps + 3e-7, atol=1e-7
         )
-        # One rounding of the same values: no detour over another type.
+        # The same values are rounded once, without an intermediate dtype.
         if dtype in (torch.bfloat16, torch.float16):
             assert torch.equal(unpacked, as_float.to(dtype))
 

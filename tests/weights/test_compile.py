@@ -95,7 +95,7 @@ def test_compiled_whole(name: str, bits: int | None, backend: str) -> None:
         with torch.no_grad():
             assert error(compiled(x), expected) < 1e-5
     assert all(error(mine, theirs) < 1e-4 for mine, theirs in zip(got, wanted, strict=True))
-    with torch.no_grad():  # a step of training is seen, and so is switching the adapter off
+    with torch.no_grad():  # compiled code follows a training step, and deactivating the adapter
         for _, factor in model.trainable_parameters():
             factor.mul_(2)
         assert error(compiled(x), model.module(x)) < 1e-5
@@ -159,7 +159,7 @@ def test_export(name: str, bits: int | None) -> None:
 @quantized
 @pytest.mark.parametrize("name", CASES)
 def test_functional_call(name: str, bits: int | None) -> None:
-    """Other factors for one call, also differentiated; the module's own stay."""
+    """Other factors for one call, also differentiated; the module's own do not change."""
     model, _, x = managed(name, bits)
     before, own = model.module(x), [id(factor) for _, factor in model.trainable_parameters()]
     others = {key: torch.randn_like(factor) * 0.3 for key, factor in model.trainable_parameters()}
@@ -221,9 +221,9 @@ def test_gradients_per_sample(name: str, bits: int | None) -> None:
 
 @quantized
 def test_double_backward(bits: int | None) -> None:
-    """A gradient penalty as of R1, differentiated; and forward-mode numbers are refused, not dropped."""
+    """A gradient penalty as in R1, differentiated; forward-mode AD is refused, not silently dropped."""
     model, plain, x = managed("net", bits)
-    with torch.autograd.forward_ad.dual_level():  # torch.func.jvp serves; torch's own error for the older interface
+    with torch.autograd.forward_ad.dual_level():  # torch.func.jvp works; the older interface gives torch's own error
         dual = torch.autograd.forward_ad.make_dual(x, torch.randn_like(x))
         with pytest.raises(NotImplementedError, match="jvp"):
             model.module(dual)

@@ -70,7 +70,7 @@ def test_every_option(transposed: bool, n: int, kernel: tuple[int, ...], options
             for fold in FOLDING if adapters else (True,):
                 with folding(fold):
                     layout = Layout(transposed=(number + adapters) % 2 == 1)  # both orientations of A and B
-                    # Rank 1 goes through fewer channels than the layer has even by groups; 3 + 4 does not.
+                    # Rank 1 needs fewer channels than the layer has, even with groups; ranks 3 + 4 do not.
                     rank = 1 if adapters == 1 else 3
                     weight = managed(shape, scheme, adapters, layout=layout, rank=rank)
                     x, bias = torch.randn(2, 6, *sizes(n)), torch.randn(9)

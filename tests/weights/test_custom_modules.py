@@ -1,8 +1,8 @@
-"""Modules that nobody listed: weights sliced, scaled, shared, stacked, looked up, in lists, under parametrizations.
+"""Modules of unknown classes: weights sliced, scaled, shared, stacked, looked up, in lists, under parametrizations.
 
-Each goes through the same story in full precision, 8 and 4 bit: a fresh adapter changes nothing; a trained one acts
-like the dense weights it stands for, in outputs and in every gradient; deactivating, merging, unmerging, unloading
-and removing it come back to where they should.
+Each runs through the same steps in full precision, 8 and 4 bit: a new adapter changes nothing; a trained one acts
+like the equivalent dense weights, in outputs and in every gradient; deactivating, merging, unmerging, unloading and
+removing it restore the state that they should.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Listed(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two layers that share one parameter, and a third that uses it the other way round."""
+    """Two layers that share one parameter, and a third that uses it transposed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Gathered(nn.Module):
 
 
 class Experts(nn.Module):
-    """A mixture whose experts lie in one tensor."""
+    """A mixture whose experts are stacked in one tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Arithmetic(nn.Module):
 
 
 class Keywords(nn.Module):
-    """The operations called by keyword, and with the weight in other places than a layer puts it."""
+    """The operations called by keyword, and with the weight in unusual argument positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ class Recurrent(nn.Module):
         return self.layer(x)[0]
 
 
-class QuantizedTensor(nn.Module):
+class PackedSequences(nn.Module):
     """Sequences of several lengths in one batch."""
 
     def __init__(self) -> None:
@@ -357,7 +357,7 @@ class Attention(nn.Module):
 
 
 class OldNorm(nn.Module):
-    """torch's first weight_norm, which recomputes `weight` in a hook before every forward."""
+    """torch's first weight_norm, which recomputes `weight` in a hook before every forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -428,7 +428,7 @@ CASES: dict[str, Case] = {
     "orthogonal": Case(lambda: parametrizations.orthogonal(nn.Linear(8, 8)), rows()),
     "old weight_norm": Case(OldNorm, rows()),
     "LSTM": Case(lambda: Recurrent(nn.LSTM(8, 6, 2, bidirectional=True)), rows(4, 3, 8)),
-    "LSTM packed": Case(QuantizedTensor, rows(4, 3, 8)),
+    "LSTM packed": Case(PackedSequences, rows(4, 3, 8)),
     "LSTM proj": Case(lambda: Recurrent(nn.LSTM(8, 6, proj_size=4, batch_first=True)), rows(3, 4, 8)),
     "GRU": Case(lambda: Recurrent(nn.GRU(8, 6, 2)), rows(4, 3, 8)),
     "RNN": Case(lambda: Recurrent(nn.RNN(8, 6, bidirectional=True, nonlinearity="tanh")), rows(4, 3, 8)),
@@ -451,7 +451,7 @@ CASES: dict[str, Case] = {
 
 
 def build(name: str, bits: int | None, spread: bool = True) -> tuple[zoo.Model, nn.Module, tuple[Tensor, ...]]:
-    """A wrapped case with an adapter on everything (`spread`: of non-zero factors), a plain copy, and inputs."""
+    """Return a wrapped case with an adapter on everything (`spread`: non-zero factors), a plain copy, and inputs."""
     plain, module = CASES[name].make().eval(), CASES[name].make().eval()
     module.load_state_dict(plain.state_dict())
     model = zoo.wrap(module, bits=bits, lora=zoo.LoRA(rank=2, alpha=4, targets="all"))
@@ -478,7 +478,7 @@ def error(got: Tensor, expected: Tensor) -> float:
 
 
 def base_bits(model: zoo.Model) -> list[bytes]:
-    """Every stored byte of the base."""
+    """Return every stored byte of the base."""
     tensors = []
     for store in stores(model.module).values():
         assert isinstance(store, ManagedWeight)
@@ -490,7 +490,7 @@ def base_bits(model: zoo.Model) -> list[bytes]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_fresh_adapter_changes_nothing(name: str, bits: int | None) -> None:
     model, plain, inputs = build(name, bits, spread=False)
-    with torch.no_grad():  # torch itself takes other kernels for a weight that requires grad
+    with torch.no_grad():  # torch itself uses other kernels for a weight that requires grad
         fresh = run(model, inputs)
     recorded = run(model, inputs)
     model.deactivate()
@@ -505,7 +505,7 @@ def test_a_fresh_adapter_changes_nothing(name: str, bits: int | None) -> None:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_trained_adapter_acts_like_its_dense_weights(name: str, bits: int | None) -> None:
-    """Outputs and every gradient equal those of the library's own module with the weights written into it."""
+    """Outputs and every gradient equal those of the library's own module with the dense weights."""
     model, plain, inputs = build(name, bits)
     model.deactivate()
     base = run(model, inputs)

@@ -1,6 +1,6 @@
 """DistributedDataParallel and FSDP2 over managed weights: two processes on gloo give the gradients of one.
 
-With FSDP2 the packed 4-bit data and its scales are themselves sharded, also where they do not divide evenly.
+With FSDP2 the 4-bit data and its scales are themselves sharded, also if they do not divide evenly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEED = int(os.environ.get("ZOO_TEST_SEED", "0"))  # the same in both processes, 
 
 
 class Block(nn.Module):
-    """Odd sizes on purpose: nothing in it divides by two processes."""
+    """Odd sizes on purpose: nothing divides by two processes."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Net(nn.Module):
 
 
 class Tied(nn.Module):
-    """The embedding is the head as well: its group is the root's."""
+    """The embedding is the head as well: its FSDP group is the root's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Tied(nn.Module):
 ADAPTERS: dict[str, Any] = {
     "net": zoo.LoRA(rank=3, targets="all"),
     "tied": zoo.LoRA(rank=3, targets="all"),
-    # DoRA over everything, biases beside it; then factors that are kept frozen, a product, and a replacement.
+    # DoRA on everything, and biases; then factors that stay frozen, a product, and a replacement.
     "kinds": {
         "dora": zoo.LoRA(rank=3, dora=True, bias="lora_only"),
         "pissa": zoo.LoRA(rank=2, init="pissa", targets=["up"]),
@@ -81,7 +81,7 @@ ADAPTERS: dict[str, Any] = {
 def build(name: str, bits: int | None, dtype: torch.dtype) -> zoo.Model:
     torch.manual_seed(SEED)
     model = zoo.wrap({"net": Net, "tied": Tied, "kinds": Net}[name](), bits=bits, lora=ADAPTERS[name])
-    # A weight that is replaced takes nothing from the adapters before.
+    # A replaced weight is not affected by the adapters before it.
     model.activate(*(one for one in ("full", *model.active) if one in model.active))
     with torch.no_grad():
         for _, factor in model.trainable_parameters():
@@ -95,7 +95,7 @@ def batch() -> Tensor:
 
 
 def train(module: nn.Module, factors: list[nn.Parameter], index: Tensor, steps: int) -> list[Tensor]:
-    """The gradients of each step."""
+    """Return the gradients of each step."""
     optimizer = torch.optim.AdamW(factors, lr=1e-2)
     seen = []
     for _ in range(steps):
@@ -111,7 +111,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def compare(rank: int, how: str, name: str, bits: int | None, dtype: torch.dtype, steps: int) -> float:
-    """The largest relative difference between this process's gradients and those of one process alone."""
+    """Return the largest relative difference between this process's gradients and those of a single process."""
     alone = build(name, bits, dtype)
     expected = train(alone.module, [factor for _, factor in alone.trainable_parameters()], batch(), steps)
     model = build(name, bits, dtype)
@@ -124,7 +124,7 @@ def compare(rank: int, how: str, name: str, bits: int | None, dtype: torch.dtype
 
 
 def distribute(module: nn.Module, how: str, bits: int | None) -> nn.Module:
-    """The module under DistributedDataParallel, or sharded by FSDP2 block by block."""
+    """Return the module under DistributedDataParallel, or sharded by FSDP2 block by block."""
     if how == "ddp":
         return nn.parallel.DistributedDataParallel(module)
     from torch.distributed.device_mesh import init_device_mesh
@@ -145,7 +145,7 @@ def distribute(module: nn.Module, how: str, bits: int | None) -> nn.Module:
 def worker(rank: int, meeting: str, how: str, name: str, bits: int | None) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    # In float32 one step: a second one would start from weights that Adam has moved by the sign of rounding errors.
+    # In float32 only one step: Adam would move the weights by the sign of rounding errors before a second one.
     single = compare(rank, how, name, bits, torch.float32, steps=1)
     double = compare(rank, how, name, bits, torch.float64, steps=3)
     if rank == 0:
@@ -156,7 +156,7 @@ def worker(rank: int, meeting: str, how: str, name: str, bits: int | None) -> No
 
 
 def spawn(how: str, cases: str) -> str:
-    """Two processes that run the cases one after the other; their first one's output."""
+    """Run the cases in two processes, one after the other, and return the first process's output."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -182,7 +182,7 @@ def spawn(how: str, cases: str) -> str:
     return outputs[0]
 
 
-# Sharding reaches furthest into the weights, so its 4 bit is what is quick; starting the processes takes longest.
+# Sharding touches the weights most, so its 4-bit case is the quick one; starting the processes takes longest.
 @pytest.mark.parametrize(
     ("how", "cases"),
     [

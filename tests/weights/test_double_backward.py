@@ -40,7 +40,7 @@ CASES: dict[str, Case] = {
 
 
 def in_float64(name: str, adapters: int) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """A function of inputs and factors alone, and random values for them."""
+    """Return a function of inputs and factors alone, and random values for them."""
     op, shape, inputs = CASES[name]
     weight = managed(shape, "plain", adapters, dtype=torch.float64, rank=1, layout=Layout(transposed=adapters == 2))
     factors = trained(weight._zoo_store)
@@ -101,12 +101,12 @@ def test_gradient_penalties_through_quantized_weights(name: str, scheme: str) ->
                 grads = torch.autograd.grad(found, [*mine, *trained(store)])
                 right = torch.autograd.grad(expected, [*theirs, *leaves])
                 for one, other in zip(grads, right, strict=True):
-                    assert error(one, other) < 4e-5  # float32's own: some draws cancel
+                    assert error(one, other) < 4e-5  # rounding in float32: some draws cancel
 
 
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv_transpose2d", "einsum"])
 def test_gradient_penalties_with_nothing_to_train_in_the_weight(name: str) -> None:
-    # x alone takes the penalty's gradient: the second backward runs without a saved x.
+    # Only x takes the penalty's gradient: the second backward pass runs without a saved x.
     op, shape, inputs = CASES[name]
     weight = managed(shape, "nf4", 0)
     mine = [torch.randn(one, requires_grad=True) for one in inputs]

@@ -1,4 +1,4 @@
-"""Rows looked up in a managed weight, against float64, and each codec's rows against its full unpacking."""
+"""Embedding look-up in a managed weight, against float64, and each codec's rows against its full dequantization."""
 
 from __future__ import annotations
 

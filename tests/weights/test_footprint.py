@@ -1,4 +1,4 @@
-"""Footprints against figures worked out by hand, and those of real configurations."""
+"""Footprints against numbers computed by hand, and those of real configurations."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PARAMETERS = 128 * 64 + 128 + 32 * 64
 
 
 def four_bit(values: int, double: bool = True) -> int:
-    """Bytes of nf4 in blocks of 64: half a byte a value; a float32 scale per block.
+    """Return the bytes of nf4 in blocks of 64: half a byte per value and a float32 scale per block.
 
-    With double quantization: a scale of 8 bit per block, a float32 per 256 of these, and one float32 offset.
+    With double quantization: an 8-bit scale per block, a float32 per 256 of these, and one float32 offset.
     """
     blocks = values // 64
     return values // 2 + (blocks + 4 * -(-blocks // 256) + 4 if double else 4 * blocks)
@@ -68,7 +68,7 @@ def test_adapters_merged_copies_and_what_trains() -> None:
     assert model.footprint().trainable == 0
     model.merge("default")
     merged = model.footprint()
-    assert merged.bytes == figures.bytes + 4 * 128 * 64  # the dense copy beside the packed base
+    assert merged.bytes == figures.bytes + 4 * 128 * 64  # the dense copy in addition to the quantized base
     model.unmerge()
     assert dataclasses.replace(model.footprint(), trainable=figures.trainable) == figures
 

@@ -1,4 +1,4 @@
-"""The stand-in: what it tells, what it refuses, and that no write to it is lost in silence."""
+"""Lazy weights: what they return, what they refuse, and that no write to one is silently lost."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_write_is_refused_and_changes_nothing(how: str, bits: int | None) -> N
 
 
 def test_every_function_of_torch_that_writes_in_place_is_known() -> None:
-    """Compiled code looks a function up where the interpreter reads its name, and they must agree."""
+    """Compiled code looks a function up where the interpreter reads its name; the two must agree."""
     overridable = torch.overrides.get_testing_overrides()
     named = {func for func in overridable if names_in_place(getattr(func, "__name__", ""))}
     assert len(named) > 100
@@ -169,7 +169,7 @@ def test_every_function_of_torch_that_writes_in_place_is_known() -> None:
 
 @quantized
 def test_what_rewrites_a_layer_is_refused_or_loud(bits: int | None) -> None:
-    """Pruning, the parametrizations and the like, applied after managing: an error, and the layer as it was."""
+    """Pruning, parametrizations and the like, applied to managed weights: an error, and the layer unchanged."""
     layer, model = layer_and_model(bits)
     x = torch.randn(3, 12)
     before = layer(x)
@@ -216,7 +216,7 @@ def test_functions_of_tensors_it_may_meet(bits: int | None) -> None:
     assert torch.equal(torch.equal(w, dense) * torch.ones(1), torch.ones(1))
     torch.testing.assert_close(w.detach(), dense)
     assert torch.allclose(torch.autograd.functional.jacobian(lambda v: w @ v, x[0]), dense, atol=1e-5)
-    with pytest.raises(ValueError, match="in_dim"):  # vmap over the weight itself: its dense form has to be asked for
+    with pytest.raises(ValueError, match="in_dim"):  # vmap over the weight itself needs its dense form
         torch.func.vmap(lambda row: row.sum(), in_dims=0)(w)
     assert torch.func.vmap(lambda row: row.sum())(w + 0).shape == (10,)
 
@@ -235,7 +235,7 @@ class _Double(torch.autograd.Function):
 
 @quantized
 def test_an_autograd_function_that_takes_it_is_loud(bits: int | None) -> None:
-    """torch does not ask a custom function's arguments for their own behaviour; the gradient must not just vanish."""
+    """A custom autograd function bypasses `__torch_function__`; the gradient must not silently vanish."""
     layer, _ = layer_and_model(bits)
     with pytest.raises(TypeError, match="save_for_backward"):
         _Double.apply(torch.randn(2, 12, requires_grad=True), layer.weight)

@@ -1,7 +1,7 @@
-"""What libraries do to a module, with every weight of it managed: transformers, diffusers and timm.
+"""What libraries do to a module, with all its weights managed: transformers, diffusers and timm.
 
 Each in full precision, 8 and 4 bit, with an adapter of random factors on every weight; the reference is the library's
-own module with the same weights written into it.
+own module with the equivalent dense weights.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def managed(name: str, bits: int | None) -> tuple[zoo.Model, nn.Module]:
-    """A wrapped model, and the library's own with the same weights."""
+    """Return a wrapped model, and the library's own with the same weights."""
     plain = MODELS[name]().eval()
     with torch.no_grad():
-        for parameter in plain.parameters():  # away from the libraries' small starts: differences must show
+        for parameter in plain.parameters():  # away from the libraries' small initial values, so that differences show
             parameter.add_(torch.randn_like(parameter) * 0.05)
     model = zoo.wrap(copy.deepcopy(plain), bits=bits, lora=zoo.LoRA(rank=2, alpha=4, targets="all"))
     spread_factors(model)
@@ -126,7 +126,7 @@ def test_outputs_and_state_are_the_librarys_own(name: str, bits: int | None) -> 
         recorded = run(model.module, inputs)
     with torch.inference_mode():
         assert error(run(model.module, inputs), recorded) < 1e-6
-    assert gradients(model, inputs)  # nothing made in inference mode is left behind
+    assert gradients(model, inputs)  # no tensor from inference mode is left
 
 
 @quantized
@@ -241,7 +241,7 @@ def test_raw_state_dict_round_trip(name: str, bits: int | None) -> None:
     assert error(run(other.module, inputs), run(model.module, inputs)) > 1e-2
     other.module.load_state_dict(copy.deepcopy(model.module.state_dict()))
     assert torch.equal(run(other.module, inputs), run(model.module, inputs))
-    with pytest.raises(RuntimeError, match="Unexpected key"):  # the library's names do not fit: loud
+    with pytest.raises(RuntimeError, match="Unexpected key"):  # the library's names do not fit, which is an error
         other.module.load_state_dict(model.state_dict())
 
 

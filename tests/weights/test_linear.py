@@ -126,7 +126,7 @@ def test_a_base_that_trains(form: str) -> None:
 
 
 def test_sizes_decide_and_both_are_right() -> None:
-    # Unpatched: few positions run beside the weight, many fold.
+    # Unpatched: few positions are not folded into the weight, many are.
     for positions in (1, 4, 300):
         for scheme in ("plain", "nf4"):
             weight = managed((OUTER, INNER), scheme, 1)
@@ -185,7 +185,7 @@ def test_nothing_dense_is_kept(scheme: str) -> None:
                     weight = managed((OUTER, INNER), scheme, adapters)
                     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
                     kept, made = dense_kept(lambda: op(weight, *inputs), weight)  # noqa: B023
-                    assert made, "no dense weight was seen at all: the test looks at nothing"
+                    assert made, "no dense weight was seen at all: the test checks nothing"
                     assert not kept, (form, kept)
                 for form in ("bmm", "bmm, weight first", "matmul, broadcast", "einsum", "bilinear"):
                     op, shapes = THREE[form]
@@ -197,7 +197,7 @@ def test_nothing_dense_is_kept(scheme: str) -> None:
 
 
 def test_what_is_kept_is_seen() -> None:
-    # The probe itself: a plain product with a dense copy keeps it.
+    # The probe works: a plain product with a dense copy keeps it.
     weight = managed((OUTER, INNER), "nf4", 1)
     x = torch.randn(5, INNER, requires_grad=True)
     kept, _ = dense_kept(lambda: F.linear(x, weight.dense()), weight)
@@ -226,7 +226,7 @@ def test_a_detached_weight_gives_no_gradient_to_its_adapters() -> None:
 
 
 def test_dropout_in_a_recomputed_product_is_the_same_both_times() -> None:
-    # y is linear in B: Σ B · ∂L/∂B is the update's share of L, if backward saw the mask that forward drew.
+    # y is linear in B: Σ B · ∂L/∂B is the update's share of L, if the backward pass uses the forward pass's mask.
     weight = managed((BATCH, OUTER, INNER), "plain", 1, dropout=0.5)
     update = weight._zoo_store.active_updates()[0]
     x = torch.randn(BATCH, 5, OUTER)

@@ -1,4 +1,4 @@
-"""The store: what it holds, what merging and switching do to it, and that nothing drifts."""
+"""Managed weights: their state, what merging and activating do to it, and that nothing drifts."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_merging_is_exact_and_keeps_the_base(bits: int | None) -> None:
 
 @quantized
 def test_merging_in_bf16_rounds_once(bits: int | None) -> None:
-    """Computed in float32 and rounded at the end, also for two adapters that are merged together."""
+    """Computed in float32 and rounded at the end, also for two adapters merged together."""
     store = make(bits, dtype=torch.bfloat16)
     first, second = add(store, "a"), add(store, "b")
     exact = store.base_tensor(torch.float32) + delta(first) + delta(second)

@@ -1,4 +1,4 @@
-"""Putting stores into a module and taking them out again, names and order included."""
+"""Replacing a module's parameters by managed weights and restoring them, names and order included."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def test_places_and_names_are_those_of_the_module(bits: int | None) -> None:
     x = torch.randn(5, 4)
     assert torch.allclose(plain(x), model.module(x), atol=1e-5)
     (tied,) = [group.refs for group in tied_groups(model.module) if group.name == "first.weight"]
-    assert [site.name for site in tied] == ["first.weight", "second.weight"]
+    assert [ref.name for ref in tied] == ["first.weight", "second.weight"]
     (shared,) = [group.refs for group in tied_groups(model.module) if group.name == "block.0.weight"]
-    assert [site.name for site in shared] == ["block.0.weight", "again.0.weight"]
+    assert [ref.name for ref in shared] == ["block.0.weight", "again.0.weight"]
 
 
 @pytest.mark.parametrize("bits", BITS)

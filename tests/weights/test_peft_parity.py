@@ -1,4 +1,4 @@
-"""LoRA as PEFT computes it: same A and B, same outputs and gradients, and in bf16 no further from float64."""
+"""LoRA against PEFT: same A and B, same outputs and gradients, and in bf16 no further from float64."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def zoo_update(holder: Any) -> LoRAUpdate:
 
 
 def make_pair(name: str, *, rank: int = 4, alpha: float = 6, rslora: bool = False) -> tuple[Holder, Holder, Tensor]:
-    """The same layer with the same random adapter, under PEFT and under zoo, and an input."""
+    """Return the same layer with the same random adapter, under PEFT and under zoo, and an input."""
     make, draw = LAYERS[name]
     layer = make()
     theirs_base, ours_base = make(), make()
@@ -140,7 +140,7 @@ def test_a_new_adapter_starts_as_pefts(name: str) -> None:
     ours = with_zoo(layer, rank=4, alpha=8, rslora=False)
     update, (A, B) = zoo_update(ours), peft_factors(theirs)
     for mine, other in ((update.A, A), (update.B, B)):
-        assert mine.any() == other.any()  # the same one is zero
+        assert mine.any() == other.any()  # the same factor is zero
         if mine.any():
             assert mine.std().item() == pytest.approx(other.std().item(), rel=0.5)
     x = draw()
@@ -164,9 +164,11 @@ WIDE: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 
 
 def bf16_errors(name: str, strength: float, factors: torch.dtype) -> dict[str, tuple[float, float]]:
-    """Relative L2 errors against float64, ours and PEFT's, of output and gradients, base and inputs in bf16.
+    """Return the relative L2 errors against float64, ours and PEFT's, of output and gradients, base and inputs in bf16.
 
-    strength: size of ΔW relative to W. factors: the type of PEFT's A and B; ours are always float32.
+    Args:
+        strength: The size of ΔW relative to W.
+        factors: The dtype of PEFT's A and B; ours are always float32.
     """
     make, draw = WIDE[name]
     layer = make().bfloat16()

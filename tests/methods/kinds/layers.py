@@ -36,7 +36,10 @@ class Holder(nn.Module):
 
 
 def pair(name: str, theirs: Any, ours: zoo.Adapter) -> tuple[Holder, Holder, Tensor]:
-    """(PEFT's, ours, an input): one fresh layer under PEFT's configuration and under zoo's; adapters as they start."""
+    """Return PEFT's layer, ours and an input: one layer under PEFT's configuration and under zoo's.
+
+    The adapters have their initial values.
+    """
     import peft
 
     make, draw = LAYERS[name]
@@ -50,13 +53,13 @@ def pair(name: str, theirs: Any, ours: zoo.Adapter) -> tuple[Holder, Holder, Ten
 
 
 def update_of(holder: Any) -> Any:
-    """The one update of the layer's weight."""
+    """Return the only update of the layer's weight."""
     (update,) = holder.layer.weight._zoo_store.updates.values()
     return update
 
 
 def peft_parameters(holder: Any) -> dict[str, nn.Parameter]:
-    """PEFT's trained parameters of the layer by their names without the adapter's: `lora_A.weight`, `hada_w1_a`."""
+    """Return PEFT's trained parameters by their names without the adapter's: `lora_A.weight`, `hada_w1_a`."""
     return {
         name.replace(".default", ""): parameter
         for name, parameter in holder.layer.named_parameters()
@@ -65,7 +68,7 @@ def peft_parameters(holder: Any) -> dict[str, nn.Parameter]:
 
 
 def error(found: Tensor | None, expected: Tensor | None) -> float:
-    """Largest absolute difference, relative to the largest expected value, which must not be zero."""
+    """Return the largest absolute difference, relative to the largest expected value, which must not be zero."""
     assert found is not None
     assert expected is not None
     assert found.shape == expected.shape, (found.shape, expected.shape)

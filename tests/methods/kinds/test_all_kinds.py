@@ -28,20 +28,20 @@ KINDS: dict[str, zoo.Adapter] = {
 }
 
 
-# In 4 bit the base must come out untouched too, so what holds there is quick; the other widths are slow.
+# The base must stay unchanged in 4 bit too, so 4 bit is among the quick tests; the other widths are slow.
 OTHER = pytest.mark.slow
 LOOSE = ("orthogonal", "pissa", "olora", "dora", "ia3")
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Largest difference relative to the largest value, over all outputs."""
+    """Return the largest difference relative to the largest value, over all outputs."""
     assert len(found) == len(expected) > 0
     pairs = [(one, other) for one, other in zip(found, expected, strict=True) if other.numel()]
     return max(float((one - other).abs().max() / other.abs().max().clamp(min=1e-12)) for one, other in pairs)
 
 
 def base(module: nn.Module) -> dict[str, Tensor]:
-    """Every weight's base as it is stored, by name."""
+    """Return every weight's stored base, by name."""
     found = {}
     for held, sites in ((group.value, group.refs) for group in tied_groups(module)):
         name = sites[0].name
@@ -55,7 +55,7 @@ def base(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def stir(model: zoo.Model) -> None:
-    """Move what trains by about a twentieth of its size, so that the adapter does something."""
+    """Change all trained parameters by about a twentieth of their size, so that the adapter has an effect."""
     for _, parameter in model.trainable_parameters():
         parameter.grad = None
         parameter.add_(0.05 * torch.randn_like(parameter) * parameter.square().mean().sqrt().clamp(min=0.1))
@@ -78,7 +78,7 @@ def test_every_kind(name: str, bits: int) -> None:
         found = {one: store.updates[kind] for one, store in stores(model.module).items() if kind in store.updates}
         own = {one for one, update in found.items() if not isinstance(update, FullUpdate) and list(update.parameters())}
         assert own == (set() if kind == "bitfit" else targeted), kind
-        # Factors that are not zero cancel, and a bias is added after the scaling: other roundings in a whole network.
+        # Nonzero factors cancel, and a bias is added after the scaling: rounding differs in a whole network.
         assert difference(probe.run(model.module), outputs) <= (3e-6 if kind in LOOSE else 1e-6), kind
         with torch.enable_grad(), evaluating(model.module):
             model.loss(batch).backward()

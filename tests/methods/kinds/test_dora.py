@@ -1,4 +1,4 @@
-"""DoRA: PEFT's outputs and gradients, any weight, and a start that changes nothing."""
+"""DoRA: PEFT's outputs and gradients, any weight, and initial values that change nothing."""
 
 from __future__ import annotations
 

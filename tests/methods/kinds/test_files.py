@@ -1,4 +1,4 @@
-"""Kinds that are saved are what they were: for zoo on any base, and for PEFT on the base as it was."""
+"""Saved adapters of all kinds load unchanged: in zoo on any base, and in PEFT on the unmodified base."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_smaller_one_in_the_place_of_another(tmp_path: Path) -> None:
     model.swap_adapter("default", zoo.LoRA(2, init="pissa", targets=["fc"]))
     with torch.no_grad():
         for _, parameter in model.trainable_parameters():
-            parameter.mul_(1.5)  # zeros, which the slot is filled up with, stay zeros in training
+            parameter.mul_(1.5)  # the zeros that pad the slot stay zero in training
     assert error(model(x), base(x)) > 1e-3
     model.save_adapter(tmp_path / "swapped")
     again = zoo.wrap(copy.deepcopy(base), lora=str(tmp_path / "swapped"))

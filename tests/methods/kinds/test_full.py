@@ -1,4 +1,4 @@
-"""Full training of chosen weights: norms, biases, heads, of any shape, beside other kinds and alone."""
+"""Full training of chosen weights: norms, biases, heads, of any shape, alone and together with other kinds."""
 
 from __future__ import annotations
 

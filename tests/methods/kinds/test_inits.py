@@ -1,4 +1,4 @@
-"""How A and B start: PEFT's distributions, its PiSSA and OLoRA, and a base that none of them changes."""
+"""Initial values of A and B: PEFT's distributions, its PiSSA and OLoRA, and an unchanged base with all of them."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_training_equals_peft_whose_base_changes(init: str, name: str, more: dic
     update, reference = update_of(ours), peft_parameters(theirs)
     A, B = reference["lora_A.weight"], reference["lora_B.weight"]
     assert isinstance(update, PiSSAUpdate)
-    if "niter" in init:  # an approximation from random numbers of each one's own: as much of the weight is taken
+    if "niter" in init:  # approximated with different random numbers: both take the same part of the weight
         assert (update.B0 @ update.A0).norm().item() == pytest.approx((B @ A).norm().item(), rel=0.02)
     else:
         assert error(update.B @ update.A, B @ A) < 1e-5
         assert error(update.B0 @ update.A0, B @ A) < 1e-5
-    # The factors of a decomposition have a sign (or, where values are equal, a rotation) that is nobody's: PEFT's.
+    # A decomposition leaves the factors' signs (or, for equal values, a rotation) open: take PEFT's.
     with torch.no_grad():
         for parameter, value in ((update.A, A), (update.A0, A), (update.B, B), (update.B0, B)):
             parameter.copy_(value)

@@ -58,7 +58,7 @@ def test_outputs_and_gradients_equal_peft(kind: str, options: dict[str, Any], na
     y.backward(g)
     expected.backward(g)
     for key, one in mine.items():
-        if "hada_t1" not in mine:  # PEFT's own backward of LoHa with cores takes the other factor's tensors: see below
+        if "hada_t1" not in mine:  # PEFT's backward pass of LoHa with cores uses the other factor's tensors: see below
             assert error(one.grad, reference[key].grad) < 1e-5, key
     assert error(inputs[0].grad, inputs[1].grad) < 1e-5
 
@@ -139,7 +139,7 @@ def test_dropouts_are_of_whole_rows_or_of_the_whole_update_and_only_in_training(
         before = torch.random.get_rng_state()
         y = model(x)
         (grad,) = torch.autograd.grad(y.sum(), next(store.updates.parameters()))  # type: ignore[union-attr]
-        torch.random.set_rng_state(before)  # backward drew what forward had drawn
+        torch.random.set_rng_state(before)  # the backward pass drew what the forward pass had drawn
         again = nn.functional.linear(x, store.dense(), model.module.bias)  # type: ignore[operator, union-attr, arg-type]
         assert error(again, y) < 1e-6
         assert error(torch.autograd.grad(again.sum(), next(store.updates.parameters()))[0] + 1, grad + 1) < 1e-5  # type: ignore[union-attr]

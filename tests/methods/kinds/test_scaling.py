@@ -1,4 +1,4 @@
-"""Updates that scale outputs and inputs: layers scale their activations, and the updated weight is never formed."""
+"""Updates that scale outputs and inputs: layers scale their activations and never form the updated weight."""
 
 from __future__ import annotations
 

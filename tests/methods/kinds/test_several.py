@@ -1,4 +1,4 @@
-"""Adapters of different kinds beside each other: per sample, swapped, combined."""
+"""Adapters of different kinds together: per sample, swapped, combined."""
 
 from __future__ import annotations
 
