@@ -41,8 +41,9 @@ def pointed_at(hub: Hub, home: Path) -> Iterator[Path]:
         "HF_TOKEN_PATH": str(home / "token"),
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_OFFLINE": False,
-        "HF_URL_HOSTS": constants.HF_URL_HOSTS | {"127.0.0.1"},
     }
+    if hasattr(constants, "HF_URL_HOSTS"):  # where newer clients let a URL lead
+        values["HF_URL_HOSTS"] = constants.HF_URL_HOSTS | {"127.0.0.1"}
     for name, value in values.items():
         patch.setattr(constants, name, value)
     patch.setattr(hf_api.api, "endpoint", hub.url)
