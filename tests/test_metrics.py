@@ -1,4 +1,4 @@
-"""The Fréchet distance against its closed form, and what a judge says of pictures."""
+"""The Fréchet distance against its closed form, and a judge's metrics of pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo import metrics
 
 
 def _features(count: int, mean: torch.Tensor, root: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """`[count, d]` whose sample mean and unbiased covariance are exactly `mean` and `root @ root.T`."""
+    """Return features `[count, d]` whose sample mean and unbiased covariance are exactly `mean` and `root @ root.T`."""
     x = torch.randn(count, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x = x - x.mean(0)
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / (count - 1)), x.T, upper=False).T
@@ -20,7 +20,7 @@ def _features(count: int, mean: torch.Tensor, root: torch.Tensor, seed: int = 0)
 
 
 def _reference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Dowson and Landau's formula as it stands, the root by eigenvalues of a symmetric matrix of the same spectrum."""
+    """Compute Dowson and Landau's formula, the root by eigenvalues of a symmetric matrix of equal spectrum."""
     a, b = a.double().numpy(), b.double().numpy()
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(cov_a)
@@ -96,7 +96,7 @@ def test_accuracy_is_the_share_of_largest_scores():
 
 
 class Judge(nn.Module):
-    """Reads the mean brightness: dark or bright."""
+    """A classifier of the mean brightness: dark or bright."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], -1)
@@ -106,7 +106,7 @@ class Judge(nn.Module):
 
 
 class Judging:
-    """As much of zoo.Model as a judge needs."""
+    """The part of `zoo.Model` that a judge needs."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.device, self.dtype = module, torch.device("cpu"), torch.float32

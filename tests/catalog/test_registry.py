@@ -1,4 +1,4 @@
-"""The catalogue: what is valid, who wins, and how names become entries."""
+"""The catalogue: valid registries, precedence between them, and how names are resolved to entries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def table(name: str = "mine", **keys: str | None) -> str:
 
 
 def install(site, name: str, text: str | None = None, kinds: tuple[str, ...] = (), **files: str) -> None:
-    """A plugin package `pkg_<name>` with that registry.toml."""
+    """Install a plugin package `pkg_<name>` with that registry.toml."""
     pages = {f"pkg_{name}/__init__.py": PLUGIN.format(kinds=kinds or (name,))}
     if text is not None:
         pages[f"pkg_{name}/registry.toml"] = text
@@ -187,7 +187,7 @@ def test_missing_embedded_weights_are_an_error_that_names_the_distribution(site)
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Hub downloads answered from folders; what was asked is recorded."""
+    """Answer Hub downloads from folders, and record the requests."""
     from zoo.loading import resolve as resolving
 
     asked = []

@@ -1,4 +1,4 @@
-"""The command line: what goes where, exit codes, and what is never imported."""
+"""The command line: output streams, exit codes, and modules that are not imported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HEAVY = (
 
 
 def run(*words: str, code: str | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`zoo WORDS` in a fresh process, or Python `code`."""
+    """Run `zoo WORDS` in a fresh process, or Python `code`."""
     command = [sys.executable, *(["-c", code] if code is not None else ["-m", "zoo", *words])]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | (env or {}), timeout=120)
 
@@ -72,7 +72,7 @@ def test_facts_import_neither_torch_nor_a_model_library(words):
 @pytest.mark.parametrize("words", [["--help"], ["list"]], ids=" ".join)
 def test_facts_come_at_once(words):
     def seconds(*command: str) -> tuple[float, float]:
-        """(wall, processor) seconds of a child process."""
+        """Return (wall, processor) seconds of a child process."""
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(command, capture_output=True, check=True)
         wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -81,7 +81,7 @@ def test_facts_come_at_once(words):
     runs = [seconds(sys.executable, "-m", "zoo", *words) for _ in range(5)]
     assert median(processor for _, processor in runs) < 0.3
     empty = min(seconds(sys.executable, "-I", "-c", "pass")[0] for _ in range(5))
-    if empty < 0.03:  # else the machine is busy, and the wall clock shows others' work
+    if empty < 0.03:  # else the machine is busy, and the wall clock includes other processes
         assert min(wall for wall, _ in runs) < 0.3
 
 
@@ -212,7 +212,7 @@ def test_a_closed_pipe_is_no_error():
     assert (done.stdout, done.stderr) == ("n", "")
 
 
-# The verbs, on a model that records what it was asked
+# The commands, on a model that records its calls
 
 
 class Fake:
@@ -246,7 +246,7 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """`zoo.load` gives a `Fake`; `.loaded` is what it was called with."""
+    """Make `zoo.load` return a `Fake`; `.loaded` are the arguments of the call."""
     made = Fake()
 
     def load(name, **options):

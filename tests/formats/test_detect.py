@@ -1,4 +1,4 @@
-"""Files of diffusers, LyCORIS, kohya and transformers: the outputs that those libraries compute with them."""
+"""Files of diffusers, LyCORIS, kohya and transformers: zoo's outputs equal those of the libraries."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def noisy() -> tuple[Any, ...]:
 
 
 def theirs(module: nn.Module, **config: Any) -> nn.Module:
-    """`module` with an adapter that the library itself has added, with random factors."""
+    """Return `module` with an adapter that its library has added, with random factors."""
     from peft import LoraConfig
 
     with warnings.catch_warnings():
@@ -299,7 +299,7 @@ def gpt2() -> nn.Module:
 
 @pytest.fixture
 def any_peft(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers may ask for a PEFT that is not released yet; what it writes is the same with the one there is."""
+    """transformers may require a PEFT that is not released yet; with the released one it writes the same files."""
     import peft
     from transformers.integrations import peft as integration
 

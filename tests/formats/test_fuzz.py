@@ -1,8 +1,8 @@
-"""Damaged and hostile files: loading gives an adapter or one of zoo's errors, the model stays, little is allocated.
+"""Damaged and hostile files: loading returns an adapter or raises a ZooError, changes no model, allocates little.
 
-2,400 files with mutated headers, configurations, zoo.json and bytes, of every format that is read. Allocated are at
-most twice a file's size (float16 factors become float32) and 64 KiB; the objects that Python makes of JSON come on top:
-at most 40 times its text, of which there is at most 1 MiB, and 8 MiB in a safetensors header.
+2,400 files with mutated headers, configurations, zoo.json and bytes, of every format that is read. At most twice a
+file's size (float16 factors become float32) and 64 KiB are allocated, beside the Python objects parsed from JSON: at
+most 40 times its text, which is at most 1 MiB, and 8 MiB in a safetensors header.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Tiny(nn.Module):
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made inside, freed or not; views and mapped files are not made."""
+    """Count the bytes of all tensors created in the block, freed or not, without views and mapped files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ THEIRS = {"lycoris": lycoris, "diffusers": diffusers}
 
 @pytest.fixture(scope="module", params=[*OURS, *THEIRS])
 def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[zoo.Model, Path]:
-    """A model without adapters, and the folder of a good one."""
+    """Return a model without adapters, and the folder of a valid adapter."""
     folder = tmp_path_factory.mktemp("good")
     module = Tiny().eval()
     if request.param in OURS:
@@ -103,7 +103,7 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def survives(model: zoo.Model, folder: Path) -> None:
-    """Loading gives an adapter or one of zoo's errors, and allocates little; afterwards the model is as it was."""
+    """Check that loading returns an adapter or raises a ZooError, allocates little, and leaves the model unchanged."""
     before = {name: (type(p), p.data_ptr()) for name, p in model.module.named_parameters()}
     size = sum(path.stat().st_size for path in folder.iterdir())
     with Allocations() as made:
@@ -147,7 +147,7 @@ KEYS = ["use_dora", "bias", "modules_to_save", "target_parameters", "exclude_mod
 
 
 def value(rng: random.Random) -> Any:
-    """One of the values, or two in a list: a copy, since a later mutation may write into it."""
+    """Return one of the values, or two in a list: a copy, since a later mutation may write into it."""
     return copy.deepcopy(rng.choice([rng.choice(VALUES), rng.choice(VALUES), [rng.choice(VALUES), rng.choice(VALUES)]]))
 
 
@@ -211,7 +211,7 @@ def mutated_bytes(rng: random.Random, content: bytes) -> bytes:
 
 
 def written(rng: random.Random, good: Path, folder: Path, what: str) -> bool:
-    """Write a mutant of one of the good adapter's files; False where the format has no file of this kind."""
+    """Write a mutant of one of the valid adapter's files; return False if the format has no file of this kind."""
     for old in folder.iterdir():
         old.unlink()
     contents = {path.name: path.read_bytes() for path in good.iterdir()}

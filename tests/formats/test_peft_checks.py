@@ -1,4 +1,4 @@
-"""What PEFT's own tests check of every layer and kind of adapter, on zoo: merging, training, disabling, names, files.
+"""PEFT's tests of every layer and kind of adapter, for zoo: merging, training, disabling, names, files.
 
 After `tests/test_custom_models.py` and `tests/testing_common.py` of PEFT, with tolerances of 1e-5. That a mixed
 batch equals separate runs is checked in `tests/adapters/test_mixed_batch.py`.
@@ -111,7 +111,7 @@ if "ia3" in discovery.claims():
 def made(name: str) -> tuple[nn.Module, Tensor]:
     build, inputs = MODULES[name]
     module, x = build(), inputs()
-    module(x)  # the lazy layer takes its size
+    module(x)  # gives the lazy layer its size
     return module.eval(), x
 
 
@@ -123,7 +123,7 @@ def perturb(model: zoo.Model) -> None:
 
 @torch.no_grad()
 def run(model: Any, x: Tensor) -> Tensor:
-    """Without torch's fast path, which attentions leave for good reason once they have an adapter."""
+    """Run the model without torch's fast path, which attentions do not use once they have an adapter."""
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         return model(x)

@@ -1,4 +1,4 @@
-"""PEFT reads the adapters that zoo writes, and zoo those that PEFT writes: the same outputs, no key too many or few."""
+"""PEFT reads the adapters that zoo writes, and zoo those of PEFT: equal outputs, no unexpected or missing key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
 
 def close(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> bool:
-    """Equal within `tolerance` of the larger one's size."""
+    """Check that two outputs are equal within `tolerance`, relative to the larger one."""
     return bool((one - other).abs().max() <= tolerance * max(1.0, float(other.abs().max())))
 
 
@@ -95,7 +95,7 @@ def run(module: Any, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def strictly(base: nn.Module, folder: Path) -> nn.Module:
-    """`base` with the adapter injected by PEFT, which must find every key in its place."""
+    """Return `base` with the adapter injected by PEFT, which must find every key in its place."""
     config = peft.LoraConfig.from_pretrained(str(folder))
     peft.inject_adapter_in_model(config, base)
     from safetensors.torch import load_file
@@ -124,7 +124,7 @@ def test_peft_reads_what_zoo_wrote(name: str, bits: int | None, tmp_path: Path, 
     perturb(model)
     model.save_adapter(tmp_path / "a")
     if bits:
-        # PEFT has no 4-bit convolutions: over the values that the quantized weights stand for.
+        # PEFT has no 4-bit convolutions: it gets the dequantized values.
         with WithoutAdapters(model):
             base.load_state_dict(model.state_dict())
     plain = run(base, inputs)
@@ -176,7 +176,7 @@ def test_peft_model_from_pretrained_reads_gpt2_adapters(
 
 
 def made_by_peft(module: nn.Module, folder: Path, **config: Any) -> nn.Module:
-    """An adapter of PEFT's own over `module`, with random factors, saved; returns PEFT's model."""
+    """Save an adapter of PEFT for `module`, with random factors; return PEFT's model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = peft.get_peft_model(module, peft.LoraConfig(**config)).eval()
@@ -213,7 +213,7 @@ THEIRS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("bits", [None, 4])
 def test_zoo_reads_what_peft_wrote(case: str, bits: int | None, mixed: nn.Module, ids: Tensor, tmp_path: Path) -> None:
     model = zoo.wrap(copy.deepcopy(mixed), bits=bits)
-    mixed.load_state_dict(model.state_dict())  # what the quantized weights stand for
+    mixed.load_state_dict(model.state_dict())  # the dequantized values
     plain = run(mixed, (ids,))
     theirs = made_by_peft(mixed, tmp_path / "theirs", **{"r": 4, **THEIRS[case]})
     model.add_adapter("theirs", tmp_path / "theirs")
@@ -238,7 +238,7 @@ def test_zoo_reads_what_peft_wrote_for_real_architectures(name: str, tmp_path: P
     model.add_adapter("theirs", tmp_path / "a")
     inputs = make()
     assert close(run(model, inputs), run(theirs, inputs))
-    # And back: what zoo writes of it, PEFT reads again.
+    # And back: PEFT reads the adapter that zoo writes.
     model.save_adapter(tmp_path / "b")
     assert close(run(strictly(fresh, tmp_path / "b"), inputs), run(theirs, inputs))
 
@@ -297,7 +297,7 @@ def test_save_load_save_is_byte_identical(mixed: nn.Module, tmp_path: Path, pert
 
 
 def test_the_file_peft_would_have_written(mixed: nn.Module, tmp_path: Path) -> None:
-    """The same keys, shapes and metadata as PEFT's own file of the same adapter."""
+    """The keys, shapes and metadata equal those of PEFT's file of the same adapter."""
     from safetensors import safe_open
 
     targets = ["embed", "conv1d", "conv2d", "mix", "fc"]
@@ -375,7 +375,7 @@ def llama(**more: Any) -> nn.Module:
 def test_the_copy_of_the_base_that_peft_puts_beside_adapted_embeddings_must_be_of_this_base(
     bits: int | None, tmp_path: Path
 ) -> None:
-    """PEFT's own "auto" stores embed_tokens and lm_head whole when they are adapted."""
+    """PEFT's setting "auto" saves embed_tokens and lm_head whole when they are adapted."""
     base = llama()
     model, other = zoo.wrap(copy.deepcopy(base), bits=bits), zoo.wrap(llama(), bits=bits)
     base.load_state_dict(model.state_dict())

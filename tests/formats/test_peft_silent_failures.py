@@ -1,4 +1,4 @@
-"""What PEFT and its neighbours get wrong without an error, right here or refused with one."""
+"""Cases that PEFT and related libraries get wrong without an error: zoo is correct, or raises one."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_9_an_adapter_of_any_library_names_its_base_and_is_refused_on_another(tm
 
 
 def test_a_part_that_peft_cannot_express_makes_it_refuse_the_whole(tmp_path: Path) -> None:
-    """It would pass over zoo's own keys without a word, and compute with half an adapter."""
+    """It would silently skip zoo's keys, and compute with half an adapter."""
     peft = pytest.importorskip("peft")
     module = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(2, 2, 3, groups=2))
     model = zoo.wrap(copy.deepcopy(module), lora=zoo.LoRA(rank=2, targets="all"))

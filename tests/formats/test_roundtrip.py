@@ -16,7 +16,7 @@ TOLERANCE = 1e-5  # of the largest output, in float32
 
 def script() -> ModuleType:
     folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)  # as where it runs as a script: its models are in a file beside it
+    sys.path.insert(0, folder)  # as when it runs as a script: its models are in a file beside it
     try:
         return import_module("roundtrips")
     finally:
@@ -24,7 +24,7 @@ def script() -> ModuleType:
 
 
 TRIPS: dict[str, Any] = dict(script().trips())
-# Both directions of everything, every other time over 4 bit: all of it is what the script prints.
+# Both directions of every case, alternately in 4 bit; the script itself runs all combinations.
 NAMES = list(TRIPS)
 PAIRS = list(dict.fromkeys(name.partition(": ")[2].removesuffix(", 4 bit") for name in NAMES))
 CHOSEN = [

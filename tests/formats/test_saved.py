@@ -1,4 +1,4 @@
-"""Saved adapters that do not fit or are damaged: one clear error, and the model exactly as it was."""
+"""Saved adapters that do not fit or are damaged: one clear error, and the model is unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TARGETS = ["fc", "conv2d", "embed"]
 
 @pytest.fixture
 def saved(mixed: nn.Module, tmp_path: Path, perturb: Callable[..., None]) -> Path:
-    """An adapter of `mixed` in a folder, without zoo.json, as PEFT writes it."""
+    """Return the folder of an adapter of `mixed`, without zoo.json, as PEFT writes it."""
     model = zoo.wrap(copy.deepcopy(mixed), lora=zoo.LoRA(rank=2, targets=TARGETS))
     perturb(model)
     folder = model.save_adapter(tmp_path / "saved")
@@ -41,7 +41,7 @@ def with_own(folder: Path) -> Path:
 
 @pytest.fixture(params=[None, 4])
 def refuses(request: pytest.FixtureRequest, mixed: nn.Module, ids: Tensor) -> Iterator[Callable[..., None]]:
-    """refuses(lora, match): a model that has an adapter already does not take this one, and does not change."""
+    """Return refuses(lora, match): check that a model with an adapter rejects this one, and does not change."""
     model = zoo.wrap(copy.deepcopy(mixed), bits=request.param, lora={"first": zoo.LoRA(rank=2, targets=["fc"])})
     with torch.no_grad():
         for _, parameter in model.trainable_parameters():
@@ -391,7 +391,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
 
 
 def survives(module: nn.Module, folder: Path) -> None:
-    """Loading gives a model or one of zoo's own errors; and after an error the model is as it was."""
+    """Check that loading returns a model or raises a ZooError, and that after an error the model is unchanged."""
     model = zoo.wrap(copy.deepcopy(module))
     try:
         model.add_adapter("a", folder)

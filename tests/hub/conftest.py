@@ -1,4 +1,4 @@
-"""A Hub on this machine for every test in this folder, a cache that the test has for itself, and an adapter to send."""
+"""Fixtures of this folder's tests: a local Hub, an empty cache for each test, and an adapter to push."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a saved adapter for the small VAE, whose factors are not zero."""
+    """Return the files of a saved adapter for the small VAE, with factors that are not zero."""
     model = small()
     folder = model.save_adapter(tmp_path_factory.mktemp("saved") / "adapter")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def small(seed: int = 0, names: tuple[str, ...] = ("default",)) -> zoo.Model:
-    """The small VAE with adapters on one layer."""
+    """Return the small VAE with adapters on one layer."""
     generator = torch.Generator().manual_seed(seed)
     model = zoo.load(
         "vae", lora={name: zoo.LoRA(2, targets=["post_quant_conv"]) for name in names}, device="cpu", seed=seed
@@ -48,7 +48,7 @@ def drawn() -> zoo.Samples:
 
 @pytest.fixture
 def cached(hub: Hub, tmp_path: Path) -> Callable[[], dict[str, bytes]]:
-    """cached(): what the cache holds under every name, and that nothing else lies in it: no half file, no bad blob."""
+    """Return cached(): the cache's files by name; it checks that there is nothing else, such as half a file."""
 
     def look() -> dict[str, bytes]:
         root = tmp_path / "home" / "hub"

@@ -1,4 +1,4 @@
-"""A Hub on this machine that the real client talks to: repositories with commits and branches, and faults on demand."""
+"""A local Hub for the real client: repositories with commits and branches, and faults on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_" + "SeCrEt0123456789" * 2
-LARGE = (".safetensors", ".png", ".bin")  # what goes into large-file storage
+LARGE = (".safetensors", ".png", ".bin")  # files for large-file storage
 ERRORS = {401: "RepoNotFound", 403: "GatedRepo", 404: "RepoNotFound"}
 
 
@@ -27,7 +27,7 @@ def git_sha1(data: bytes) -> str:
 
 @dataclass
 class Fault:
-    """What goes wrong with requests that match `pattern` ("METHOD path"), `times` times (-1: always).
+    """A fault of requests that match `pattern` ("METHOD path"), `times` times (-1: always).
 
     kind: "status" (answers `code`), "reset" (breaks the connection before anything is done), "lost" (does it, then
     breaks the connection), "half" (breaks the connection in the middle of the content), "short" (less content than
@@ -57,7 +57,7 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
 
     def log(self, branch: str = "main") -> list[Commit]:
-        """A branch's commits, the newest first."""
+        """Return a branch's commits, the newest first."""
         found, sha = [], self.branches.get(branch)
         while sha is not None:
             found.append(self.commits[sha])
@@ -68,7 +68,7 @@ class Repository:
         return self.commits[self.branches[branch]]
 
     def add(self, files: dict[str, bytes], title: str = "", text: str = "", branch: str = "main") -> Commit:
-        """A commit with these files beside those that are there."""
+        """Commit these files in addition to the present ones."""
         parent = self.branches.get(branch)
         every = {**(self.commits[parent].files if parent else {}), **files}
         word = json.dumps([parent, title, len(self.commits), {name: git_sha1(data) for name, data in every.items()}])
@@ -78,7 +78,7 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """`repositories`: name → Repository; `asked`: "METHOD path" of every request; `faults`: what goes wrong."""
+    """`repositories`: name → Repository; `asked`: "METHOD path" of every request; `faults`: those to come."""
 
     daemon_threads = True
 
@@ -105,7 +105,7 @@ class Hub(ThreadingHTTPServer):
         self.faults.append(Fault(pattern, kind, times, **more))
 
     def handle_error(self, *_: Any) -> None:
-        pass  # broken connections are what tests are about
+        pass  # tests break connections on purpose
 
     def fault(self, request: str) -> Fault | None:
         with self.lock:
@@ -117,7 +117,7 @@ class Hub(ThreadingHTTPServer):
 
 
 class Gone(Exception):
-    """An answer instead of the usual one: status, and the Hub's word for it."""
+    """Raised to answer with an error: its status, and the Hub's code of it."""
 
     def __init__(self, status: int, code: str = "") -> None:
         super().__init__(status)
@@ -198,13 +198,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply({"files": [{**mode, "shouldIgnore": False} for mode in modes]})
         return self.resolve(commit, path)
 
-    # Who asks, and for what
+    # Requests
 
     def known(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def revision(self, repository: Repository, rest: list[str]) -> tuple[str, str]:
-        """The revision at the start of a path, which may hold a slash, and what follows it."""
+        """Return the revision at the start of a path, which may have a slash, and the rest of the path."""
         for end in range(1, len(rest) + 1):
             if (word := "/".join(rest[:end])) in {*repository.branches, *repository.commits}:
                 return word, "/".join(rest[end:])
@@ -226,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
         date = "2026-01-01T00:00:00.000Z"
         return {"id": commit.sha, "authors": [], "date": date, "title": commit.title, "message": commit.text}
 
-    # What it does
+    # Actions
 
     def create(self) -> None:
         if not self.known():
@@ -298,7 +298,7 @@ class Handler(BaseHTTPRequestHandler):
             data = data[start:]
         self.send(data, status, headers)
 
-    # How it answers
+    # Answers
 
     def reply(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         headers = dict(headers or {})
@@ -334,7 +334,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """A Hub that answers while the block runs."""
+    """Yield a Hub that answers while the block runs."""
     server = Hub()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The model card: what it says, that nothing in it is anybody else's markup, and that others' words stay."""
+"""The model card: its content, that untrusted text becomes no markup, and that text of others stays."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def written(items: list[Item], facts: Facts = FACTS, existing: str | None = None
 
 
 def rendered(text: str) -> str:
-    """The card as HTML by a reader of Markdown that lets HTML through, as the worst one would."""
+    """Return the card as HTML, by a Markdown renderer that lets HTML through, the worst case."""
     return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
 
 
@@ -172,7 +172,7 @@ def test_no_path_of_this_machine_is_published(hub: Hub, drawn: zoo.Samples, tmp_
 def test_the_token_is_nowhere(
     hub: Hub, drawn: zoo.Samples, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not even where the server's answer (as those of "status" faults) or the user's own words quote it."""
+    """Not even if the server's answer (as those of "status" faults) or the user's message quotes it."""
     caplog.set_level(1)
     model = small()
     model.records["default"] = {"training": [{"data": f"https://user:{TOKEN}@host/data", "steps": 1}]}

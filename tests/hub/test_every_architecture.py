@@ -17,11 +17,11 @@ from .server import TOKEN, Hub
 
 NAMES = ("bert", "ddpm", "gat", "gpt", "stylegan", "vae", "vit")
 OPTIONS = {"ddpm": {"steps": 3}, "gpt": {"max_new_tokens": 5}}
-PEFT = ("bert", "ddpm", "gpt", "vae")  # PEFT has no words for all of the others' weights
+PEFT = ("bert", "ddpm", "gpt", "vae")  # PEFT cannot express all weights of the others
 
 
 def trained(name: str, bits: int | None = 4, targets: Any = "all") -> zoo.Model:
-    """A model with an adapter that does something, and a record of how it was made."""
+    """Return a model with an adapter that has an effect, and a record of its training."""
     model = zoo.load(name, bits=bits, lora=zoo.LoRA(2, targets=targets), device="cpu", seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_what_was_pushed_is_what_is_loaded(name: str, hub: Hub) -> None:
     assert len(repository.log()) == 2
 
 
-# What PEFT and transformers say about themselves.
+# Warnings of PEFT and transformers about themselves.
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("name", [*PEFT, "vit"])
 def test_the_cards_own_code_loads_it_with_peft(name: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

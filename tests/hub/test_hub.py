@@ -1,4 +1,4 @@
-"""Models and adapters from a Hub on this machine: what is asked for, what comes back, what is said of it."""
+"""Models and adapters from a local Hub: the requests, the results, and the messages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_base_from_the_hub_is_found_at_its_commit(hub: Hub, tmp_path: Path, dr
     card = hub.repositories["me/letters"].head().files["README.md"].decode()
     assert "base_model: me/tiny" in card
     assert f'GPT2LMHeadModel.from_pretrained("me/tiny", revision="{sha}")' in card
-    # The base moves on; the adapter still finds what it was trained on.
+    # The base has a new commit; the adapter still finds the one that it was trained on.
     repository.add({"config.json": b"{}", "model.safetensors": b"another"})
     hub.asked.clear()
     again = zoo.load("me/letters", bits=4, device="cpu")
@@ -65,7 +65,7 @@ def test_a_base_from_the_hub_is_found_at_its_commit(hub: Hub, tmp_path: Path, dr
 
 
 def test_a_base_that_peft_names(hub: Hub, tmp_path: Path, drawn: zoo.Samples) -> None:
-    """Without zoo.json: PEFT's own words for the base and its revision."""
+    """Without zoo.json, PEFT's fields name the base and its revision."""
     sha = hub.make("me/tiny", tiny_gpt(tmp_path / "made")).head().sha
     model = zoo.load("me/tiny", revision=sha, lora=2, device="cpu")
     folder = model.save_adapter(tmp_path / "adapter")
@@ -129,7 +129,7 @@ def test_saving_what_was_loaded_writes_the_same_bytes(tmp_path: Path, hub: Hub, 
         assert name == MANIFEST or (third / name).read_bytes() == content, name
     pushed = json.loads((third / MANIFEST).read_text())
     assert pushed == own, "the card and the picture are not beside it any more"
-    # Trained again, it says so.
+    # Trained again, its card has both runs.
     loaded.tune("letters:serif", steps=1, batch_size=2, quiet=True)
     again = json.loads((loaded.save_adapter(tmp_path / "fourth") / MANIFEST).read_text())
     assert [one["steps"] for one in again["training"]] == [3, 1]
@@ -192,7 +192,7 @@ def test_push_info_and_sample_from_a_shell(
 
 
 def test_the_environment_is_all_it_takes(tmp_path: Path) -> None:
-    """The variables, read as the client reads them, and what is said on stderr."""
+    """The environment variables, as the client reads them, and the warnings on stderr."""
     code = """
     import sys
     import zoo

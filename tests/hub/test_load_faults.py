@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way: the right files after another try, or one clear error and a clean cache."""
+"""Faults while loading: the right files after another try, or one clear error and a clean cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong while pushing: one commit with everything, or one clear error and none."""
+"""Faults while pushing: one commit with everything, or one clear error and no commit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def push(hub: Hub, model: zoo.Model, drawn: zoo.Samples) -> Callable[..., zoo.Pu
 
 
 def check(hub: Hub, result: zoo.PushResult, commits: int = 2) -> None:
-    """One commit of ours, with all files, and the result says which."""
+    """Check that there is one commit of ours, with all files, and that it is the result's."""
     log = hub.repositories["me/x"].log(result.branch)
     assert len(log) == commits
     assert result.sha in [commit.sha for commit in log]
@@ -57,11 +57,11 @@ def fails_in_one_line(push: Callable[..., zoo.PushResult], match: str, **more: o
 def test_what_passes(step: str, kind: str, hub: Hub, push: Callable[..., zoo.PushResult]) -> None:
     hub.fails(step, kind, times=2)
     check(hub, push())
-    # Of a lost reply to the commit there is one only: the second try sees that it is there.
+    # If the reply to the commit is lost there is still only one: the second try finds it.
     assert hub.faults[0].times == (1 if (step, kind) == (COMMIT, "lost") else 0)
 
 
-# Once a file is stored its upload is not asked for again, and so not verified again.
+# Once a file is stored its upload is not requested again, and so not verified again.
 @pytest.mark.parametrize("step", [step for step in STEPS if step != VERIFY])
 @pytest.mark.parametrize("kind", ["status", "reset"])
 def test_what_does_not_pass(step: str, kind: str, hub: Hub, push: Callable[..., zoo.PushResult]) -> None:
@@ -80,7 +80,7 @@ def test_a_lost_reply_with_another_push_on_top(hub: Hub, push: Callable[..., zoo
             repository.add({"zoo.json": b"{}"}, "somebody else's")
 
     hub.fails(COMMIT, "lost")
-    hub.fails(REVISION, lambda server: None, times=1)  # the look before the commit
+    hub.fails(REVISION, lambda server: None, times=1)  # the read before the commit
     hub.fails(REVISION, another)
     result = push()
     check(hub, result, commits=3)
@@ -137,12 +137,12 @@ def test_no_right_to_write(code: int, match: str, step: str, hub: Hub, push: Cal
 
 
 def test_an_upload_that_arrives_damaged(hub: Hub, push: Callable[..., zoo.PushResult]) -> None:
-    hub.fails(UPLOAD, "status", times=-1, code=400)  # the store compares the digest
+    hub.fails(UPLOAD, "status", times=-1, code=400)  # the storage compares the digest
     fails_in_one_line(push, "HTTP 400")
     assert len(hub.repositories["me/x"].log()) == 1
 
 
-# Where, and what is there already
+# The repository and its present content
 
 
 def test_pushing_the_same_again_makes_no_commit(

@@ -1,4 +1,4 @@
-"""How places in the Hub are written, and which words are none."""
+"""Hub references: which are valid, and which are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hostile repository may try: nothing of it runs, leaves its folder, fills the disk or reads this machine."""
+"""Hostile repositories: nothing is executed, written outside the cache, too large, or read from this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .server import Fault, Handler, Hub
 
 
 def changed(adapter: dict[str, bytes], **values: Any) -> dict[str, bytes]:
-    """The adapter with other values in zoo.json; `base__name` is the name in `base`."""
+    """Return the adapter with other values in zoo.json; `base__name` is the name in `base`."""
     own = json.loads(adapter["zoo.json"])
     for key, value in values.items():
         where, _, inner = key.partition("__")
@@ -67,7 +67,7 @@ def test_names_in_a_listing_that_leave_the_folder(
     hub.make("me/base", {"config.json": b"{}", "model.safetensors": b"x"})
     hub.hidden.add(name)
     before = set(tmp_path.parent.rglob("evil*"))
-    resolve_path("me/x")  # takes what it needs by name
+    resolve_path("me/x")  # fetches the files that it needs by name
     assert cached() == adapter
     with pytest.raises(HubError, match="cannot be a plain file below a folder"):
         snapshot("me/base")
@@ -146,7 +146,7 @@ def test_a_base_that_a_repository_may_not_name(
     values: dict[str, Any], match: str, hub: Hub, adapter: dict[str, bytes], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    zoo.load("vae", device="cpu").save(tmp_path / "cwd" / "weights")  # what it would find, would it look
+    zoo.load("vae", device="cpu").save(tmp_path / "cwd" / "weights")  # would be found, if it were read
     monkeypatch.chdir(tmp_path / "cwd")
     hub.make("me/x", changed(adapter, **values))
     with pytest.raises(zoo.ZooError, match=match):
@@ -195,7 +195,7 @@ def test_a_link_in_the_cache_that_leads_elsewhere(hub: Hub, adapter: dict[str, b
 
 
 def test_faults_are_what_they_say(hub: Hub) -> None:
-    """The server itself: a fault is used up, and others see nothing of it."""
+    """Of the test server: a fault is used up, and does not affect other requests."""
     hub.faults.append(Fault("GET x", "status", 1))
     assert hub.fault("GET y") is None
     assert hub.fault("GET x") is not None

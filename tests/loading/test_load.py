@@ -56,7 +56,7 @@ def fresh(**config: Any) -> Tiny:
 
 @pytest.fixture(autouse=True)
 def tiny_plugin() -> Iterator[None]:
-    """An architecture "tiny", registered in this process."""
+    """Register an architecture "tiny" in this process."""
     plugin = ModuleType("zoo_tiny")
 
     @zoo.hookimpl
@@ -75,7 +75,7 @@ def tiny_plugin() -> Iterator[None]:
 
 @pytest.fixture
 def open_(monkeypatch: pytest.MonkeyPatch) -> Callable[..., zoo.Model]:
-    """open_(folder, …): zoo.load of a folder that the tiny plugin recognises."""
+    """Return open_(folder, …): `zoo.load` of a folder that the tiny plugin recognises."""
     from zoo.loading import resolve
 
     monkeypatch.setattr(resolve, "_recognised", lambda name, config: "tiny")
@@ -97,12 +97,12 @@ def ids() -> Tensor:
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds: tied weights once."""
+    """Return the content of a checkpoint: tied weights once."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items() if name != "head.weight"}
 
 
 def put(folder: Path, tensors: dict[str, Tensor], shards: int = 0, **config: Any) -> Path:
-    """A folder with config.json and the tensors, in one safetensors file or several."""
+    """Write a folder with config.json and the tensors, in one safetensors file or several."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if not shards:
@@ -163,7 +163,7 @@ def test_parameters_that_are_shared_in_any_way_stay_shared_on_meta() -> None:
     with meta_parameters():
         made = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
         made[0].weight = made[1].weight = shared  # the same object twice
-        made[2].weight = made[0].weight  # what has become of it
+        made[2].weight = made[0].weight  # of the parameter
     assert made[0].weight is made[1].weight is made[2].weight
     assert all(parameter.is_meta for parameter in made.parameters())
     assert not made[0].weight.requires_grad
@@ -212,7 +212,7 @@ def test_a_payload_in_a_bin_file_does_not_run(
         open_(folder)
     assert not (tmp_path / "ran").exists()
     assert "\n" not in str(caught.value)
-    assert "weights_only" not in str(caught.value)  # torch's own words advise to run it
+    assert "weights_only" not in str(caught.value)  # torch's message advises to run it
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04" + bytes(100), pickle.dumps([1, 2], protocol=2)])
@@ -438,7 +438,7 @@ def test_adapters_by_rank_configuration_folder_and_by_name(
     first.save_adapter(tmp_path / "a")
     several = open_(folder, bits=4, lora={"one": tmp_path / "a", "two": 2, "three": zoo.LoRA(targets=["conv"])})
     assert several.active == ("one", "two", "three")
-    torch.testing.assert_close(out(several, ids), out(first, ids))  # two of them are new and do nothing yet
+    torch.testing.assert_close(out(several, ids), out(first, ids))  # two of them are new and have no effect yet
     assert torch.equal(out(open_(folder, bits=4, lora=str(tmp_path / "a")), ids), out(first, ids))
     refused(lambda: open_(folder, lora={"good": 2, "bad one": 2}), "adapter name", zoo.AdapterError)
     refused(lambda: open_(folder, lora=tmp_path / "none"), "expected a folder that exists", zoo.AdapterError)
@@ -483,7 +483,7 @@ def test_an_unreachable_hub_is_one_error_and_soon(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# What a plugin may do wrong
+# Mistakes of plugins
 
 
 def plugin(**functions: Any) -> zoo.Entry:

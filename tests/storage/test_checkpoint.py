@@ -1,4 +1,4 @@
-"""Which files of a folder hold its weights, and reading them."""
+"""Choice of a folder's weight files, and reading them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_bin_files_and_what_is_usually_wrapped_around_them(wrapper: str | None, 
 
 
 def test_safetensors_cost_memory_only_while_they_are_used(tmp_path: Path) -> None:
-    """One tensor at a time, mapped: reading 16 tensors of 4 MB one by one never holds more than a few of them."""
+    """One tensor at a time, mapped: reading 16 tensors of 4 MB one by one never has more than a few in memory."""
     import psutil
 
     save_file({f"t{n}": torch.full((1 << 20,), float(n)) for n in range(16)}, tmp_path / "model.safetensors")

@@ -231,7 +231,7 @@ def _base_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[object, ..
         ("commit", base.get("commit")),
         ("fingerprint of its weights", base.get("fingerprint")),
         ("licence", facts.license),
-        ("held while the adapter was made", stored),
+        ("precision during training", stored),
         *facts.described.items(),
     ]
     if isinstance(versions, Mapping):

@@ -1,9 +1,9 @@
-"""Makes the files beside it with the real LyCORIS: adapters of a small model, its weights, an input and the outputs.
+"""Create the files beside it with LyCORIS itself: adapters of a small model, its weights, an input and the outputs.
 
     python tests/formats/data/make_lycoris.py        # needs `pip install lycoris-lora`; made with 4.1.3
 
-Each `lycoris_<name>.safetensors` is what LyCORIS's `save_weights` wrote; `lycoris_expected.safetensors` holds the
-model's weights (`base.…`), the input `x`, and the output that LyCORIS's own layers gave for each adapter.
+Each `lycoris_<name>.safetensors` was written by LyCORIS's `save_weights`; `lycoris_expected.safetensors` has the
+model's weights (`base.…`), the input `x`, and the output of LyCORIS's layers for each adapter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WITHOUT_CONV1D = ("lokr", "lokr_full")
 
 
 class Small(nn.Module):
-    """A name with an underscore, two kinds of convolution (one of them grouped) and linear layers."""
+    """A layer name with an underscore, two kinds of convolution (one of them grouped) and linear layers."""
 
     def __init__(self, conv1d: bool = True) -> None:
         super().__init__()
