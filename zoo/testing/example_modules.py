@@ -25,6 +25,7 @@ class Mixed(nn.Module):
         self.head = nn.Linear(64, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return one number for each row of tokens."""
         images = self.embedding(tokens).view(len(tokens), 4, 16, 8)  # [n, 16, 32] → [n, 4, 16, 8]
         features = F.gelu(self.convolution(images)).mean((2, 3))  # [n, 16]
         return self.head(F.gelu(self.linear(features)))
@@ -40,6 +41,7 @@ class Linears(nn.Module):
         self.head = nn.Linear(64, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return one number for each row of tokens."""
         return self.head(F.gelu(self.second(F.gelu(self.first(tokens / TOKENS)))))
 
 

@@ -111,7 +111,9 @@ def examine(
 
 
 def conformance(name: str, *, level: Level = "full", **options: Any) -> Callable[..., None]:
-    """Return a pytest test function with one case for each promise; name it `test_...` in a test module::
+    """Return a pytest test function with one case for each promise.
+
+    Name it `test_...` in a test module::
 
         test_promise = conformance("mine", batch_size=16)
 

@@ -137,7 +137,7 @@ class PluginUnderTest:
 
     @functools.cached_property
     def kinds(self) -> tuple[str, ...]:
-        """ "architecture", "quantizer", "adapter kind", "observer": what the plugin is, by its hooks."""
+        """What the plugin is, by its hooks: "architecture", "quantizer", "adapter kind" or "observer"."""
         if hooks.observes(self.name):
             return ("observer",)
         if "construct" in self.hooks or not {"quantize", "inject_adapter", "adapter_config"}.intersection(self.hooks):
