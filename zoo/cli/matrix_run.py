@@ -1,8 +1,8 @@
 """Every verb on every architecture, in every precision, with and without an adapter: run, not claimed.
 
 `check(name, bits, lora)` runs one combination on the weights that a plugin carries and says for each verb whether it
-held or why not. A plugin's promises are `zoo.testing`'s, checked there in 4 bit with an adapter: those that are about
-one verb run here in the other combinations too, beside the verbs that are zoo's own.
+held or why not. The conformance suite, `zoo.testing`, checks what a plugin promises in 4 bit with an adapter; its checks
+of a single verb run here in the other combinations too.
 """
 
 from __future__ import annotations
@@ -44,9 +44,16 @@ def names() -> list[str]:
 
 
 def check(name: str, bits: int, lora: int | None, *, backend: str = "eager") -> list[Cell]:
-    """Run every verb on one combination, on the CPU; one `Cell` per verb.
+    """Run every verb on one combination, on the CPU.
 
-    backend: what `torch.compile` hands the captured graphs to; "inductor" compiles them, which takes long.
+    Args:
+        name: a registry name.
+        bits: the base model's precision.
+        lora: the rank of an adapter on every weight; None runs without an adapter.
+        backend: what `torch.compile` hands the captured graphs to; "inductor" compiles them, which takes long.
+
+    Returns:
+        One `Cell` per verb, in the order of `VERBS`.
     """
     row = Row(name, bits, lora, backend)
     cells: list[Cell] = []
@@ -58,7 +65,7 @@ def check(name: str, bits: int, lora: int | None, *, backend: str = "eager") -> 
 
 
 def _outcome(run: Callable[[Row], object], row: Row) -> tuple[bool | None, str]:
-    """Whether a verb holds, and why not."""
+    """Return `held` and `why` of a `Cell`."""
     try:
         run(row)
     except NotCheckable as reason:
@@ -72,7 +79,16 @@ def _outcome(run: Callable[[Row], object], row: Row) -> tuple[bool | None, str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one verb did. held: None where it has no meaning; why: the reason where it did not hold or has none."""
+    """What one verb did in one combination.
+
+    Attributes:
+        name: the registry name.
+        bits: the base model's precision.
+        lora: the adapter's rank, or None without an adapter.
+        verb: one of `VERBS`.
+        held: whether the verb did what it promises; None where it has no meaning.
+        why: the reason where it did not hold or has no meaning.
+    """
 
     name: str
     bits: int
@@ -83,7 +99,7 @@ class Cell:
 
 
 class Probe:
-    """One call of the part of the module that the loss calls first, with its inputs, to compare outputs by."""
+    """The submodule that the loss calls first, and the arguments of that call: what outputs are compared by."""
 
     def __init__(self, model: Model, batch: Any) -> None:
         calls: list[tuple[str, Any, Any]] = []
@@ -100,7 +116,7 @@ class Probe:
         self.path, self.args, self.kwargs = calls[0]
 
     def run(self, module: nn.Module, backend: str | None = None) -> list[Tensor]:
-        """Return every floating-point tensor that comes out of the part; backend: of the part compiled."""
+        """Return every floating-point tensor in the submodule's output; with a backend, of the compiled submodule."""
         with torch.no_grad(), seeded(0, torch.device("cpu")), evaluating(module):
             part = module.get_submodule(self.path)
             called = part if backend is None else torch.compile(part, backend=backend)
@@ -109,7 +125,7 @@ class Probe:
 
 
 class Row(PluginUnderTest):
-    """One combination; its model, `adapted`, is what the verbs change one after the other."""
+    """One combination of a model, a precision and an adapter; the verbs change its one model, `adapted`, in turn."""
 
     def __init__(self, name: str, bits: int, lora: int | None, backend: str) -> None:
         entry = registry.find(name)
@@ -143,7 +159,7 @@ class Row(PluginUnderTest):
 
 
 def _with_adapter(check: Check) -> Callable[[Row], None]:
-    """A check of the conformance suite that has no meaning without an adapter."""
+    """Return a verb that runs a check of the conformance suite; without an adapter it has no meaning."""
 
     def run(row: Row) -> None:
         if not row.adapter:
