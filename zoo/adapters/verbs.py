@@ -1,0 +1,154 @@
+"""The verbs of a model that change its adapters: `activate`, `merge`, `swap_adapter` and the like."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from zoo.adapters import combine, merge, swap
+from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.combine import CombineReport
+from zoo.adapters.merge import MergeReport
+from zoo.methods.config import Adapter
+from zoo.weights.scheme import Quantization
+from zoo.weights.walk import TiedGroup
+
+
+class AdapterVerbs(ABC):
+    """The methods of `zoo.Model` for adapters that are attached already.
+
+    Attributes:
+        adapter_set: the adapters, and which of them are active.
+    """
+
+    adapter_set: AdapterSet
+
+    @abstractmethod
+    def prepare_adapter(
+        self,
+        name: str,
+        lora: Any,
+        *,
+        seed: int | None = None,
+        replaces: bool = False,
+        groups: list[TiedGroup] | None = None,
+    ) -> PreparedAdapter:
+        """Do all steps of adding an adapter that can fail, without changing the model."""
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """Every adapter's configuration by name, active or not."""
+        return MappingProxyType(self.adapter_set.configs)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The names of the active adapters, in order; merged ones are part of the base and not among them."""
+        return self.adapter_set.active
+
+    @property
+    def active_weights(self) -> Mapping[str, float]:
+        """The weight of every active adapter, by name, in order."""
+        return MappingProxyType(self.adapter_set.weights)
+
+    def activate(self, *names: str, weights: Sequence[float] | None = None) -> None:
+        """Make exactly these adapters active (and trainable), in this order.
+
+        Args:
+            *names: the adapters.
+            weights: one number for each, 1 by default, which scales the adapter's whole effect; any sign. One of weight
+                0 has exactly no effect and does not train. Saving an adapter writes it without its weight.
+
+        Raises:
+            AdapterError: a name or weight is not valid; nothing has changed then.
+        """
+        self.adapter_set.activate(names, weights)
+
+    def deactivate(self) -> None:
+        """Make no adapter active: exactly the base."""
+        self.activate()
+
+    def remove_adapter(self, name: str) -> None:
+        """Remove an adapter. After the last one the base is trainable again as it was before the first.
+
+        Raises:
+            AdapterError: there is no such adapter.
+        """
+        self.adapter_set.remove(name)
+
+    def swap_adapter(self, name: str, lora: Any, *, seed: int | None = None) -> None:
+        """Copy another adapter's values into the tensors of the adapter `name`, so that compiled code stays valid.
+
+        The result is as if it had been loaded afresh, except for dropout, which stays that of `name`.
+
+        Args:
+            name: the adapter that is replaced.
+            lora: as in `add_adapter`. Its kind must be the same, and its ranks not higher; weights that it does not
+                change have no update afterwards.
+            seed: as in `add_adapter`.
+
+        Raises:
+            AdapterError: the adapter does not fit; nothing has changed then.
+        """
+        self.adapter_set.unmerged(name)
+        swap.swap(self.adapter_set, self.prepare_adapter(name, lora, seed=seed, replaces=True))
+
+    def combine_adapters(
+        self,
+        name: str,
+        adapters: Mapping[str, float],
+        method: str = "cat",
+        *,
+        rank: int | None = None,
+        density: float | None = None,
+        majority_sign: str = "total",
+        seed: int | None = None,
+    ) -> CombineReport:
+        """Combine low-rank adapters, with weights, into a new LoRA adapter, which is not active yet.
+
+        A model's weight that one of the adapters does not change counts as zero for it.
+
+        Args:
+            name: of the new adapter.
+            adapters: name → weight.
+            method: "cat" is exactly the weighted sum, of the sum of the ranks; "svd" its best approximation of `rank`;
+                "linear" adds factors of equal rank, a rough sum. "ties", "dare_linear", "dare_ties" and
+                "magnitude_prune" first drop all but `density` of the values; with "_svd" they work on whole updates,
+                not on factors.
+            rank: of "svd" and "…_svd"; None for the highest of the adapters.
+            density: the share of values that pruning keeps.
+            majority_sign: of ties, "total" or "frequency".
+            seed: of dare.
+
+        Returns:
+            A report with the error against the weighted sum.
+
+        Raises:
+            AdapterError: an adapter is not low-rank, or an argument not valid; nothing has changed then.
+        """
+        options = {"rank": rank, "density": density, "majority_sign": majority_sign, "seed": seed}
+        return combine.combine(self.adapter_set, name, adapters, method=method, **options)  # type: ignore[arg-type]
+
+    def merge(self, *names: str, bits: int | Quantization | None = None) -> MergeReport:
+        """Merge adapters into the weights, active ones with their weights, others with weight 1.
+
+        The base is kept as well, so that `unmerge` restores identical bits.
+
+        Args:
+            *names: the adapters; default the active ones.
+            bits: None is exact: a quantized weight that is changed becomes full precision. 4, 8 or a
+                `zoo.Quantization` quantizes changed weights again, which loses some of the effect; how much is
+                measured, logged as a warning and returned.
+
+        Returns:
+            A report with the changed weights and the error.
+
+        Raises:
+            ZooError: a name or `bits` is not valid; nothing is merged then.
+        """
+        return merge.merge(self.adapter_set, names, bits)
+
+    def unmerge(self) -> None:
+        """Undo every merge, bit for bit; adapters that were active before are active again."""
+        self.adapter_set.unmerge()
