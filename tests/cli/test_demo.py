@@ -165,7 +165,6 @@ def test_an_unknown_name_is_an_error(tmp_path):
         demo.run("no-such-model", tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "table"),
     [
