@@ -219,7 +219,9 @@ def open_image(path: Path) -> Image:
 
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)  # loads it, upright
+            upright = ImageOps.exif_transpose(image)  # loads it
+            assert upright is not None  # as older Pillows declare it, for in_place=True
+            return upright
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path} is not an image that Pillow can read ({error}): remove it or convert it") from error
 
