@@ -1,28 +1,25 @@
-"""`zoo.Model`: a module of any architecture with the verbs that all of them share."""
+"""`zoo.Model`: a module of any architecture, with methods to sample, evaluate, train, adapt and save it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters import combine, merge, swap
 from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
-from zoo.adapters.combine import CombineReport
-from zoo.adapters.merge import MergeReport
 from zoo.adapters.mixed_batch import mixed
 from zoo.adapters.updates import make_updates
+from zoo.adapters.verbs import AdapterVerbs
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
 from zoo.formats import manifest, native, saved
 from zoo.hub.adapters import resolve_path
-from zoo.methods.config import Adapter, as_adapter, check_name
+from zoo.methods.config import as_adapter, check_name
 from zoo.plugin import hooks
 from zoo.plugin.requests import SampleRequest
 from zoo.torch_state.modes import evaluating, seeded
@@ -37,11 +34,17 @@ if TYPE_CHECKING:
     from zoo.tuning.result import TuneResult
 
 
-class Model(TrainingVerbs):
-    """A module, the entry it came from, and what can be done with both. Made by `zoo.load` and `zoo.wrap`.
+class Model(TrainingVerbs, AdapterVerbs):
+    """A module with its catalogue entry and its adapters, as `zoo.load` and `zoo.wrap` return it.
 
-    module: the library's own `nn.Module`; use it as ever. entry: what the name stood for. device, dtype: where the
-    module lies and the type it computes in. adapter_set: the adapters and which of them apply.
+    Calling the model calls the module. Training is in `TrainingVerbs`, handling of adapters in `AdapterVerbs`.
+
+    Attributes:
+        module: the library's `nn.Module`, to be used as usual.
+        entry: the model's entry in the catalogue.
+        device: the device of the weights.
+        dtype: the compute dtype.
+        adapter_set: the adapters, and which of them are active.
     """
 
     def __init__(
@@ -57,13 +60,18 @@ class Model(TrainingVerbs):
         self.adapter_set = AdapterSet(module, entry, device, dtype, scheme, fingerprint, groups)
 
     def __call__(self, *args: Any, adapters: Sequence[Any] | None = None, **kwargs: Any) -> Any:
-        """The module's own forward.
+        """Run the module's forward pass, with the active adapters or, with `adapters`, with some for each sample.
 
-        adapters: what each sample of the batch uses instead of what is active: a name, None for the base, a tuple of
-        names, or a dict of names and weights. Samples are the rows of every tensor that has as many as `adapters`
-        has entries. Each different choice is one run of the module on its samples, so that all is as in separate calls
-        (a batch norm in training takes its statistics from each part). Gradients reach the active ones of the adapters.
-        Raises `AdapterError` where inputs or outputs have no row for each sample; what is active does not change.
+        Args:
+            *args: of the module's forward.
+            adapters: for each sample of the batch a name, None for the base, a tuple of names, or a dict of names and
+                weights. Samples are the rows of every tensor that has as many as `adapters` has entries. Each different
+                choice is one run of the module on its samples, so that the results are those of separate calls (a batch
+                norm in training takes its statistics from each part). Gradients reach those adapters that are active.
+            **kwargs: of the module's forward.
+
+        Raises:
+            AdapterError: inputs or outputs have no row for each sample. The active adapters do not change.
         """
         if adapters is None:
             return self.module(*args, **kwargs)
@@ -77,39 +85,39 @@ class Model(TrainingVerbs):
         return f"zoo.Model({self.entry.name!r}, {kind}, {self.device}, {self.dtype}{bits}{active})"
 
     def train(self, mode: bool = True) -> Model:
-        """Training mode, as of `nn.Module.train`."""
+        """Set training mode, as `nn.Module.train`."""
         self.module.train(mode)
         return self
 
     def eval(self) -> Model:
-        """Evaluation mode; how a model comes from `zoo.load`."""
+        """Set evaluation mode, in which `zoo.load` returns a model."""
         return self.train(False)
 
-    # What it is
+    # State
 
     @property
     def module(self) -> nn.Module:
-        """The library's own module."""
+        """The library's module."""
         return self.adapter_set.module
 
     @property
     def entry(self) -> Entry:
-        """Where the module came from."""
+        """The model's entry in the catalogue."""
         return self.adapter_set.entry
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.adapter_set.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that the module computes in."""
+        """The compute dtype."""
         return self.adapter_set.dtype
 
     @property
     def scheme(self) -> Quantization | None:
-        """How the weights are quantized, None for as the checkpoint had them."""
+        """The quantization of the weights; None for those of the checkpoint."""
         return self.adapter_set.scheme
 
     @property
@@ -119,44 +127,65 @@ class Model(TrainingVerbs):
 
     @property
     def records(self) -> dict[str, dict[str, Any]]:
-        """How each adapter was made, as its `zoo.json` says it, by name."""
+        """The record of each adapter by name: its base, training and metrics, as in its `zoo.json`."""
         return self.adapter_set.records
 
     def footprint(self) -> measure.Footprint:
-        """Parameters, stored bytes, and the shares that are quantized and adapted."""
+        """Return the numbers of parameters and stored bytes, and the shares that are quantized and adapted."""
         return measure.footprint(self.module)
 
     def weights(self) -> Iterator[measure.WeightInfo]:
-        """What every weight is now: (name, shape, dtype, bits, adapters), tied ones once."""
+        """Yield (name, shape, dtype, bits, adapters) of every weight as it is now, tied ones once."""
         return measure.weights(self.module)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights as the module uses them now, dense, active and merged adapters included.
+        """Return the dense weights as the module uses them now, with active and merged adapters.
 
-        Under the library's own names (tied weights under each of theirs, as one tensor), with persistent buffers;
-        what the library's own module of this configuration loads.
+        The names are the library's (tied weights under each of theirs, as one tensor), and persistent buffers are
+        included, so that the library's module of this configuration can load it.
         """
         return native.state_dict(self.module)
 
-    # What the plugin can do
+    # Done by the plugin
 
     def sample(self, n: int = 1, *, seed: int | None = None, **options: Any) -> Samples:
-        """`n` samples; equal seeds give equal samples. The options are the architecture's own."""
+        """Return `n` samples.
+
+        Args:
+            n: how many.
+            seed: equal seeds give equal samples.
+            **options: of the architecture; its README lists them.
+
+        Raises:
+            UnknownNameError: the architecture has no such option.
+            ZooError: an option's value is not valid.
+        """
         return hooks.draw(self, SampleRequest(n, seed, options))
 
     def evaluate(self, data: Any = None) -> dict[str, float]:
-        """Figures on held-out data, the main one first; the same at every call."""
+        """Return metrics on held-out data, the main one first; the same at every call.
+
+        Args:
+            data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
+
+        Raises:
+            DataError: the data cannot be used.
+        """
         with torch.no_grad(), evaluating(self.module):
-            figures = hooks.evaluate(self, data)
-        manifest.note_metrics(self.adapter_set, data, figures)
-        return figures
+            metrics = hooks.evaluate(self, data)
+        manifest.note_metrics(self.adapter_set, data, metrics)
+        return metrics
 
     def note_tuning(self, data: Any, result: TuneResult) -> None:
-        """Add a finished run to the records of the active adapters, which it has trained."""
+        """Add a training run to the records of the active adapters, which it has trained."""
         manifest.note_tuning(self.adapter_set, data, result)
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of all that trains now. Raises `TuningError` where nothing can."""
+        """Yield (name, parameter) of all trainable parameters.
+
+        Raises:
+            TuningError: there is none.
+        """
         found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
         if not found:
             first = "activate an adapter first, model.activate(...)"
@@ -164,21 +193,6 @@ class Model(TrainingVerbs):
         return iter(found)
 
     # Adapters
-
-    @property
-    def adapters(self) -> Mapping[str, Adapter]:
-        """Every adapter's configuration by name, active or not."""
-        return MappingProxyType(self.adapter_set.configs)
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """The names of the adapters that apply now, in order; merged ones are part of the base and not named."""
-        return self.adapter_set.active
-
-    @property
-    def active_weights(self) -> Mapping[str, float]:
-        """The weight of every active adapter, by name, in order."""
-        return MappingProxyType(self.adapter_set.weights)
 
     def prepare_adapter(
         self,
@@ -189,10 +203,17 @@ class Model(TrainingVerbs):
         replaces: bool = False,
         groups: list[TiedGroup] | None = None,
     ) -> PreparedAdapter:
-        """Do everything about an adapter that can fail, without changing the model.
+        """Do all steps of adding an adapter that can fail, without changing the model.
 
-        replaces: it will take the place of the one of this name. groups: the module's parameters, where a walk has just
-        been.
+        Args:
+            name: the adapter's name.
+            lora: as in `add_adapter`.
+            seed: as in `add_adapter`.
+            replaces: whether it will replace the adapter of this name.
+            groups: the module's parameters, if they were just listed.
+
+        Raises:
+            AdapterError: the adapter or its name is not valid, or does not fit.
         """
         check_name(name)
         if name in self.adapter_set.configs and not replaces:
@@ -207,79 +228,22 @@ class Model(TrainingVerbs):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
-        """Add an adapter, which applies at once beside those that are active: a new one changes nothing yet.
+        """Add an adapter and make it active beside the others. A new one does not change the outputs before training.
 
-        lora: a rank, a `zoo.LoRA`, or where a saved adapter lies. Raises `AdapterError`; the model is then as it
-        was.
+        Args:
+            name: the adapter's name.
+            lora: a rank, a `zoo.LoRA`, or the place of a saved adapter (a folder, a file, or a Hub reference).
+            seed: of the random initialisation.
+
+        Raises:
+            AdapterError: the adapter or its name is not valid, or does not fit; the model is then unchanged.
         """
         self.adapter_set.attach(self.prepare_adapter(name, lora, seed=seed))
 
-    def swap_adapter(self, name: str, lora: Any, *, seed: int | None = None) -> None:
-        """Put another adapter's values into the tensors of the adapter `name`: compiled code is not compiled again.
-
-        lora: as in `add_adapter`. Its kind must be the same and its ranks no higher than those that are there; what
-        it does not change does nothing afterwards. It is as if loaded afresh but for dropout, which stays the slot's.
-        Raises `AdapterError` for one that does not fit; nothing has changed then.
-        """
-        self.adapter_set.unmerged(name)
-        swap.swap(self.adapter_set, self.prepare_adapter(name, lora, seed=seed, replaces=True))
-
-    def combine_adapters(
-        self,
-        name: str,
-        adapters: Mapping[str, float],
-        method: str = "cat",
-        *,
-        rank: int | None = None,
-        density: float | None = None,
-        majority_sign: str = "total",
-        seed: int | None = None,
-    ) -> CombineReport:
-        """Make a new LoRA adapter, not active yet, of others with weights; what it is close to is in the report.
-
-        method: "cat" is the weighted sum, exactly, of the ranks' sum; "svd" its best approximation of `rank` (None:
-        the highest there is); "linear" adds factors of equal rank, a rough sum. "ties", "dare_linear", "dare_ties" and
-        "magnitude_prune" drop all but `density` of the values first; with "_svd" they work on whole updates, not on
-        factors. majority_sign: of ties, "total" or "frequency". seed: of dare. A weight that one of the adapters leaves
-        alone counts as zero. Raises `AdapterError`, also for kinds that are not low-rank; nothing has changed then.
-        """
-        options = {"rank": rank, "density": density, "majority_sign": majority_sign, "seed": seed}
-        return combine.combine(self.adapter_set, name, adapters, method=method, **options)  # type: ignore[arg-type]
-
-    def activate(self, *names: str, weights: Sequence[float] | None = None) -> None:
-        """Let exactly these adapters apply (and train), in this order.
-
-        weights: one number for each, 1 by default, which scales the adapter's whole effect; any sign. One of weight 0
-        does exactly nothing and does not train. Saving an adapter writes it as it is, without its weight.
-        """
-        self.adapter_set.activate(names, weights)
-
-    def deactivate(self) -> None:
-        """Let no adapter apply: the base as it was, exactly."""
-        self.activate()
-
-    def remove_adapter(self, name: str) -> None:
-        """Take an adapter away. After the last one the base trains again as it did before the first."""
-        self.adapter_set.remove(name)
-
-    def merge(self, *names: str, bits: int | Quantization | None = None) -> MergeReport:
-        """Fold adapters (default: the active ones) into the weights, active ones with their weights, others whole.
-
-        bits: None is exact: a quantized weight that takes a delta becomes full precision. 4, 8 or a
-        `zoo.Quantization` quantizes the weights that take one again, which loses some of it; how much is measured,
-        logged as a warning and returned. The base is kept beside both, so that `unmerge` comes back to the identical
-        bits. Raises a `ZooError`; nothing is merged then.
-        """
-        return merge.merge(self.adapter_set, names, bits)
-
-    def unmerge(self) -> None:
-        """Take every merged adapter out again, bit for bit; those that were active before are active again."""
-        self.adapter_set.unmerge()
-
     def unload(self) -> nn.Module:
-        """Plain parameters everywhere, and the module itself: merged adapters stay, unmerged ones are dropped.
+        """Turn all weights into plain parameters in full precision, and return the module.
 
-        Quantized weights become full precision.
+        Merged adapters stay in the weights; others are dropped.
         """
         self.adapter_set.unload()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
@@ -287,10 +251,16 @@ class Model(TrainingVerbs):
         return self.module
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
-        """Write one adapter in PEFT's format; returns the folder. Without a name: the only one, or all of several.
+        """Write adapters in PEFT's format, and return the folder.
 
-        Of several, "default" is written into the folder and each other one into a folder of its name in it, as PEFT
-        does. Raises `OutputError` where the folder cannot be written; what was there is then as it was.
+        Args:
+            folder: where to. Of several adapters, "default" is written into it and each other one into a subfolder of
+                its name, as PEFT does.
+            name: of one adapter; default all of them.
+
+        Raises:
+            AdapterError: there is no such adapter, or it has no file format.
+            OutputError: the folder cannot be written; its content is then unchanged.
         """
         if name is None:
             if not self.adapters:
@@ -313,11 +283,20 @@ class Model(TrainingVerbs):
     ) -> PushResult:
         """Push an adapter (default: all of them) with a model card and samples to the Hub, in one commit.
 
-        repo_id: `owner/name`, made where it is missing; files there that are not ours stay. One adapter lies at the
-        root, several in a folder each. private: of a repository that is made. branch: default main, made where it is
-        missing. samples: what the card shows instead of samples drawn for it.
+        Repeating a push makes no second commit.
 
-        Raises `HubError` where the Hub refuses or cannot be reached. A push that is repeated makes no second commit.
+        Args:
+            repo_id: `owner/name`, created if it is missing; other files in it stay. One adapter is at its root,
+                several in a folder each.
+            name: of one adapter; default all of them.
+            private: whether a new repository is private.
+            branch: default main; created if it is missing.
+            message: the commit's message.
+            samples: for the card; default samples are drawn.
+
+        Raises:
+            AdapterError: there is no such adapter.
+            HubError: the Hub refuses or cannot be reached.
         """
         from zoo.hub.push import push
 
