@@ -1,4 +1,4 @@
-"""Writes docs/hooks.md from zoo/plugin/hookspecs.py: python docs/generate_hooks.py
+"""Write docs/hooks.md from zoo/plugin/hookspecs.py: python docs/generate_hooks.py.
 
 The source is read, not imported; a test asserts that the committed page is what this writes.
 """
@@ -21,13 +21,22 @@ HEAD = """\
 
 Every hook that a plugin may implement. Written from the docstrings of `zoo/plugin/hookspecs.py` by
 `docs/generate_hooks.py`: change those, not this page. [plugins.md](plugins.md) shows the hooks at work and says how
-the contract [evolves](plugins.md#how-the-contract-evolves).
+the contract [evolves](plugins.md#how-the-contract-evolves). The examples are functions as a table names them; in the
+plugin's own module they are decorated with `@zoo.hookimpl`.
 """
 
 
 @dataclass(frozen=True)
 class Hook:
-    """One function of the contract, as its source has it. example: the lines of an implementation's body."""
+    """One function of the contract, as its source has it.
+
+    Attributes:
+        name: the hook's.
+        arguments: (name, type) of each.
+        returns: the type of its result.
+        summary: the first line of its docstring; text: what follows.
+        example: the lines of an implementation's body.
+    """
 
     name: str
     arguments: tuple[tuple[str, str], ...]
@@ -38,17 +47,18 @@ class Hook:
 
     @property
     def signature(self) -> str:
+        """The hook with the types of its arguments and its result."""
         written = ", ".join(f"{name}: {kind}" for name, kind in self.arguments)
         return f"{self.name}({written}) -> {self.returns}"
 
     def implementation(self) -> str:
-        """The example as a whole function, taking all arguments that the hook has."""
+        """Return the example as a whole function, which takes all arguments that the hook has."""
         names = ", ".join(name for name, _ in self.arguments)
-        return f"@zoo.hookimpl\ndef {self.name}({names}):\n{indent(self.example, '    ')}\n"
+        return f"def {self.name}({names}):\n{indent(self.example, '    ')}\n"
 
 
 def contract(path: Path = CONTRACT) -> tuple[str, list[Hook]]:
-    """The contract's introduction (Markdown, without its first line) and its hooks, in their order."""
+    """Return the contract's introduction (Markdown, without its first line) and its hooks, in their order."""
     module = ast.parse(path.read_text(encoding="utf-8"))
     hooks = [_hook(node) for node in module.body if isinstance(node, ast.FunctionDef) and _is_hook(node)]
     introduction = (ast.get_docstring(module) or "").partition("\n\n")[2]
@@ -56,11 +66,11 @@ def contract(path: Path = CONTRACT) -> tuple[str, list[Hook]]:
 
 
 def page() -> str:
-    """The whole of docs/hooks.md."""
+    """Return the text of docs/hooks.md."""
     introduction, hooks = contract()
     answers = {hook.name: _implementers(hook.name) for hook in hooks}
     rows = "\n".join(f"| [`{hook.name}`](#{hook.name}) | {_code(hook.summary).rstrip('.')} |" for hook in hooks)
-    parts = [HEAD, _markdown(introduction), f"| hook | gives |\n|---|---|\n{rows}\n"]
+    parts = [HEAD, _markdown(introduction), f"| hook | what it does |\n|---|---|\n{rows}\n"]
     for hook in hooks:
         seen = answers[hook.name]
         parts.append(
@@ -84,7 +94,7 @@ def _hook(node: ast.FunctionDef) -> Hook:
 
 
 def _markdown(text: str) -> str:
-    """reStructuredText as the contract's introduction uses it: literals, and indented blocks after `::`."""
+    """Return Markdown for reStructuredText as the introduction uses it: literals, and indented blocks after `::`."""
     made = []
     for indented, paragraphs in groupby(text.split("\n\n"), key=lambda paragraph: paragraph.startswith("    ")):
         joined = "\n\n".join(paragraphs)
@@ -97,20 +107,17 @@ def _code(text: str) -> str:
 
 
 def _implementers(hook: str) -> list[str]:
-    """Links to the plugins of this repository that implement a hook; one for all architectures where all of them do."""
-    implemented = {path: _functions(path) for path in sorted(ROOT.glob("plugins/*/zoo_*/__init__.py"))}
-    found = [path for path, hooks in implemented.items() if hook in hooks]
-    architectures = [path for path, hooks in implemented.items() if "construct" in hooks]
-    links = []
-    if set(architectures) <= set(found):
-        links = ["every architecture in [plugins](../plugins)"]
-        found = [path for path in found if path not in architectures]
-    return links + [f"[{path.parent.name[4:]}](../{path.relative_to(ROOT).as_posix()})" for path in found]
+    """Return links to the implementations of a hook in this repository's plugins."""
+    found = {path.parent: _table(path) for path in sorted(ROOT.glob("plugins/*/zoo_*/__init__.py"))}
+    files = {package.name[4:]: package / f"{rows[hook]}.py" for package, rows in found.items() if hook in rows}
+    return [f"[{name}](../{path.relative_to(ROOT).as_posix()})" for name, path in files.items()]
 
 
-def _functions(path: Path) -> set[str]:
-    module = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+def _table(path: Path) -> dict[str, str]:
+    """Return hook → module of the table in a plugin's module."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    rows = [row for call in calls if ast.unparse(call.func) == "zoo.hooks" for row in call.keywords]
+    return {str(row.arg): ast.literal_eval(row.value).partition(":")[0].strip(".") for row in rows}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A new plugin's package, written from the templates in `zoo/template`: what `zoo new-plugin` does.
+"""Write a new plugin's package from the templates in `zoo/cli/template`: what `zoo new-plugin` does.
 
-A template is a working plugin called `sketch`; files that all kinds share lie in `common`. The name is put in its
-place in every form that it has: `zoo_sketch` the package, `zoo-sketch` the distribution, `Sketch` the class.
+A template is a working plugin called `sketch`; files that all kinds share are in `common`. The new name replaces it in
+every form: `zoo_sketch` the package, `zoo-sketch` the distribution, `Sketch` the class.
 """
 
 from __future__ import annotations
@@ -24,16 +24,26 @@ _SUMMARIES = {
     "quantizer": "The quantizer {name} for zoo.",
     "adapter": "The adapter kind {name} for zoo.",
 }
-_HIDDEN = {"gitignore", "github"}  # with a dot before them they would count for zoo's own repository
+_HIDDEN = {"gitignore", "github"}  # with a leading dot they would apply to zoo's own repository
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PLACEHOLDER = re.compile(r"zoo-sketch|sketch|Sketch|SUMMARY|\"adapter-zoo\"")
 
 
 def write(name: str, kind: str = "architecture", folder: Path | None = None) -> tuple[Path, tuple[str, ...]]:
-    """Write the package of a new plugin into `folder` (default: `zoo-NAME` here); the folder and its files.
+    """Write the package of a new plugin, whole or not at all.
 
-    The folder appears whole or not at all. Raises PluginError for a name that cannot be a plugin's or is taken,
-    UnknownNameError for a kind that there is not, OutputError where the folder holds something.
+    Args:
+        name: the plugin's.
+        kind: one of `KINDS`.
+        folder: where to; None: `zoo-NAME` in the current folder.
+
+    Returns:
+        The folder, and the paths of its files.
+
+    Raises:
+        PluginError: the name cannot be a plugin's, or is taken.
+        UnknownNameError: there is no such kind.
+        OutputError: the folder holds files already.
     """
     if kind not in KINDS:
         raise UnknownNameError(f"no kind of plugin {kind!r}: expected {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}")
@@ -49,7 +59,7 @@ def write(name: str, kind: str = "architecture", folder: Path | None = None) -> 
 
 
 def package(name: str, kind: str) -> dict[str, str]:
-    """The package's files: path → text."""
+    """Return the package's files: path → text."""
     words = {
         "zoo-sketch": distribution(name),
         "sketch": name,
@@ -67,7 +77,7 @@ def package(name: str, kind: str) -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raise PluginError unless `name` can be a new plugin's: a lower-case identifier that nothing is called yet."""
+    """Raise PluginError unless `name` can be a new plugin's: a lower-case identifier that is not in use."""
     if not _fits(name):
         nearest = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
         hint = f"; {nearest!r} would do" if _fits(nearest) else ""
@@ -93,17 +103,17 @@ def _fits(name: str) -> bool:
 
 
 def distribution(name: str) -> str:
-    """The distribution that brings the plugin `name`: what is given to pip."""
+    """Return the name of the plugin's distribution, which is given to pip."""
     return f"zoo-{name.replace('_', '-')}"
 
 
 def class_name(name: str) -> str:
-    """`tiny_mixer` → `TinyMixer`."""
+    """Return the name of a class: `tiny_mixer` → `TinyMixer`."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 
 def compatible() -> str:
-    """The versions of zoo that a plugin made now works with: from this one up to the next that may break it."""
+    """Return the versions of zoo that a new plugin works with: from this one up to the next that may break it."""
     major, minor, *_ = (int(number) for number in __version__.split("."))
     return f">={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"
 
@@ -112,7 +122,7 @@ def _files(folder: Traversable, above: str = "") -> Iterator[tuple[str, str]]:
     for item in folder.iterdir():
         path = above + (f".{item.name}" if item.name in _HIDDEN else item.name)
         if item.is_dir():
-            if item.name != "__pycache__":  # of an installed zoo, whose files pip compiles
+            if item.name != "__pycache__":  # in an installed zoo, whose files pip compiles
                 yield from _files(item, f"{path}/")
         else:
             yield path, item.read_text(encoding="utf-8")

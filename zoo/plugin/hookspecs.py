@@ -1,22 +1,27 @@
 """The contract between zoo and its plugins: what a plugin may implement, and what zoo promises when it calls.
 
-A plugin is a module, named by an entry point in the group `zoo`, with some of these functions::
+A plugin is a module, named by an entry point in the group `zoo`, that says where the functions of its hooks are::
 
     # zoo_mine/__init__.py                              # pyproject.toml
     import zoo                                          # [project.entry-points.zoo]
                                                         # mine = "zoo_mine"
-    @zoo.hookimpl
-    def construct(entry):
-        from .model import Mine                         # heavy imports belong inside the hooks
+    zoo.hooks(construct=".model", loss=".training", batches=".training", evaluate=".training", sample=".text:draw")
 
-        return Mine(**entry.config)
+`".training"` is the module `zoo_mine.training`, in which the function is called like the hook; `".text:draw"` is the
+function `draw` of `zoo_mine.text`; a function itself may stand there too. A module is imported when one of its hooks is
+first called, so it may import whatever it likes at its top. A small hook may as well be a decorated function in the
+plugin's module, which must import nothing heavy; both forms go together::
+
+    @zoo.hookimpl
+    def recognises(config):
+        return config.get("model_type") == "mine"
 
 An *architecture* implements at least `construct`, `sample`, `loss`, `batches` and `evaluate`; a *quantizer*
 implements `quantize`; an *adapter kind* implements `inject_adapter` and `adapter_config`. An implementation may
 take fewer arguments than its hook has, and must not take others. `model` is a `zoo.Model`: `.module` (the
-library's own module, used as ever), `.entry`, `.device`, `.dtype`. Each hook is asked of the plugin that the
-entry names and, where it passes with None, of zoo's own implementation; no plugin needs to ask whether a model is its
-own. An *observer* has wrappers alone, `@zoo.hookimpl(wrapper=True)`, around the hooks of all plugins. Installing one
+library's own module, unchanged), `.entry`, `.device`, `.dtype`. A hook is called on the plugin that the entry names
+and, if that returns None, on zoo's own implementation: a plugin never needs to check whether a model is its own. An
+*observer* has wrappers alone, `@zoo.hookimpl(wrapper=True)`, around the hooks of all plugins. Installing one
 changes nothing: `ZOO_OBSERVE=name` (or `name,other`) in the environment, or `zoo.observe("name")`, switches it
 on::
 
@@ -25,8 +30,8 @@ on::
         print("sampling", model.entry.name)
         return (yield)
 
-Users' mistakes are raised as `zoo.ZooError` and shown in one line; any other exception is reported as the
-plugin's failure.
+Raise users' mistakes as `zoo.ZooError`, which is shown in one line. Any other exception is reported as the plugin's
+failure.
 """
 
 from __future__ import annotations
@@ -60,10 +65,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def recognises(config: dict[str, Any]) -> bool | None:
-    """Whether a configuration is this architecture's.
+    """Return whether a configuration is this architecture's.
 
-    Gets the `config.json` (or `model_index.json`) of a Hub repository or local folder that no registry names.
-    Returns True, or False or None. Called on every architecture when a name with a slash is loaded::
+    Gets the `config.json` (or `model_index.json`) of a Hub repository or local folder that is in no registry.
+    Returns True; or False or None. Called on every architecture when a name with a slash is loaded::
 
         return config.get("_class_name") == "UNet2DModel"
     """
@@ -71,11 +76,11 @@ def recognises(config: dict[str, Any]) -> bool | None:
 
 @hookspec(firstresult=True)
 def construct(entry: Entry) -> nn.Module | None:
-    """The module, without its weights.
+    """Return the module, without its weights.
 
-    Gets the resolved entry: `entry.config`, and `entry.folder`, where the files lie (None when only the structure
-    is wanted). Returns the library's own module in evaluation mode. Called with parameters on `meta` and buffers
-    real, so whatever initialises parameters costs nothing::
+    Gets the resolved entry: `entry.config`, and `entry.folder` with the files (None when only the structure is
+    wanted). Returns the library's own module in evaluation mode. Called with parameters on `meta` and buffers
+    real, so that initialising parameters costs nothing::
 
         return UNet2DModel.from_config(entry.config)
     """
@@ -83,11 +88,11 @@ def construct(entry: Entry) -> nn.Module | None:
 
 @hookspec(firstresult=True)
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]] | None:
-    """The weights, one at a time.
+    """Return the weights, one at a time.
 
     Gets the entry and the constructed module. Returns an iterator of (name, tensor) under the module's own parameter
     and buffer names, or None to let zoo read the safetensors in `entry.folder`. Called once per load; each tensor
-    is quantized and dropped before the next is asked for, so yield them lazily::
+    is quantized and freed before the next one is read, so yield them lazily::
 
         for name, tensor in zoo.checkpoint.tensors(entry):  # zoo's own reading
             yield OLD_NAMES.get(name, name), tensor
@@ -96,13 +101,13 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]] 
 
 @hookspec(firstresult=True)
 def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> QuantizedTensor | Tensor | None:
-    """How one weight is stored.
+    """Quantize one weight.
 
     Gets the entry, the parameter's name, its full-precision weight (any shape, on its final device) and the scheme
-    that the user asked for. Returns `QuantizedTensor` (a quantizer), the weight itself to keep it in full
-    precision (an architecture's policy; `keep` in registry.toml says the same without code), or None to pass.
-    Called per managed weight while loading: the architecture first, then the plugin named like `scheme.scheme`,
-    then zoo::
+    that the user chose. Returns a `zoo.QuantizedTensor` (a quantizer), the weight itself to keep it in full
+    precision (an architecture; `keep` in registry.toml does the same without code), or None to leave it to the next.
+    Called for each managed weight while loading: on the architecture first, then on the plugin named like
+    `scheme.scheme`, then on zoo::
 
         return weight if name.endswith("att_src") else None
     """
@@ -110,12 +115,13 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Q
 
 @hookspec(firstresult=True)
 def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter) -> Update | None:
-    """What one adapter does to one weight.
+    """Return what one adapter does to one weight.
 
     Gets the entry, the parameter's name, the weight as its layer sees it (shape, dtype, device and `layout`: which
     dimensions are the layer's outputs and inputs; any torch function takes it as a tensor), and the adapter's
-    configuration. Returns an `Update` (a module whose parameters train), or None to pass. Called per targeted
-    weight when an adapter is added: the architecture first, then the plugin named like `config.kind`, then zoo::
+    configuration. Returns a `zoo.Update` (a module whose parameters train), or None to leave it to the next. Called
+    for each targeted weight when an adapter is added: on the architecture first, then on the plugin named like
+    `config.kind`, then on zoo::
 
         return Scaled(weight.shape, config.rank) if name.endswith(".modulated") else None
     """
@@ -123,10 +129,10 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
 
 @hookspec(firstresult=True)
 def adapter_config(raw: dict[str, Any]) -> Adapter | None:
-    """The configuration that a saved adapter's `adapter_config.json` says.
+    """Return the configuration that a saved adapter's `adapter_config.json` describes.
 
-    Gets what the file holds. Returns the kind's `zoo.Adapter`, or None to pass. Called when an adapter is loaded: the
-    plugin named like its `peft_type` in lower case, then zoo::
+    Gets what the file holds. Returns the kind's `zoo.Adapter`, or None to leave it to the next. Called when an adapter
+    is loaded: on the plugin named like its `peft_type` in lower case, then on zoo::
 
         return Scale.from_peft(raw)
     """
@@ -134,11 +140,11 @@ def adapter_config(raw: dict[str, Any]) -> Adapter | None:
 
 @hookspec(firstresult=True)
 def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
-    """`request.n` samples.
+    """Return `request.n` samples.
 
-    Gets the model and the request: `n`, `seed` (None: fresh), `options`, of which `request.take` gives the
-    known ones and refuses others. Returns `zoo.Samples`, equal for equal seeds, leaving the global random state as
-    it was. Called under `torch.no_grad` in evaluation mode::
+    Gets the model and the request: `n`, `seed` (None: a new one each time), `options`, of which `request.take` returns
+    the known ones and refuses others. Returns `zoo.Samples`, equal for equal seeds, and does not change the global
+    random state. Called under `torch.no_grad` in evaluation mode::
 
         options = request.take(steps=50)
         noise = torch.randn(request.n, 64, generator=request.generator()).to(model.device)
@@ -148,7 +154,7 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
 
 @hookspec(firstresult=True)
 def loss(model: LoadedModel, batch: Any) -> Tensor | None:
-    """The training loss of one batch.
+    """Return the training loss of one batch.
 
     Gets the model and one batch as `batches` makes it, on the model's device. Returns a scalar tensor with a graph.
     Called once per training step, in training mode::
@@ -159,7 +165,7 @@ def loss(model: LoadedModel, batch: Any) -> Tensor | None:
 
 @hookspec(firstresult=True)
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[Any] | None:
-    """Batches of the user's data, made ready for `loss`.
+    """Return batches of the user's data, ready for `loss`.
 
     Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a torch Dataset or
     tensors; and the request: `batch_size`, `split`, `seed`. Returns an iterable of batches (dicts of tensors):
@@ -172,10 +178,10 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[An
 
 @hookspec(firstresult=True)
 def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
-    """Figures on held-out data; the first is the main one.
+    """Return metrics on held-out data; the first is the main one.
 
-    Gets the model and data as `batches` does. Returns name → figure, the same at every call, leaving the global
-    random state as it was. Called under `torch.no_grad` in evaluation mode::
+    Gets the model and data as `batches` does. Returns name → number, the same at every call, and does not change the
+    global random state. Called under `torch.no_grad` in evaluation mode::
 
         return {"perplexity": math.exp(total / count)}
     """
@@ -183,10 +189,10 @@ def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
 
 @hookspec(firstresult=True)
 def tuning(entry: Entry) -> dict[str, Any] | None:
-    """Optional: what `model.tune` does where the user says nothing, for objectives that want something else.
+    """Optional: return the defaults of `model.tune` for objectives that need others than zoo's.
 
     Gets the entry. Returns some of `batch_size`, `lr`, `betas`, `grad_clip`, `warmup`, `ema_decay`, `weight_decay`
-    and `schedule` with their values. Called by `model.tune`; what the user gives goes before it::
+    and `schedule` with their values. Called by `model.tune`; what the user gives takes precedence::
 
         return {"betas": (0.0, 0.99), "ema_decay": 0.99}
     """
@@ -194,9 +200,9 @@ def tuning(entry: Entry) -> dict[str, Any] | None:
 
 @hookspec(firstresult=True)
 def describe(entry: Entry) -> dict[str, str] | None:
-    """Optional: facts about the entry for `zoo info` and the model card.
+    """Optional: return facts about the entry for `zoo info` and the model card.
 
-    Gets the entry, its files perhaps absent. Returns label → text. Called without loading the model: import nothing
+    Gets the entry, whose files may be absent. Returns label → text. Called without loading the model: import nothing
     heavy::
 
         return {"image size": str(entry.config["sample_size"])}
@@ -218,12 +224,12 @@ def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> boo
 
 @hookspec(firstresult=True)
 def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any | None:
-    """Optional: the module's output for some samples of a batch, where samples are not the rows of its inputs.
+    """Optional: return the module's output for some samples of a batch, if samples are not the rows of its inputs.
 
     Gets the model with just these samples' adapters active; the arguments of the whole call; the samples' numbers
     (int64 [k], ascending) of `count` in all. Returns the module's output in which every tensor has `k` rows, these
-    samples' in order, or None to let zoo take the rows of each tensor that has `count`. Called by ``model(...,
-    adapters=[...])``, once for each different choice of adapters::
+    samples' in order, or None to let zoo take the rows of each tensor that has `count`. Called by
+    `model(..., adapters=[...])`, once for each different choice of adapters::
 
         return model.module(*args, **kwargs)[rows]  # nodes of one graph: any of them may need all of it
     """

@@ -8,13 +8,13 @@ import zoo
 from torch import nn
 from zoo.testing import conformance
 
-from zoo_sketch import Sketch, adapter_config
+from zoo_sketch import Sketch
 
 test_promise = conformance("sketch", adapter=Sketch(targets="all"))
 
 
 def one_layer(layer: nn.Module, side: str) -> tuple[zoo.Model, torch.Tensor, torch.Tensor]:
-    """A layer with an adapter whose gains are random; its weight and the gains, in float64."""
+    """Return a layer with an adapter whose gains are random; its weight and the gains, in float64."""
     weight = layer.weight.detach().double()
     model = zoo.wrap(layer, lora=Sketch(targets="all", side=side))
     ((_, gain),) = model.trainable_parameters()
@@ -53,7 +53,7 @@ def test_sides_are_those_of_the_layer(layer, side, count):
 
 def test_its_configuration_survives_a_file():
     config = Sketch(targets=("a", "b"), side="inputs")
-    assert adapter_config(config.to_peft()) == config
+    assert Sketch.from_peft(config.to_peft()) == config
 
 
 def test_mistakes_are_told():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import zoo
 
@@ -12,10 +12,15 @@ import zoo
 class Sketch(zoo.Adapter):
     """One learned gain for each output (or input) of a weight: W · (1 + g), g zero at first; after IA³.
 
-    targets: which weights: suffixes of parameter paths, a regular expression, "all", or None for the model's default.
-    side: "outputs" or "inputs", of the layer that the weight belongs to.
+    The method is that of arXiv 2205.05638, applied to the weight itself.
 
-    The method is that of arXiv 2205.05638, applied to the weight itself. Raises `zoo.AdapterError`.
+    Attributes:
+        targets: which weights: suffixes of parameter paths, a regular expression, "all", or None for the model's
+            default.
+        side: "outputs" or "inputs", of the layer that the weight belongs to.
+
+    Raises:
+        AdapterError: `side` is something else.
     """
 
     kind: ClassVar[str] = "sketch"  # the plugin's name, too
@@ -26,17 +31,8 @@ class Sketch(zoo.Adapter):
     def __post_init__(self) -> None:
         if self.side not in ("outputs", "inputs"):
             raise zoo.AdapterError(f"side: expected 'outputs' or 'inputs', got {self.side!r}")
-        if isinstance(self.targets, list):  # as a saved adapter's JSON has them
+        if isinstance(self.targets, list):  # as in a saved adapter's JSON
             object.__setattr__(self, "targets", tuple(self.targets))
 
 
-@zoo.hookimpl
-def adapter_config(raw: dict[str, Any]) -> Sketch:
-    return Sketch.from_peft(raw)
-
-
-@zoo.hookimpl
-def inject_adapter(weight: zoo.LazyWeight, config: Sketch) -> zoo.Update:
-    from .update import Gains
-
-    return Gains(weight.shape, weight.layout, config.side, weight.device)
+zoo.hooks(inject_adapter=".update", adapter_config=Sketch.from_peft)

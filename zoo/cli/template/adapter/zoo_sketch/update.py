@@ -6,24 +6,31 @@ import torch
 import zoo
 from torch import Tensor, nn
 
+from . import Sketch
+
+
+def inject_adapter(weight: zoo.LazyWeight, config: Sketch) -> zoo.Update:
+    """Return the update of one weight, which is given as its layer sees it."""
+    return Gains(weight.shape, weight.layout, config.side, weight.device)
+
 
 class Gains(zoo.Update):
     """W · (1 + g) with one parameter g for each output, or each input, of a weight of any shape.
 
-    A new one changes nothing, for g is zero, and has a gradient wherever the weight has one.
+    A new one changes nothing, since g is zero, and has a gradient wherever the weight has one.
     """
 
     kind = "sketch"
 
     def __init__(self, shape: torch.Size, layout: zoo.Layout, side: str, device: torch.device | None) -> None:
         super().__init__()
-        # The leading dimensions are the layer's outputs and the next one its inputs, or the other way round; what
-        # follows (a convolution's kernel) is neither.
+        # The leading dimensions are the layer's outputs and the next one its inputs, or the reverse; the dimensions
+        # after them (a convolution's kernel) are neither.
         leading = (side == "outputs") != layout.transposed
         chosen = range(layout.split) if leading else (layout.split,)
         sizes = [size if place in chosen else 1 for place, size in enumerate(shape)]
         self.gain = nn.Parameter(torch.zeros(sizes, device=device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The updated weight, in the weight's shape and type."""
+        """Return the updated weight, in the weight's shape and type."""
         return weight * (1 + self.gain).to(weight.dtype)

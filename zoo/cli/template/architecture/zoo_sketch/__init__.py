@@ -1,63 +1,24 @@
-"""The architecture `sketch`: its hooks. What is heavy is imported inside them."""
+"""The architecture `sketch`: where its hooks are. The modules named here are imported when a hook is first called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zoo
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+zoo.hooks(
+    construct=".model",
+    checkpoint=".model",
+    batches=".training",
+    loss=".training",
+    evaluate=".training",
+    sample=".sampling",
+)
 
 
 @zoo.hookimpl
 def recognises(config: dict[str, Any]) -> bool:
     return config.get("model_type") == "sketch"
-
-
-@zoo.hookimpl
-def construct(entry: zoo.Entry) -> nn.Module:
-    from .model import build
-
-    return build(entry.config)
-
-
-@zoo.hookimpl
-def checkpoint(entry: zoo.Entry) -> Iterator[tuple[str, Tensor]] | None:
-    if entry.folder is not None:
-        return None  # zoo reads the safetensors there
-    from .model import untrained
-
-    return untrained(entry.config)
-
-
-@zoo.hookimpl
-def batches(model: zoo.Model, data: Any, request: zoo.BatchRequest) -> Iterable[dict[str, Tensor]]:
-    from .training import batches
-
-    return batches(model, data, request)
-
-
-@zoo.hookimpl
-def loss(model: zoo.Model, batch: dict[str, Tensor]) -> Tensor:
-    from .training import loss
-
-    return loss(model, batch)
-
-
-@zoo.hookimpl
-def evaluate(model: zoo.Model, data: Any) -> dict[str, float]:
-    from .training import evaluate
-
-    return evaluate(model, data)
-
-
-@zoo.hookimpl
-def sample(model: zoo.Model, request: zoo.SampleRequest) -> zoo.Samples:
-    from .sampling import sample
-
-    return sample(model, request)
 
 
 @zoo.hookimpl

@@ -1,6 +1,6 @@
-"""The module: put yours in its place. Here a language model of characters after Bengio et al. (JMLR 3, 2003).
+"""The module and its weights: put yours here. A language model of characters, after Bengio et al. (JMLR 3, 2003).
 
-Shapes: n texts, t characters of context, w numbers for each character.
+Shapes: n texts, t characters of context, w features of each character.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHARACTERS = bytes(range(32, 127)) + b"\n"  # printable ASCII; what lies outside is read as "?"
+CHARACTERS = bytes(range(32, 127)) + b"\n"  # printable ASCII; other characters are read as "?"
 _CODES = bytes(CHARACTERS.index(byte if byte in CHARACTERS else b"?") for byte in range(256))
 
 
 class Sketch(nn.Module):
-    """Predicts the next character from the last `context` ones with two layers over their embeddings."""
+    """Predicts the next character from the last `context` ones: two layers over their embeddings."""
 
     def __init__(self, context: int = 16, width: int = 32, hidden: int = 256) -> None:
         super().__init__()
@@ -27,29 +28,36 @@ class Sketch(nn.Module):
         self.out = nn.Linear(hidden, len(CHARACTERS))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """int64 `[n, t]` → logits `[n, 96]`."""
+        """Return the logits [n, 96] of the next character; tokens: int64 [n, t]."""
         embedded = self.embed(tokens).flatten(1)  # [n, t·w]
         return self.out(F.gelu(self.hidden(embedded)))
 
 
-def build(config: dict[str, Any]) -> Sketch:
-    """The module of a configuration, in evaluation mode. zoo calls this with parameters on `meta`."""
+def construct(entry: zoo.Entry) -> Sketch:
+    """Return the module, in evaluation mode. zoo calls this with parameters on `meta`."""
+    return _built(entry.config)
+
+
+def checkpoint(entry: zoo.Entry) -> Iterator[tuple[str, Tensor]] | None:
+    """Return random weights, the same every time, for as long as the package carries no trained ones."""
+    if entry.folder is not None:
+        return None  # zoo reads the safetensors there
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = _built(entry.config)
+    return iter(module.state_dict().items())
+
+
+def _built(config: dict[str, Any]) -> Sketch:
     return Sketch(**{key: value for key, value in config.items() if key != "model_type"}).eval()
 
 
-def untrained(config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Random weights, the same every time, for as long as the package carries no trained ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = build(config)
-    yield from module.state_dict().items()
-
-
 def encode(text: str) -> Tensor:
-    """A text's characters: int64 `[len(text)]`."""
+    """Return the codes of a text's characters: int64 [len(text)]."""
     codes = bytearray(text.encode("ascii", "replace").translate(_CODES))
     return torch.frombuffer(codes, dtype=torch.uint8).long() if codes else torch.empty(0, dtype=torch.int64)
 
 
 def decode(tokens: Tensor) -> str:
+    """Return the text of the codes int64 [t]."""
     return bytes(CHARACTERS[token] for token in tokens.tolist()).decode("ascii")

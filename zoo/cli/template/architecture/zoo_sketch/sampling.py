@@ -1,4 +1,4 @@
-"""Drawing texts, character by character."""
+"""Draw texts, character by character."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ if TYPE_CHECKING:
 
 
 def sample(model: zoo.Model, request: zoo.SampleRequest) -> zoo.Samples:
-    """`request.n` texts that go on from a prompt.
+    """Return `request.n` texts that continue a prompt.
 
-    Options: `prompt`; `length`, how many characters; `temperature`, 0 for the likeliest one each time.
+    The request's options: `prompt`; `length`, the number of characters; `temperature`, 0 for the likeliest ones.
+
+    Raises:
+        ZooError: an option has an impossible value.
     """
     options = request.take(prompt="", length=80, temperature=1.0)
     if options["length"] < 1 or options["temperature"] < 0:
         raise zoo.ZooError(
             f"expected length from 1 and temperature from 0, got {options['length']} and {options['temperature']}"
         )
-    # A generator of its own, on the CPU: the same seed draws the same on every device, and the global state stays.
+    # A new generator, on the CPU: a seed draws the same on every device, and the global random state stays as it is.
     generator = request.generator()
     context = model.entry.config["context"]
     start = encode(" " * context + str(options["prompt"]))
-    tokens = start.repeat(request.n, 1)
+    tokens = start.repeat(request.n, 1)  # [n, context + len(prompt)]
     for _ in range(options["length"]):
         logits = model.module(tokens[:, -context:].to(model.device)).float().cpu()
         tokens = torch.cat([tokens, _draw(logits, options["temperature"], generator)], dim=1)

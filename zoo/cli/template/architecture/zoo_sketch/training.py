@@ -1,4 +1,4 @@
-"""Batches, loss and held-out figures."""
+"""Batches, loss and metrics on held-out data."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ _EVALUATED = 4096  # predictions at most
 
 
 def batches(model: zoo.Model, data: Any, request: zoo.BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """Batches of `tokens` int64 `[n, context + 1]`: the last one is to be predicted from the others.
+    """Return batches of `tokens` int64 [n, context + 1], of which the last is predicted from the others.
 
-    data: None ("text:english"), another name that `zoo.data.text` knows, a text file, a folder, texts.
+    Args:
+        model: its configuration says how long the context is.
+        data: None ("text:english"), another name that `zoo.data.text` knows, a text file, a folder, texts.
+        request: batch size, split and seed.
     """
     return stream({"tokens": _windows(model, data, request.split)}, request)
 
 
 def loss(model: zoo.Model, batch: dict[str, Tensor]) -> Tensor:
-    """Cross entropy of the next character, in nats."""
+    """Return the cross entropy of the next character, in nats."""
     tokens = batch["tokens"].to(model.device)
     return F.cross_entropy(model.module(tokens[:, :-1]).float(), tokens[:, -1])
 
 
 def evaluate(model: zoo.Model, data: Any) -> dict[str, float]:
-    """`bits_per_character` of held-out text (6.6: a uniform guess), and `accuracy`, the share guessed right."""
+    """Return `bits_per_character` of held-out text (a uniform guess: 6.6) and `accuracy`, the share predicted right."""
     windows = _windows(model, data, "test")
     windows = windows[:: max(1, len(windows) // _EVALUATED)][:_EVALUATED].to(model.device)
     logits, last = model.module(windows[:, :-1]).float(), windows[:, -1]
@@ -45,6 +48,6 @@ def evaluate(model: zoo.Model, data: Any) -> dict[str, float]:
 
 
 def _windows(model: zoo.Model, data: Any, split: str) -> Tensor:
-    """Every stretch of context + 1 characters, as a view `[m, context + 1]`."""
+    """Return every run of context + 1 characters, as a view [m, context + 1]."""
     text = "\n\n".join(text_data(data, split=split))
     return encode(text).unfold(0, model.entry.config["context"] + 1, 1)

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Blocks:
-    """How the packed tensors become a weight again: what a store keeps beside them."""
+    """How the stored tensors become a weight again; kept beside them."""
 
     bits: int
     block_size: int
     scheme: str = "sketch"
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The dense weight from `planes` uint8 `[g, k]` and `scales` float32 `[blocks, 1]`."""
+        """Return the dense weight; tensors: `planes` uint8 [g, k] and `scales` float32 [blocks, 1]."""
         planes, scales = tensors
         places = torch.arange(8, dtype=torch.uint8, device=planes.device)
         bits = (planes[:, None] >> places[:, None]) & 1  # [g, 8, k]
@@ -33,14 +33,15 @@ class Blocks:
 
 
 def pack(weight: Tensor, scheme: zoo.Quantization) -> zoo.QuantizedTensor:
-    """A weight of any shape, packed. Works on `meta` too: `zoo info --bits` builds models without weights.
+    """Quantize a weight of any shape. Works on `meta` too: `zoo info --bits` builds models without weights.
 
-    Raises `zoo.QuantizationError` for bits and block sizes that there are not, and for weights that are not finite.
+    Raises:
+        QuantizationError: there are no such bits or block sizes, or the weight is not finite.
     """
     if not 2 <= scheme.bits <= 8:
-        raise zoo.QuantizationError(f"scheme 'sketch' has 2 to 8 bits, got bits={scheme.bits}")
+        raise zoo.QuantizationError(f"scheme 'sketch': expected 2 to 8 bits, got bits={scheme.bits}")
     if scheme.block_size < 8 or scheme.block_size % 8:
-        raise zoo.QuantizationError(f"scheme 'sketch' takes a multiple of 8, got block_size={scheme.block_size}")
+        raise zoo.QuantizationError(f"scheme 'sketch': expected a multiple of 8, got block_size={scheme.block_size}")
     flat = weight.detach().float().flatten()
     if not flat.is_meta and not flat.isfinite().all():
         raise zoo.QuantizationError("the weight holds NaN or Inf and cannot be quantized")
