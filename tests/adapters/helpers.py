@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.weights.update import LoRAUpdate, Update
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 
 class Net(nn.Module):
@@ -74,7 +74,11 @@ def delta(update: Any) -> Tensor:
 
 def deltas(model: zoo.Model, name: str) -> dict[str, Tensor]:
     """Return every weight's total change by one adapter."""
-    return {path: delta(store.updates[name]) for path, store in stores(model.module).items() if name in store.updates}
+    return {
+        path: delta(store.updates[name])
+        for path, store in managed_weights(model.module).items()
+        if name in store.updates
+    }
 
 
 def error(found: Any, expected: Any) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.errors import AdapterError, TuningError, UnknownNameError
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .helpers import Gain, Net, delta, deltas, error, out, stirred
 
@@ -33,7 +33,7 @@ def test_weights_scale_whole_effects(bits: int | None) -> None:
         assert model.active == ("a", "b")
         assert dict(model.active_weights) == dict(zip("ab", weights, strict=True))
         state = model.state_dict()
-        for name in stores(model.module):
+        for name in managed_weights(model.module):
             wanted = sum(w * full[k].get(name, 0.0) for k, w in zip("ab", weights, strict=True))
             assert error(state[name].double() - base[name].double(), wanted) < 2e-5, name
         dense = copy.deepcopy(Net())
@@ -44,7 +44,7 @@ def test_weights_scale_whole_effects(bits: int | None) -> None:
     model.activate("a", "b")
     assert torch.equal(out(model, x), seen[0])
     with torch.no_grad():
-        for store in stores(model.module).values():
+        for store in managed_weights(model.module).values():
             store.updates["a"].A.fill_(math.nan)
     model.activate("b", "a", weights=[0, 0])
     assert torch.equal(out(model, x), plain), "weight 0 is exactly off"
@@ -54,7 +54,7 @@ def test_weights_scale_whole_effects(bits: int | None) -> None:
 def test_an_update_that_is_not_low_rank_is_scaled_too() -> None:
     net = Net().eval()
     model = zoo.wrap(net, lora={"lora": zoo.LoRA(rank=2, targets=["fc"])})
-    store = stores(net)["fc.weight"]
+    store = managed_weights(net)["fc.weight"]
     base = store.dense().detach().double()
     store.add("gain", Gain(store.shape))
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_gradients_are_scaled_as_the_effect_is(bits: int | None) -> None:
     model.deactivate()
     base = {name: tensor.double() for name, tensor in model.state_dict().items() if name != "head.weight"}
     leaves: dict[str, Tensor] = {}
-    for path, store in stores(model.module).items():
+    for path, store in managed_weights(model.module).items():
         for name, update in store.updates.items():
             w = {"a": 0.3, "b": -2.0}[name]
             A, B = (p.detach().double().requires_grad_() for p in (update.A, update.B))
@@ -89,7 +89,7 @@ def test_gradients_are_scaled_as_the_effect_is(bits: int | None) -> None:
             product = (A.t() @ B.t()) if update.transposed else (B @ A)
             base[path] = base[path] + w * update.scale * product.reshape(base[path].shape)
     (torch.func.functional_call(Net().double().eval(), base, (x,)) ** 2).sum().backward()
-    for path, store in stores(model.module).items():
+    for path, store in managed_weights(model.module).items():
         for name, update in store.updates.items():
             for factor in "AB":
                 assert error(getattr(update, factor).grad, leaves[f"{path} {name} {factor}"].grad) < 1e-4, (path, name)
@@ -114,7 +114,7 @@ def test_what_trains_and_what_the_verbs_leave() -> None:
     assert dict(model.active_weights) == {"b": 2.0, "c": 1.0}
     with torch.no_grad():
         model.state_dict()
-    kept = stores(model.module)["fc.weight"]
+    kept = managed_weights(model.module)["fc.weight"]
     assert kept._shares == (2.0, 1.0)
     with pytest.raises(TypeError):
         model.active_weights["b"] = 3  # type: ignore[index]
@@ -179,7 +179,7 @@ def test_weights_that_cannot_be(names: tuple[str, ...], weights: Any, match: str
         model.activate(*names, weights=weights)
     assert "\n" not in str(caught.value)
     assert dict(model.active_weights) == {"b": 0.5, "a": 2.0}
-    assert stores(model.module)["fc.weight"].active == ("b", "a")
+    assert managed_weights(model.module)["fc.weight"].active == ("b", "a")
 
 
 def test_adapters_names_do_not_matter() -> None:
@@ -190,7 +190,7 @@ def test_adapters_names_do_not_matter() -> None:
         model = zoo.wrap(copy.deepcopy(net).eval(), lora=dict(zip(names, TWO.values(), strict=True)), seed=1)
         torch.manual_seed(1)
         with torch.no_grad():
-            for store in stores(model.module).values():
+            for store in managed_weights(model.module).values():
                 for update in store.updates.values():
                     update.A.normal_()
                     update.B.normal_(std=0.1)

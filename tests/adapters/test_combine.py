@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.adapters import arithmetic
 from zoo.errors import AdapterError, UnknownNameError
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .helpers import Net, deltas, error, out, perturb, stirred
 
@@ -50,7 +50,7 @@ def test_cat_is_the_weighted_sum(bits: int | None) -> None:
     assert report.error < 1e-6
     model.activate("new")
     assert error(out(model, x), expected) < 1e-5
-    assert {path: store.updates["new"].rank for path, store in stores(model.module).items()} == {
+    assert {path: store.updates["new"].rank for path, store in managed_weights(model.module).items()} == {
         path: 5 if path in ("fc.weight", "raw", "conv.weight") else 3 for path in wanted
     }
     model.combine_adapters("newer", {"new": 2, "a": 0.5})  # of a combined one, active or not
@@ -65,7 +65,7 @@ def test_svd_is_the_best_of_its_rank(rank: int | None) -> None:
     report = model.combine_adapters("new", WEIGHTS, "svd", rank=rank)
     wrong = whole = 0.0
     for path, wanted in weighted_sum(model, WEIGHTS).items():
-        update = stores(model.module)[path].updates["new"]
+        update = managed_weights(model.module)[path].updates["new"]
         matrix = wanted.reshape(update.matrices()[0].shape[0], -1)
         values = torch.linalg.svdvals(matrix)
         left = values[rank or 3 :].square().sum()
@@ -266,7 +266,9 @@ def test_names_and_meta() -> None:
 
 def test_a_residual_one_is_low_rank_too() -> None:
     model, _ = stirred(Net(), {"a": zoo.LoRA(2, targets=["fc"], init="pissa"), "b": zoo.LoRA(2, targets=["fc"])})
-    update = stores(model.module)["fc.weight"].updates["a"]
-    wanted = 0.5 * update.product().detach() + 2 * stores(model.module)["fc.weight"].updates["b"].product().detach()
+    update = managed_weights(model.module)["fc.weight"].updates["a"]
+    wanted = (
+        0.5 * update.product().detach() + 2 * managed_weights(model.module)["fc.weight"].updates["b"].product().detach()
+    )
     model.combine_adapters("new", {"a": 0.5, "b": 2})
     assert error(deltas(model, "new")["fc.weight"], wanted) < 1e-6

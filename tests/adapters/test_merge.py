@@ -15,7 +15,7 @@ import zoo
 from zoo.errors import AdapterError, QuantizationError
 from zoo.weights.codecs import pack
 from zoo.weights.quantized_tensor import QuantizedTensor
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .helpers import Net, deltas, error, out, perturb, stirred
 
@@ -30,7 +30,7 @@ def wide(ratio: float) -> tuple[zoo.Model, torch.Tensor, torch.Tensor]:
     """Return a 4-bit Linear(128) with an adapter of |ΔW| / |W| = ratio, and the dense base and ΔW in float64."""
     model = zoo.wrap(nn.Sequential(nn.Linear(128, 128)), bits=4, lora=zoo.LoRA(rank=4))
     perturb(model)
-    (store,) = stores(model.module).values()
+    (store,) = managed_weights(model.module).values()
     base = store.base_tensor().detach().double()
     with torch.no_grad():
         update = store.updates["default"]
@@ -67,13 +67,13 @@ def test_what_is_stored_is_what_was_asked_and_comes_back(bits: int | None, again
     model, x = stirred(Net(), TWO, bits=bits)
     model.activate("a", "b", weights=(0.5, -2))
     before, output, size = held(model), out(model, x), model.footprint()
-    wanted = {name: store.dense().detach() for name, store in stores(model.module).items()}
+    wanted = {name: store.dense().detach() for name, store in managed_weights(model.module).items()}
     for _ in range(2):
         report = model.merge(bits=again)
         assert dict(report.names) == {"a": 0.5, "b": -2.0}
         assert model.active == ()
         scheme = again if isinstance(again, zoo.Quantization) else zoo.Quantization(again)
-        for name, store in stores(model.module).items():
+        for name, store in managed_weights(model.module).items():
             stored = store.quantized_base()
             assert isinstance(stored, QuantizedTensor)
             assert stored.codec.scheme == scheme.scheme
@@ -100,18 +100,18 @@ def test_only_weights_that_take_a_delta_are_quantized_again() -> None:
     net = Net()
     model, x = stirred(net, {"a": zoo.LoRA(2, targets=["fc", "raw"]), "b": zoo.LoRA(2, targets=["conv"])})
     with torch.no_grad():  # an adapter of which one weight is still fresh
-        stores(net)["raw"].updates["a"].B.zero_()
+        managed_weights(net)["raw"].updates["a"].B.zero_()
     model.activate("a")
     report = model.merge(bits=4)
     assert [one.name for one in report.weights] == ["fc.weight"]
-    assert isinstance(stores(net)["fc.weight"].merged_packed, QuantizedTensor)
-    assert stores(net)["raw"].dense_base() is stores(net)["raw"].base
-    assert stores(net)["conv.weight"].dense_base() is stores(net)["conv.weight"].base
+    assert isinstance(managed_weights(net)["fc.weight"].merged_packed, QuantizedTensor)
+    assert managed_weights(net)["raw"].dense_base() is managed_weights(net)["raw"].base
+    assert managed_weights(net)["conv.weight"].dense_base() is managed_weights(net)["conv.weight"].base
     model.activate("b")  # on top of the merge
     middle = out(model, x)
     model.merge("b")  # exactly now
     assert error(out(model, x), middle) < 1e-5
-    fc = stores(net)["fc.weight"]
+    fc = managed_weights(net)["fc.weight"]
     assert fc.dense_base() is None
     again = zoo.LoRA(2, targets=["fc"])
     model.add_adapter("c", again)
@@ -195,7 +195,7 @@ def test_a_quantizers_plugin_is_asked_and_its_failure_changes_nothing(site: Any)
     assert all(torch.equal(tensor, before[name]) for name, tensor in held(model).items())
     report = model.merge(bits=zoo.Quantization(3, "thirds"))
     assert {one.bits for one in report.weights} == {3}
-    for store in stores(model.module).values():
+    for store in managed_weights(model.module).values():
         assert torch.equal((3 * store.dense()).round() / 3, store.dense())
     model.unmerge()
     assert torch.equal(out(model, x), output)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import zoo
 from zoo.errors import AdapterError, UnknownNameError
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .helpers import Net, error, out, perturb, stirred
 
@@ -120,7 +120,7 @@ def test_what_runs_before_and_after_in_one_graph_has_its_own_adapters() -> None:
     def dense(names: dict[str, float]) -> Any:
         active = dict(model.active_weights)
         model.activate(*names, weights=list(names.values()))
-        weight = stores(model.module)["0.0.weight"].dense().detach()
+        weight = managed_weights(model.module)["0.0.weight"].dense().detach()
         model.activate(*active, weights=list(active.values()))
         return lambda t: torch.tanh(nn.functional.linear(t, weight, net[0].bias))
 
@@ -286,7 +286,7 @@ def test_outputs_without_rows(mode: str, match: str) -> None:
         model(*args, flag=True, adapters=rows)
     assert "\n" not in str(caught.value)
     assert dict(model.active_weights) == {"b": 0.5}
-    assert stores(model.module)["fc.weight"].weights == {"b": 0.5}
+    assert managed_weights(model.module)["fc.weight"].weights == {"b": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_after_an_exception_of_the_modules_own() -> None:
     model.activate("b")
     with pytest.raises(RuntimeError):
         model(torch.randn(2, 6), adapters=["a", None])
-    assert stores(model.module)["fc.weight"].active == ("b",)
+    assert managed_weights(model.module)["fc.weight"].active == ("b",)
     copied = copy.deepcopy(model)
     x = Net.draw(2)
     assert torch.equal(out(copied, x, adapters=["a", "b"]), out(model, x, adapters=["a", "b"]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import zoo
 from zoo.errors import AdapterError
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .helpers import Net, error, out, stirred
 
@@ -88,4 +88,4 @@ def test_one_that_goes_by_the_base_is_not_left_on_another_base() -> None:
     assert error(out(model, x), expected) < 1e-5
     copied.activate("d", "a", weights=(0.0, 1.0))  # weight 0: it does not depend on the base
     copied.merge("a")
-    assert stores(copied.module)["fc.weight"].merged is not None
+    assert managed_weights(copied.module)["fc.weight"].merged is not None

@@ -14,7 +14,7 @@ from torch import nn
 
 import zoo
 from zoo.errors import AdapterError, UnknownNameError
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .helpers import Net, error, out, perturb, stirred
 
@@ -135,11 +135,11 @@ def test_configured_ones_and_other_kinds(tmp_path: Path) -> None:
     made = {}
     for seed in (1, 1, 2):
         model.swap_adapter("a", 3, seed=seed)
-        made.setdefault(seed, []).append(stores(model.module)["fc.weight"].updates["a"].A.clone())
+        made.setdefault(seed, []).append(managed_weights(model.module)["fc.weight"].updates["a"].A.clone())
     assert torch.equal(*made[1])
     assert not torch.equal(made[1][0], made[2][0])
     model.swap_adapter("a", zoo.LoRA(2, dropout=0.4))
-    assert model.adapters["a"].dropout == stores(model.module)["fc.weight"].updates["a"].dropout == 0.0
+    assert model.adapters["a"].dropout == managed_weights(model.module)["fc.weight"].updates["a"].dropout == 0.0
 
 
 @pytest.mark.parametrize("kind", ["dora", "full"])
@@ -150,7 +150,7 @@ def test_kinds_with_tensors_of_their_own(kind: str, tmp_path: Path) -> None:
     other, x = stirred(copy.deepcopy(net), lora)
     model, _ = stirred(copy.deepcopy(net), {"a": lora})
     plan = other.prepare_adapter("a", lora)
-    for path, store in stores(other.module).items():
+    for path, store in managed_weights(other.module).items():
         plan.updates[path] = copy.deepcopy(store.updates["default"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "prepare_adapter", lambda *args, **kwargs: plan)

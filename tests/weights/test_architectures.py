@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.weights.walk import stores, tied_groups
+from zoo.weights.walk import managed_weights, tied_groups
 
 BITS = [None, 8, 4]
 
@@ -129,7 +129,7 @@ def test_every_adapted_weight_learns(
     adaptable = [group.value for group in tied_groups(module) if group.value.ndim >= 2]
     places = sum(len(group.refs) for group in tied_groups(module) if group.value.ndim >= 2)
     model = zoo.wrap(module, bits=bits, lora=zoo.LoRA(rank=2, targets="all"))
-    held = stores(module)
+    held = managed_weights(module)
     assert len(held) == len(adaptable)
     first = step(name, model)
     for key, store in held.items():
@@ -146,7 +146,7 @@ def test_every_adapted_weight_learns(
     assert footprint.adapted_share > 0.9
     if bits in (8, 4):
         assert footprint.quantized_share >= CASES[name].share
-    figures = f"{places} places, {len(held)} stores, quantized {footprint.quantized_share:.4f}"
+    figures = f"{places} places, {len(held)} managed weights, quantized {footprint.quantized_share:.4f}"
     record_property("figures", figures)
     print(f"{name} {bits or 32} bit: {figures}, adapted {footprint.adapted_share:.4f}")
 

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations
 
 import zoo
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 BITS = [None, 8, 4]
 
@@ -480,7 +480,7 @@ def error(got: Tensor, expected: Tensor) -> float:
 def base_bits(model: zoo.Model) -> list[bytes]:
     """Return every stored byte of the base."""
     tensors = []
-    for store in stores(model.module).values():
+    for store in managed_weights(model.module).values():
         assert isinstance(store, ManagedWeight)
         tensors += [store.base] if store.base is not None else list(store.packed.tensors())
     return [tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors]
@@ -522,7 +522,7 @@ def test_a_trained_adapter_acts_like_its_dense_weights(name: str, bits: int | No
     floating = [x for x in inputs if x.is_floating_point()]
     got = torch.autograd.grad(out, [*floating, *factors.values()], g)
     named = dict(plain.named_parameters())
-    held = stores(model.module)
+    held = managed_weights(model.module)
     wanted = torch.autograd.grad(expected, [*floating, *(named[key] for key in held)], g)
     through = torch.autograd.grad(
         [store.dense() for store in held.values()], list(factors.values()), wanted[len(floating) :]
@@ -556,7 +556,7 @@ def test_merging_and_coming_back(name: str, bits: int | None) -> None:
     model.merge()
     merged = run(model, inputs)
     module = model.unload()
-    assert not stores(module)
+    assert not managed_weights(module)
     assert set(dict(module.named_parameters())) == set(dict(plain.named_parameters()))
     assert error(run(module, inputs), merged) < 1e-6  # attention takes its fast path again
     plain.load_state_dict(module.state_dict())
@@ -608,6 +608,6 @@ def test_removing_the_last_adapter_restores_the_parameters_themselves(name: str)
 def test_a_tied_weight_is_one_store(bits: int | None) -> None:
     for name in ("tied", "embedding and head", "reused"):
         model, _, _ = build(name, bits)
-        assert len(stores(model.module)) == 1
+        assert len(managed_weights(model.module)) == 1
         assert len(dict(model.trainable_parameters())) == 2
         assert len(list(model.weights())) == len(dict(CASES[name].make().named_parameters()))

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, prune
 import zoo
 from zoo.errors import WeightError
 from zoo.weights.lazy_weight import IN_PLACE, LazyWeight, names_in_place
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 BITS = [None, 8, 4]
 quantized = pytest.mark.parametrize("bits", BITS)
@@ -189,7 +189,7 @@ def test_what_rewrites_a_layer_is_refused_or_loud(bits: int | None) -> None:
             with pytest.raises((WeightError, TypeError, ValueError, KeyError, AttributeError)):
                 attempt()
         assert torch.equal(layer(x), before), number
-        assert len(stores(model.module)) == 1, number
+        assert len(managed_weights(model.module)) == 1, number
 
 
 @quantized

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.errors import WeightError
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 BITS = [None, 8, 4]
 
@@ -188,7 +188,7 @@ def test_casting_the_module(name: str, bits: int | None, dtype: torch.dtype) -> 
     exact = run(plain, inputs)
     scales = [
         tensor.clone()
-        for store in stores(model.module).values()
+        for store in managed_weights(model.module).values()
         if store.packed is not None
         for tensor in store.packed.tensors()
     ]
@@ -199,7 +199,7 @@ def test_casting_the_module(name: str, bits: int | None, dtype: torch.dtype) -> 
     got, own = run(model.module, cast), run(plain, cast)
     assert got.dtype == own.dtype == dtype
     assert error(got, exact) < (1e-6 if dtype == torch.float64 else 2 * error(own, exact) + 2e-3)
-    after = [t for s in stores(model.module).values() if s.packed is not None for t in s.packed.tensors()]
+    after = [t for s in managed_weights(model.module).values() if s.packed is not None for t in s.packed.tensors()]
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(after, scales, strict=True))
     grads = gradients(model, cast)
     assert all(grad.isfinite().all() and grad.dtype == dtype for grad in grads.values())
@@ -223,7 +223,7 @@ def test_copies_are_equal_and_independent(name: str, bits: int | None, tmp_path:
     }
     for how, other in copies.items():
         assert torch.equal(run(other, inputs), before), how
-        assert len(stores(other)) == len(stores(model.module)), how
+        assert len(managed_weights(other)) == len(managed_weights(model.module)), how
         trained = [parameter for parameter in other.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=1e-3)
         run(other, inputs).square().sum().backward()
@@ -255,7 +255,7 @@ def test_save_pretrained_writes_the_librarys_names(bits: int | None, tmp_path: P
         assert torch.equal(run(model.module, inputs), before)
         loaded = type(plain).from_pretrained(tmp_path / name).eval()
         assert error(run(loaded, inputs), before) < 1e-5
-        assert len(stores(copy.deepcopy(model.module))) == len(stores(model.module))
+        assert len(managed_weights(copy.deepcopy(model.module))) == len(managed_weights(model.module))
 
 
 @quantized
@@ -286,7 +286,7 @@ def test_tied_llama_stays_tied(bits: int | None) -> None:
     model = zoo.wrap(llama(tied=True).eval(), bits=bits, lora=zoo.LoRA(rank=2, targets="all"))
     spread_factors(model)
     model.module.tie_weights()
-    held = stores(model.module)
+    held = managed_weights(model.module)
     assert model.module.lm_head.weight is model.module.model.embed_tokens.weight
     assert "lm_head.weight" not in held or "model.embed_tokens.weight" not in held
 
@@ -344,6 +344,6 @@ def test_torch_utilities(name: str, bits: int | None) -> None:
     zeroed = run(model.module, inputs)
     model.deactivate()
     assert error(zeroed, run(model.module, inputs)) < 1e-6
-    store = next(iter(stores(model.module).values()))
+    store = next(iter(managed_weights(model.module).values()))
     with pytest.raises(WeightError, match="DistributedDataParallel"):
         store._replicate_for_data_parallel()

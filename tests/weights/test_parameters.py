@@ -20,7 +20,7 @@ from zoo.weights.parameters import (
     save_pretrained,
     set_parameter,
 )
-from zoo.weights.walk import TiedGroup, library_modules, parameter_ref, stores, tied_groups
+from zoo.weights.walk import TiedGroup, library_modules, managed_weights, parameter_ref, tied_groups
 
 BITS = [None, 8, 4]
 
@@ -76,7 +76,7 @@ def test_places_and_names_are_those_of_the_module(bits: int | None) -> None:
 def test_each_tensor_is_registered_once(bits: int | None) -> None:
     model = wrapped(bits)
     count = sum(isinstance(module, ManagedWeight) for _, module in model.module.named_modules(remove_duplicate=False))
-    assert count == len(stores(model.module)) + 1  # the layer with two names, as in the library
+    assert count == len(managed_weights(model.module)) + 1  # the layer with two names, as in the library
     assert "first.weight_store" in dict(model.module.named_modules())
     assert not hasattr(model.module.second, "weight_store")
 
@@ -102,7 +102,7 @@ def test_the_order_comes_back_whatever_the_order_of_leaving() -> None:
         replace_parameter(held[name])
     for name in reversed(chosen[1:]):
         restore_parameter(held[name], before[name])
-    assert list(stores(module)) == ["rnn.weight_hh_l0"]
+    assert list(managed_weights(module)) == ["rnn.weight_hh_l0"]
     restore_parameter(held[chosen[0]], before[chosen[0]])
     assert [name for name, _ in module.named_parameters()] == names
     assert all(parameter is before[name] for name, parameter in module.named_parameters())
@@ -115,16 +115,16 @@ def test_plain_parameters_for_a_while(bits: int | None, tmp_path: Any) -> None:
     model = wrapped(bits)
     module, x = model.module, torch.randn(5, 4)
     before, state = module(x), model.state_dict()
-    held = stores(module)
+    held = managed_weights(module)
     with plain_parameters(module):
-        assert not stores(module)
+        assert not managed_weights(module)
         assert set(module.state_dict()) == set(state)
         assert torch.allclose(module(x), before, atol=1e-5)
-    assert stores(module) == held
+    assert managed_weights(module) == held
     assert torch.equal(module(x), before)
     with pytest.raises(ZeroDivisionError), plain_parameters(module):
         raise ZeroDivisionError
-    assert stores(module) == held
+    assert managed_weights(module) == held
     assert torch.equal(module(x), before)
 
     module.train()

@@ -17,7 +17,7 @@ from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, stores, tied_groups
+from zoo.weights.walk import TiedGroup, managed_weights, tied_groups
 
 
 class PreparedAdapter(NamedTuple):
@@ -233,8 +233,8 @@ class AdapterSet:
                 raise AdapterError(f"adapter {name!r} is merged already")
         weights = {name: self.weights.get(name, 1.0) for name in names}
         rest = {name: weight for name, weight in self.weights.items() if name not in names}
-        managed_weights, merges = stores(self.module), {}
-        for path, managed in managed_weights.items():
+        weights_by_path, merges = managed_weights(self.module), {}
+        for path, managed in weights_by_path.items():
             merge = managed.compute_merge(names, weights, None if pack is None else pack(path))
             dependent = [name for name, update in managed.updates.items() if update.takes_base and rest.get(name)]
             if merge is not None and dependent:
@@ -246,7 +246,7 @@ class AdapterSet:
                 merges[path] = merge
         self._before_merge = {**(self._before_merge if self.merged else {}), **self.weights}
         for path, merge in merges.items():
-            managed_weights[path].apply_merge(merge)
+            weights_by_path[path].apply_merge(merge)
         self.merged = (*self.merged, *names)
         self.apply(rest)
         return weights, merges
@@ -255,7 +255,7 @@ class AdapterSet:
         """Undo all merges, bit for bit, and reactivate the adapters that were active before."""
         if not self.merged:
             raise AdapterError("no adapter is merged")
-        for managed in stores(self.module).values():
+        for managed in managed_weights(self.module).values():
             managed.unmerge()
         still_there = {*self.merged, *self.weights}
         self.merged = ()

@@ -25,7 +25,7 @@ from zoo.methods.config import LoRA, Targets, check_name
 from zoo.methods.targets import match_weights
 from zoo.torch_state.modes import seeded
 from zoo.weights.update import LowRankUpdate
-from zoo.weights.walk import stores, tied_groups
+from zoo.weights.walk import managed_weights, tied_groups
 
 # Each pruning method works on factors under its own name, and as "<name>_svd" on dense updates followed by an SVD;
 # "svd" is the SVD of the weighted sum.
@@ -175,9 +175,9 @@ def _mix(method: str, rank: int | None, density: float | None, majority_sign: st
 def _contributions(adapters: AdapterSet, weights: Mapping[str, float]) -> dict[str, list[Contribution]]:
     """Return the adapters' contributions to each weight that any of them changes."""
     contributions: dict[str, list[Contribution]] = {}
-    for path, store in stores(adapters.module).items():
+    for path, managed in managed_weights(adapters.module).items():
         for name, weight in weights.items():
-            update = unpadded(store.updates[name]) if name in store.updates else None  # type: ignore[arg-type]
+            update = unpadded(managed.updates[name]) if name in managed.updates else None  # type: ignore[arg-type]
             if update is None:
                 continue
             if not isinstance(update, LowRankUpdate) or update.takes_base:

@@ -19,7 +19,7 @@ from zoo.adapters.adapter_set import AdapterSet, check_weight
 from zoo.errors import AdapterError
 from zoo.plugin import hooks
 from zoo.torch_state.modes import evaluating, seeded
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 if TYPE_CHECKING:
     from zoo.plugin.contract import LoadedModel
@@ -130,7 +130,7 @@ class _AdapterSwitch:
 
     def __init__(self, adapter_set: AdapterSet) -> None:
         self.adapter_set = adapter_set
-        self.managed_weights = list(stores(adapter_set.module).values())
+        self.managed_weights = list(managed_weights(adapter_set.module).values())
 
     def activate(self, choice: Choice) -> None:
         """Activate exactly these adapters."""

@@ -18,7 +18,7 @@ from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
 from zoo.weights.update import LowRankUpdate, Update
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 OTHERWISE = "remove the adapter and add the new one, which compiles again"
 
@@ -50,7 +50,11 @@ def swap(adapters: AdapterSet, prepared: PreparedAdapter) -> None:
     if prepared.config.kind != old.kind:
         kinds = f"is of kind {old.kind!r}, the new one of kind {prepared.config.kind!r}"
         raise AdapterError(f"adapter {name!r} {kinds}: {OTHERWISE}")
-    slots = {path: store.updates[name] for path, store in stores(adapters.module).items() if name in store.updates}
+    slots = {
+        path: managed.updates[name]
+        for path, managed in managed_weights(adapters.module).items()
+        if name in managed.updates
+    }
     for path in prepared.updates:
         if path not in slots:
             raise AdapterError(f"{path}: the new adapter changes it, adapter {name!r} does not: {OTHERWISE}")

@@ -23,7 +23,7 @@ from zoo.testing.failures import CheckFailed, NotCheckable, require
 from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
 from zoo.weights.update import Update
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 STEPS = 20
 
@@ -55,7 +55,7 @@ def configuration_comes_back(subject: PluginUnderTest) -> None:
 )
 def makes_updates(subject: PluginUnderTest) -> None:
     model = _wrapped(subject, example_modules.Linears)
-    for name, store in stores(model.module).items():
+    for name, store in managed_weights(model.module).items():
         for update in store.updates.values():
             require(isinstance(update, Update), f"{type(update).__qualname__} for {name}")
             # What an update does to its layer's bias has no parameters of its own.
@@ -77,7 +77,7 @@ def makes_updates(subject: PluginUnderTest) -> None:
 )
 def updates_keep_shape_and_type(subject: PluginUnderTest) -> None:
     model = _perturbed(subject, _last_example(subject))
-    for name, store in stores(model.module).items():
+    for name, store in managed_weights(model.module).items():
         for update in store.active_updates():
             for dtype in (torch.float32, torch.bfloat16, torch.float64):
                 weight = example_modules.gaussian(*store.shape).to(dtype)

@@ -16,7 +16,7 @@ from zoo.testing.drawing import NOWHERE, refuses
 from zoo.testing.failures import CheckFailed, require
 from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 ONE_PASS = 10_000  # batches of 64: more counts as endless
 SECONDS = 30.0  # and so does a pass that lasts longer
@@ -103,7 +103,7 @@ def every_adapted_weight_learns(subject: PluginUnderTest) -> None:
     model = subject.adapted_copy().train()
     weights = {
         name: store
-        for name, store in stores(model.module).items()
+        for name, store in managed_weights(model.module).items()
         if store.updates and not matches(name.removesuffix(".weight"), subject.options.unused)
     }
     require(weights, "no weight that an adapter could be on")

@@ -22,7 +22,7 @@ from zoo.testing.subject import PluginUnderTest
 from zoo.weights.footprint import stored_bytes
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 WIDTHS = (8, 4, 3, 2)
 SHAPES = {"2-D": (64, 32), "4-D": (16, 4, 3, 3), "an embedding's": (50, 32), "1×k": (1, 64), "odd": (7, 5)}
@@ -180,7 +180,9 @@ def models_compute_with_it(subject: PluginUnderTest) -> None:
             f"another result in {bits} bit",
         )
         held = {
-            name: store for name, store in stores(model.module).items() if isinstance(store.packed, QuantizedTensor)
+            name: store
+            for name, store in managed_weights(model.module).items()
+            if isinstance(store.packed, QuantizedTensor)
         }
         require("linear.weight" in held, f"linear.weight of shape (64, 16) is not packed in {bits} bit")
         for name, store in held.items():
@@ -201,7 +203,7 @@ def adapters_train_on_it(subject: PluginUnderTest) -> None:
         )
         base = example_modules.output(model)
         example_modules.error(model).backward()
-        for name, store in stores(model.module).items():
+        for name, store in managed_weights(model.module).items():
             factors = [factor.grad for factor in store.updates.parameters()]
             require(any(one is not None and bool(one.any()) for one in factors), f"no gradient for {name}'s adapter")
         perturb(model)

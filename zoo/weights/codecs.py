@@ -133,7 +133,7 @@ class Int8Rows:
         """Return the dense weight; see `Codec.unpack`."""
         values, scales = tensors
         compute_dtype = torch.promote_types(dtype, torch.float32)
-        return (values.to(compute_dtype) * (scales / 127).unsqueeze(1)).to(dtype).view(shape)
+        return (values.to(compute_dtype) * (scales / 127).unsqueeze(1)).to(dtype).view(shape)  # (M, K) -> shape
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
         """Return rows `index` (n,) as (n, width); None if the weight's rows have another width."""
@@ -255,7 +255,7 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
 def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> QuantizedTensor:
     ops = kernels()
     name, block = str(scheme.scheme), scheme.block_size
-    flat = weight.reshape(-1)
+    flat = weight.reshape(-1)  # (N,)
     if flat.device.type == "cpu" and _thresholds(name) is not None:
         packed, scales = _quantize_four_bit(flat, block, name)
     else:
@@ -268,7 +268,7 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
         return QuantizedTensor(codec, weight.shape, dtype, {"packed": packed, "scales": scales.float()})
     code = dynamic_map(weight.device)
     offset = scales.mean() if scales.numel() else scales.new_zeros(())
-    scales8, scales2 = ops.quantize_blockwise.default(scales - offset, code, SCALE_BLOCK)
+    scales8, scales2 = ops.quantize_blockwise.default(scales - offset, code, SCALE_BLOCK)  # shapes as in `FourBit`
     tensors = {"packed": packed, "scales": scales8, "scales2": scales2, "offset": offset.view(1)}
     return QuantizedTensor(codec, weight.shape, dtype, tensors)
 

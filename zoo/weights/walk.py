@@ -170,6 +170,6 @@ def tied_groups(module: nn.Module) -> list[TiedGroup]:
     return index_module(module).groups
 
 
-def stores(module: nn.Module) -> dict[str, ManagedWeight]:
-    """Return the managed weights by the name of their first place."""
+def managed_weights(module: nn.Module) -> dict[str, ManagedWeight]:
+    """Return the module's managed weights by the name of their first place."""
     return {group.name: group.value for group in tied_groups(module) if isinstance(group.value, ManagedWeight)}

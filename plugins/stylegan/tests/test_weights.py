@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 from zoo_stylegan.objective import adversarial, path_lengths, r1
 
 CLASSES = 3
@@ -41,7 +41,7 @@ def write_own(module, folder):
 def dense_weights(model):
     """Every weight as a plain tensor that depends on the adapters' parameters."""
     found = {}
-    for name, store in stores(model.module).items():
+    for name, store in managed_weights(model.module).items():
         weight = store.base_tensor().detach()
         for update in store.updates.values():
             weight = update(weight)
@@ -129,7 +129,7 @@ def test_second_derivatives_pass_gradgradcheck_through_four_bits(managed):
 def test_adapters_act_on_the_weights_that_take_effect(managed):
     """Factors of one size change every layer's effective weight, gain · W, by one amount, whatever its gain is."""
     model = managed(None)
-    for name, store in stores(model.module).items():
+    for name, store in managed_weights(model.module).items():
         (update,) = store.updates.values()
         gain = {2: store.shape[-1] ** -0.5, 4: (store.shape[1:].numel()) ** -0.5}.get(len(store.shape), 1.0)
         if ".mapping.fc" in name:

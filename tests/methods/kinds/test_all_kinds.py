@@ -14,7 +14,7 @@ from zoo.cli.matrix_run import Probe, names
 from zoo.methods.full import FullUpdate
 from zoo.model import evaluating
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import stores, tied_groups
+from zoo.weights.walk import managed_weights, tied_groups
 
 KINDS: dict[str, zoo.Adapter] = {
     "dora": zoo.LoRA(2, dora=True),
@@ -75,7 +75,9 @@ def test_every_kind(name: str, bits: int) -> None:
     for kind, config in KINDS.items():
         torch.manual_seed(0)
         model.add_adapter(kind, config)
-        found = {one: store.updates[kind] for one, store in stores(model.module).items() if kind in store.updates}
+        found = {
+            one: store.updates[kind] for one, store in managed_weights(model.module).items() if kind in store.updates
+        }
         own = {one for one, update in found.items() if not isinstance(update, FullUpdate) and list(update.parameters())}
         assert own == (set() if kind == "bitfit" else targeted), kind
         # Nonzero factors cancel, and a bias is added after the scaling: rounding differs in a whole network.

@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo
 from zoo.methods.dora import DoRAUpdate
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .layers import LAYERS, Holder, error, pair, peft_parameters, update_of
 
@@ -91,7 +91,7 @@ def test_any_weight_one_magnitude_per_output_against_the_papers_formula(bits: in
     shapes["depth.weight"] = (5,)
     dims = {"up.weight": (0, 2, 3), "raw": (2, 3), "att.in_proj_weight": 1, "att.out_proj.weight": 1}
     dims["depth.weight"] = (1, 2, 3)
-    found = stores(model.module)
+    found = managed_weights(model.module)
     assert found.keys() == shapes.keys()
     for name, store in found.items():
         (update,) = store.active_updates()

@@ -16,7 +16,7 @@ from zoo.errors import AdapterError
 from zoo.methods.full import FullUpdate
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .layers import error
 
@@ -104,7 +104,7 @@ def test_what_trains_switches_off_and_merges_exactly(
     raw = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     y = model(x)
     model.add_adapter("a", config)
-    found = {name: store.updates["a"] for name, store in stores(model.module).items() if "a" in store.updates}
+    found = {name: store.updates["a"] for name, store in managed_weights(model.module).items() if "a" in store.updates}
     assert {name for name, update in found.items() if isinstance(update, FullUpdate)} == replaced
     assert len(found) == len(replaced) + others
     assert error(model(x), y) < 1e-6
@@ -156,7 +156,7 @@ def test_gradients_are_those_of_the_plain_module(bits: int | None) -> None:
     g = torch.randn_like(y)
     y.backward(g)
     expected.backward(g)
-    found = {name: store.updates["a"].weight.grad for name, store in stores(model.module).items()}
+    found = {name: store.updates["a"].weight.grad for name, store in managed_weights(model.module).items()}
     for name, parameter in plain.named_parameters():
         assert (found[name] - parameter.grad).abs().max() < 1e-5 * max(1.0, parameter.grad.abs().max()), name
 

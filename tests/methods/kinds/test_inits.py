@@ -13,7 +13,7 @@ import zoo
 from zoo.errors import AdapterError
 from zoo.methods.pissa import PiSSAUpdate
 from zoo.weights.update import LoRAUpdate
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .layers import Holder, error, pair, peft_parameters, update_of
 
@@ -132,7 +132,7 @@ def test_the_frozen_part_is_the_same_whenever_it_is_made() -> None:
         state = torch.random.get_rng_state()
         model.add_adapter("a", zoo.LoRA(4, init="pissa_niter_2"), seed=seed)
         assert torch.equal(torch.random.get_rng_state(), state)
-        (update,) = next(iter(stores(model.module).values())).active_updates()
+        (update,) = next(iter(managed_weights(model.module).values())).active_updates()
         made.append(update.B0 @ update.A0)  # type: ignore[operator]
     assert torch.equal(*made)
 

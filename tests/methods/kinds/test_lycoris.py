@@ -11,7 +11,7 @@ from torch import nn
 import zoo
 from zoo.errors import AdapterError
 from zoo.methods.loha_lokr import factorize
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 
 from .layers import error, pair, peft_parameters, update_of
 
@@ -99,7 +99,7 @@ class Odd(nn.Module):
 def test_any_other_weight_as_a_matrix_of_outputs_and_inputs(bits: int | None, config: Any) -> None:
     model = zoo.wrap(Odd(), bits=bits, lora=config)
     sizes = {"embed.weight": (6, 9), "up.weight": (36, 6), "deep.weight": (4, 27), "raw": (3, 4)}
-    for name, store in stores(model.module).items():
+    for name, store in managed_weights(model.module).items():
         (update,) = store.active_updates()
         assert torch.equal(store.dense(), store.base_tensor())
         with torch.no_grad():

@@ -18,7 +18,7 @@ from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import Codec
 from zoo.weights.update import Factors
 
-SMALL = 1 << 14  # weights of up to this many values take time by the number of operations, not by their size
+SMALL = 1 << 14  # up to this many values, a weight's cost is the number of operations, not its size
 
 
 class BaseTensors(NamedTuple):
@@ -58,7 +58,7 @@ def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], fa
     weight = dense_of(codec, shape, left.dtype, tensors)
     matrix = weight if len(shape) == 2 else weight.reshape(shape[0], -1)  # (rows, columns); may be channels_last
     if codec is None or torch.is_grad_enabled():
-        folded = torch.addmm(matrix, left, right, alpha=scale)
+        folded = torch.addmm(matrix, left, right, alpha=scale)  # (rows, columns)
     else:
         folded = matrix.addmm_(left, right, alpha=scale)
     return folded if len(shape) == 2 else folded.view(shape)

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 import zoo
 from zoo.testing import conformance
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 from zoo_peft import Peft
 from zoo_peft.kinds import REFUSED, SUPPORTED
 
@@ -116,7 +116,7 @@ def tuner_of(module: nn.Module) -> BaseTunerLayer:
 
 
 def update_of(module: nn.Module, suffix: str = ".weight") -> zoo.Update:
-    (store,) = (store for name, store in stores(module).items() if name.endswith(suffix))
+    (store,) = (store for name, store in managed_weights(module).items() if name.endswith(suffix))
     return store.updates["default"]
 
 
@@ -188,7 +188,7 @@ def test_two_of_a_kind_both_train_and_gradients_are_right(kind):
     model.add_adapter("second", Peft(config("LOHA", target_modules=["weight"])), seed=1)
     model.module.double()
     perturb(model.module)
-    store = stores(model.module)["weight"]
+    store = managed_weights(model.module)["weight"]
     first, second = store.updates["default"], store.updates["second"]
     held = list(first.parameters())
     W = torch.randn(24, 16, dtype=torch.float64, requires_grad=True)
@@ -207,7 +207,7 @@ def test_two_of_a_kind_both_train_and_gradients_are_right(kind):
 def test_patterns_by_name_hold(net):
     chosen = config("DELORA", target_modules=["fc1", "fc2"], rank_pattern={"fc2": 2})
     model = zoo.wrap(net, lora=Peft(chosen), seed=0)
-    held = stores(model.module)
+    held = managed_weights(model.module)
     assert held["fc1.weight"].updates["default"].tuner.delora_A["default"].shape[0] == 4
     assert held["fc2.weight"].updates["default"].tuner.delora_A["default"].shape[0] == 2
 

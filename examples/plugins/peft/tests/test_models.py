@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 import zoo
-from zoo.weights.walk import stores
+from zoo.weights.walk import managed_weights
 from zoo_peft import Peft
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
@@ -74,7 +74,7 @@ def test_a_models_outputs_and_gradients_are_those_of_peft(loaded, name, chosen):
     perturb(theirs)
     model = zoo.wrap(copy.deepcopy(module), lora=Peft(chosen), seed=0)
     tuners = {path: layer for path, layer in theirs.named_modules() if isinstance(layer, BaseTunerLayer)}
-    held = {name: store for name, store in stores(model.module).items() if name.endswith(".weight")}
+    held = {name: store for name, store in managed_weights(model.module).items() if name.endswith(".weight")}
     assert {f"{path}.weight" for path in tuners} == held.keys()
     pairs = []
     for path, tuner in tuners.items():
