@@ -15,6 +15,7 @@ _REPOSITORY = re.compile(rf"{_PART}/{_PART}")
 _FOLDER = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.=+, -]*[A-Za-z0-9_=+-])?")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST = 400
 
 
@@ -41,6 +42,11 @@ def is_repository(name: str) -> bool:
     """Return whether a name has the form of a Hub repository, `owner/name`."""
     plain = _REPOSITORY.fullmatch(name) is not None and len(name) <= 96
     return plain and not any(odd in name for odd in ("..", "--")) and not name.endswith((".git", ".ipynb", ".", "-"))
+
+
+def is_entry_name(name: str) -> bool:
+    """Return whether a name has the form of a registry entry's: letters, digits, '.', '_' and '-'."""
+    return _ENTRY.fullmatch(name) is not None
 
 
 def is_commit(revision: str | None) -> bool:

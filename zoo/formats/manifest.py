@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.catalog.names import is_repository, is_safe
+from zoo.catalog.names import is_commit, is_entry_name, is_repository, is_safe
 from zoo.errors import AdapterError
 from zoo.storage import atomic, untrusted_json
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
@@ -54,7 +53,7 @@ def hub_base(adapters: AdapterSet) -> str | None:
 def base_commit(adapters: AdapterSet) -> str | None:
     """Return the commit that the base's weights were read from, or None if they are not from the Hub."""
     folder = adapters.entry.folder.name if adapters.entry.folder is not None and hub_base(adapters) else ""
-    return folder if re.fullmatch(r"[0-9a-f]{40}", folder) else None
+    return folder if is_commit(folder) else None
 
 
 def describe(adapters: AdapterSet, name: str, staged: Path) -> dict[str, Any]:
@@ -265,4 +264,4 @@ def _revision(base: Mapping[str, Any]) -> Any:
 
 
 def _public(name: str) -> bool:
-    return is_repository(name) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+    return is_repository(name) or is_entry_name(name)
