@@ -189,7 +189,7 @@ def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
 
 @hookspec(firstresult=True)
 def tuning(entry: Entry) -> dict[str, Any] | None:
-    """Optional: return the defaults of `model.tune` for objectives that need others than zoo's.
+    """Return defaults of `model.tune` for objectives that need others than zoo's (optional).
 
     Gets the entry. Returns some of `batch_size`, `lr`, `betas`, `grad_clip`, `warmup`, `ema_decay`, `weight_decay`
     and `schedule` with their values. Called by `model.tune`; what the user gives takes precedence::
@@ -200,7 +200,7 @@ def tuning(entry: Entry) -> dict[str, Any] | None:
 
 @hookspec(firstresult=True)
 def describe(entry: Entry) -> dict[str, str] | None:
-    """Optional: return facts about the entry for `zoo info` and the model card.
+    """Return facts about the entry for `zoo info` and the model card (optional).
 
     Gets the entry, whose files may be absent. Returns label → text. Called without loading the model: import nothing
     heavy::
@@ -211,7 +211,7 @@ def describe(entry: Entry) -> dict[str, str] | None:
 
 @hookspec(firstresult=True)
 def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> bool | None:
-    """Optional: write the model in the library's native format.
+    """Write the model in the library's native format (optional).
 
     Gets the model, an empty folder, and the full-precision weights in the library's own names. Returns True when it
     wrote the folder so that the library's own loading reads it back, None to leave it to zoo (config.json and
@@ -224,7 +224,7 @@ def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> boo
 
 @hookspec(firstresult=True)
 def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any | None:
-    """Optional: return the module's output for some samples of a batch, if samples are not the rows of its inputs.
+    """Return the module's output for some samples of a batch, if samples are not the rows of its inputs (optional).
 
     Gets the model with just these samples' adapters active; the arguments of the whole call; the samples' numbers
     (int64 [k], ascending) of `count` in all. Returns the module's output in which every tensor has `k` rows, these
