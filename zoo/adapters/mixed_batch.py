@@ -98,20 +98,22 @@ def choices(adapter_set: AdapterSet, adapters: Any) -> list[Choice]:
             "adapters=: expected a list with one entry for each sample: a name, None for the base, several names, or "
             f"a dict of names and weights; got {adapters!r:.60}"
         )
-    return [_choice(adapter_set, one) for one in adapters]
+    return [_choice(adapter_set, entry) for entry in adapters]
 
 
-def _choice(adapter_set: AdapterSet, one: Any) -> Choice:
-    if one is None:
+def _choice(adapter_set: AdapterSet, entry: Any) -> Choice:
+    if entry is None:
         return ()
-    if isinstance(one, str):
-        pairs: Iterable[tuple[Any, Any]] = [(one, 1.0)]
-    elif isinstance(one, Mapping):
-        pairs = one.items()
-    elif isinstance(one, list | tuple):
-        pairs = [(name, 1.0) for name in dict.fromkeys(one)]
+    if isinstance(entry, str):
+        pairs: Iterable[tuple[Any, Any]] = [(entry, 1.0)]
+    elif isinstance(entry, Mapping):
+        pairs = entry.items()
+    elif isinstance(entry, list | tuple):
+        pairs = [(name, 1.0) for name in dict.fromkeys(entry)]
     else:
-        raise AdapterError(f"adapters=: expected a name, None, names, or a dict of names and weights, got {one!r:.60}")
+        raise AdapterError(
+            f"adapters=: expected a name, None, names, or a dict of names and weights, got {entry!r:.60}"
+        )
     checked = []
     for name, weight in pairs:
         adapter_set.unmerged(name)

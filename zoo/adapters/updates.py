@@ -49,20 +49,20 @@ def fully_trained(groups: list[TiedGroup], config: Adapter, chosen: list[TiedGro
         config: The adapter's configuration.
         chosen: The weights that the adapter targets.
     """
-    found: list[TiedGroup] = []
+    trained: list[TiedGroup] = []
     if config.modules_to_save:
-        found = match_parameters(groups, tuple(config.modules_to_save), "modules_to_save:")
+        trained = match_parameters(groups, tuple(config.modules_to_save), "modules_to_save:")
     if config.bias == "none":
-        return found
-    taken = {group.name for group in found}
+        return trained
+    taken = {group.name for group in trained}
     layers = {id(ref.layer) for group in chosen if group.name not in taken for ref in group.refs}
     for group in groups:
         trains = any(
             ref.attribute == "bias" and (config.bias == "all" or id(ref.layer) in layers) for ref in group.refs
         )
         if trains and group.value.dtype.is_floating_point and group.name not in taken:
-            found.append(group)
-    return found
+            trained.append(group)
+    return trained
 
 
 def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
@@ -78,7 +78,7 @@ def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
 def for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[str, Update]:
     """Return the updates from `Update.for_bias` for the biases of the updated weights' layers, by first name."""
     biases = {(id(ref.layer), ref.attribute): group for group in groups for ref in group.refs}
-    found: dict[str, Update] = {}
+    bias_updates: dict[str, Update] = {}
     for group in groups:
         update = updates.get(group.name)
         for ref in group.refs if update is not None and update.changes_bias else ():
@@ -88,5 +88,5 @@ def for_biases(groups: list[TiedGroup], updates: Mapping[str, Update]) -> dict[s
                 continue
             bias_update = update.for_bias(bias.value.shape)  # type: ignore[union-attr]
             if bias_update is not None:
-                found.setdefault(bias.name, bias_update)
-    return found
+                bias_updates.setdefault(bias.name, bias_update)
+    return bias_updates

@@ -50,11 +50,11 @@ def match_parameters(groups: list[TiedGroup], targets: Targets, what: str = "tar
     """
     groups = [group for group in groups if group.value.dtype.is_floating_point and group.value.shape.numel()]
     names = {id(group.value): {name for ref in group.refs for name in _names(ref)} for group in groups}
-    found = [group for group in groups if any(matches(name, targets) for name in names[id(group.value)])]
+    matched = [group for group in groups if any(matches(name, targets) for name in names[id(group.value)])]
     all_names = set().union(*names.values())
     wanted = targets if isinstance(targets, tuple) else (str(targets),)
-    for target in wanted if isinstance(targets, tuple) or not found else ():
-        if not found or not any(matches(name, (target,)) for name in all_names):
+    for target in wanted if isinstance(targets, tuple) or not matched else ():
+        if not matched or not any(matches(name, (target,)) for name in all_names):
             known = sorted(all_names, key=lambda name: (name.count("."), name))
             endings = sorted({name.split(".")[-1] for name in all_names})
             shown = ", ".join(endings[:12]) + (", …" if len(endings) > 12 else "")
@@ -62,7 +62,7 @@ def match_parameters(groups: list[TiedGroup], targets: Targets, what: str = "tar
                 f"{what} {target!r} matches no parameter and no module with any."
                 f"{did_you_mean(target, [*endings, *known])} Their paths end in: {shown}"
             )
-    return found
+    return matched
 
 
 def has_match(groups: list[TiedGroup], name: str) -> bool:
@@ -83,15 +83,15 @@ def match_weights(groups: list[TiedGroup], targets: Targets) -> list[TiedGroup]:
         AdapterError: nothing matches, or one of several suffixes matches nothing.
     """
     candidates = [group for group in groups if adaptable(group.value)]
-    found = [group for group in candidates if any(matches(path_of(ref), targets) for ref in group.refs)]
+    matched = [group for group in candidates if any(matches(path_of(ref), targets) for ref in group.refs)]
     if isinstance(targets, tuple):
         paths = _paths(candidates)
         unused = [target for target in targets if not any(matches(path, (target,)) for path in paths)]
         if unused:
             raise _unmatched(unused[0], groups, candidates)
-    if not found:
+    if not matched:
         raise _unmatched(str(targets), groups, candidates)
-    return found
+    return matched
 
 
 def _unmatched(target: str, groups: list[TiedGroup], candidates: list[TiedGroup]) -> AdapterError:

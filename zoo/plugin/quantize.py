@@ -31,14 +31,14 @@ def pack_weight(
     Raises:
         QuantizationError: no plugin has the scheme, or it cannot quantize this weight.
     """
-    held, sites = group.value, group.refs
-    if not weight.is_floating_point() or not matrix_like(held.shape):
+    value, refs = group.value, group.refs
+    if not weight.is_floating_point() or not matrix_like(value.shape):
         return None
-    if scheme.bits < 16 and sum(size > 1 for size in held.shape) < 2:
+    if scheme.bits < 16 and sum(size > 1 for size in value.shape) < 2:
         return None
-    if entry.keep and any(matches(path_of(site), entry.keep) for site in sites):
+    if entry.keep and any(matches(path_of(ref), entry.keep) for ref in refs):
         return None
-    name = sites[0].name
+    name = refs[0].name
     try:
         stored = hooks.quantize(entry, name, weight, scheme)
     except QuantizationError as error:
@@ -47,8 +47,8 @@ def pack_weight(
         raise unknown_scheme(scheme.scheme)
     if not isinstance(stored, QuantizedTensor):
         return None
-    if tuple(stored.shape) != tuple(held.shape):
-        expected = tuple(held.shape)
+    if tuple(stored.shape) != tuple(value.shape):
+        expected = tuple(value.shape)
         raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
     if isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype:
         return None
