@@ -119,9 +119,9 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
 
     Gets the entry, the parameter's name, the weight as its layer sees it (shape, dtype, device and `layout`: which
     dimensions are the layer's outputs and inputs; any torch function takes it as a tensor), and the adapter's
-    configuration. Returns a `zoo.Update` (a module whose parameters train), or None to leave it to the next. Called
-    for each targeted weight when an adapter is added: on the architecture first, then on the plugin named like
-    `config.kind`, then on zoo::
+    configuration. Returns a `zoo.Update` (a module whose parameters train), or None to leave it to the next.
+    Called for each targeted weight when an adapter is added: on the architecture first, then on the plugin named
+    like `config.kind`, then on zoo::
 
         return Scaled(weight.shape, config.rank) if name.endswith(".modulated") else None
     """
