@@ -48,6 +48,7 @@ def _bars(
         style |= {"va": "center", "fontsize": _TEXT, "parse_math": False, "clip_on": True}  # a label may have a $
         axes.text(x, y, text, **style).set_clip_box(inner)
 
+    bars: list[tuple[float, float, float]] = []  # left, middle, probability
     for index, row in enumerate(rows):
         left, top = index % columns * width + 4, index // columns * height + 4
         if captions is not None:
@@ -58,12 +59,16 @@ def _bars(
             wide, high = (_PICTURE * edge / max(picture.size) for edge in picture.size)
             axes.imshow(picture, extent=(left, left + wide, top + high, top), aspect="auto")
         left += beside + 6
-        middles = [top + (place + 0.5) * _LINE for place in range(len(row))]
-        axes.barh(middles, _BAR, _LINE - 3, left, color="#e1e4e8")
-        axes.barh(middles, [_BAR * value for _, value in row], _LINE - 3, left, color="#96beeb")
-        for y, (label, value) in zip(middles, row, strict=True):
+        for place, (label, value) in enumerate(row):
+            y = top + (place + 0.5) * _LINE
             write(left + 3, y, label, _BAR - 44)
             write(left + _BAR - 3, y, _percent(value), _BAR, ha="right")
+            bars.append((left, y, value))
+    lefts, middles, values = zip(*bars, strict=True)
+    thick = (_LINE - 3) * 72 / _DPI  # lines, drawn all at once: barh took half of the time
+    axes.hlines(middles, lefts, [left + _BAR for left in lefts], colors="#e1e4e8", linewidths=thick)
+    ends = [left + _BAR * value for left, value in zip(lefts, values, strict=True)]
+    axes.hlines(middles, lefts, ends, colors="#96beeb", linewidths=thick)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a character that the font has not is drawn as a box
         canvas.draw()
