@@ -81,6 +81,25 @@ REFERENCE = {
 }
 
 
+def on_config(config: Any) -> Any:
+    """Write out the parts of the navigation that are folders of plugins."""
+    config.nav = _navigation(config.nav)
+    return config
+
+
+def _navigation(entries: list[Any]) -> list[Any]:
+    made: list[Any] = []
+    for entry in entries:
+        ((title, value),) = entry.items()
+        if isinstance(value, list):
+            value = _navigation(value)
+        elif value.endswith("/*"):
+            pages = [uri for uri in OUTSIDE if uri.startswith(value.removesuffix("*"))]
+            value = [{Path(uri).stem: uri} if Path(uri).stem != "index" else uri for uri in pages]
+        made.append({title: value})
+    return made
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that lie outside docs/, and the API reference."""
     pages = {uri: (ROOT / source).read_text(encoding="utf-8") for uri, source in OUTSIDE.items()}
