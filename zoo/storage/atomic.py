@@ -108,8 +108,8 @@ def replace_folder(path: Where) -> Iterator[Path]:
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise OutputError(
-                f"cannot write the folder {path}: it holds {lost[0]}{more}, which would be lost. "
-                "Give a new folder, or remove that one first"
+                f"cannot write the folder {path}: it holds {lost[0]}{more}, which would be lost; "
+                "give a new folder, or remove that one first"
             )
         old = _hidden(target)
         replaced = target.is_dir()
