@@ -52,13 +52,22 @@ def run(
     device: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The whole demo, printed to stdout; progress goes to stderr. Gives what `out/demo.json` holds.
+    """Run the whole demo, printed to stdout; progress goes to stderr.
 
-    steps, device: others than the entry's and the machine's own.
+    Args:
+        name: a registry name with a `demo` table.
+        out: the folder to write.
+        steps: to train; None: the entry's.
+        device: where to run; None: the best there is.
+        seed: of the adapter, the data and the samples.
+
+    Returns:
+        What `out/demo.json` holds.
 
     Raises:
         RegistryError: the entry has no demo, or one with unknown keys.
-        AdapterError: the saved adapter gives other samples in a fresh model. OutputError: `out` cannot be written.
+        AdapterError: the saved adapter gives other samples in a fresh model.
+        OutputError: `out` cannot be written.
     """
     from rich.console import Console
     from rich.text import Text
@@ -113,7 +122,7 @@ def run(
 
 
 def planned(name: str, table: dict[str, Any]) -> Demo:
-    """An entry's `demo` table, checked.
+    """Check an entry's `demo` table.
 
     Raises:
         RegistryError: it is empty, or a key is unknown, missing or of another type.
@@ -193,7 +202,7 @@ def _write_samples(out: Path, model: Model, plan: Demo, before: Samples, after: 
 
 
 def _difference(first: Samples, second: Samples) -> float:
-    """The largest difference of two pictures' or posteriors' values; for texts 0 or 1."""
+    """Return the largest difference of two pictures' or class probabilities' values; for texts 0 or 1."""
     if first.kind == "text":
         return float(list(first) != list(second))
     return float((first.data.double() - second.data.double()).abs().max())

@@ -28,7 +28,7 @@ _SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
 def names_of(model: Model) -> list[str]:
-    """The classes' names, in order."""
+    """Return the classes' names, in order."""
     config = model.module.config
     return [str(config.id2label[index]) for index in range(config.num_labels)]
 
@@ -64,7 +64,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """What each of the texts is, e.g. "positive 98.1 %, negative 1.9 %", the text as its caption, `request.n` times.
+    """Return `request.n` times what each text is, e.g. "positive 98.1 %, negative 1.9 %", captioned by the text.
 
     Options: text or texts. Nothing is drawn, so the seed changes nothing.
     """
@@ -83,7 +83,11 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def labelled_texts(model: Model, data: Any, split: str) -> tuple[list[str], list[int]]:
-    """The texts of one split and their classes' numbers. Raises zoo.DataError for anything but what `batches` takes."""
+    """Return the texts of one split and their classes' numbers.
+
+    Raises:
+        DataError: the data is not what `batches` takes.
+    """
     if split not in _SPLITS:
         raise DataError(f"split: expected one of {', '.join(_SPLITS)}, got {split!r}")
     names = names_of(model)
@@ -173,7 +177,7 @@ def _parts(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def _trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch without the columns that are padding in all of its rows."""
+    """Return the batch without the columns that are padding in all of its rows."""
     length = int(batch["attention_mask"].sum(1).max())
     return {name: tensor[:, :length] if tensor.ndim == 2 else tensor for name, tensor in batch.items()}
 

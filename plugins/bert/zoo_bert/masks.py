@@ -39,7 +39,7 @@ class Sampler:
     top_k: int
 
     def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """A token for each place of `logits` [places, v], and p(token | rest) of each."""
+        """Return a token for each place of `logits` [places, v], and p(token | rest) of each."""
         shares = logits.softmax(-1)
         if self.temperature == 0:
             tokens = logits.argmax(-1)
@@ -100,7 +100,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def fill(sampler: Sampler, ids: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Fills the masks at `free` [k] of ids [n, t] one by one, the most certain first; and the shares [n, k] drawn."""
+    """Return ids [n, t] with the masks at `free` [k] filled, the most certain first, and the shares [n, k] drawn."""
     ids = ids.clone()
     everyone = torch.arange(len(ids))
     waiting = torch.ones(len(ids), len(free), dtype=torch.bool)
@@ -164,7 +164,7 @@ def _check_ranges(options: dict[str, Any], texts: list[str] | None) -> None:
 def _start(
     model: Model, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, text: str | None, length: int | None
 ) -> list[int]:
-    """The token ids to start from, masks among them."""
+    """Return the token ids to start from, masks among them."""
     if text is None:
         ids = vocabulary.before + [vocabulary.mask] * (length or LENGTH) + vocabulary.after
     else:

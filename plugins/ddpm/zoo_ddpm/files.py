@@ -52,7 +52,7 @@ def unet_config(entry: Entry) -> dict[str, Any]:
 
 
 def scheduler_config(entry: Entry) -> dict[str, Any]:
-    """The noise schedule's configuration: from the files, else the registry's, else empty (the paper's schedule)."""
+    """Return the noise schedule's configuration: the files', else the registry's, else {} (the paper's schedule)."""
     if entry.folder is not None:
         for folder in (Path(entry.folder), Path(entry.folder) / "scheduler"):
             config = read_json_object(folder / "scheduler_config.json")
@@ -62,7 +62,7 @@ def scheduler_config(entry: Entry) -> dict[str, Any]:
 
 
 def class_names(entry: Entry) -> list[str]:
-    """What the classes are called, in order; empty if the configuration does not say."""
+    """Return the classes' names, in order; none if the configuration has none."""
     names = unet_config(entry).get(CLASS_NAMES) or []
     return [str(name) for name in names]
 

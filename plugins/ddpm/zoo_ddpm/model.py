@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def construct(entry: Entry) -> UNet2DModel:
-    """The module that the entry's configuration describes, in evaluation mode."""
+    """Return the module that the entry's configuration describes, in evaluation mode."""
     config = {key: value for key, value in files.unet_config(entry).items() if key != files.CLASS_NAMES}
     try:
         return UNet2DModel.from_config(config).eval()
@@ -35,13 +35,13 @@ def construct(entry: Entry) -> UNet2DModel:
 
 
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    """The checkpoint's tensors under the module's names."""
+    """Yield the checkpoint's tensors under the module's names."""
     for name, tensor in zoo.checkpoint.tensors(dataclasses.replace(entry, folder=files.unet_folder(entry))):
         yield current_name(name), tensor
 
 
 def scheduler(entry: Entry) -> DDPMScheduler:
-    """The checkpoint's noise schedule (its file may be another scheduler's: they share these settings)."""
+    """Return the checkpoint's noise schedule (its file may be another scheduler's: they share these settings)."""
     return DDPMScheduler.from_config(files.scheduler_config(entry))
 
 
@@ -58,14 +58,18 @@ def image_shape(model: Model) -> tuple[int, int]:
 
 
 def predict(model: Model, noisy: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
-    """What the U-Net says about x_t `[n, c, h, w]` at `times` `[n]`: float32 `[n, c or 2c, h, w]`."""
+    """Return the U-Net's prediction for x_t `[n, c, h, w]` at `times` `[n]`: float32 `[n, c or 2c, h, w]`."""
     options = {} if labels is None else {"class_labels": labels.to(model.device)}
     output = model.module(noisy.to(model.device, model.dtype), times.to(model.device), **options).sample
     return output.float()
 
 
 def target(schedule: DDPMScheduler, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """What the U-Net should have said, by the schedule's prediction type. Raises `CheckpointError` for unknown ones."""
+    """Return what the U-Net should have predicted, by the schedule's prediction type.
+
+    Raises:
+        CheckpointError: the prediction type is unknown.
+    """
     kind = schedule.config.prediction_type
     if kind == "epsilon":
         return noise
@@ -77,7 +81,7 @@ def target(schedule: DDPMScheduler, images: Tensor, noise: Tensor, times: Tensor
 
 
 def as_noise(schedule: DDPMScheduler, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
-    """The noise that a prediction of any type implies."""
+    """Return the noise that a prediction of any type implies."""
     kind = schedule.config.prediction_type
     if kind == "epsilon":
         return output

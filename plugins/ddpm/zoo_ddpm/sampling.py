@@ -58,7 +58,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 def _schedule(
     model: Model, sampler: str, steps: Any, eta: float
 ) -> tuple[DDPMScheduler | DDIMScheduler, dict[str, float]]:
-    """The scheduler with its timesteps set, and what its `step` takes besides."""
+    """Return the scheduler with its timesteps set, and what its `step` takes besides."""
     config = files.scheduler_config(model.entry)
     if sampler not in ("ddim", "ddpm"):
         raise ZooError(f"The sampler is 'ddim' or 'ddpm'; got {sampler!r}.")

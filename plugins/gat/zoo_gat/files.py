@@ -51,7 +51,7 @@ def gat_config(entry: Entry) -> dict[str, Any]:
 
 
 def class_names(entry: Entry) -> list[str]:
-    """What the classes are called, in order; empty if nothing says so."""
+    """Return the classes' names, in order; none if no file has them."""
     names = read_json_file(Path(entry.folder) / _NAMES_FILE) if entry.folder else None
     if names is None:
         names = entry.config.get(CLASS_NAMES, [])

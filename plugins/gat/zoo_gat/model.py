@@ -27,7 +27,7 @@ _ATTENTION = {"att_l": "att_src", "att_r": "att_dst"}
 
 
 def construct(entry: Entry) -> GAT:
-    """The module that the entry's configuration describes, in evaluation mode.
+    """Return the module that the entry's configuration describes, in evaluation mode.
 
     PyG writes no truth values into config.json; `v2`, `residual` and `bias` are then read off the weights' names.
     """
@@ -43,9 +43,10 @@ def construct(entry: Entry) -> GAT:
 
 
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The checkpoint's tensors under the module's names, what old files hold twice once.
+    """Yield the checkpoint's tensors under the module's names; what old files hold twice, once.
 
-    Raises `CheckpointError` where the two differ: such a layer tells sources from targets, and this one does not.
+    Raises:
+        CheckpointError: the two differ: such a layer tells sources from targets, and this one does not.
     """
     known = {name for name, _ in module.named_parameters()}
     first: dict[str, Tensor] = {}
@@ -64,7 +65,7 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def current_name(name: str) -> str:
-    """The name that today's PyG gives to a GATConv's parameter of an old file."""
+    """Return the name that today's PyG gives to a GATConv's parameter of an old file."""
     found = _LAYER.fullmatch(name)
     if not found:
         return name

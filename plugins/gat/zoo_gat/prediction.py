@@ -81,7 +81,7 @@ def _neighbors(wanted: Any, layers: int) -> list[int] | None:
 
 
 def run_rows(model: Model, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Tensor:
-    """The outputs [k, classes] of the nodes `rows` [k] of one graph: a node hears from others, so all of it runs."""
+    """Return the outputs [k, classes] of nodes `rows` [k] of one graph, all of which runs: nodes hear from others."""
     x = args[0] if args else kwargs.get("x")
     if not isinstance(x, torch.Tensor) or len(x) != count:
         nodes = len(x) if isinstance(x, torch.Tensor) else "no"

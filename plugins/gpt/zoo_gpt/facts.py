@@ -36,7 +36,7 @@ def recognises(config: dict[str, Any]) -> bool | None:
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
-    """The entry's config.json: inline in the registry, in its folder, or beside this file; {} if it is nowhere."""
+    """Return the entry's config.json: of the registry, of its folder, or beside this file; {} if it is nowhere."""
     if entry.config:
         return dict(entry.config)
     folder = folder_of(entry)

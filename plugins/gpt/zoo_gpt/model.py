@@ -30,10 +30,11 @@ def is_causal(model_type: str) -> bool:
 
 
 def construct(entry: Entry) -> PreTrainedModel:
-    """The causal language model that the entry's configuration describes, in evaluation mode.
+    """Return the causal language model that the entry's configuration describes, in evaluation mode.
 
-    Raises zoo.CheckpointError if there is no configuration, if transformers has no such architecture (code that comes
-    with a checkpoint is never run), or if the checkpoint is quantized already.
+    Raises:
+        CheckpointError: there is no configuration, transformers has no such architecture (code that comes with a
+            checkpoint is never run), or the checkpoint is quantized already.
     """
     from transformers import AutoModelForCausalLM
 

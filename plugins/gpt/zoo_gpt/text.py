@@ -31,7 +31,7 @@ NEW_TOKENS = 100
 
 
 def context_of(model: Model) -> int:
-    """The longest sequence that the model takes, in tokens (2**31 for a model without a limit)."""
+    """Return the longest sequence that the model takes, in tokens (2**31 for a model without a limit)."""
     config = model.module.config
     limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
     return next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), 2**31)
@@ -203,7 +203,7 @@ def _check_ranges(options: dict[str, Any]) -> None:
 
 
 def _start(model: Model, tokenizer: PreTrainedTokenizerBase, prompt: str | None, limit: int | None) -> list[int]:
-    """The token ids that generation continues; for no prompt, the beginning-of-text token."""
+    """Return the token ids that generation continues; for no prompt, the beginning-of-text token."""
     if prompt is None:
         if tokenizer.bos_token_id is None:
             raise ZooError(

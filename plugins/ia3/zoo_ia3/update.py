@@ -45,12 +45,12 @@ class Scaled(Update):
         return (weight * self.ia3_l.view(self.sizes)).to(weight.dtype)
 
     def scaling(self, weight: Callable[[], Tensor]) -> Scaling | None:
-        """The numbers, on the layer's outputs or inputs."""
+        """Return the numbers, as scales of the layer's outputs or inputs."""
         numbers = self.ia3_l.reshape(-1)
         return Scaling(inputs=numbers) if self.inputs else Scaling(outputs=numbers)
 
     def for_bias(self, shape: torch.Size) -> Update | None:
-        """The bias is a part of the outputs; None where those are not what is scaled."""
+        """Return the update of the bias, a part of the outputs; None if these are not what is scaled."""
         if self.inputs or shape.numel() % self.ia3_l.numel():
             return None
         return ScaledBias(self)
@@ -66,7 +66,7 @@ class ScaledBias(Update):
         self._weights = (weights,)  # in a tuple: its parameter is not this module's, and is saved and trained once
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The bias times the numbers."""
+        """Return the bias times the numbers."""
         numbers = self._weights[0].ia3_l.reshape(-1)
         if numbers.numel() != weight.numel():
             numbers = numbers.repeat(weight.numel() // numbers.numel())

@@ -44,9 +44,10 @@ def recognises(config: dict[str, Any]) -> bool:
 
 
 def complete(config: dict[str, Any], name: str = "the configuration") -> dict[str, Any]:
-    """The configuration with every key, `channels` by size, `discriminator` a table or None.
+    """Return the configuration with every key, `channels` by size, `discriminator` a table or None.
 
-    Raises `CheckpointError` for unknown keys and impossible values.
+    Raises:
+        CheckpointError: a key is unknown, or a value impossible.
     """
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = sorted(set(own) - set(_DEFAULTS))
@@ -89,7 +90,7 @@ def _channels(channels: dict[str, int], sizes: list[int], name: str) -> dict[str
 
 
 def class_names(config: dict[str, Any]) -> list[str]:
-    """What the classes are called, in order; empty if the configuration does not say."""
+    """Return the classes' names, in order; none if the configuration has none."""
     return [str(name) for name in config.get("class_names") or []]
 
 

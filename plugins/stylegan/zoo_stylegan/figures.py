@@ -35,13 +35,13 @@ def frechet(first: Tensor, second: Tensor) -> float:
 
 
 def symmetric_root(matrix: Tensor) -> Tensor:
-    """The square root of a symmetric matrix without negative eigenvalues, [d, d]."""
+    """Return the square root of a symmetric matrix without negative eigenvalues, [d, d]."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.t()
 
 
 def letter_reader() -> Model | None:
-    """The `vit` plugin's embedded classifier of letters, where that plugin is installed and has one; else None."""
+    """Return the `vit` plugin's embedded classifier of letters; None if that plugin is not installed or has none."""
     import zoo
 
     if not any(entry.name == "vit" and entry.weights == "embedded" for entry in zoo.entries()):

@@ -55,9 +55,10 @@ class Networks(NamedTuple):
 
 
 def find(folder: Path | None) -> Path | None:
-    """The `.pkl` or `.pt` file of a folder that has no weights in zoo's own form; None if there is none.
+    """Return the `.pkl` or `.pt` file of a folder that has no weights in zoo's own form; None if there is none.
 
-    Raises `CheckpointError` where there are several.
+    Raises:
+        CheckpointError: there are several.
     """
     if folder is None or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
         return None
@@ -193,7 +194,7 @@ def _critic_name(path: Path, name: str, top: int) -> str:
 
 
 def _average(generator: dict[str, Tensor]) -> Tensor:
-    """The mean of 4096 w, where a file does not say: the same at every call."""
+    """Return the mean of 4096 w, for a file that has none: the same at every call."""
     layers = [name for name in generator if re.fullmatch(r"mapping\.fc\d+\.weight", name)]
     outputs, inputs = generator["mapping.fc0.weight"].shape
     mapping = Mapping(inputs, 0, outputs, len(layers), average=False)
@@ -204,7 +205,7 @@ def _average(generator: dict[str, Tensor]) -> Tensor:
 
 
 def generator_size(generator: dict[str, Tensor]) -> int:
-    """The images' side in pixels."""
+    """Return the images' side in pixels."""
     return max(int(match[1]) for name in generator if (match := re.match(r"synthesis\.b(\d+)\.", name)))
 
 
@@ -215,7 +216,7 @@ def _named(
     clamp: float | None,
     options: dict[str, Any],
 ) -> Networks:
-    """The configuration that the tensors tell, and all of them under this plugin's names."""
+    """Return the configuration that the tensors imply, and all of them under this plugin's names."""
     try:
         config = _generator_config(generator, clamp)
         if critic is not None:

@@ -19,7 +19,7 @@ NOISE = ("const", "random", "none")
 
 
 def filter_kernel() -> Tensor:
-    """The low-pass filter [1, 3, 3, 1] ⊗ [1, 3, 3, 1] with sum 1, as a kernel [1, 1, 4, 4]."""
+    """Return the low-pass filter [1, 3, 3, 1] ⊗ [1, 3, 3, 1] with sum 1, as a kernel [1, 1, 4, 4]."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     return (taps[:, None] * taps[None, :])[None, None]
 
@@ -31,14 +31,14 @@ def filtered(x: Tensor, kernel: Tensor, padding: int, gain: float = 1.0, stride:
 
 
 def upsampled(x: Tensor, kernel: Tensor) -> Tensor:
-    """x [n, c, h, w] → [n, c, 2h, 2w]: a zero after every pixel, then the filter."""
+    """Upsample x [n, c, h, w] to [n, c, 2h, 2w]: a zero after every pixel, then the filter."""
     # A transposed convolution with a symmetric filter is just that; its outermost ring lies outside the image.
     weight = (kernel.to(x.dtype) * 4.0).expand(x.shape[1], 1, 4, 4)
     return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=x.shape[1])
 
 
 def normalised(x: Tensor) -> Tensor:
-    """x [n, d] with mean square 1 in every row."""
+    """Scale x [n, d] to mean square 1 in every row."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
@@ -54,7 +54,7 @@ class Dense(nn.Module):
         self.gain, self.multiplier, self.activate = multiplier / math.sqrt(inputs), multiplier, activate
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, inputs] → [n, outputs]."""
+        """Map x [n, inputs] to [n, outputs]."""
         y = F.linear(x * self.gain, self.weight, self.bias * self.multiplier)
         return F.leaky_relu(y, SLOPE) * SQRT2 if self.activate else y
 
@@ -84,7 +84,7 @@ class Conv(nn.Module):
         self.clamp = clamp
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, inputs, h, w] → [n, outputs, h, w] or half of it. With a bias: activated, √2 · leaky(y + b) · scale."""
+        """Map x [n, inputs, h, w] to [n, outputs, h, w] or half of it; with a bias to √2 · leaky(y + b) · scale."""
         if self.down and self.padding == 0:
             y = F.conv2d(filtered(x, self.resample_filter, 1, stride=2), self.weight)
         elif self.down:
@@ -125,7 +125,7 @@ class ModulatedConv(nn.Module):
         self.gain, self.up, self.clamp = 1 / math.sqrt(9 * inputs), up, clamp
 
     def forward(self, x: Tensor, w: Tensor, noise: str = "const", generator: torch.Generator | None = None) -> Tensor:
-        """x [n, inputs, h, w], w [n, latent] → [n, outputs, h, w] or twice that. noise: see `NOISE`."""
+        """Map x [n, inputs, h, w], w [n, latent] to [n, outputs, h, w] or twice that; for `noise` see `NOISE`."""
         style = self.affine(w)
         if self.up:
             dense = self.weight.transpose(0, 1)  # a transposed convolution's weight is [inputs, outputs, …]
@@ -162,7 +162,7 @@ class ToRGB(nn.Module):
         self.gain, self.clamp = 1 / math.sqrt(inputs), clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x [n, inputs, h, w], w [n, latent] → [n, colours, h, w]."""
+        """Map x [n, inputs, h, w], w [n, latent] to [n, colours, h, w]."""
         style = self.affine(w) * self.gain
         y = F.conv2d(x * style[:, :, None, None], self.weight) + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)

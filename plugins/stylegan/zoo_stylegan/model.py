@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def construct(entry: Entry) -> StyleGAN2:
-    """The module that the entry's files or configuration describe, in evaluation mode."""
+    """Return the module that the entry's files or configuration describe, in evaluation mode."""
     path = foreign.find(entry.folder)
     described = foreign.read(path).config if path else entry.config
     try:
@@ -35,9 +35,10 @@ def construct(entry: Entry) -> StyleGAN2:
 
 
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    """The checkpoint's tensors under the module's names.
+    """Yield the checkpoint's tensors under the module's names.
 
-    Raises `CheckpointError` where there are no files, saying which are wanted.
+    Raises:
+        CheckpointError: there are no files; it says which are wanted.
     """
     if entry.folder is None:
         raise CheckpointError(
@@ -54,7 +55,7 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def _own(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    """zoo's own files; also a generator alone under its published names."""
+    """Yield the tensors of zoo's own files; also of a generator alone under its published names."""
     import zoo
 
     started = False
@@ -75,7 +76,7 @@ def inject_adapter(name: str, weight: LazyWeight, config: LoRA) -> Update | None
 
 
 def gain(name: str, shape: torch.Size) -> float | None:
-    """What a weight is multiplied by when it is used; None for what is no layer's weight.
+    """Return what a weight is multiplied by when it is used; None if it is no layer's weight.
 
     For demodulated convolutions, which normalise themselves, the gain of the same spread: 1 / √(inputs · kernel²).
     """
@@ -86,7 +87,11 @@ def gain(name: str, shape: torch.Size) -> float | None:
 
 
 def discriminator(model: Model) -> Discriminator:
-    """The model's discriminator. Raises `ZooError` where it has none, saying what to do."""
+    """Return the model's discriminator.
+
+    Raises:
+        ZooError: it has none; the message says what to do.
+    """
     found = model.module.discriminator
     if found is None:
         raise ZooError(

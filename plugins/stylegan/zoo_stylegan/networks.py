@@ -30,7 +30,7 @@ class Mapping(nn.Module):
             self.register_buffer("w_avg", torch.zeros(outputs))
 
     def forward(self, z: Tensor | None, labels: Tensor | None = None) -> Tensor:
-        """z [n, inputs], labels [n] (or one row of weights per class, [n, classes]) → w [n, outputs]."""
+        """Map z [n, inputs], labels [n] (or one row of weights per class, [n, classes]) to w [n, outputs]."""
         parts = [] if z is None or not self.inputs else [normalised(z)]
         if self.classes:
             if labels is None:
@@ -83,7 +83,7 @@ class Synthesis(nn.Module):
         self.num_ws = 2 * len(self.sizes)
 
     def forward(self, ws: Tensor, noise: str = "const", generator: torch.Generator | None = None) -> Tensor:
-        """ws [n, num_ws, latent] → images [n, colours, size, size], about [-1, 1]."""
+        """Map ws [n, num_ws, latent] to images [n, colours, size, size], about [-1, 1]."""
         if noise not in NOISE:
             raise ValueError(f"noise is one of {', '.join(NOISE)}; got {noise!r}")
         each = list(ws.unbind(dim=1))
@@ -115,14 +115,14 @@ class Generator(nn.Module):
         noise: str = "const",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """z [n, z], labels [n] → images [n, colours, size, size], about [-1, 1].
+        """Map z [n, z], labels [n] to images [n, colours, size, size], about [-1, 1].
 
-        psi: truncation, w_avg + psi (w - w_avg), in the first `cutoff` layers (None: in all).
+        `psi` is the truncation, w_avg + psi (w - w_avg), in the first `cutoff` layers (None: in all).
         """
         return self.synthesis(self.styles(self.mapping(z, labels), psi, cutoff), noise, generator)
 
     def styles(self, w: Tensor, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
-        """w [n, w] → one w per layer, [n, num_ws, w], truncated."""
+        """Map w [n, w] to one w per layer, [n, num_ws, w], truncated."""
         ws = w.unsqueeze(1).expand(-1, self.synthesis.num_ws, -1)
         if psi == 1.0:
             return ws
@@ -143,7 +143,7 @@ class DiscriminatorBlock(nn.Module):
         self.first = bool(colours)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, inputs (at first: colours), h, w] → [n, outputs, h/2, w/2]."""
+        """Map x [n, inputs (at first: colours), h, w] to [n, outputs, h/2, w/2]."""
         if self.first:
             x = self.fromrgb(x)
         y = self.conv1(self.conv0(x))
@@ -161,12 +161,12 @@ class DiscriminatorEpilogue(nn.Module):
         self.out = Dense(channels, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, channels, 4, 4] → [n, outputs]."""
+        """Map x [n, channels, 4, 4] to [n, outputs]."""
         return self.out(self.fc(self.conv(with_deviation(x, self.group)).flatten(1)))
 
 
 def with_deviation(x: Tensor, most: int = 4) -> Tensor:
-    """x [n, c, h, w] with one channel more: the mean deviation of its features over the images of a group.
+    """Return x [n, c, h, w] with one channel more: the mean deviation of its features over the images of a group.
 
     Groups have `most` images, or fewer where n is no multiple of that.
     """
@@ -205,7 +205,7 @@ class Discriminator(nn.Module):
         self.classes = classes
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """images [n, colours, size, size] in [-1, 1], labels [n] → logits [n]."""
+        """Map images [n, colours, size, size] in [-1, 1], labels [n] to logits [n]."""
         x = images
         for size in self.sizes[:-1]:
             x = self.get_submodule(f"b{size}")(x)
@@ -237,7 +237,7 @@ class StyleGAN2(nn.Module):
         self.register_buffer("path_length", torch.zeros([]))
 
     def new_discriminator(self) -> Discriminator:
-        """A discriminator for this generator with fresh weights."""
+        """Return a discriminator for this generator, with random weights."""
         config = self.config
         own = config["discriminator"] or complete({**config, "discriminator": True})["discriminator"]
         return Discriminator(

@@ -33,10 +33,17 @@ def adversarial(
     r1_gamma: float,
     path_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """(what to call `backward` on, [discriminator's loss, generator's loss]) of one batch.
+    """Return (what to call `backward` on, [discriminator's loss, generator's loss]) of one batch.
 
-    images [n, c, h, w] in [-1, 1], labels [n], ws [n, num_ws, w]: what to generate from. index: number of the batch:
-    R1 falls due at 15, 31, …, path length at 3, 7, …; None: never. seed: of the noise images; None: torch's own state.
+    Args:
+        module: the generator and its discriminator.
+        images: [n, c, h, w] in [-1, 1].
+        labels: [n], or None.
+        ws: [n, num_ws, w], what to generate from.
+        index: number of the batch: R1 falls due at 15, 31, …, path length at 3, 7, …; None: never.
+        seed: of the noise images; None: torch's own state.
+        r1_gamma: the weight of R1.
+        path_weight: the weight of the path length penalty.
     """
     generator, discriminator = module.generator, module.discriminator
     noise = None if seed is None else torch.Generator().manual_seed(seed)
@@ -82,7 +89,7 @@ def path_lengths(generator: Generator, ws: Tensor, noise: torch.Generator | None
 
 @torch.no_grad()
 def running_mean(held: Tensor, lengths: Tensor) -> Tensor:
-    """The running mean in `held` moved towards the lengths' own; it starts at them."""
+    """Move the running mean in `held` towards the lengths' own, at which it starts, and return it."""
     now = lengths.detach().mean().to(held)
     held.copy_(torch.where(held == 0, now, torch.lerp(held, now, PATH_DECAY)))
     return held.detach().clone().float()

@@ -52,7 +52,7 @@ class Held:
                 yield from child.tensors(f"{prefix}{name}.")
 
     def child(self, path: str) -> Held | None:
-        """The submodule under a dotted path, None if there is none."""
+        """Return the submodule under a dotted path; None if there is none."""
         found: Any = self
         for name in path.split("."):
             found = (found.state.get("_modules") or {}).get(name) if isinstance(found, Held) else None
@@ -70,9 +70,10 @@ class _Number:
 
 
 def read(path: Path) -> dict[str, Held]:
-    """The networks in a file, by the names they have there: `G`, `D`, `G_ema`.
+    """Return the networks in a file, by the names they have there: `G`, `D`, `G_ema`.
 
-    Raises `CheckpointError` for a file that asks for anything to be run, is damaged, or holds no network.
+    Raises:
+        CheckpointError: the file asks for anything to be run, is damaged, or holds no network.
     """
     try:
         with path.open("rb") as file:
@@ -116,7 +117,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _persistent(meta: Any) -> Held:
-    """An object that came with its class's source: the state alone."""
+    """Return an object that came with its class's source: the state alone."""
     fields = meta.state if isinstance(meta, Held) else meta
     if not isinstance(fields, dict):
         raise pickle.UnpicklingError("an object without state")
@@ -127,7 +128,7 @@ def _persistent(meta: Any) -> Held:
 
 
 def _storage(data: Any) -> Tensor:
-    """The values of a storage, all of them, as a flat tensor."""
+    """Return the values of a storage, all of them, as a flat tensor."""
     if not isinstance(data, bytes):
         raise pickle.UnpicklingError("a storage that is not bytes")
     held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

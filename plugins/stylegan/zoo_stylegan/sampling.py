@@ -60,7 +60,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def _styles(model: Model, z: Tensor, labels: Tensor | None, options: dict[str, Any]) -> Tensor:
-    """z [n, z], labels [n] → truncated styles [n, layers, w], on the model's device."""
+    """Map z [n, z], labels [n] to truncated styles [n, layers, w], on the model's device."""
     generator = model.module.generator
     w = generator.mapping(z.to(model.device, model.dtype), None if labels is None else labels.to(model.device))
     return generator.styles(w, options["psi"], options["cutoff"])

@@ -30,7 +30,7 @@ _PIXELS = 64 * 32 * 32  # in one call of the module
 
 
 def construct(entry: Entry) -> AutoencoderKL:
-    """The module that the entry's configuration describes, in evaluation mode."""
+    """Return the module that the entry's configuration describes, in evaluation mode."""
     config = {key: value for key, value in files.vae_config(entry).items() if key != files.KL_WEIGHT}
     try:
         return AutoencoderKL.from_config(config).eval()
@@ -39,7 +39,7 @@ def construct(entry: Entry) -> AutoencoderKL:
 
 
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    """The checkpoint's tensors under the module's names."""
+    """Yield the checkpoint's tensors under the module's names."""
     for name, tensor in zoo.checkpoint.tensors(dataclasses.replace(entry, folder=files.vae_folder(entry))):
         new = current_name(name)
         # Some of these files keep the 1×1 convolutions that the projections once were.
@@ -72,7 +72,7 @@ def image_size(model: Model, size: int | None = None) -> int:
 
 
 def latent_shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
-    """The shape of the latent of an image of `height` × `width` pixels."""
+    """Return the shape of the latent of an image of `height` × `width` pixels."""
     config = model.module.config
     factor = files.factor(config)
     return config.latent_channels, height // factor, width // factor
@@ -103,7 +103,7 @@ def parts(images: Tensor, scale: int = 1) -> Iterator[slice]:
 
 @torch.no_grad()
 def encode(model: Model, data: Any, *, split: str = "test", size: int | None = None, scaled: bool = False) -> Tensor:
-    """The mean latents `[n, latent channels, h/f, w/f]` of data as `Model.evaluate` takes them: float32, on the CPU.
+    """Return the mean latents `[n, latent channels, h/f, w/f]` of data as `Model.evaluate` takes it: float32, CPU.
 
     `scaled`: shifted and scaled as latent diffusion models want them (the configuration's `scaling_factor`).
     """

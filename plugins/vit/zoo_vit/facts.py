@@ -34,9 +34,10 @@ def is_transformers(config: dict[str, Any]) -> bool:
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
-    """The entry's config.json: from its folder where it is there, else as the registry has it.
+    """Return the entry's config.json: from its folder if it is there, else as the registry has it.
 
-    Raises `CheckpointError` where there is none, or where it is no image classifier's.
+    Raises:
+        CheckpointError: there is none, or it is no image classifier's.
     """
     config = read_config(entry)
     if not recognises(config):
@@ -48,7 +49,7 @@ def configuration(entry: Entry) -> dict[str, Any]:
 
 
 def pretrained_cfg(config: dict[str, Any]) -> dict[str, Any]:
-    """timm's facts about the weights: input size, mean, classifier, …; older files have them at the top."""
+    """Return timm's facts about the weights: input size, mean, classifier, …; older files have them at the top."""
     inner = config.get("pretrained_cfg")
     return dict(inner) if isinstance(inner, dict) else {k: v for k, v in config.items() if k != "architecture"}
 

@@ -28,10 +28,12 @@ _NOT_ARGUMENTS = ("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir"
 
 
 def construct(entry: Entry) -> nn.Module:
-    """The classifier that the entry's configuration describes, in evaluation mode.
+    """Return the classifier that the entry's configuration describes, in evaluation mode.
 
-    Raises zoo.CheckpointError if the library has no such architecture or refuses the configuration. Code that comes
-    with a checkpoint is never run.
+    Code that comes with a checkpoint is never run.
+
+    Raises:
+        CheckpointError: the library has no such architecture, or refuses the configuration.
     """
     config = configuration(entry)
     return (_build_timm if is_timm(config) else _build_transformers)(entry, config).eval()
@@ -58,7 +60,7 @@ def _build_timm(entry: Entry, config: dict[str, Any]) -> nn.Module:
 
 
 def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """What timm is to know of the images: as the file says, unless the model's arguments say otherwise."""
+    """Return what timm is to know of the images: as the file says, unless the model's arguments say otherwise."""
     from timm.models import PretrainedCfg
 
     # Where weights come from is ours to say.
@@ -119,7 +121,7 @@ def _timm_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> It
 
 
 def _head(module: nn.Module, config: dict[str, Any]) -> tuple[str, ...]:
-    """The classifier's parameters, if the configuration says that the stored ones are for other classes."""
+    """Return the classifier's parameters, if the configuration says that the stored ones are for other classes."""
     before = stored_classes(config)
     if before is None or class_count(config) == before:
         return ()
