@@ -77,7 +77,7 @@ def claim(name: str) -> Claim:
         )
     reason = conflict(found)
     if reason:
-        raise PluginError(reason)
+        raise PluginError(reason, plugin=name)
     return found[0]
 
 

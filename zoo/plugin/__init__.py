@@ -1,7 +1,7 @@
-"""Plugins: the contract, finding and loading them, and one typed function to call each hook.
+"""Plugins: the contract, loading them, and one typed function to call each hook.
 
-`hookspecs.py` is the contract, `manager.py` loads plugins, `hooks.py` calls them, `builtin.py` holds zoo's own
-implementations, which answer last.
+`hookspecs.py` is the contract, `table.py` is how a plugin says where its hooks are, `manager.py` loads plugins,
+`hooks.py` calls them, `builtin.py` has zoo's own implementations, which are called last.
 
 Imports: `zoo.methods`, `zoo.storage`, `zoo.samples` and below. Start with `hookspecs.py`.
 """

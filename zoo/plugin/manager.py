@@ -99,7 +99,8 @@ def observe(name: str) -> None:
     if not observes(name):
         raise PluginError(
             f"plugin {name!r} is no observer: expected all of its implementations to be wrappers, "
-            "@zoo.hookimpl(wrapper=True)"
+            "@zoo.hookimpl(wrapper=True)",
+            plugin=name,
         )
     _state.observers[name] = plugin
     _state.callers.clear()
@@ -114,7 +115,7 @@ def observes(name: str) -> bool:
 def _add(plugin: object, name: str) -> None:
     manager = _state.manager
     if name in _state.plugins:
-        raise PluginError(f"a plugin {name!r} is registered already: expected a new name")
+        raise PluginError(f"a plugin {name!r} is registered already: expected a new name", plugin=name)
     if manager.is_registered(plugin):  # one module under two names, say for two variants of an architecture
         _state.plugins[name] = plugin
         return
@@ -133,7 +134,8 @@ def _add(plugin: object, name: str) -> None:
         if manager.has_plugin(name):
             manager.unregister(name=name)
         if isinstance(error, pluggy.PluginValidationError):
-            raise PluginError(no_such_hook(unknown[0]) if unknown else " ".join(str(error).split())) from error
+            reason = no_such_hook(unknown[0]) if unknown else " ".join(str(error).split())
+            raise PluginError(reason, plugin=name) from error
         raise
     _state.plugins[name] = plugin
 
@@ -216,7 +218,7 @@ def _read_environment() -> None:
         try:
             observe(name)
         except ZooError as error:
-            raise PluginError(f"ZOO_OBSERVE={','.join(discovery.observers())}: {error}") from error
+            raise PluginError(f"ZOO_OBSERVE={','.join(discovery.observers())}: {error}", plugin=name) from error
     _state.environment_read = True
 
 

@@ -9,7 +9,7 @@ As one test, or as one test for each promise::
 
     test_promise = conformance("mine")
 
-The same from a shell: `zoo plugins --check mine`. Whoever has zoo installed has pytest's fixtures `zoo_check`,
+The same from a shell: `zoo plugins --check mine`. An environment with zoo has the pytest fixtures `zoo_check`,
 `zoo_model` and `zoo_site` too; see `zoo.testing.pytest_plugin`. Nothing here imports torch before a check runs.
 
 Imports: `zoo.loading` and below. Start with `promise.py`, then `run.py`.
