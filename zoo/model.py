@@ -304,10 +304,17 @@ class Model(TrainingVerbs, AdapterVerbs):
             self, self.adapter_set, repo_id, name, private=private, branch=branch, message=message, samples=samples
         )
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, digests: bool = False) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.
 
-        Other files in the folder stay. Raises `OutputError` where the folder cannot be written, or holds weights that
-        would be taken for the model's; what was there is then as it was.
+        Other files in the folder stay.
+
+        Args:
+            folder: where to.
+            digests: write SHA256SUMS too, which `zoo.load` verifies; one that is there already is always renewed.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds weights that would be taken for the model's; what was
+                there is then as it was.
         """
-        return native.save(self, Path(folder))
+        return native.save(self, Path(folder), digests)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 EMBEDDED = "embedded"  # weights inside the plugin's package, in a folder of this name
+RANDOM = "random"  # weights as the library initialises them, to train from
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -18,7 +19,7 @@ class Entry:
     Attributes:
         name: the name as the user gave it.
         plugin: the architecture's entry point; None for a module wrapped without a plugin.
-        weights: "embedded", a Hub repository, a local folder, or None for a model without weights.
+        weights: "embedded", a Hub repository, a local folder, "random", or None for a model without weights.
         revision: the branch, tag or commit of the Hub repository; None for its default branch.
         license: the licence of the weights, if known.
         summary: one line about the model.
@@ -26,6 +27,7 @@ class Entry:
         targets: LoRA's default targets (suffixes of parameter paths, or "all"); None leaves them to the plugin.
         keep: suffixes of the parameter paths that stay in full precision.
         demo: arguments of `zoo demo` for this model.
+        pretrain: arguments of `Model.tune` to train the model from random weights with.
         folder: the folder with the model's files, once resolved; None before, and where only the structure is needed.
         source: where the entry came from.
         adapter: the saved adapter's folder, if the name is that of an adapter; all other fields are its base's.
@@ -41,6 +43,7 @@ class Entry:
     targets: tuple[str, ...] | Literal["all"] | None = None
     keep: tuple[str, ...] = ()
     demo: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     source: Literal["registry", "hub", "folder", "module"] = "registry"
     adapter: Path | None = None

@@ -13,11 +13,11 @@ importing the package. One table per name::
     keep = ["wpe"]                              # suffixes of the parameters that stay in full precision
     [gpt2.config]                               # the configuration, so that the module can be built offline
     [gpt2.demo]                                 # arguments of `zoo demo gpt2`
+    [gpt2.pretrain]                             # arguments of `Model.tune` for training it from random weights
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.catalog import discovery
-from zoo.catalog.entry import EMBEDDED, REPOSITORY, Entry, is_hub
+from zoo.catalog.entry import EMBEDDED, Entry, is_hub
+from zoo.catalog.names import is_entry_name, is_repository
+from zoo.catalog.pretrain import pretrain_settings
 from zoo.errors import RegistryError, UnknownNameError, did_you_mean
 
 FILE = "registry.toml"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 # Key → (type, name of the type in errors, whether it is required).
 _KEYS: dict[str, tuple[type | tuple[type, ...], str, bool]] = {
@@ -42,6 +43,7 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], str, bool]] = {
     "keep": (list, "a list of strings", False),
     "config": (dict, "a table", False),
     "demo": (dict, "a table", False),
+    "pretrain": (dict, "a table", False),
 }
 
 
@@ -162,7 +164,7 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
     where = f"{path}: [{name}]"
     if not isinstance(table, dict):
         raise RegistryError(f"{where}: expected a table, got {name} = {table!r}")
-    if not _NAME.fullmatch(name):
+    if not is_entry_name(name):
         raise RegistryError(f"{where}: expected a name of letters, digits, '.', '_' and '-'")
     for key, value in table.items():
         if key not in _KEYS:
@@ -177,11 +179,11 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
     if missing:
         raise RegistryError(f"{where} {missing[0]}: missing, every entry needs {', '.join(missing)}")
     weights, targets = table.get("weights"), table.get("targets")
-    if weights is not None and weights != EMBEDDED and not REPOSITORY.fullmatch(weights):
+    if weights is not None and weights != EMBEDDED and not is_repository(weights):
         raise RegistryError(f'{where} weights: expected "{EMBEDDED}" or a Hub repository owner/name, got {weights!r}')
     if isinstance(targets, str) and targets != "all":
         raise RegistryError(f'{where} targets: expected a list of strings, or "all", got {targets!r}')
     if "revision" in table and not is_hub(weights):
         raise RegistryError(f"{where} revision: only weights in a Hub repository have one")
     lists = {key: tuple(table[key]) for key in ("targets", "keep") if isinstance(table.get(key), list)}
-    return Entry(name=name, **{**table, **lists})
+    return Entry(name=name, **{**table, **lists, "pretrain": pretrain_settings(where, table.get("pretrain", {}))})

@@ -1,4 +1,4 @@
-"""The verbs that load a model: sample, tune, evaluate, demo."""
+"""The commands that load a model: sample, tune, evaluate, demo."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 
 if TYPE_CHECKING:
     from zoo.model import Model
 
+STEPS = 200  # of `zoo tune` where nothing is said
 _MODEL_OPTIONS = (
-    click.option("--weights", metavar="WHERE", help="Other weights: a Hub repository or a local folder."),
+    click.option("--weights", metavar="WHERE", help="Other weights: a Hub repository, a local folder, or random."),
     click.option("--revision", metavar="SHA", help="The Hub repository's commit."),
     click.option(
         "--bits", type=click.Choice(["4", "8", "16", "32"]), help="Bits per weight [default: the checkpoint's]."
@@ -34,10 +36,12 @@ class Interrupted(click.ClickException):
     exit_code = 130
 
     def show(self, file: Any = None) -> None:
+        """Print what to type."""
         note(self.format_message())
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command that loads a model."""
     for option in reversed(_MODEL_OPTIONS):
         function = option(function)
     return function
@@ -95,28 +99,39 @@ def sample(
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes --resume
     zoo tune ddpm --data pictures/ --full --steps 1000
+    zoo tune gat --full --minutes 2 --out my-gat
     """,
 )
 @click.argument("name")
 @click.option(
     "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
 )
-@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Optimizer steps.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Items per step [default: the plugin's].")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps [default: 200].")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="How long to train, instead of --steps.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Items per batch [default: the plugin's].")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="The highest learning rate.")
+@click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="Batches per step [default: 1].")
+@click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), help="Average the weights, for instance .99.")
 @click.option("--lora", metavar="RANK|WHERE", help="Rank, or an adapter to go on with [default: 8, or NAME's own].")
-@click.option("--full", is_flag=True, help="Train every weight instead of an adapter.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Train every weight, not an adapter; with --minutes from random weights unless --weights says otherwise.",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The run's folder [default: runs/NAME].")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the adapter's start and the data's order.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random at the start, and the data.")
 @model_options
 @json_option
 def tune(
     name: str,
     data: str | None,
-    steps: int,
+    steps: int | None,
+    minutes: float | None,
     batch_size: int | None,
     lr: float | None,
+    gradient_accumulation_steps: int | None,
+    ema_decay: float | None,
     lora: str | None,
     full: bool,
     out: Path | None,
@@ -125,25 +140,51 @@ def tune(
     as_json: bool,
     **loading: Any,
 ) -> None:
-    """Train an adapter on your data and save it."""
+    """Train an adapter on your data, or every weight, and save it.
+
+    From random weights, and with the settings that the plugin has for it, --full --minutes trains a whole model, which
+    is written into the folder --out.
+    """
+    if steps is not None and minutes is not None:
+        raise click.UsageError("give --steps or --minutes, not both")
+    if full and minutes is not None and loading["weights"] is None:
+        loading["weights"] = RANDOM
+        note(f"starting from random weights (--weights {EMBEDDED}, or another place, starts from trained ones)")
+    fresh = loading["weights"] == RANDOM
+    full = full or (fresh and lora is None)
     out = out or Path("runs") / file_name(name)
     model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
+    given = {
+        "minutes": minutes,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "ema_decay": ema_decay,
+    }
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    # Where nothing is said, a model with random weights may have a time of its own.
+    if steps is not None or (minutes is None and not (fresh and "minutes" in model.entry.pretrain)):
+        settings["steps"] = STEPS if steps is None else steps
     started = time.time()
     try:
-        result = model.tune(data, steps=steps, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed)
+        result = model.tune(data, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
     except KeyboardInterrupt:
         raise Interrupted(_how_to_resume(out, started)) from None
-    saved = out / ("model" if full else "adapter")
-    if full:
+    saved = out if fresh and full else out / ("model" if full else "adapter")
+    if fresh and full:
+        model.save(saved, digests=True)
+    elif full:
         model.save(saved)
     else:
         model.save_adapter(saved)
-    use = f"zoo sample {shlex.quote(str(saved))}" if full else f"zoo sample {name} --lora {shlex.quote(str(saved))}"
+    place = str(saved) if "/" in str(saved) else f"./{saved}"  # a name without a slash is looked up in the registry
+    use = f"zoo sample {shlex.quote(place)}" if full else f"zoo sample {name} --lora {shlex.quote(str(saved))}"
+    metrics = {"metrics": model.evaluate()} if fresh and full else {}
     if as_json:
         facts = {key: getattr(result, key) for key in ("steps", "seconds", "loss", "losses")}
-        print_json({"name": name, **facts, "seed": seed, "saved": saved})
+        print_json({"name": name, **facts, "seed": seed, "saved": saved, **metrics})
         return
     note(result.summary())
+    for label, value in metrics.get("metrics", {}).items():
+        note(f"held out: {label} {value:.6g}")
     note(f"try it: {use}")
     click.echo(str(saved))
 
@@ -163,12 +204,12 @@ def tune(
 @model_options
 @json_option
 def evaluate(name: str, data: str | None, lora: str | None, as_json: bool, **loading: Any) -> None:
-    """Figures on held-out data; the first is the main one."""
-    figures = load(name, lora=lora, **loading).evaluate(data)
+    """Show metrics on held-out data; the first is the main one."""
+    metrics = load(name, lora=lora, **loading).evaluate(data)
     if as_json:
-        print_json({"name": name, "data": data, "figures": figures})
+        print_json({"name": name, "data": data, "figures": metrics})
     else:
-        print_facts({label: f"{value:.6g}" for label, value in figures.items()})
+        print_facts({label: f"{value:.6g}" for label, value in metrics.items()})
 
 
 @click.command(
@@ -200,7 +241,7 @@ def demo(name: str, out: Path) -> None:
 
 
 def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = None, **more: Any) -> Model:
-    """`zoo.load` with the command line's words: `bits` and a rank are digits."""
+    """Return what `zoo.load` gives; on the command line `bits` and a rank are digits."""
     from zoo.catalog import registry
 
     if is_name(name):
@@ -212,7 +253,7 @@ def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = No
 
 
 def rank_for(name: str, revision: str | None) -> str | None:
-    """The rank of a new adapter where the user says none; None where the name stands for an adapter already."""
+    """Return the rank of a new adapter where the user gives none; None where the name is that of an adapter."""
     if is_name(name):
         return "8"
     from zoo.hub.adapters import is_adapter
@@ -221,7 +262,11 @@ def rank_for(name: str, revision: str | None) -> str | None:
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """`key=value` words as a dict; a value that is JSON (a number, true, null, a list) is read so, else a string."""
+    """Return `key=value` words as a dict; a value that is JSON (a number, true, null, a list) is read so.
+
+    Raises:
+        click.BadParameter: a word is of another form.
+    """
     parsed = {}
     for option in options:
         key, equals, value = option.partition("=")
@@ -236,13 +281,13 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
 
 
 def file_name(name: str) -> str:
-    """A model's name as a file's: the last part of a path or repository, without odd characters."""
+    """Return a model's name as a file's: the last part of a path or repository, without odd characters."""
     last = Path(name).expanduser().name or Path(name).resolve().name
     return re.sub(r"[^\w.-]+", "-", last).strip(".-") or "model"
 
 
 def _how_to_resume(out: Path, started: float) -> str:
-    """What to type after Ctrl-C, if this run has left a checkpoint."""
+    """Return what to type after Ctrl-C, if this run has left a checkpoint."""
     fresh = out.is_dir() and any(path.stat().st_mtime >= started - 1 for path in out.iterdir())
     context = click.get_current_context()
     words = [shlex.quote(word) for word in context.obj or ()]

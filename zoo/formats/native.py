@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zoo.errors import OutputError
 from zoo.plugin import hooks
 from zoo.storage import atomic
-from zoo.storage.checkpoint import check_alone
+from zoo.storage.checkpoint import SUMS, check_alone
+from zoo.storage.model_folder import write_digests
 from zoo.torch_state.modes import evaluating
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.walk import tied_groups
@@ -33,7 +34,7 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     return dense | {name: tensor for name, tensor in state.items() if name in buffers}
 
 
-def save(model: LoadedModel, folder: Path) -> Path:
+def save(model: LoadedModel, folder: Path, digests: bool = False) -> Path:
     """Write the model into a folder that its library loads; see `zoo.Model.save`.
 
     Raises:
@@ -47,5 +48,7 @@ def save(model: LoadedModel, folder: Path) -> Path:
             if model.entry.config:
                 atomic.write_json(staged / "config.json", model.entry.config)
             atomic.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
+        if digests or (folder / SUMS).is_file():  # those of other weights would make these look damaged
+            write_digests(staged)
         check_alone(folder, staged)
     return folder

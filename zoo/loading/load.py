@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from zoo.adapters.adapter_set import PreparedAdapter
-from zoo.catalog.entry import Entry
+from zoo.catalog.entry import RANDOM, Entry
 from zoo.errors import AdapterError, ZooError
 from zoo.loading.device import pick_device, pick_dtype
+from zoo.loading.random_weights import initial_tensors
 from zoo.loading.resolve import resolve
 from zoo.loading.stream import fill_meta, meta_parameters, stream
 from zoo.methods.config import Adapter
@@ -52,21 +53,23 @@ def load(
     Args:
         name: a registry name (`zoo list`), a Hub repository `owner/name` or `owner/name@revision`, or a local folder.
             If it is that of a saved adapter, its base is loaded with it, and the adapter is called "default".
-        weights: another Hub repository or local folder than the entry's.
+        weights: another Hub repository or local folder than the entry's; "embedded" for those that the plugin carries;
+            "random" for weights as the library initialises them, to train from (see `Model.tune`).
         revision: another branch, tag or commit than the entry's.
         bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are.
         lora: a rank, a `zoo.LoRA`, the place of a saved adapter (a folder, a Hub repository `owner/name`,
             `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
         device: default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
-        dtype: the compute dtype; default bfloat16 on a GPU that has it, else float32.
-        seed: for the adapters' random initialisation.
+        dtype: the compute dtype; default bfloat16 on a GPU that has it, else float32. Random weights, all of which are
+            to be trained, are float32 by default on any device.
+        seed: for random weights, and for the adapters' random initialisation.
 
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
     scheme = as_quantization(bits)
     target = pick_device(device)
-    compute = pick_dtype(dtype, target)
+    compute = pick_dtype(torch.float32 if dtype is None and weights == RANDOM else dtype, target)
     entry = resolve(name, weights=weights, revision=revision, download=target.type != "meta")
     named = _named(lora)
     if entry.adapter is not None:
@@ -82,7 +85,8 @@ def load(
         fingerprint = None
         fill_meta(index, entry, scheme, compute)
     else:
-        fingerprint = stream(module, index, entry, scheme, target, compute)
+        tensors = initial_tensors(entry, seed) if entry.weights == RANDOM else hooks.checkpoint(entry, module)
+        fingerprint = stream(tensors, index, entry, scheme, target, compute)
     module.eval()
     model = Model(module, entry, target, compute, scheme, fingerprint, index.groups)
     prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.catalog import discovery
-from zoo.catalog.entry import EMBEDDED, REPOSITORY, Entry, is_hub
-from zoo.catalog.names import is_name
+from zoo.catalog.entry import EMBEDDED, RANDOM, Entry, is_hub
+from zoo.catalog.names import is_name, is_repository
 from zoo.catalog.registry import find
 from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError
 from zoo.formats.manifest import saved_base
@@ -31,7 +31,7 @@ def resolve(
 
     Args:
         name: as `zoo.load` takes it.
-        weights: "embedded", a Hub repository or a local folder to use instead of the entry's.
+        weights: "embedded", a Hub repository or a local folder to use instead of the entry's; "random": none at all.
         revision: of the Hub repository.
         download: False leaves the folder of Hub weights None if the configuration is known without it.
         local: False refuses folders on this machine.
@@ -43,6 +43,12 @@ def resolve(
         HubError: the Hub refused or could not be reached.
     """
     name = str(name)
+    if weights == RANDOM:
+        # Only what the configuration does not say inline is downloaded.
+        entry = resolve(name, revision=revision, download=False, local=local)
+        if entry.adapter is not None:
+            raise AdapterError(f"{name!r} is a saved adapter, which random weights do not fit: give its base's name")
+        return replace(entry, weights=RANDOM)
     if is_name(name):
         entry = find(name)
         if weights is None and revision is None:
@@ -70,7 +76,7 @@ def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
         folder = _embedded(entry)
     elif given and Path(given).expanduser().is_dir():
         folder = Path(given).expanduser()
-    elif not REPOSITORY.fullmatch(entry.weights):
+    elif not is_repository(entry.weights):
         raise UnknownNameError(f"weights {entry.weights!r}: expected a folder that exists, owner/name, or 'embedded'")
     elif entry.config and not download:
         return entry

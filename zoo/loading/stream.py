@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
-from zoo.plugin import hooks
 from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.parameters import replace_parameter, set_parameter
@@ -55,7 +54,7 @@ def fill_meta(index: ModuleIndex, entry: Entry, scheme: Quantization | None, dty
 
 
 def stream(
-    module: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
     index: ModuleIndex,
     entry: Entry,
     scheme: Quantization | None,
@@ -65,9 +64,9 @@ def stream(
     """Fill the module from its checkpoint, one tensor at a time, and return the checkpoint's fingerprint.
 
     Args:
-        module: the module, with parameters on `meta`.
-        index: its parameters and buffers.
-        entry: the model's entry, for the plugin's `checkpoint` hook.
+        tensors: (name, tensor) of every weight, one after the other.
+        index: the parameters, on `meta`, and the buffers of the module.
+        entry: the model's entry.
         scheme: how to quantize weights, or None.
         device: where the tensors go.
         dtype: the compute dtype, in which weights that are not quantized are stored.
@@ -80,7 +79,7 @@ def stream(
     missing = {group.name for group in index.groups} | set(buffers)
     fingerprint = Fingerprint()
     unexpected = []
-    for name, tensor in hooks.checkpoint(entry, module):
+    for name, tensor in tensors:
         if name in buffers:
             layer, attribute, _ = buffers[name]
             _check_shape(entry, name, layer._buffers[attribute].shape, tensor.shape)  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.catalog.entry import RANDOM
 from zoo.compat import renamed_arguments
 from zoo.plugin import hooks
 from zoo.plugin.requests import BatchRequest
@@ -97,14 +98,16 @@ class TrainingVerbs(ABC):
     ) -> TuneResult:
         """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
 
-        Where an argument is None, the entry's table `pretrain` counts for a model with random weights, then what the
-        plugin prefers (its hook `tuning`), then the default that is named here.
+        Where an argument is None, the entry's table `pretrain` counts for a model with random weights
+        (`zoo.load(name, weights="random", seed=0)`), then what the plugin prefers (its hook `tuning`), then the default
+        that is named here.
 
         Args:
             data: what to train on: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
             steps: optimizer steps, each over `gradient_accumulation_steps` batches of `batch_size` in every process.
             minutes: how long to train, instead of `steps`. The learning rate then follows the clock, so that a run
-                ends on time on a fast and on a slow machine alike; two runs with one seed differ a little.
+                ends on time on a fast and on a slow machine alike; two runs with one seed differ a little. Reading the
+                data is not counted.
             batch_size: items in a batch, default 16.
             lr: peak learning rate, default 1e-3: right for low-rank factors and for small models.
             out: folder for checkpoints, or None for none. One that holds another run's checkpoints is an error.
@@ -148,14 +151,18 @@ class TrainingVerbs(ABC):
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "ema_decay": ema_decay,
         }
-        chosen = {**hooks.tuning(self.entry), **{name: value for name, value in given.items() if value is not None}}
+        pretrain = self.entry.pretrain if self.entry.weights == RANDOM else {}
+        chosen = {**hooks.tuning(self.entry), **pretrain}
+        chosen |= {name: value for name, value in given.items() if value is not None}
         if grad_clip != "default":
             chosen["grad_clip"] = grad_clip
+        own_data, own_minutes = chosen.pop("data", None), chosen.pop("minutes", None)
+        data = own_data if data is None else data
         result = tune(
             self,
             data,
             steps=steps,
-            minutes=minutes,
+            minutes=own_minutes if steps is None and minutes is None else minutes,
             out=out,
             resume=resume,
             seed=seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -93,23 +92,3 @@ def test_facts_without_torch() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'context': '128 tokens'" in found
     assert "'task': 'classifies text', 'classes': 'a'" in found
-
-
-def test_pretraining_writes_a_model_that_loads(tmp_path: Path, monkeypatch, capsys) -> None:
-    spec = importlib.util.spec_from_file_location("pretrain_bert", HERE / "pretrain.py")
-    pretrain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pretrain)
-    lines = [f"The name of file {index} is not the value of text {index}, it returns None." for index in range(200)]
-    monkeypatch.setattr(pretrain, "read_texts", lambda: (lines[:90], lines[90:180], lines[180:]))
-    size = "--vocabulary 320 --width 48 --layers 1 --context 64 --batch-size 2"
-    out = tmp_path / "embedded"
-    arguments = f"pretrain.py --seed 4 --minutes 0.01 --device cpu {size} --out {out}"
-    monkeypatch.setattr(sys, "argv", arguments.split())
-    before = torch.get_num_threads()
-    pretrain.main()
-    torch.set_num_threads(before)
-    assert "held out: accuracy" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["embedded"]
-    model = zoo.load("bert", weights=str(out), device="cpu")
-    assert len(model.sample(seed=0, text="The name of [MASK] is")) == 1
-    assert model.evaluate(lines)["accuracy"] >= 0

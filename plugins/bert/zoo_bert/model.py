@@ -11,6 +11,7 @@ from zoo import CheckpointError
 from zoo.integrations import transformers as library
 
 from .facts import classifies, configuration
+from .initial import place_positions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +42,7 @@ def is_classifier(module: nn.Module) -> bool:
 
 
 def construct(entry: Entry) -> PreTrainedModel:
-    """The masked language model, or the classifier, that the entry's configuration describes, in evaluation mode.
+    """Return the masked language model, or the classifier, that the entry's configuration describes, for evaluation.
 
     Raises zoo.CheckpointError if there is no configuration, if transformers has no such architecture (code that comes
     with a checkpoint is never run), if the checkpoint is quantized already, or if a classifier is not one of one class
@@ -60,6 +61,8 @@ def construct(entry: Entry) -> PreTrainedModel:
         told = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{entry.name}: transformers cannot build it: {told}") from error
     library.tie(module)
+    if entry.weights == "random" and maker is AutoModelForMaskedLM and values.get("model_type") == "bert":
+        place_positions(module)
     return module.eval()
 
 
@@ -122,7 +125,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
 
 
 def context_of(model: Model) -> int:
-    """The longest sequence that the model takes, in tokens (2**31 for a model without a limit).
+    """Return the longest sequence that the model takes, in tokens (2**31 for a model without a limit).
 
     Architectures that count positions from their padding's number on (RoBERTa) take fewer than their table has rows.
     """

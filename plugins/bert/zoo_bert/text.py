@@ -27,6 +27,8 @@ HELD_OUT = 2**16  # bytes of held-out text that `evaluate` reads at most
 LOGITS = 2**27  # how many of them `evaluate` computes at once, at most, if one window has no more
 IGNORED = -100  # label of a token that is not to be predicted
 RATE = 0.15  # share of the tokens that are to be predicted (arXiv 1810.04805, section 3.1)
+PRETRAINING_RATE = 0.25  # the same while a model is trained from random weights
+ANY_RATE = 1 / 8  # share of the windows that are then masked at a rate from 0 to 1
 
 
 class Vocabulary(NamedTuple):
@@ -40,7 +42,11 @@ class Vocabulary(NamedTuple):
 
 
 def vocabulary_of(model: Model, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Raises zoo.ZooError for a tokenizer without a mask."""
+    """Return which tokens of a tokenizer are ordinary, and what encloses a text.
+
+    Raises:
+        ZooError: the tokenizer has no mask.
+    """
     if tokenizer.mask_token_id is None:
         raise ZooError(f"{model.entry.name}: expected a tokenizer with a mask token, found one without")
     size = min(len(tokenizer), model.module.config.vocab_size)
@@ -64,7 +70,11 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     vocabulary = vocabulary_of(model, tokenizer)
     windows = _read(model, data, request.split, tokenizer, vocabulary)
     generator = torch.Generator().manual_seed(request.seed)
-    return ({**batch, **draw_masks(batch, vocabulary, generator)} for batch in stream(windows, request))
+    rates = _pretraining_rates if model.entry.weights == "random" else _usual_rates
+    return (
+        {**batch, **draw_masks(batch, vocabulary, generator, rates(len(batch["input_ids"]), generator))}
+        for batch in stream(windows, request)
+    )
 
 
 def _read(
@@ -110,16 +120,37 @@ def _windows(ids: list[int], size: int, vocabulary: Vocabulary) -> dict[str, Ten
     return {"input_ids": inputs, "attention_mask": attention}
 
 
-def draw_masks(
-    batch: dict[str, Tensor], vocabulary: Vocabulary, generator: torch.Generator | None
-) -> dict[str, Tensor]:
-    """{"input_ids", "labels"} of windows: RATE of each window's ordinary tokens, at least one, are to be predicted.
+def _usual_rates(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return the share of the tokens to predict in each of `count` windows [count]."""
+    return torch.full((count,), RATE)
 
-    Of those 80 % become the mask, 10 % any ordinary token, and 10 % stay.
+
+def _pretraining_rates(count: int, generator: torch.Generator) -> Tensor:
+    """Return the same for training from random weights, where more masks teach more (arXiv 2212.05096).
+
+    One window in eight is masked at a rate drawn from all rates, as mask-predict needs.
+    """
+    any_rate, rates = torch.rand(2, count, generator=generator)
+    return torch.where(any_rate < ANY_RATE, rates, PRETRAINING_RATE)
+
+
+def draw_masks(
+    batch: dict[str, Tensor], vocabulary: Vocabulary, generator: torch.Generator | None, rates: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return {"input_ids", "labels"} of windows with masks in them.
+
+    Of the tokens to predict 80 % become the mask, 10 % any ordinary token, and 10 % stay.
+
+    Args:
+        batch: windows without masks.
+        vocabulary: which tokens are ordinary.
+        generator: of all that is drawn; None: torch's own.
+        rates: share [b] of each window's ordinary tokens that are to be predicted, at least one; None: RATE.
     """
     ids = batch["input_ids"].cpu()
     eligible = torch.isin(ids, vocabulary.ordinary) & (batch.get("attention_mask", torch.tensor(1)).cpu() == 1)
-    count = (RATE * eligible.sum(1)).round().clamp(min=1)
+    rates = _usual_rates(len(ids)) if rates is None else rates  # [b]
+    count = (rates * eligible.sum(1)).round().clamp(min=1)  # [b]
     order = torch.rand(ids.shape, generator=generator).masked_fill(~eligible, 2.0).argsort(1).argsort(1)
     chosen = eligible & (order < count[:, None])
     fate = torch.rand(ids.shape, generator=generator)

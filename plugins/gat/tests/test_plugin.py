@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -28,19 +26,6 @@ def test_embedded_files_are_small_half_precision_and_listed():
         kinds = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
     assert kinds == {torch.float16}
     verify(folder, sorted(file for file in folder.iterdir() if file.name != "SHA256SUMS"))
-
-
-def test_pretraining_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("pretrain_gat", HERE / "pretrain.py")
-    pretrain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pretrain)
-    out = tmp_path / "embedded"
-    options = {"minutes": 1, "steps": 3, "nodes": 52, "lr": 1e-3, "device": "cpu", "out": out}
-    pretrain.train(argparse.Namespace(**options, seed=4))
-    assert "seed 4: 3 steps" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["embedded"]
-    model = zoo.load("gat", weights=str(out), device="cpu")
-    assert len(model.sample(1, seed=0).labels) == 26
 
 
 def test_facts_name_features_layers_and_classes():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import DataError
+from zoo.data.letters import style_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,15 +51,16 @@ class Graph:
         return len(self.x)
 
     def name(self, node: int) -> str:
+        """Return a node's name; its number if the graph has no names."""
         return self.names[node] if self.names else str(node)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the module is called with."""
+        """Return what the module is called with."""
         found = {"x": self.x, "edge_index": self.edge_index, "edge_attr": self.edge_attr}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def nodes(self, split: str) -> Tensor:
-        """The labelled nodes of a split `[m]`: those of its mask; of a graph without masks all, in either split."""
+        """Return the labelled nodes of a split `[m]`: those of its mask; all if the graph has no masks."""
         if self.y is None:
             raise DataError("The nodes of this graph have no labels: give y, one class for each node, -1 for unknown.")
         chosen = self.y >= 0
@@ -73,7 +75,7 @@ class Graph:
 
 
 def read(data: Any, split: str, own: str = "letters:sans") -> Graph:
-    """The graph that `data` is; None is `own`.
+    """Return the graph that `data` is; None is `own`.
 
     Keys of a mapping, attributes of a PyG `Data` and arrays of an .npz file: `x`, `edge_index`, and perhaps `y`,
     `edge_attr`, `train_mask`, `test_mask` (or `val_mask`) and `neighbors`. Of a networkx graph: the node attributes `x`
@@ -85,7 +87,7 @@ def read(data: Any, split: str, own: str = "letters:sans") -> Graph:
     if data is None:
         data = own
     if isinstance(data, str) and data.startswith("letters:"):
-        return letters(data[8:], split)
+        return letters(style_of(data)[0], split)
     if isinstance(data, str | Path):
         return _checked(_arrays(Path(data).expanduser()).get)
     if isinstance(data, Graph):
@@ -103,17 +105,22 @@ def read(data: Any, split: str, own: str = "letters:sans") -> Graph:
 
 @lru_cache(maxsize=8)
 def letters(style: str, split: str) -> Graph:
-    """A graph of drawn capitals: a node is an image of 16×16 pixels, and hears from the 8 images most like it."""
+    """Return a graph of drawn capitals: a node is an image of 16×16 pixels that hears from the 8 most like it."""
+    return drawn(style, split, NODES[split], seed=0)
+
+
+def drawn(style: str, split: str, count: int, *, seed: int) -> Graph:
+    """Return the graph of `count` capitals that are drawn from a seed."""
     from zoo.data.letters import LETTERS, render
 
-    images, labels = render(style, NODES[split], seed=0, size=2 * SIDE, split=split)
+    images, labels = render(style, count, seed=seed, size=2 * SIDE, split=split)
     x = torch.nn.functional.avg_pool2d(images, 2).flatten(1)
     names = tuple(f"{node} ({LETTERS[label]})" for node, label in enumerate(labels.tolist()))
     return Graph(x, nearest(x, NEIGHBOURS), labels, names=names, images=images)
 
 
 def nearest(x: Tensor, k: int) -> Tensor:
-    """`edge_index` `[2, n·k]`: to each row of `x` `[n, d]` from the `k` rows nearest to it, by Euclidean distance."""
+    """Return `edge_index` `[2, n·k]`: to each row of `x` `[n, d]` from the `k` nearest rows, by Euclidean distance."""
     if not 1 <= k < len(x):
         raise DataError(f"Each of {len(x)} nodes has from 1 to {len(x) - 1} neighbours; asked for {k}.")
     found = []
@@ -133,7 +140,7 @@ def neighbourhood(
     neighbors: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The part of a graph that `seeds` `[m]` hear from in `layers` layers, and where the seeds are in it.
+    """Return the part of a graph that `seeds` `[m]` hear from in `layers` layers, and where the seeds are in it.
 
     With `neighbors` None all of it, so that what the seeds get is exactly what they get in the whole graph; else at
     most `neighbors[k]` edges into each node that is `k` steps away, drawn without replacement (arXiv 1706.02216).
@@ -164,13 +171,13 @@ def neighbourhood(
 
 
 def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
-    """`starts[0], starts[0] + 1, …` (`counts[0]` of them), then those of `starts[1]`, and so on."""
+    """Return `starts[0], starts[0] + 1, …` (`counts[0]` of them), then those of `starts[1]`, and so on."""
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)
     return starts.repeat_interleave(counts) + torch.arange(int(counts.sum())) - first
 
 
 def _some(places: Tensor, degree: Tensor, limit: int, generator: torch.Generator | None) -> Tensor:
-    """Of each node's run of `degree` places at most `limit`, drawn without replacement, in their order."""
+    """Draw at most `limit` of each node's run of `degree` places, without replacement, and return them in order."""
     node = torch.arange(len(degree)).repeat_interleave(degree)
     shuffled = torch.randperm(len(places), generator=generator)
     shuffled = shuffled[node[shuffled].argsort(stable=True)]  # by node again, each node's in random order
@@ -179,7 +186,7 @@ def _some(places: Tensor, degree: Tensor, limit: int, generator: torch.Generator
 
 
 def _checked(get: Callable[[str], Any]) -> Graph:
-    """A graph of whatever has these names, in the types and shapes that it should have."""
+    """Return a graph of whatever has these names, in the types and shapes that it should have."""
     if get("x") is None or get("edge_index") is None:
         raise DataError(
             "A graph needs x, the features of its nodes, and edge_index, its edges; one of them is missing."

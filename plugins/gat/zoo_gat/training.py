@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import DataError
+from zoo.data.letters import is_fresh, style_of
 from zoo.data.stream import stream
 
-from .graphs import Graph, neighbourhood, read
+from .graphs import Graph, drawn, neighbourhood, read
 from .model import predict
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from zoo import BatchRequest, Model
 
+FRESH = 4  # batches of one graph of letters that are drawn anew
 _AT_ONCE = 65_536  # nodes of a graph that is computed whole
 
 
@@ -29,6 +32,8 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     are sampled instead. A batch size of as many as there are labelled nodes gives the whole graph at every step.
     Data None are a graph of capitals, "letters:sans".
     """
+    if request.training and is_fresh(data):
+        return _fresh(model, style_of(data)[0], request)
     graph = checked(model, read(data, request.split))
     nodes, fan = graph.nodes(request.split), fan_out(model, graph)
     generator = torch.Generator().manual_seed(request.seed)
@@ -97,6 +102,13 @@ def fan_out(model: Model, graph: Graph) -> tuple[int, ...] | None:
 def _whole(graph: Graph, nodes: Tensor) -> Iterator[dict[str, Tensor]]:
     while True:
         yield {**graph.tensors(), "seeds": nodes, "labels": graph.y[nodes]}  # type: ignore[index]
+
+
+def _fresh(model: Model, style: str, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+    """Yield graphs of `request.batch_size` capitals, each whole and for FRESH batches, each drawn from its own seed."""
+    for number in count():
+        graph = checked(model, drawn(style, "train", request.batch_size, seed=request.seed * 1_000_000 + number))
+        yield from islice(_whole(graph, graph.nodes("train")), FRESH)
 
 
 def _batch(

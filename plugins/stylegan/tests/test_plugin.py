@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -26,21 +24,6 @@ def test_embedded_files_are_small_half_precision_and_listed():
         kinds = {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
     assert kinds == {torch.float16}
     assert "model.safetensors" in (folder / "SHA256SUMS").read_text()
-
-
-def test_pretraining_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("pretrain_stylegan", HERE / "pretrain.py")
-    pretrain = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pretrain)
-    monkeypatch.setattr(pretrain, "pixel_distance", lambda *_: 0.5)
-    out = tmp_path / "embedded"
-    options = {"minutes": 1, "steps": 3, "save_every": 0, "batch": 4, "lr": 1e-3, "gamma": 1.0, "bf16": False}
-    pretrain.train(argparse.Namespace(**options, device="cpu", out=out, seed=4, start=None))
-    pretrain.train(argparse.Namespace(**options, device="cpu", out=out, seed=4, start=out))
-    assert "seed 4: 3 steps" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["embedded"]
-    model = zoo.load("stylegan", weights=str(out), device="cpu")
-    assert model.sample(1, seed=0, labels="Q").captions == ["Q"]
 
 
 def test_the_embedded_model_in_four_bits():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from zoo import BatchRequest, Model
 
+W_AVERAGE = 0.995  # decay of the mapping network's average while a model is trained from random weights
 _EVALUATED = 520  # images at most
 _CHUNK = 52
 
@@ -75,7 +76,11 @@ def loss(model: Model, batch: dict[str, Any]) -> Tensor:
     z = batch.get("z")
     if z is None:
         z = torch.randn(len(images), generator.mapping.inputs)
-    w = generator.mapping(z.to(model.device, model.dtype), labels)
+    w = generator.mapping(z.to(model.device, model.dtype), labels)  # [n, w]
+    pretraining = model.entry.weights == "random"
+    if pretraining:
+        with torch.no_grad():
+            generator.mapping.w_avg.lerp_(w.mean(0).to(generator.mapping.w_avg), 1 - W_AVERAGE)
     other, crossover = None, batch.get("crossover", generator.synthesis.num_ws)
     if crossover < generator.synthesis.num_ws:
         other = generator.mapping(batch["other"].to(model.device, model.dtype), labels)
@@ -87,7 +92,8 @@ def loss(model: Model, batch: dict[str, Any]) -> Tensor:
         index=batch.get("index"),
         seed=batch.get("seed"),
         r1_gamma=settings["r1_gamma"],
-        path_weight=settings["path_weight"],
+        # Within minutes from random weights the penalty would cost more steps than it is worth.
+        path_weight=0.0 if pretraining else settings["path_weight"],
     )
     return both.sum() + total - total.detach()
 

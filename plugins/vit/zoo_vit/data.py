@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import CheckpointError, DataError
+from zoo.data import letters
 from zoo.data.images import ImageItems, image_items, open_image, with_channels
 from zoo.data.stream import stream
 from zoo.integrations import transformers as library
 from zoo.samples import to_pictures
 
+from .augment import disturb
 from .facts import configuration, is_timm, label_names
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Preprocessing:
     exact: bool
 
     def __call__(self, images: Sequence[Any] | Tensor) -> Tensor:
-        """`[n, c, h, w]` float32 of images as `zoo.data.images.ImageItems` holds them.
+        """Return `[n, c, h, w]` float32 of images as `zoo.data.images.ImageItems` holds them.
 
         Tensors of the right size keep their precision; others become pictures of 8 bits, so that what lies in memory
         and what lies in a file give the same.
@@ -67,12 +69,12 @@ class Preprocessing:
         return self.apply(_plain(open_image(image) if isinstance(image, Path) else image, self.channels))
 
     def undone(self, images: Tensor) -> Tensor:
-        """What the model saw, as pictures in [0, 1] again."""
+        """Return what the model saw, as pictures in [0, 1] again."""
         return (images.float().cpu() * self.std + self.mean).clamp(0, 1)
 
 
 def preprocessing(model: Model) -> Preprocessing:
-    """The preprocessing of the checkpoint that the model came from."""
+    """Return the preprocessing of the checkpoint that the model came from."""
     return _timm(model) if is_timm(configuration(model.entry)) else _transformers(model)
 
 
@@ -112,9 +114,10 @@ def _column(values: Sequence[float]) -> Tensor:
 
 
 def image_processor(model: Model) -> BaseImageProcessor:
-    """transformers' image processor of the checkpoint; ViT's own with the model's size where the files have none.
+    """Return transformers' image processor of the checkpoint; ViT's with the model's size if the files have none.
 
-    Raises zoo.CheckpointError where its file cannot be used.
+    Raises:
+        CheckpointError: its file cannot be used.
     """
     from transformers import AutoImageProcessor, ViTImageProcessor
 
@@ -128,7 +131,7 @@ def image_processor(model: Model) -> BaseImageProcessor:
 
 
 def _plain(image: Image, channels: int) -> Image:
-    """A picture of mode L or RGB; what is transparent becomes white, 16 bits become 8."""
+    """Return a picture of mode L or RGB; what is transparent becomes white, 16 bits become 8."""
     from PIL import Image as PIL
 
     mode = "L" if channels == 1 else "RGB"
@@ -141,8 +144,7 @@ def _plain(image: Image, channels: int) -> Image:
 
 
 def names_of(model: Model) -> list[str]:
-    """What the classes are called, in order: as the file says, else ImageNet's names for its numbers of classes, else
-    their numbers."""
+    """Return the classes' names, in order: the file's, else ImageNet's for its numbers of classes, else numbers."""
     config = configuration(model.entry)
     names, count = label_names(config), class_count_of(model)
     if not names and is_timm(config):
@@ -156,7 +158,11 @@ def names_of(model: Model) -> list[str]:
 
 
 def class_count_of(model: Model) -> int:
-    """How many classes the head tells apart. Raises zoo.CheckpointError for a model without a head."""
+    """Return how many classes the head tells apart.
+
+    Raises:
+        CheckpointError: the model has no head.
+    """
     module: Any = model.module
     count = getattr(module, "num_classes", None)
     count = module.config.num_labels if count is None else count
@@ -166,9 +172,10 @@ def class_count_of(model: Model) -> int:
 
 
 def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
-    """The images of `data` with their labels as the model counts its classes: by name where the data have names.
+    """Return the images of `data` with their labels as the model counts its classes: by name if the data have names.
 
-    Raises zoo.DataError where the classes do not fit.
+    Raises:
+        DataError: the classes do not fit.
     """
     items = image_items(data, split=split, size=size, own=OWN)
     if items.labels is None:
@@ -186,7 +193,7 @@ def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
 
 
 def _numbers(model: Model, classes: Sequence[str], names: Sequence[str]) -> list[int]:
-    """The model's number of each of the data's classes."""
+    """Return the model's number of each of the data's classes."""
     known = {name: index for index, name in reversed(list(enumerate(names)))}
     for synonyms, index in list(known.items()):  # "tench, Tinca tinca"
         for name in synonyms.split(","):
@@ -205,7 +212,7 @@ def _numbers(model: Model, classes: Sequence[str], names: Sequence[str]) -> list
 
 
 def _synsets(model: Model) -> list[str]:
-    """WordNet's ids, which ImageNet's folders are named by; [] for other classes."""
+    """Return WordNet's ids, which ImageNet's folders are named by; [] for other classes."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": class_count_of(model)})
@@ -213,11 +220,15 @@ def _synsets(model: Model) -> list[str]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """{"images": float32 `[b, c, h, w]`, preprocessed; "labels": int64 `[b]`}; files are opened batch by batch.
+    """Yield {"images": float32 `[b, c, h, w]`, preprocessed; "labels": int64 `[b]`}; files are opened batch by batch.
 
     To train, the data need labels; another split may go without.
     """
     prepare = preprocessing(model)
+    if request.training and letters.is_fresh(data):
+        numbers = torch.tensor(_numbers(model, letters.LETTERS, names_of(model)))
+        drawn = letters.fresh(data, request, size=prepare.size[0], change=disturb)
+        return ({"images": prepare(row["images"]), "labels": numbers[row["labels"]]} for row in drawn)
     items = read(model, data, request.split, prepare.size[0])
     if items.labels is None and request.training:
         raise DataError(

@@ -194,3 +194,21 @@ def test_a_folder_without_a_tokenizer_or_with_a_wrong_configuration_is_refused(h
     (hub_folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(zoo.ZooError):
         zoo.load(str(hub_folder), device="cpu")
+
+
+def test_from_random_weights_it_sees_letters_that_are_drawn_anew(tmp_path):
+    model = zoo.load("clip", weights="random", seed=0, device="cpu")
+    batches = iter(model.batches("letters:fresh", batch_size=64))
+    seen = [next(batches)["pixel_values"] for _ in range(70)]
+    assert (
+        len({image.numpy().tobytes() for images in seen for image in images}) > 3200
+    )  # 65 batches of one draw, 5 of the next
+    with torch.no_grad():
+        model.module.logit_scale.fill_(7.0)
+    model.loss(next(batches))
+    assert model.module.logit_scale.item() == pytest.approx(math.log(100))  # as the paper has it
+    result = model.tune(steps=3, batch_size=8, quiet=True)
+    assert result.lr == 2e-3
+    model.save(tmp_path / "new", digests=True)
+    again = zoo.load(f"{tmp_path}/new", device="cpu")
+    assert torch.equal(again.sample(2, seed=0).data, model.sample(2, seed=0).data)

@@ -16,6 +16,7 @@ from zoo.data.images import image_items
 if TYPE_CHECKING:
     from torch import Tensor
 
+FRESH = "letters:fresh"
 OWN = ("sans", "serif", "mono")
 CAPTIONS = {
     "sans": "the letter {} in a sans face",
@@ -44,12 +45,15 @@ class Pairs:
 def read(data: Any, split: str) -> Pairs:
     """The pairs of `data`:
 
-    - None: letters in three styles, "the letter Q in a serif face"; `"letters:<style>"`: those of one;
+    - None: letters in three styles, "the letter Q in a serif face"; `"letters:<style>"`: those of one; FRESH: the three
+      styles, of which `batches` draws others all the time to train on;
     - images with texts: `(images, texts)`, `{"images": …, "texts": …}`, or a Dataset of `{"image": …, "text": …}`;
     - what `zoo.data.images.image_items` takes with labels, a folder by class say: "a photo of <class>".
 
     Raises zoo.DataError where an image has no text.
     """
+    if data == FRESH:
+        data = None
     if data is None or (isinstance(data, str) and data.startswith("letters:")):
         return _letters(OWN if data is None else (data[8:],), split)
     images, texts = _described(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ from torch.nn import functional as F
 
 from zoo import DataError, Samples, ZooError
 from zoo.data.images import image_items, open_image, with_channels
-from zoo.data.stream import stream
+from zoo.data.stream import redrawn, stream
 from zoo.samples import to_pictures
 
 from .model import processor_of, tokenizer_of
-from .pairs import Pairs, all_strings, read
+from .pairs import FRESH, OWN, all_strings, drawn, read
 
 if TYPE_CHECKING:
     from zoo import BatchRequest, Model, SampleRequest
@@ -49,19 +50,23 @@ def tokens(model: Model, texts: Sequence[str]) -> dict[str, Tensor]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """{"pixel_values" [b, 3, s, s], "input_ids" and "attention_mask" [b, length]} of images and their texts."""
-    return batches_of(model, read(data, request.split), request)
+    """Return {"pixel_values" [b, 3, s, s], "input_ids" and "attention_mask" [b, length]} of images and their texts."""
+    pairs = read(data, request.split)
+    words = tokens(model, pairs.texts)  # of each name [t, length]
+    if data == FRESH and request.training:
+        return (_batch(model, row["images"], row["which"], words) for row in redrawn(_fresh, request, batches=65))
+    rows = stream({"index": torch.arange(len(pairs)), "which": pairs.which}, request)
+    return (_batch(model, _chosen(pairs.images, row["index"]), row["which"], words) for row in rows)
 
 
-def batches_of(model: Model, pairs: Pairs, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    words = tokens(model, pairs.texts)
+def _batch(model: Model, images: Any, which: Tensor, words: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"pixel_values": prepared(model, images), **{name: ids[which] for name, ids in words.items()}}
 
-    def made(row: dict[str, Tensor]) -> dict[str, Tensor]:
-        text = pairs.which[row["index"]]
-        images = _chosen(pairs.images, row["index"])
-        return {"pixel_values": prepared(model, images), **{name: ids[text] for name, ids in words.items()}}
 
-    return (made(row) for row in stream({"index": torch.arange(len(pairs))}, request))
+def _fresh(seed: int) -> dict[str, Tensor | None]:
+    """Return 1,040 letters of each style that are drawn from a seed, and the text of each."""
+    pairs = drawn(OWN, "train", 1040, seed=1 + seed)
+    return {"images": pairs.images, "which": pairs.which}
 
 
 def _chosen(images: Any, index: Tensor) -> Any:
@@ -73,6 +78,9 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
     Nothing tells equal texts of one batch apart: each pair of them adds a share of log 2 that no training takes away.
     """
+    if model.entry.weights == "random":
+        with torch.no_grad():
+            model.module.logit_scale.clamp_(max=math.log(100))  # as the paper has it
     scores = _scores(model, batch["pixel_values"], batch)
     own = torch.arange(len(scores), device=scores.device)
     return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

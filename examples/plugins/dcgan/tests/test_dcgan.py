@@ -136,3 +136,17 @@ def test_a_colour_network_of_another_size_loads_from_its_folder(tmp_path):
     z = torch.randn(2, 10)
     with torch.no_grad():
         assert torch.equal(zoo.load(str(tmp_path), device="cpu")(z), module(z))
+
+
+def test_from_random_weights_the_batchs_own_statistics_count_and_the_running_ones_follow(tmp_path):
+    model = zoo.load("dcgan", weights="random", seed=0, device="cpu")
+    convolution = model.state_dict()["generator.3.weight"]
+    assert convolution.std().item() == pytest.approx(0.02, rel=0.05)  # the paper's start
+    before = model.state_dict()["generator.1.running_var"].clone()
+    result = model.tune(steps=3, batch_size=8, quiet=True)
+    assert result.lr == 1e-3
+    assert not torch.equal(before, model.state_dict()["generator.1.running_var"])
+    model.save(tmp_path / "new", digests=True)
+    again = zoo.load(f"{tmp_path}/new", device="cpu")
+    assert again.entry.plugin == "dcgan"
+    assert torch.equal(again.sample(2, seed=0).data, model.sample(2, seed=0).data)

@@ -37,14 +37,15 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """One step of both players, with the running means that the checkpoint came with; see `play`.
+    """Return one step of both players, with the running means of the checkpoint: a scalar; see `play`.
 
-    An adapter holds factors and no running means: would they follow the batches, it were not the same model once it is
-    loaded again. Full tuning does the same, so that the two are one objective.
+    An adapter holds factors and no running means: if they followed the batches, it would not be the same model once it
+    is loaded again. Full tuning does the same, so that the two are one objective. Random weights have no running means
+    worth keeping, so there batch normalisation takes the batch's own.
     """
     for layer in model.module.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
+            layer.train(model.entry.weights == "random")
     images, z = (batch[name].to(model.device, model.dtype) for name in ("images", "z"))
     return play(model.module, images, z)
 

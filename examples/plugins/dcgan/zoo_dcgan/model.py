@@ -49,6 +49,9 @@ class DCGAN(nn.Module):
         widths = [features * 2**i for i in range((size // SMALLEST).bit_length() - 1)]
         self.generator = _generator(latent, widths, channels)
         self.discriminator = _discriminator(widths, channels)
+        for layer in self.modules():  # the paper's start
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(layer.weight, std=0.02)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DCGAN:

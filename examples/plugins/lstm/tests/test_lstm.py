@@ -145,3 +145,14 @@ def test_a_folder_whose_sizes_are_no_numbers_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "ByteLSTM", "embedding": 8, "hidden": "many", "layers": 1}')
     with pytest.raises(zoo.CheckpointError, match="hidden as a whole number"):
         zoo.load(str(tmp_path), device="meta")
+
+
+def test_from_random_weights_it_learns_and_what_it_writes_is_loaded(tmp_path):
+    model = zoo.load("lstm", weights="random", seed=0, device="cpu")
+    before = model.evaluate("text:licences")["bits_per_byte"]
+    result = model.tune("text:licences", steps=20, batch_size=8, quiet=True)
+    assert (result.lr, result.trainable) == (6e-3, 544_000)
+    assert model.evaluate("text:licences")["bits_per_byte"] < before - 1
+    model.save(tmp_path / "new", digests=True)
+    again = zoo.load(f"{tmp_path}/new", device="cpu")
+    assert list(again.sample(1, seed=0, length=20)) == list(model.sample(1, seed=0, length=20))
