@@ -315,7 +315,9 @@ QUANTIZING = {
     "unpacks flat": Mutation(".view(shape).to(dtype)", ".view(-1).to(dtype)", "quantize", "shape"),
     "another type": Mutation(".view(shape).to(dtype)", ".view(shape)", "quantize", "unpacked torch.float32 for"),
     "not smaller": Mutation("return 2 if self.bits <= 4 else 1", "return 1", "quantize", "8.2 bits per value in 4 bit"),
-    "by chance": Mutation(".round()", ".add(torch.rand(matrix.shape)).floor()", "quantize", "torch's global random state"),
+    "by chance": Mutation(
+        ".round()", ".add(torch.rand(matrix.shape)).floor()", "quantize", "torch's global random state"
+    ),
     "wrong scales": Mutation("/ (middle - 1)", "/ (2 * middle - 1)", "quantize", "where"),
     "the same for all widths": Mutation("middle = 2 ** (bits - 1)", "middle = 4", "quantize", "bit, where"),
     "loses the sign": Mutation("matrix / scales", "matrix.abs() / scales", "quantize", "where"),

@@ -1,8 +1,8 @@
 """Every verb on every architecture, in every precision, with and without an adapter: run, not claimed.
 
 `check(name, bits, lora)` runs one combination on the weights that a plugin carries and says for each verb whether it
-held or why not. The conformance suite, `zoo.testing`, checks what a plugin promises in 4 bit with an adapter; its checks
-of a single verb run here in the other combinations too.
+held or why not. The conformance suite, `zoo.testing`, checks what a plugin promises in 4 bit with an adapter; its
+checks of a single verb run here in the other combinations too.
 """
 
 from __future__ import annotations
