@@ -9,7 +9,7 @@ BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-oldest test-all test-all-oldest lint lint-oldest docs docs-oldest format clean
+.PHONY: help demo demo-oldest test test-oldest test-all test-all-oldest lint lint-oldest docs docs-oldest format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +42,9 @@ help:
 	touch $@
 
 demo: .venv/installed
+demo-oldest: .venv-oldest/installed
+demo-oldest: BIN = .venv-oldest/bin
+demo demo-oldest:
 	$(BIN)/zoo demo $(NAME)
 
 # One thread per test process: two threads on two busy cores are many times slower than one.

@@ -36,6 +36,10 @@ _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
+def _modules(package: str) -> tuple[str, ...]:
+    return tuple(f"zoo.{package}.{path.stem}" for path in sorted((ROOT / "zoo" / package).glob("[!_]*.py")))
+
+
 class Reference(NamedTuple):
     """A page of the API reference: the public names that are defined in `homes`, and what else it documents."""
 
@@ -68,14 +72,16 @@ REFERENCE = {
         (
             *(f"zoo.testing.{name}" for name in ("check_plugin", "conformance", "checks", "examine", "Options")),
             *(f"zoo.testing.{name}" for name in ("Check", "Result", "Site")),
-            "zoo.storage.checkpoint",
+            *(f"zoo.storage.{name}" for name in ("checkpoint", "config_json", "model_folder")),
+            "zoo.samples.progress",
+            *_modules("integrations"),
         ),
     ),
     "data": Reference(
         "Data and metrics",
         "Data sets that need no download, readers for what users bring, and metrics of drawn pictures.",
         ("zoo.data", "zoo.metrics"),
-        ("zoo.data.images", "zoo.data.letters", "zoo.data.text", "zoo.data.stream", "zoo.metrics"),
+        (*_modules("data"), "zoo.metrics"),
     ),
     "errors": Reference("Errors", "Everything that zoo raises on purpose, in one line each.", ("zoo.errors",)),
 }
