@@ -80,7 +80,8 @@ def construct(entry: Entry) -> nn.Module | None:
 
     Gets the resolved entry: `entry.config`, and `entry.folder` with the files (None when only the structure is
     wanted). Returns the library's own module in evaluation mode. Called with parameters on `meta` and buffers
-    real, so that initialising parameters costs nothing::
+    real, so that initialising parameters costs nothing; for `weights="random"` once more with all of it real, and
+    then the initial values are what training starts from::
 
         return UNet2DModel.from_config(entry.config)
     """
