@@ -1,8 +1,8 @@
-"""One weight's update as PEFT computes it: PEFT's own layer around a stand-in of the weight's shape.
+"""One weight's update as PEFT computes it: PEFT's own tuner on a plain layer of the weight's shape.
 
 PEFT puts its tuner on a plain torch layer of the weight's shape, in a module in which that layer has the weight's path,
-so that what a configuration says by name holds. The stand-in's weight is then thrown away: the tuner's parameters are
-the update's, and its `get_delta_weight` says what to do with the weight that comes in.
+so that a configuration's settings by name apply. The plain layer's weight is then dropped: the tuner's parameters are
+the update's, and its `get_delta_weight` computes what to do with the weight that comes in.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from zoo_peft.config import Peft
 from zoo_peft.kinds import ADDED, SCALED, kind_of
 
 NAME = "default"  # of the adapter inside the tuner
-EMBEDDINGS = ("HIRA", "OFT")  # which have a tuner of their own for embeddings; to the others a table is a matrix
+EMBEDDINGS = ("HIRA", "OFT")  # which have a tuner of their own for embeddings; to the others an embedding is a matrix
 CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 
 def tuner_update(name: str, weight: Any, config: Peft) -> zoo.Update:
-    """The update that PEFT's tuner makes of one weight.
+    """Return the update that PEFT's tuner makes of one weight.
 
-    name: the parameter's. weight: a stand-in, see `zoo.plugin.hookspecs.inject_adapter`. Raises
-    `zoo.AdapterError` that names the weight where PEFT has no such tuner for its shape.
+    Args:
+        name: the parameter's.
+        weight: the lazy weight, see `zoo.plugin.hookspecs.inject_adapter`.
+        config: the adapter.
+
+    Raises:
+        zoo.AdapterError: PEFT has no such tuner for the weight's shape; the message names it.
     """
     kind = kind_of(config.config)
     view = View(weight.layout, weight.shape, kind in EMBEDDINGS)
@@ -42,14 +47,14 @@ def tuner_update(name: str, weight: Any, config: Peft) -> zoo.Update:
         tuner = _tuned(layer, path, config.config)
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
         shape = "×".join(map(str, weight.shape))
-        told = " ".join(str(error).split())
-        raise zoo.AdapterError(f"{name} ({shape}): PEFT's {kind} does not take it: {told}") from error
+        message = " ".join(str(error).split())
+        raise zoo.AdapterError(f"{name} ({shape}): PEFT's {kind} does not take it: {message}") from error
     del tuner.get_base_layer()._parameters["weight"]
     return Turned(tuner.to(base.device), kind, view)
 
 
 def _tuned(layer: nn.Module, path: str, config: Any) -> nn.Module:
-    """PEFT's tuner around `layer`, put there by PEFT in a module in which the layer is at `path`."""
+    """Return PEFT's tuner around `layer`, put there by PEFT in a module in which the layer is at `path`."""
     import peft
 
     *outer, last = path.split(".")
@@ -71,7 +76,7 @@ def _tuned(layer: nn.Module, path: str, config: Any) -> nn.Module:
 
 
 class View:
-    """How a weight is seen as the weight of a layer that PEFT knows: (outputs, inputs, *kernel)."""
+    """A weight seen as the weight of a layer that PEFT knows: [outputs, inputs, *kernel]."""
 
     def __init__(self, layout: zoo.Layout, shape: torch.Size, embeddings: bool) -> None:
         self.shape = torch.Size(shape)
@@ -81,17 +86,17 @@ class View:
         self.flat = layout.split if layout.split != 1 or len(shape) not in (2, *CONVOLUTIONS) else None
 
     def of(self, weight: Tensor) -> Tensor:
-        """The weight as the layer's."""
+        """Return the weight as the layer's."""
         if self.flat is not None:
             weight = weight.reshape(math.prod(self.shape[: self.flat]), -1)
         return weight.transpose(0, 1) if self.swapped else weight
 
     def back(self, weight: Tensor) -> Tensor:
-        """The reverse of `of`."""
+        """Return the weight in its own shape: the reverse of `of`."""
         return (weight.transpose(0, 1) if self.swapped else weight).reshape(self.shape)
 
     def layer(self, weight: Tensor) -> nn.Module:
-        """A plain layer with this weight, which never computes anything."""
+        """Return a plain layer with this weight, which never computes anything."""
         outputs, inputs, *kernel = weight.shape
         made: nn.Module
         with torch.device("meta"):
@@ -106,7 +111,7 @@ class View:
 
 
 class Turned(zoo.Update):
-    """A weight as PEFT's tuner would have it."""
+    """A weight as PEFT's tuner changes it."""
 
     kind = "peft"
 
@@ -117,7 +122,7 @@ class Turned(zoo.Update):
         self.frozen = tuple(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The updated weight, computed in the type of the tuner's parameters or the weight's, whichever is wider."""
+        """Return the updated weight, computed in the wider type of the tuner's parameters and the weight."""
         dtype = weight.dtype
         wide = torch.promote_types(dtype, next(self.parameters()).dtype)
         with torch.autocast(weight.device.type, enabled=False):
@@ -126,9 +131,8 @@ class Turned(zoo.Update):
     def _changed(self, W: Tensor) -> Tensor:
         kind, tuner = self.peft_kind, self.tuner
         if kind == "IA3":
-            scale = _of(
-                tuner.ia3_l
-            )  # over inputs in a feedforward layer, else over outputs, which PEFT may have second
+            # Over inputs in a feedforward layer, else over outputs, which PEFT may have second.
+            scale = _of(tuner.ia3_l)
             return W * (scale if tuner.is_feedforward else scale.view(-1, *(1 for _ in W.shape[1:])))
         if kind == "MISS":
             if tuner.miss_fn == "bat":
@@ -152,7 +156,7 @@ class Turned(zoo.Update):
         return ((W.flatten(1) @ rotation.t()) * scale.view(-1, 1)).view(W.shape)
 
     def for_bias(self, shape: torch.Size) -> zoo.Update | None:
-        """For IA3, which scales all that a layer gives out unless it is one of `feedforward_modules`."""
+        """Return the bias's update for IA3, which scales all outputs of a layer that is not in `feedforward_modules`."""
         if self.peft_kind != "IA3" or self.tuner.is_feedforward or shape.numel() != _of(self.tuner.ia3_l).numel():
             return None
         return Bias(self)
@@ -171,14 +175,14 @@ class Bias(zoo.Update):
         self.__dict__["weights"] = weights  # not a child: its parameters are the weight's
 
     def forward(self, weight: Tensor) -> Tensor:
-        """bias · l, of the bias's own type."""
+        """Return bias · l, of the bias's own type."""
         return (weight * _of(self.weights.tuner.ia3_l).view(-1)).to(weight.dtype)
 
 
 def _turned_in_blocks(W: Tensor, turn: Tensor, size: int) -> Tensor:
-    """W @ turn for a `turn` that is zero outside of its diagonal blocks of `size`: these alone are multiplied."""
+    """Return W @ turn for a `turn` that is zero outside its diagonal blocks of `size`, multiplying these only."""
     n = len(turn) // size
-    blocks = turn.unflatten(1, (n, size)).unflatten(0, (n, size)).diagonal(dim1=0, dim2=2)  # (size, size, n)
+    blocks = turn.unflatten(1, (n, size)).unflatten(0, (n, size)).diagonal(dim1=0, dim2=2)  # [size, size, n]
     return torch.einsum("oni,ijn->onj", W.reshape(len(W), n, size), blocks).reshape(W.shape)
 
 
