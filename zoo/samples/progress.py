@@ -19,4 +19,6 @@ def track(items: Sequence[T], title: str) -> Iterable[T]:
     from rich.progress import track as with_bar
 
     console = Console(stderr=True)
-    return with_bar(items, title, console=console, transient=True, disable=not console.is_terminal)
+    if not console.is_terminal:  # rich of 2024 writes an empty line there even for a bar that is disabled
+        return items
+    return with_bar(items, title, console=console, transient=True)
