@@ -1,6 +1,6 @@
 """`zoo demo`: load a model in 4 bit, tune it with LoRA on other data than it was trained on, and show what changed.
 
-What is done is the entry's own to say, in its `demo` table in the registry.
+The entry's table `demo` in the registry has the data and the settings.
 """
 
 from __future__ import annotations
@@ -32,8 +32,14 @@ RANK = 8
 class Demo:
     """An entry's `demo` table.
 
-    data: what to tune on. samples: {n, seed, options} of the samples before and after. reference: a registry name of
-    the same architecture whose real configuration the footprint is shown for, without its weights.
+    Attributes:
+        data: what to tune on.
+        steps: to train.
+        batch_size: items in a batch.
+        lr: peak learning rate.
+        reference: a registry name of the same architecture whose real configuration the footprint is shown for, without
+            its weights.
+        samples: {n, options} of the samples before and after.
     """
 
     data: str
@@ -93,14 +99,14 @@ def run(
         footprints[plan.reference] = reference.footprint()
     console.print(_footprint_table(footprints))
 
-    with _part(console, f"before: figures and samples on {plan.data}"):
+    with _part(console, f"before: metrics and samples on {plan.data}"):
         before = model.evaluate(plan.data), _sampled(model, plan, seed)
     result = model.tune(plan.data, steps=steps, batch_size=plan.batch_size, lr=plan.lr, seed=seed)
     console.print(Text(f"tuned: {result.summary()}\n       {result.curve()}"), soft_wrap=True)
     with _part(console, "after: the same again"):
         after = model.evaluate(plan.data), _sampled(model, plan, seed)
 
-    console.print(_figure_table(before[0], after[0]))
+    console.print(_metrics_table(before[0], after[0]))
     written = _write_samples(out, model, plan, before[1], after[1])
     adapter = model.save_adapter(out / "adapter")
     with _part(console, "loading the saved adapter into a fresh 4-bit model"):
@@ -114,7 +120,7 @@ def run(
     seconds = time.perf_counter() - started
     facts = _facts(name, plan, footprints, before[0], after[0], result, difference, seconds)
     write_json(out / "demo.json", facts)
-    for label, path in (("samples", written), ("adapter", adapter), ("figures", out / "demo.json")):
+    for label, path in (("samples", written), ("adapter", adapter), ("metrics", out / "demo.json")):
         console.print(Text(f"{label:8} {path}"), soft_wrap=True)
     use = f"zoo sample {name} --bits {BITS} --lora {adapter}"
     console.print(Text(f"done in {seconds:.0f} s; go on with: {use}"), soft_wrap=True)
@@ -148,7 +154,7 @@ def planned(name: str, table: dict[str, Any]) -> Demo:
 
 
 def held_out(model: Model, data: str, samples: Samples) -> Samples | None:
-    """As many items of the held-out data as there are samples and of their kind, or None if the data has no such form.
+    """Return as many held-out items as there are samples, of their kind; None if the data have no such form.
 
     For pictures these are a batch's "images" [n, c, h, w] in [-1, 1] or [0, 1], of each class in "labels" the first,
     in order of class; for texts the first paragraphs.
@@ -171,6 +177,7 @@ def held_out(model: Model, data: str, samples: Samples) -> Samples | None:
 
 
 def _one_of_each(images: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the images [n, c, h, w], the first of each class in front, in order of class."""
     if labels is None:
         return images
     first: dict[int, int] = {}
@@ -185,7 +192,7 @@ def _sampled(model: Model, plan: Demo, seed: int) -> Samples:
 
 
 def _write_samples(out: Path, model: Model, plan: Demo, before: Samples, after: Samples) -> Path:
-    """One picture with a row each, or one text with a section each, for before, after and data."""
+    """Write one picture with a row each, or one text with a section each, for before, after and data."""
     from zoo.samples import encode, sheet
     from zoo.storage.atomic import write_bytes, write_text
 
@@ -256,14 +263,14 @@ def _footprint_table(footprints: dict[str, Footprint]) -> Any:
     return table
 
 
-def _figure_table(before: dict[str, float], after: dict[str, float]) -> Any:
+def _metrics_table(before: dict[str, float], after: dict[str, float]) -> Any:
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE, title="on held-out data")
-    for column in ("figure", "before", "after"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
+    for column in ("metric", "before", "after"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
     for name in before:
         table.add_row(Text(name), f"{before[name]:.4g}", f"{after[name]:.4g}")
     return table

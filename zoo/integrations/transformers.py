@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError, OutputError, ZooError
+from zoo.errors import CheckpointError, OutputError, ZooError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,9 +64,8 @@ def library_config(
     try:
         return CONFIG_MAPPING[model_type].from_dict(values)
     except Exception as error:  # validators raise errors of their own
-        told = " ".join(str(error).split())
         raise CheckpointError(
-            f"{entry.name}: its config.json is no valid {model_type} configuration: {told}"
+            f"{entry.name}: its config.json is no valid {model_type} configuration: {one_line(error)}"
         ) from error
 
 
@@ -176,8 +175,9 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
             return PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their parsers do
-        told = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {told}") from error
+        raise CheckpointError(
+            f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 def tokenizer_of(entry: Entry) -> PreTrainedTokenizerBase:
@@ -224,8 +224,7 @@ def image_processor(
     try:
         return library_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their parsers do
-        told = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {told}") from error
+        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {one_line(error)}") from error
 
 
 def save_library_model(

@@ -59,20 +59,20 @@ def save(out: Path, checkpoint: Checkpoint) -> Path:
         **{f"model/{name}": tensor for name, tensor in checkpoint.model.items()},
         **{f"optimizer/{name}": tensor for name, tensor in checkpoint.optimizer.items()},
     }
-    for rank, state in enumerate(checkpoint.random):
-        tensors.update({f"random/{rank}/{name}": tensor for name, tensor in state.tensors().items()})
-    facts = {
+    for rank, generators in enumerate(checkpoint.random):
+        tensors.update({f"random/{rank}/{name}": tensor for name, tensor in generators.tensors().items()})
+    state = {
         "format": FORMAT,
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
         "settings": dict(checkpoint.settings),
-        "random": [state.scalars() for state in checkpoint.random],
+        "random": [generators.scalars() for generators in checkpoint.random],
         "scaler": checkpoint.scaler,
         "losses": list(checkpoint.losses),
     }
     with replace_folder(folder) as staged:
         save_tensors(staged / "state.safetensors", tensors)
-        write_json(staged / "state.json", facts)
+        write_json(staged / "state.json", state)
     for other in found(out):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)

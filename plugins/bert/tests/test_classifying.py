@@ -1,4 +1,4 @@
-"""Classifiers: their data in folders and lists, the loss, posteriors and figures."""
+"""Classifiers: their data in folders and lists, the loss, posteriors and metrics."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_it_learns_to_tell_two_words_apart(make, tmp_path: Path, bits: int | Non
     lora = zoo.LoRA(rank=4, targets="all") if bits else None
     model = zoo.load(str(folder), device="cpu", bits=bits, lora=lora, seed=0)
     model.tune(PAIRS, steps=60, batch_size=16, lr=1e-2, seed=0)
-    figures = model.evaluate(PAIRS)
-    assert figures["accuracy"] == 1.0
-    assert figures["loss"] < 0.2
-    assert list(figures) == ["accuracy", "loss"]
+    metrics = model.evaluate(PAIRS)
+    assert metrics["accuracy"] == 1.0
+    assert metrics["loss"] < 0.2
+    assert list(metrics) == ["accuracy", "loss"]

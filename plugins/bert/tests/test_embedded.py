@@ -31,9 +31,9 @@ def test_the_files_are_small_and_half_precision() -> None:
 
 @pytest.mark.slow
 def test_it_is_as_good_as_its_readme_says(model: zoo.Model) -> None:
-    figures = model.evaluate()
+    metrics = model.evaluate()
     # Another version of Python has slightly other text.
-    assert figures["accuracy"] > ACCURACY - 0.03
+    assert metrics["accuracy"] > ACCURACY - 0.03
     assert zoo.load("bert", device="cpu", bits=4).evaluate()["accuracy"] > ACCURACY - 0.05
 
 

@@ -1,4 +1,4 @@
-"""Batches with masks in them, the loss and held-out figures."""
+"""Batches with masks in them, the loss and held-out metrics."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def test_batches_are_seeded_and_endless(model: zoo.Model) -> None:
 
 def test_held_out_figures(model: zoo.Model) -> None:
     before = torch.get_rng_state()
-    figures = model.evaluate(LINES)
-    assert list(figures) == ["accuracy", "loss", "perplexity"]
-    assert figures == model.evaluate(LINES)
+    metrics = model.evaluate(LINES)
+    assert list(metrics) == ["accuracy", "loss", "perplexity"]
+    assert metrics == model.evaluate(LINES)
     assert torch.equal(before, torch.get_rng_state())
-    assert math.isclose(math.exp(figures["loss"]), figures["perplexity"], rel_tol=1e-6)
+    assert math.isclose(math.exp(metrics["loss"]), metrics["perplexity"], rel_tol=1e-6)
 
 
 def test_an_oracle_is_always_right(make) -> None:

@@ -1,4 +1,4 @@
-"""Texts of classes: the data, the loss, posteriors and held-out figures."""
+"""Texts of classes: the data, the loss, class probabilities and metrics on held-out texts."""
 
 from __future__ import annotations
 
@@ -34,12 +34,20 @@ def names_of(model: Model) -> list[str]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """{"input_ids", "attention_mask"} int64 [b, t] and "labels" int64 [b], longer texts cut to the model's context.
+    """Return batches of "input_ids" and "attention_mask" int64 [b, t] and "labels" int64 [b].
 
-    `data` is a folder with one subfolder of .txt files for each class, named like the class (or, where the model's
-    classes have no names, taken in order), perhaps in folders `train` and `test`, else every tenth file of a class is
-    held out; or a list or Dataset of (text, label) or {"text", "label"}, the label a number or a name, which is used
-    whole in either split.
+    Texts longer than the model's context are cut.
+
+    Args:
+        model: the model.
+        data: a folder with one subfolder of .txt files for each class, named like the class (or, where the model's
+            classes have no names, taken in order), perhaps in folders `train` and `test`, else every tenth file of a
+            class is held out; or a list or Dataset of (text, label) or {"text", "label"}, the label a number or a name,
+            which is used whole in either split.
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: the data are anything else.
     """
     texts, labels = labelled_texts(model, data, request.split)
     tensors = {**_encode(model, texts), "labels": torch.tensor(labels)}
@@ -47,12 +55,12 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy, in nats, of the labels: a scalar."""
+    """Return the mean cross entropy, in nats, of the labels: a scalar."""
     return functional.cross_entropy(_logits(model, batch), batch["labels"])
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """{"accuracy", "loss"} of held-out texts."""
+    """Return {"accuracy", "loss"} of held-out texts."""
     texts, labels = labelled_texts(model, data, "test")
     total, right = 0.0, 0
     for part in _parts({**_encode(model, texts), "labels": torch.tensor(labels)}):
@@ -120,7 +128,7 @@ def _pair(item: Any, names: list[str]) -> tuple[str, int]:
 
 def _from_folder(root: Path, split: str, names: list[str]) -> tuple[list[str], list[int]]:
     if not root.is_dir():
-        raise DataError(f"{root}: expected a folder with one subfolder of .txt files for each class, found none there")
+        raise DataError(f"{root}: expected a folder with one subfolder of .txt files for each class, got none there")
     own = {part: next((root / name for name in each if (root / name).is_dir()), None) for part, each in _SPLITS.items()}
     divided = all(own.values())
     root = (own[split] or root) if divided else root
@@ -154,7 +162,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: expected UTF-8 text, found {error}; convert it first") from error
+        raise DataError(f"{file}: expected UTF-8 text, got {error}: convert it first") from error
 
 
 def _encode(model: Model, texts: list[str]) -> dict[str, Tensor]:
@@ -184,4 +192,4 @@ def _trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _logits(model: Model, batch: dict[str, Tensor]) -> Tensor:
     attention = batch.get("attention_mask")
-    return model.module(input_ids=batch["input_ids"], attention_mask=attention).logits.float()  # b c
+    return model.module(input_ids=batch["input_ids"], attention_mask=attention).logits.float()  # [b, c]

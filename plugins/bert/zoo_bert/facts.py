@@ -1,4 +1,4 @@
-"""What a configuration says, without importing transformers."""
+"""The configuration of a masked language model or a text classifier. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def configuration(entry: Entry) -> dict[str, Any]:
 
 
 def folder_of(entry: Entry) -> Path | None:
-    """Where the entry's files lie, if they lie anywhere."""
+    """Return where the entry's files are; None without files."""
     return entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
 
 
 def classifies(config: dict[str, Any]) -> bool:
-    """Whether the configuration is of a text classifier, and not of a masked language model."""
+    """Return whether the configuration is a text classifier's, and not a masked language model's."""
     return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Label → text, e.g. {"task": "fills masks", "architecture": "bert", "layers": "12", …}."""
+    """Return label → text, e.g. {"task": "fills masks", "architecture": "bert", "layers": "12", …}."""
     config = configuration(entry)
     labels = [str(label) for label in (config.get("id2label") or {}).values()]
     found = {label: next((config[name] for name in names if config.get(name)), None) for label, names in _FACTS.items()}

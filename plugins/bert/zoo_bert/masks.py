@@ -1,4 +1,4 @@
-"""Sampling: masks in a text, or a text of nothing but masks, filled in one of three ways."""
+"""Sample: fill the masks of a text, or of a text of nothing but masks, in one of three ways."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODES = ("fill", "gibbs", "mask-predict")
 
 @dataclass
 class Sampler:
-    """Draws tokens from what the model says; random numbers come from the CPU, equal on every device."""
+    """Draws tokens from the model's logits; random numbers come from the CPU, equal on every device."""
 
     model: Model
     vocabulary: Vocabulary
@@ -45,14 +45,14 @@ class Sampler:
             tokens = logits.argmax(-1)
         else:
             if 0 < self.top_k < len(self.vocabulary.ordinary):
-                lowest = logits.topk(self.top_k).values[:, -1:]
+                lowest = logits.topk(self.top_k).values[:, -1:]  # [places, 1]
                 logits = logits.masked_fill(logits < lowest, -math.inf)
-            tempered = (logits / self.temperature).softmax(-1)
-            tokens = torch.multinomial(tempered, 1, generator=self.generator)[:, 0]
+            tempered = (logits / self.temperature).softmax(-1)  # [places, v]
+            tokens = torch.multinomial(tempered, 1, generator=self.generator)[:, 0]  # [places]
         return tokens, shares.gather(1, tokens[:, None])[:, 0]
 
     def logits(self, ids: Tensor) -> Tensor:
-        """[n, t, v] on the CPU; special tokens and rows of the vocabulary without a token are impossible."""
+        """Return logits [n, t, v] on the CPU; special tokens and rows without a token have probability 0."""
         inputs = ids.to(self.model.device)
         logits = self.model.module(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.float().cpu()
         possible = torch.full((logits.shape[-1],), -math.inf)
@@ -61,15 +61,19 @@ class Sampler:
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Texts: `request.n` for every text given, whose masks are filled, or free ones of `length` tokens.
+    """Return texts: `request.n` for every text given, whose masks are filled, or free ones of `length` tokens.
 
-    Options: text or texts (with [MASK] wherever a token is wanted) or length; mode "fill": each mask is filled once,
-    from p(x_i | rest), the most certain place first; "gibbs" (arXiv 1902.04094): all of them again and again in random
-    order, `steps` times; "mask-predict" (arXiv 1904.09324): all at once, then in `steps` rounds the least certain ones
-    again; temperature (0: the likeliest token), top_k (0: off). Captions of mode "fill" name the fillings and their
-    probabilities. Equal seeds give equal texts.
+    Captions of mode "fill" name the fillings and their probabilities. Equal seeds give equal texts.
 
-    Raises zoo.ZooError for a text without a mask, one that is longer than the model's context, or a value out of range.
+    Args:
+        model: the model.
+        request: its options are `text` or `texts` (with [MASK] wherever a token is wanted) or `length`; `mode` "fill":
+            each mask is filled once, from p(x_i | rest), the most certain place first; "gibbs" (arXiv 1902.04094): all
+            of them again and again in random order, `steps` times; "mask-predict" (arXiv 1904.09324): all at once, then
+            in `steps` rounds the least certain ones again; `temperature` (0: the likeliest token), `top_k` (0: off).
+
+    Raises:
+        ZooError: a text has no mask or is longer than the model's context, or a value is out of range.
     """
     options = request.take(
         text=None, texts=None, length=None, mode=MODES[0], steps=None, temperature=1.0, top_k=0
@@ -85,7 +89,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     captions: list[str] = []
     for text in [None] if texts is None else texts:
         row = _start(model, tokenizer, vocabulary, text, options["length"])
-        ids = torch.tensor([row] * request.n)  # n t
+        ids = torch.tensor([row] * request.n)  # [n, t]
         free = (ids[0] == vocabulary.mask).nonzero()[:, 0]  # k
         if options["mode"] == "fill":
             ids, shares = fill(sampler, ids, free)
@@ -106,7 +110,7 @@ def fill(sampler: Sampler, ids: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     waiting = torch.ones(len(ids), len(free), dtype=torch.bool)
     shares = torch.zeros(len(ids), len(free))
     for _ in range(len(free)):
-        logits = sampler.logits(ids)[:, free]  # n k v
+        logits = sampler.logits(ids)[:, free]  # [n, k, v]
         choice = logits.softmax(-1).amax(-1).masked_fill(~waiting, -1.0).argmax(1)
         tokens, drawn = sampler.draw(logits[everyone, choice])
         ids[everyone, free[choice]] = tokens
@@ -116,11 +120,11 @@ def fill(sampler: Sampler, ids: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gibbs(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
-    """Draws each place of `free` [k] anew, given all others, in `steps` sweeps, each in an order of its own."""
+    """Draw each place of `free` [k] of ids [n, t] anew, given all others, in `steps` sweeps, each in its own order."""
     ids = ids.clone()
     everyone = torch.arange(len(ids))
     for _ in range(steps):
-        orders = torch.stack([torch.randperm(len(free), generator=sampler.generator) for _ in ids])  # n k
+        orders = torch.stack([torch.randperm(len(free), generator=sampler.generator) for _ in ids])  # [n, k]
         for places in free[orders].unbind(1):
             ids[everyone, places] = sampler.vocabulary.mask
             ids[everyone, places] = sampler.draw(sampler.logits(ids)[everyone, places])[0]
@@ -128,12 +132,12 @@ def gibbs(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
 
 
 def mask_predict(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
-    """Draws all places of `free` [k] at once, then in `steps` - 1 rounds ever fewer of the least certain ones again."""
+    """Draw all places of `free` [k] of ids [n, t] at once, then in `steps` - 1 rounds the least certain."""
     ids = ids.clone()
     shares = torch.zeros(len(ids), len(free))
     for step in range(steps):
         count = max(1, len(free) * (steps - step) // steps)
-        choice = shares.argsort(1)[:, :count]  # n count
+        choice = shares.argsort(1)[:, :count]  # [n, count]
         rows = torch.arange(len(ids))[:, None].expand_as(choice)
         ids[rows, free[choice]] = sampler.vocabulary.mask
         tokens, drawn = sampler.draw(sampler.logits(ids)[rows, free[choice]].flatten(0, 1))

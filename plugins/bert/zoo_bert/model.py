@@ -1,4 +1,4 @@
-"""The module, its weights under whatever names a checkpoint gives them, and transformers' own format back."""
+"""Build the module, read its weights under the names of any year, and write transformers' own format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
+from zoo.errors import one_line
 from zoo.integrations import transformers as library
 
 from .facts import classifies, configuration
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from zoo import Entry, Model
 
-# What was trained beside masked language modelling and is of no use to it: the pooler, whether one sentence follows
-# another, ELECTRA's discriminator. And buffers that older versions stored; they are computed, not loaded.
-_BESIDE = re.compile(
+# What was trained beside masked language modelling and is of no use to it: the pooler, the head of next-sentence
+# prediction, ELECTRA's discriminator. And buffers that older versions stored; they are computed, not loaded.
+_UNUSED = re.compile(
     r"(^|\.)pooler\.|^cls\.seq_relationship\.|^sop_classifier\.|^discriminator_predictions\.|rotary_emb\.\w*inv_freq$"
     r"|(^|\.)embeddings\.(position_ids|token_type_ids)$"
 )
@@ -30,23 +31,25 @@ _SEED = 0  # of a classifier's head where the checkpoint has none: the same for 
 
 
 def is_masked(model_type: str) -> bool:
-    """Whether transformers can build a masked language model of this type without running foreign code."""
+    """Return whether transformers can build a masked language model of this type without running foreign code."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def is_classifier(module: nn.Module) -> bool:
-    """Whether the module classifies texts, and does not fill masks."""
+    """Return whether the module classifies texts, and does not fill masks."""
     return classifies({"architectures": [type(module).__name__]})
 
 
 def construct(entry: Entry) -> PreTrainedModel:
     """Return the masked language model, or the classifier, that the entry's configuration describes, for evaluation.
 
-    Raises zoo.CheckpointError if there is no configuration, if transformers has no such architecture (code that comes
-    with a checkpoint is never run), if the checkpoint is quantized already, or if a classifier is not one of one class
-    for each text.
+    Code that comes with a checkpoint is never run. Random weights begin as `initial.py` says.
+
+    Raises:
+        CheckpointError: there is no configuration, transformers has no such architecture, the checkpoint is quantized
+            already, or a classifier is not one of one class for each text.
     """
     from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
@@ -58,8 +61,7 @@ def construct(entry: Entry) -> PreTrainedModel:
     try:
         module = maker.from_config(config, trust_remote_code=False)
     except ValueError as error:  # a type that has no classifier
-        told = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{entry.name}: transformers cannot build it: {told}") from error
+        raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
     library.tie(module)
     if entry.weights == "random" and maker is AutoModelForMaskedLM and values.get("model_type") == "bert":
         place_positions(module)
@@ -70,23 +72,23 @@ def _check_classes(entry: Entry, config: Any) -> None:
     kind = config.problem_type or "single_label_classification"
     if kind != "single_label_classification" or config.num_labels < 2:
         raise CheckpointError(
-            f"{entry.name}: expected a classifier of one class for each text and two classes or more, found "
-            f"{config.num_labels} and problem_type {config.problem_type!r}; state id2label in its config.json"
+            f"{entry.name}: expected a classifier of one class for each text and two classes or more, got "
+            f"{config.num_labels} and problem_type {config.problem_type!r}: state id2label in its config.json"
         )
 
 
 def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """(parameter or buffer name of `module`, tensor), in the order of the files; what belongs nowhere keeps its name.
+    """Yield (parameter or buffer name of `module`, tensor), in the order of the files; unknown names stay as they are.
 
-    A classifier whose checkpoint holds none gets a new one (with pooler, where the architecture has one), the same at
+    A classifier whose checkpoint has no head gets a new one (with pooler, where the architecture has one), the same at
     every load: random weights of the configuration's deviation, biases of zero.
     """
     if not is_classifier(module):
-        yield from library.named_tensors(entry, module, ignored=lambda name: bool(_BESIDE.search(name)))
+        yield from library.named_tensors(entry, module, ignored=lambda name: bool(_UNUSED.search(name)))
         return
 
     def ignored(name: str) -> bool:
-        return bool(_BESIDE.search(name)) or not name.startswith(f"{module.base_model_prefix}.")
+        return bool(_UNUSED.search(name)) or not name.startswith(f"{module.base_model_prefix}.")
 
     found = set()
     for name, tensor in library.named_tensors(entry, module, ignored=ignored):

@@ -1,4 +1,4 @@
-"""Masked language modelling: windows of tokens, masks, the loss and held-out figures."""
+"""Masked language modelling: windows of tokens, masks, the loss and metrics on held-out text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,15 @@ ANY_RATE = 1 / 8  # share of the windows that are then masked at a rate from 0 t
 
 
 class Vocabulary(NamedTuple):
-    """mask, filler: ids. ordinary: ids [o] of all tokens that are not special. before, after: what encloses a text."""
+    """The token ids that matter to masking.
+
+    Attributes:
+        mask: the mask's.
+        filler: the padding's.
+        ordinary: [o], of all tokens that are not special.
+        before: the tokens that the tokenizer puts before a text.
+        after: those behind it.
+    """
 
     mask: int
     filler: int
@@ -48,7 +56,7 @@ def vocabulary_of(model: Model, tokenizer: PreTrainedTokenizerBase) -> Vocabular
         ZooError: the tokenizer has no mask.
     """
     if tokenizer.mask_token_id is None:
-        raise ZooError(f"{model.entry.name}: expected a tokenizer with a mask token, found one without")
+        raise ZooError(f"{model.entry.name}: expected a tokenizer with a mask token, got one without")
     size = min(len(tokenizer), model.module.config.vocab_size)
     special = set(tokenizer.all_special_ids)
     ordinary = torch.tensor([token for token in range(size) if token not in special])
@@ -60,11 +68,18 @@ def vocabulary_of(model: Model, tokenizer: PreTrainedTokenizerBase) -> Vocabular
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """{"input_ids", "attention_mask", "labels"}, each int64 [b, t]: windows of `data` with masks in them.
+    """Return batches of "input_ids", "attention_mask" and "labels", each int64 [b, t]: windows with masks in them.
 
-    `data` is what zoo.data.text.text_data takes, or token ids: a Tensor [n, t] or {"input_ids": Tensor [n, t]}. The
-    masks are drawn here, from the request's seed: a batch has one loss, on every device. Labels are the tokens at the
-    places to predict, and IGNORED elsewhere.
+    The masks are drawn here, from the request's seed: a batch has one loss, on every device. Labels are the tokens at
+    the places to predict, and IGNORED elsewhere.
+
+    Args:
+        model: the model.
+        data: what `zoo.data.text.text_data` takes, or token ids: a Tensor [n, t] or {"input_ids": Tensor [n, t]}.
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: the data cannot be used.
     """
     tokenizer = tokenizer_of(model)
     vocabulary = vocabulary_of(model, tokenizer)
@@ -101,15 +116,15 @@ def _given_windows(model: Model, ids: Tensor, vocabulary: Vocabulary) -> dict[st
         )
     check_vocabulary(model, int(ids.max()))
     if not torch.isin(ids, vocabulary.ordinary).any(1).all():
-        raise DataError("expected a token to predict in every window, found one of special tokens alone")
+        raise DataError("expected a token to predict in every window, got one of special tokens alone")
     return {"input_ids": ids.long(), "attention_mask": (ids != vocabulary.filler).long()}
 
 
 def _windows(ids: list[int], size: int, vocabulary: Vocabulary) -> dict[str, Tensor]:
-    """Token ids as windows of `size`, one after another, each between the tokenizer's own ends."""
+    """Return token ids as windows of `size`, one after another, each between the tokenizer's own ends."""
     room = size - len(vocabulary.before) - len(vocabulary.after)
     if not ids or room < 1:
-        raise DataError("expected a text of at least one token, found none; give a longer text")
+        raise DataError("expected a text of at least one token, got none: give a longer text")
     room = min(room, len(ids))
     rows = [vocabulary.before + ids[at : at + room] + vocabulary.after for at in range(0, len(ids), room)]
     inputs = torch.full((len(rows), max(map(len, rows))), vocabulary.filler)
@@ -151,7 +166,7 @@ def draw_masks(
     eligible = torch.isin(ids, vocabulary.ordinary) & (batch.get("attention_mask", torch.tensor(1)).cpu() == 1)
     rates = _usual_rates(len(ids)) if rates is None else rates  # [b]
     count = (rates * eligible.sum(1)).round().clamp(min=1)  # [b]
-    order = torch.rand(ids.shape, generator=generator).masked_fill(~eligible, 2.0).argsort(1).argsort(1)
+    order = torch.rand(ids.shape, generator=generator).masked_fill(~eligible, 2.0).argsort(1).argsort(1)  # [b, t]
     chosen = eligible & (order < count[:, None])
     fate = torch.rand(ids.shape, generator=generator)
     other = vocabulary.ordinary[torch.randint(len(vocabulary.ordinary), ids.shape, generator=generator)]
@@ -161,9 +176,9 @@ def draw_masks(
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy, in nats, of the tokens at the places that the batch wants predicted: a scalar.
+    """Return the mean cross entropy, in nats, of the tokens at the places to predict: a scalar.
 
-    A batch of a user's own may be {"input_ids": Tensor [b, t]} alone; masks are then drawn from torch's global
+    A user's own batch may be {"input_ids": Tensor [b, t]} alone; masks are then drawn from torch's global
     generator.
     """
     if "labels" not in batch:
@@ -174,18 +189,18 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _predicted(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits [m, v] and tokens [m] of the places to predict."""
-    places = batch["labels"] != IGNORED
+    """Return logits [m, v] and tokens [m] of the places to predict."""
+    places = batch["labels"] != IGNORED  # [b, t]
     attention = batch.get("attention_mask")
-    logits = model.module(input_ids=batch["input_ids"], attention_mask=attention).logits  # b t v
+    logits = model.module(input_ids=batch["input_ids"], attention_mask=attention).logits  # [b, t, v]
     return logits[places].float(), batch["labels"][places]
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """{"accuracy", "loss", "perplexity"} of the tokens at places to predict in held-out text, the same every time.
+    """Return {"accuracy", "loss", "perplexity"} of the tokens to predict in held-out text, the same every time.
 
-    At most HELD_OUT bytes from the text's beginning. accuracy: share of the places whose likeliest token is the one
-    that was there. loss: nats per place; perplexity: its exponential.
+    The text is cut at HELD_OUT bytes. "accuracy": share of the places whose likeliest token is the one that was there.
+    "loss": nats per place; "perplexity": its exponential.
     """
     tokenizer = tokenizer_of(model)
     vocabulary = vocabulary_of(model, tokenizer)

@@ -1,4 +1,4 @@
-"""Losses, batches, figures and tuning."""
+"""Losses, batches, metrics and tuning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an entry's configuration files say. Imports nothing heavy."""
+"""The configuration of a U-Net and of its noise schedule. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def class_names(entry: Entry) -> list[str]:
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Facts for `zoo info` and the model card."""
+    """Return facts for `zoo info` and the model card."""
     try:
         config, schedule = unet_config(entry), scheduler_config(entry)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Building a U-Net, reading its weights under today's names, predicting the noise with it, and saving it.
+"""Build a U-Net, read its weights under today's names, predict the noise with it, and save it.
 
 Notation: x0 a clean image in [-1, 1], eps Gaussian noise, ᾱ the schedule's cumulative product at timestep t,
 x_t = √ᾱ x0 + √(1-ᾱ) eps (arXiv 2006.11239, equation 4). Shapes: n images of c channels, h × w.
@@ -31,7 +31,7 @@ def construct(entry: Entry) -> UNet2DModel:
     try:
         return UNet2DModel.from_config(config).eval()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"The configuration of {entry.name} does not make a UNet2DModel: {error}") from error
+        raise CheckpointError(f"the configuration of {entry.name} does not make a UNet2DModel: {error}") from error
 
 
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
@@ -46,7 +46,7 @@ def scheduler(entry: Entry) -> DDPMScheduler:
 
 
 def classes(model: Model) -> int:
-    """How many classes the U-Net is conditioned on; 0 if none."""
+    """Return the number of classes that the U-Net is conditioned on; 0 if it is not."""
     return model.module.config.num_class_embeds or 0
 
 
@@ -58,7 +58,14 @@ def image_shape(model: Model) -> tuple[int, int]:
 
 
 def predict(model: Model, noisy: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
-    """Return the U-Net's prediction for x_t `[n, c, h, w]` at `times` `[n]`: float32 `[n, c or 2c, h, w]`."""
+    """Return the U-Net's prediction, float32 [n, c or 2c, h, w].
+
+    Args:
+        model: the model.
+        noisy: x_t [n, c, h, w].
+        times: timesteps [n].
+        labels: classes [n], or None for an unconditional U-Net.
+    """
     options = {} if labels is None else {"class_labels": labels.to(model.device)}
     output = model.module(noisy.to(model.device, model.dtype), times.to(model.device), **options).sample
     return output.float()
@@ -77,7 +84,7 @@ def target(schedule: DDPMScheduler, images: Tensor, noise: Tensor, times: Tensor
         return images
     if kind == "v_prediction":  # arXiv 2202.00512, appendix D: v = √ᾱ eps - √(1-ᾱ) x0
         return schedule.get_velocity(images, noise, times)
-    raise CheckpointError(f"A schedule predicts epsilon, sample or v_prediction; got {kind!r}.")
+    raise CheckpointError(f"expected a schedule that predicts epsilon, sample or v_prediction, got {kind!r}")
 
 
 def as_noise(schedule: DDPMScheduler, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
@@ -85,7 +92,7 @@ def as_noise(schedule: DDPMScheduler, output: Tensor, noisy: Tensor, times: Tens
     kind = schedule.config.prediction_type
     if kind == "epsilon":
         return output
-    kept = schedule.alphas_cumprod.to(output.device)[times.to(output.device)].view(-1, 1, 1, 1)
+    kept = schedule.alphas_cumprod.to(output.device)[times.to(output.device)].view(-1, 1, 1, 1)  # ᾱ [n, 1, 1, 1]
     if kind == "sample":
         return (noisy - kept.sqrt() * output) / (1 - kept).sqrt()
     return kept.sqrt() * output + (1 - kept).sqrt() * noisy

@@ -1,4 +1,4 @@
-"""Drawing images: ancestral (DDPM, arXiv 2006.11239, algorithm 2) or implicit (DDIM, arXiv 2010.02502)."""
+"""Draw images: ancestral (DDPM, arXiv 2006.11239, algorithm 2) or implicit (DDIM, arXiv 2010.02502)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,19 @@ _CHUNK = 64  # images in one call of the U-Net
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Images `[n, c, h, w]` in [0, 1] with, for a conditional U-Net, the classes as captions.
+    """Return images [n, c, h, w] in [0, 1] with, for a conditional U-Net, the classes as captions.
 
-    Options: `sampler` "ddim" (default) or "ddpm"; `steps` (default 50 for ddim, the schedule's own number for ddpm);
-    `eta` from 0 (ddim, the default: no noise after the first) to 1 (as ddpm); `labels`: a class, a list of classes, or
-    a string of one-letter classes, repeated to `n` (default: all classes in turn). All random numbers are drawn on the
-    CPU from the seed, so a seed gives the same images on every device, up to rounding.
+    All random numbers are drawn on the CPU from the seed, so a seed gives the same images on every device, up to
+    rounding.
+
+    Args:
+        model: the model.
+        request: its options are `sampler`, "ddim" (default) or "ddpm"; `steps` (default 50 for ddim, the schedule's own
+            number for ddpm); `eta` from 0 (ddim, the default: no noise after the first) to 1 (as ddpm); `labels`, the
+            classes as `zoo.data.labels.class_labels` takes them (default: all in turn).
+
+    Raises:
+        ZooError: an option cannot be.
     """
     options = request.take(sampler="ddim", steps=None, eta=0.0, labels=None)
     schedule, step_options = _schedule(model, **{name: options[name] for name in ("sampler", "steps", "eta")})
@@ -41,14 +48,14 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     height, width = (size, size) if isinstance(size, int) else size
     images = (
         torch.randn((request.n, config.in_channels, height, width), generator=generator) * schedule.init_noise_sigma
-    )
+    )  # [n, c, h, w]
     for time in track(schedule.timesteps.tolist(), f"sampling {request.n}"):
         output = torch.cat(
             [
                 predict(model, images[i : i + _CHUNK], _same(time, images[i : i + _CHUNK]), _part(labels, i))
                 for i in range(0, request.n, _CHUNK)
             ]
-        ).cpu()
+        ).cpu()  # [n, c or 2c, h, w]
         if isinstance(schedule, DDIMScheduler):
             output = output[:, : config.in_channels]
         images = schedule.step(output, time, images, generator=generator, **step_options).prev_sample
@@ -61,17 +68,17 @@ def _schedule(
     """Return the scheduler with its timesteps set, and what its `step` takes besides."""
     config = files.scheduler_config(model.entry)
     if sampler not in ("ddim", "ddpm"):
-        raise ZooError(f"The sampler is 'ddim' or 'ddpm'; got {sampler!r}.")
+        raise ZooError(f"expected sampler as 'ddim' or 'ddpm', got {sampler!r}")
     if not 0 <= eta <= 1:
-        raise ZooError(f"eta lies between 0 (no added noise) and 1 (as much as ddpm); got {eta}.")
+        raise ZooError(f"expected eta between 0 (no added noise) and 1 (as much as ddpm), got {eta}")
     if sampler == "ddpm" and eta:
-        raise ZooError("eta belongs to the sampler 'ddim'; leave it out, or use sampler='ddim'.")
+        raise ZooError("eta belongs to the sampler 'ddim': leave it out, or use sampler='ddim'")
     schedule = (DDIMScheduler if sampler == "ddim" else DDPMScheduler).from_config(config)
     limit = schedule.config.num_train_timesteps
     if steps is None:
         steps = min(50, limit) if sampler == "ddim" else limit
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= limit:
-        raise ZooError(f"The number of steps lies between 1 and {limit}, the schedule's own; got {steps!r}.")
+        raise ZooError(f"expected a number of steps between 1 and {limit}, the schedule's own, got {steps!r}")
     schedule.set_timesteps(steps)
     return schedule, {"eta": eta} if sampler == "ddim" else {}
 

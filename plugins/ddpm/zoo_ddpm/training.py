@@ -1,4 +1,4 @@
-"""Loss, batches and the held-out figure."""
+"""Batches, the loss, and the metric on held-out images. Shapes: n images of c channels, h × w."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ _CHUNK = 52
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Batches of `images` and `noise` `[n, c, h, w]`, `times` `[n]` and, for a conditional U-Net, `labels` `[n]`.
+    """Return batches of "images" and "noise" [n, c, h, w], "times" [n] and, for a conditional U-Net, "labels" [n].
 
-    Images lie in [-1, 1]; data None are capitals, "letters:sans". Noise and timesteps are drawn here, from the
-    request's seed: a batch has one loss, on every device.
+    Noise and timesteps are drawn here, from the request's seed: a batch has one loss, on every device.
+
+    Args:
+        model: the model.
+        data: images as `zoo.data.images.image_data` takes them; None: capitals, "letters:sans".
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: the data do not fit the model.
     """
     schedule = scheduler(model.entry)
     generator = torch.Generator().manual_seed(request.seed)
@@ -36,25 +43,25 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean squared error of the prediction at the batch's timesteps (arXiv 2006.11239, equation 14): a scalar.
+    """Return the mean squared error of the prediction (arXiv 2006.11239, equation 14): a scalar.
 
-    A batch of a user's own may lack `noise` and `times`; they are then drawn from torch's global generator.
+    A user's own batch may lack "noise" and "times"; they are then drawn from torch's global generator.
     """
     schedule = scheduler(model.entry)
-    images = batch["images"]
+    images = batch["images"]  # [n, c, h, w] in [-1, 1]
     if "noise" not in batch:
         batch = {**batch, **_draw(images, schedule.config.num_train_timesteps, None)}
     times, noise = batch["times"].to(images.device), batch["noise"].to(images.device)
-    output = predict(model, schedule.add_noise(images, noise, times), times, batch.get("labels"))
-    wanted = target(schedule, images, noise, times).to(output.device)
+    output = predict(model, schedule.add_noise(images, noise, times), times, batch.get("labels"))  # [n, c or 2c, h, w]
+    wanted = target(schedule, images, noise, times).to(output.device)  # [n, c, h, w]
     # A learned variance has channels of its own, which this loss leaves alone.
     return torch.nn.functional.mse_loss(output[:, : images.shape[1]], wanted.float())
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """`noise_mse`: mean squared error of the noise over held-out images, the same noise and timesteps every time.
+    """Return {"noise_mse"}: mean squared error of the noise on at most 520 held-out images.
 
-    At most 520 images; their timesteps lie on an even grid over the schedule.
+    Noise and timesteps are the same every time; the timesteps lie on an even grid over the schedule.
     """
     size, channels = image_shape(model)
     images, labels = image_data(data, size=size, channels=channels, split="test")
@@ -64,7 +71,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images[:count].shape, generator=generator)
     steps = schedule.config.num_train_timesteps
-    times = ((torch.arange(count) + 0.5) * steps / count).long()[torch.randperm(count, generator=generator)]
+    times = ((torch.arange(count) + 0.5) * steps / count).long()[torch.randperm(count, generator=generator)]  # [count]
     total = 0.0
     for start in range(0, count, _CHUNK):
         part = slice(start, min(start + _CHUNK, count))
@@ -76,9 +83,10 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 
 def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:
+    """Return the noise and the timesteps of a batch."""
     count = len(images)
     # One timestep from each of `count` equal slices: as uniform as independent draws, with a steadier loss.
-    share = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    share = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count  # [n]
     return {
         "noise": torch.randn(images.shape, generator=generator),
         "times": (share * steps).long().clamp(max=steps - 1),

@@ -41,9 +41,9 @@ def test_every_form_gives_the_same_answers(data, tmp_path, make, form):
     given = _forms(data, tmp_path)[form]
     with torch.no_grad():
         logits = gat(data.x, data.edge_index)
-    figures = model.evaluate(given)
-    assert figures["accuracy"] == pytest.approx((logits.argmax(1) == data.y).float().mean().item())
-    assert figures["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, data.y).item(), rel=1e-4)
+    metrics = model.evaluate(given)
+    assert metrics["accuracy"] == pytest.approx((logits.argmax(1) == data.y).float().mean().item())
+    assert metrics["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, data.y).item(), rel=1e-4)
     posterior = model.sample(3, data=given, nodes=[5, 7, 11])
     torch.testing.assert_close(posterior.data, logits.softmax(1)[[5, 7, 11]], rtol=1e-4, atol=1e-5)
 
@@ -139,7 +139,7 @@ def test_no_neighbour_is_preferred():
         (7, "got int"),
         ((torch.tensor([[0], [9]]), torch.rand(3, 6)), "nodes from 0 to 2"),
         ((torch.rand(2, 4), torch.rand(3, 6)), "of whole numbers"),
-        ((torch.tensor([[0], [1]]), torch.rand(3)), r"are \[nodes, features\]"),
+        ((torch.tensor([[0], [1]]), torch.rand(3)), r"as \[nodes, features\]"),
         ((torch.tensor([[0], [1]]), torch.rand(3, 6), torch.tensor([0, 1])), "for each of 3 nodes"),
         ((torch.tensor([[0], [1]]), torch.rand(3, 6), torch.tensor([0, 1, 3])), "classes 0 to 2"),
         ((torch.tensor([[0], [1]]), torch.rand(3, 5)), "takes 6 features"),

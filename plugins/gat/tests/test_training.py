@@ -1,4 +1,4 @@
-"""Losses, batches, figures, predictions and tuning."""
+"""Losses, batches, metrics, predictions and tuning."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_other_splits_are_one_pass(letters):
 
 def test_the_embedded_model_is_as_good_as_its_readme_says(letters):
     before = torch.get_rng_state()
-    figures = letters.evaluate()
-    assert list(figures) == ["accuracy", "loss"]
-    assert figures["accuracy"] == pytest.approx(SANS, abs=0.004)
+    metrics = letters.evaluate()
+    assert list(metrics) == ["accuracy", "loss"]
+    assert metrics["accuracy"] == pytest.approx(SANS, abs=0.004)
     assert letters.evaluate("letters:serif")["accuracy"] == pytest.approx(SERIF, abs=0.004)
     assert torch.equal(before, torch.get_rng_state())
 

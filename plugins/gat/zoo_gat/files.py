@@ -1,4 +1,4 @@
-"""What an entry's configuration says. Imports nothing heavy.
+"""The configuration of a GAT. Imports nothing heavy.
 
 `config.json` holds the arguments of `torch_geometric.nn.models.GAT`, as PyG's own files do; `class_names.json`, which
 is this plugin's and may be missing, a list of what the classes are called.
@@ -41,9 +41,10 @@ def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
 
 
 def gat_config(entry: Entry) -> dict[str, Any]:
-    """`GAT`'s arguments: from the files where they are there, else as the registry has them.
+    """Return `GAT`'s arguments: the files', else those of the registry.
 
-    Raises `CheckpointError` where they are not there or not whole.
+    Raises:
+        CheckpointError: there are none, or some are missing.
     """
     config = {key: value for key, value in read_config(entry).items() if key != CLASS_NAMES}
     check_counts(config, *_NEEDED, where=f"{entry.name}: GAT's arguments in config.json")
@@ -66,7 +67,7 @@ def write(folder: Path, config: dict[str, Any], names: list[str]) -> None:
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Facts for `zoo info` and the model card."""
+    """Return facts for `zoo info` and the model card."""
     try:
         config, names = gat_config(entry), class_names(entry)
     except CheckpointError:

@@ -62,7 +62,7 @@ class Graph:
     def nodes(self, split: str) -> Tensor:
         """Return the labelled nodes of a split `[m]`: those of its mask; all if the graph has no masks."""
         if self.y is None:
-            raise DataError("The nodes of this graph have no labels: give y, one class for each node, -1 for unknown.")
+            raise DataError("the nodes of this graph have no labels: give y, one class for each node, -1 for unknown")
         chosen = self.y >= 0
         mask = self.train if split == "train" else self.test
         if mask is not None:
@@ -70,7 +70,7 @@ class Graph:
         elif split != "train" and self.train is not None:
             chosen = chosen & ~self.train
         if not chosen.any():
-            raise DataError(f"This graph has no labelled node for the split {split!r}; give a mask that holds some.")
+            raise DataError(f"this graph has no labelled node for the split {split!r}: give a mask that holds some")
         return chosen.nonzero()[:, 0]
 
 
@@ -80,10 +80,18 @@ def read(data: Any, split: str, own: str = "letters:sans") -> Graph:
     Keys of a mapping, attributes of a PyG `Data` and arrays of an .npz file: `x`, `edge_index`, and perhaps `y`,
     `edge_attr`, `train_mask`, `test_mask` (or `val_mask`) and `neighbors`. Of a networkx graph: the node attributes `x`
     and perhaps `y`, the edge attribute `edge_attr`; its undirected edges run both ways. "letters:<style>" is a graph of
-    its own for each split. Raises `DataError` for anything else.
+    its own for each split; "letters:<style>:fresh" is the same here.
+
+    Args:
+        data: the graph.
+        split: "train" or "test".
+        own: what None stands for.
+
+    Raises:
+        DataError: `data` is anything else, or the split is.
     """
     if split not in ("train", "test"):
-        raise DataError(f"Graphs have the splits train and test; got {split!r}.")
+        raise DataError(f"expected one of the splits train and test, got {split!r}")
     if data is None:
         data = own
     if isinstance(data, str) and data.startswith("letters:"):
@@ -100,7 +108,7 @@ def read(data: Any, split: str, own: str = "letters:sans") -> Graph:
         return _of_networkx(data)
     if hasattr(data, "edge_index") and hasattr(data, "x"):
         return _checked(lambda name: getattr(data, name, None))
-    raise DataError(f"A graph is {_FORMS}; got {type(data).__name__}.")
+    raise DataError(f"expected a graph as {_FORMS}, got {type(data).__name__}")
 
 
 @lru_cache(maxsize=8)
@@ -122,14 +130,14 @@ def drawn(style: str, split: str, count: int, *, seed: int) -> Graph:
 def nearest(x: Tensor, k: int) -> Tensor:
     """Return `edge_index` `[2, n·k]`: to each row of `x` `[n, d]` from the `k` nearest rows, by Euclidean distance."""
     if not 1 <= k < len(x):
-        raise DataError(f"Each of {len(x)} nodes has from 1 to {len(x) - 1} neighbours; asked for {k}.")
+        raise DataError(f"expected from 1 to {len(x) - 1} neighbours for each of {len(x)} nodes, got {k}")
     found = []
     for start in range(0, len(x), _CHUNK):
-        distance = torch.cdist(x[start : start + _CHUNK], x)
+        distance = torch.cdist(x[start : start + _CHUNK], x)  # [chunk, n]
         rows = torch.arange(len(distance))
         distance[rows, rows + start] = torch.inf
         found.append(distance.topk(k, largest=False).indices)
-    sources = torch.cat(found)
+    sources = torch.cat(found)  # [n, k]
     return torch.stack([sources.flatten(), torch.arange(len(x)).repeat_interleave(k)])
 
 
@@ -149,7 +157,7 @@ def neighbourhood(
     order = target.argsort(stable=True)
     counts = torch.bincount(target, minlength=len(graph))
     starts = counts.cumsum(0) - counts
-    reached = torch.zeros(len(graph), dtype=torch.bool)
+    reached = torch.zeros(len(graph), dtype=torch.bool)  # [n]
     reached[seeds] = True
     frontier, kept = seeds.unique(), []
     for layer in range(layers):
@@ -188,26 +196,26 @@ def _some(places: Tensor, degree: Tensor, limit: int, generator: torch.Generator
 def _checked(get: Callable[[str], Any]) -> Graph:
     """Return a graph of whatever has these names, in the types and shapes that it should have."""
     if get("x") is None or get("edge_index") is None:
-        raise DataError(
-            "A graph needs x, the features of its nodes, and edge_index, its edges; one of them is missing."
-        )
+        raise DataError("a graph needs x, the features of its nodes, and edge_index, its edges; one of them is missing")
     x, edges = _tensor("x", get("x")).float(), _tensor("edge_index", get("edge_index"))
     if x.ndim != 2 or not len(x):
-        raise DataError(f"The features x are [nodes, features]; got {list(x.shape)}.")
+        raise DataError(f"expected the features x as [nodes, features], got {list(x.shape)}")
     if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
-        raise DataError(f"edge_index is [2, edges] of whole numbers; got {edges.dtype} of {list(edges.shape)}.")
+        raise DataError(f"expected edge_index as [2, edges] of whole numbers, got {edges.dtype} of {list(edges.shape)}")
     if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < len(x):
         raise DataError(
-            f"edge_index names nodes from 0 to {len(x) - 1}, as x has; got {int(edges.min())} to {int(edges.max())}."
+            f"expected nodes from 0 to {len(x) - 1} in edge_index, got {int(edges.min())} to {int(edges.max())}"
         )
     y, attributes = (None if get(name) is None else _tensor(name, get(name)) for name in ("y", "edge_attr"))
     if y is not None:
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
         if y.shape != (len(x),) or y.is_floating_point():
-            raise DataError(f"y is one whole number for each of {len(x)} nodes; got {y.dtype} of {list(y.shape)}.")
+            raise DataError(
+                f"expected y as one whole number for each of {len(x)} nodes, got {y.dtype} of {list(y.shape)}"
+            )
         y = y.long()
     if attributes is not None and len(attributes) != edges.shape[1]:
-        raise DataError(f"edge_attr has a row for each of {edges.shape[1]} edges; got {len(attributes)}.")
+        raise DataError(f"expected a row of edge_attr for each of {edges.shape[1]} edges, got {len(attributes)}")
     test = get("test_mask")
     masks = [_mask(get("train_mask"), len(x)), _mask(get("val_mask") if test is None else test, len(x))]
     return Graph(x, edges.long(), y, None if attributes is None else attributes.float(), *masks, _fan(get("neighbors")))
@@ -217,7 +225,9 @@ def _tensor(name: str, value: Any) -> Tensor:
     try:
         return torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} of a graph is a tensor or an array; got {type(value).__name__} ({error}).") from error
+        raise DataError(
+            f"expected {name} of a graph as a tensor or an array, got {type(value).__name__} ({error})"
+        ) from error
 
 
 def _mask(value: Any, nodes: int) -> Tensor | None:
@@ -225,7 +235,9 @@ def _mask(value: Any, nodes: int) -> Tensor | None:
         return None
     mask = _tensor("a mask", value)
     if mask.shape != (nodes,) or mask.dtype != torch.bool:
-        raise DataError(f"A mask is one truth value for each of {nodes} nodes; got {mask.dtype} of {list(mask.shape)}.")
+        raise DataError(
+            f"expected a mask of one truth value for each of {nodes} nodes, got {mask.dtype} of {list(mask.shape)}"
+        )
     return mask
 
 
@@ -234,7 +246,7 @@ def _fan(value: Any) -> tuple[int, ...] | None:
         return None
     numbers = tuple(_tensor("neighbors", value).flatten().tolist())
     if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise DataError(f"neighbors is how many to sample in each layer, such as [10, 5]; got {value!r}.")
+        raise DataError(f"expected neighbors as how many to sample in each layer, such as [10, 5], got {value!r}")
     return numbers
 
 
@@ -243,7 +255,7 @@ def _of_networkx(graph: Any) -> Graph:
     number = {node: i for i, node in enumerate(nodes)}
     lacking = next((node for node in nodes if "x" not in graph.nodes[node]), None)
     if not nodes or lacking is not None:
-        raise DataError(f"Each node of a networkx graph has an attribute x, its features; {lacking!r} has none.")
+        raise DataError(f"each node of a networkx graph needs an attribute x, its features, and {lacking!r} has none")
     edges = [(number[a], number[b], info.get("edge_attr")) for a, b, info in graph.edges(data=True)]
     if not graph.is_directed():
         edges += [(b, a, info) for a, b, info in edges if a != b]
@@ -266,9 +278,9 @@ def _arrays(path: Path) -> dict[str, Any]:
     import numpy as np
 
     if path.suffix.lower() != ".npz" or not path.is_file():
-        raise DataError(f"A graph is {_FORMS}; there is no such file or name: {str(path)!r}.")
+        raise DataError(f"expected a graph as {_FORMS}; there is no such file or name: {str(path)!r}")
     try:
         with np.load(path, allow_pickle=False) as held:
             return dict(held)
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not a plain NumPy file ({error}); write it with numpy.savez.") from error
+        raise DataError(f"{path} is not a plain NumPy file ({error}): write it with numpy.savez") from error

@@ -1,4 +1,4 @@
-"""Building a GAT, reading its weights under today's names, calling it, and saving it."""
+"""Build a GAT, read its weights under today's names, call it, and save it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def construct(entry: Entry) -> GAT:
     try:
         return GAT(**config).eval()
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
-        raise CheckpointError(f"The configuration of {entry.name} does not make a GAT: {error}") from error
+        raise CheckpointError(f"the configuration of {entry.name} does not make a GAT: {error}") from error
 
 
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -60,7 +60,7 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         elif not torch.equal(first[new], tensor):
             raise CheckpointError(
                 f"{entry.name}: {name} differs from the weight of the sources, so its layers are bipartite; a GAT has "
-                "one weight for both."
+                "one weight for both"
             )
 
 
@@ -74,7 +74,12 @@ def current_name(name: str) -> str:
 
 
 def predict(model: Model, graph: dict[str, Tensor]) -> Tensor:
-    """Logits `[n, classes]` float32 of every node of a graph with `x`, `edge_index` and perhaps `edge_attr`."""
+    """Return logits float32 [n, classes] of every node of a graph.
+
+    Args:
+        model: the model.
+        graph: "x" [n, features], "edge_index" [2, e] and perhaps "edge_attr" [e, edge features].
+    """
     place = model.device
     options = {}
     if graph.get("edge_attr") is not None:
@@ -96,7 +101,7 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
 
 
 def _tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
-    """As they are in the file, without what a class around the GAT puts before every name."""
+    """Yield the tensors of the file, without what a class around the GAT puts before every name."""
     import zoo
 
     prefix = None
@@ -108,7 +113,7 @@ def _tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def _seen(entry: Entry) -> dict[str, Any]:
-    """Arguments that show in the names of the first layer's weights; none where there are no files."""
+    """Return the arguments that show in the names of the first layer's weights; none without files."""
     import zoo
 
     if entry.folder is None or not any(zoo.checkpoint.weight_files(Path(entry.folder))):

@@ -1,4 +1,4 @@
-"""What a model says about nodes."""
+"""Class probabilities of nodes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Posteriors `[n, classes]` of nodes, softmax of the logits, as samples of kind "posterior".
+    """Return class probabilities [n, classes] of nodes, as samples of kind "posterior".
 
-    Options:
-        data: a graph as `zoo_gat.graphs.read` takes it; by default the held-out graph of letters, "letters:sans".
-        nodes: which ones, by number or, of a networkx graph, by name; repeated to `n`. By default `n` of the graph's
-            (of its test split where it has labels), drawn from the seed, all different where there are enough.
-        neighbors: how many neighbours to hear in each layer, such as [10, 5], drawn from the seed; by default all.
+    Args:
+        model: the model.
+        request: its options are `data`: a graph as `zoo_gat.graphs.read` takes it, by default the held-out graph of
+            letters, "letters:sans"; `nodes`: which ones, by number or, of a networkx graph, by name, repeated to `n`;
+            by default `n` of the graph's (of its test split where it has labels), drawn from the seed, all different
+            where there are enough; `neighbors`: how many neighbours to hear in each layer, such as [10, 5], drawn from
+            the seed, by default all.
+
+    Raises:
+        ZooError: an option cannot be, or the graph does not fit the model.
     """
     options = request.take(data=None, nodes=None, neighbors=None)
     graph = checked(model, read(options["data"], "test"))
@@ -35,7 +40,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     layers = model.module.num_layers
     fan = _neighbors(options["neighbors"], layers)
     part, places = neighbourhood(graph, nodes, layers, fan, generator)
-    logits = predict(model, part)[places.to(model.device)].cpu()
+    logits = predict(model, part)[places.to(model.device)].cpu()  # [n, classes]
     names = files.class_names(model.entry)
     return Samples(
         logits.softmax(1),
@@ -47,6 +52,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def _nodes(graph: Graph, wanted: Any, n: int, generator: torch.Generator) -> Tensor:
+    """Return the numbers of the nodes to show, int64 [n]."""
     if wanted is None:
         able = graph.nodes("test") if graph.y is not None else torch.arange(len(graph))
         order = torch.cat([torch.randperm(len(able), generator=generator) for _ in range(-(-n // len(able)))])
@@ -57,7 +63,7 @@ def _nodes(graph: Graph, wanted: Any, n: int, generator: torch.Generator) -> Ten
     chosen = list(chosen) if isinstance(chosen, list | tuple | range) else [chosen]
     numbers = [_number(graph, node) for node in chosen]
     if not numbers:
-        raise ZooError("nodes are the numbers or names of at least one node; got none.")
+        raise ZooError("expected nodes as the numbers or names of at least one node, got none")
     return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
 
 
@@ -68,7 +74,9 @@ def _number(graph: Graph, node: Any) -> int:
         node = int(node)
     if isinstance(node, int) and not isinstance(node, bool) and 0 <= node < len(graph):
         return node
-    raise ZooError(f"nodes are numbers from 0 to {len(graph) - 1}, or names of a networkx graph's nodes; got {node!r}.")
+    raise ZooError(
+        f"expected nodes as numbers from 0 to {len(graph) - 1}, or names of a networkx graph's nodes, got {node!r}"
+    )
 
 
 def _neighbors(wanted: Any, layers: int) -> list[int] | None:
@@ -76,7 +84,9 @@ def _neighbors(wanted: Any, layers: int) -> list[int] | None:
         return None
     numbers = list(wanted) if isinstance(wanted, list | tuple) else [wanted] * layers
     if len(numbers) != layers or not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise ZooError(f"neighbors are one number from 1 for each of {layers} layers, or one for all; got {wanted!r}.")
+        raise ZooError(
+            f"expected neighbors as one number from 1 for each of {layers} layers, or one for all, got {wanted!r}"
+        )
     return numbers
 
 

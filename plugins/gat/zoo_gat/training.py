@@ -1,4 +1,4 @@
-"""Loss, batches and held-out figures."""
+"""Batches, the loss, and metrics on held-out nodes. Shapes: n nodes, e edges, m nodes with labels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,20 @@ _AT_ONCE = 65_536  # nodes of a graph that is computed whole
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Batches of `x` `[n, features]`, `edge_index` `[2, e]`, `seeds` `[m]` (nodes of `x`) and their `labels` `[m]`.
+    """Return batches of "x" [n, features], "edge_index" [2, e], "seeds" [m] (nodes of x) and their "labels" [m].
 
     A batch has `request.batch_size` labelled nodes of the split and all that they hear from through the model's layers,
     so that its loss is that of the same nodes in the whole graph; the graph's `neighbors` limits how many neighbours
     are sampled instead. A batch size of as many as there are labelled nodes gives the whole graph at every step.
-    Data None are a graph of capitals, "letters:sans".
+
+    Args:
+        model: the model.
+        data: a graph as `zoo_gat.graphs.read` takes it; None: capitals, "letters:sans". To train on
+            "letters:<style>:fresh", graphs of as many letters as the batch size are drawn anew all the time.
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: the graph cannot be used, or does not fit the model.
     """
     if request.training and is_fresh(data):
         return _fresh(model, style_of(data)[0], request)
@@ -43,13 +51,13 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy of the seeds' labels: a scalar."""
-    logits = predict(model, batch)[batch["seeds"].to(model.device)]
+    """Return the mean cross entropy of the seeds' labels: a scalar."""
+    logits = predict(model, batch)[batch["seeds"].to(model.device)]  # [m, classes]
     return torch.nn.functional.cross_entropy(logits, batch["labels"].to(model.device))
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """`accuracy` and `loss` (mean cross entropy, nats) over the labelled nodes of the test split, all edges used."""
+    """Return "accuracy" and "loss" (mean cross entropy, nats) of the test split's labelled nodes, all edges used."""
     graph = checked(model, read(data, "test"))
     nodes = graph.nodes("test")
     logits, labels = scores(model, graph, nodes), graph.y[nodes]  # type: ignore[index]
@@ -60,7 +68,10 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 
 def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
-    """Logits `[m, classes]` of `nodes` `[m]`, float32 on the CPU. A large graph is computed in parts, to equal ones."""
+    """Return logits [m, classes] of `nodes` [m], float32 on the CPU.
+
+    A large graph is computed in parts, with the same result.
+    """
     if len(graph) <= _AT_ONCE:
         return predict(model, graph.tensors())[nodes.to(model.device)].cpu()
     found = []
@@ -71,32 +82,44 @@ def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
 
 
 def checked(model: Model, graph: Graph) -> Graph:
-    """`graph`, if the model can take it. Raises `DataError` where features, classes or edges do not fit."""
+    """Return `graph`, if the model can take it.
+
+    Raises:
+        DataError: features, classes or edges do not fit.
+    """
     module = model.module
     if graph.x.shape[1] != module.in_channels:
         raise DataError(
-            f"{model.entry.name} takes {module.in_channels} features of each node; this graph has {graph.x.shape[1]}."
+            f"{model.entry.name} takes {module.in_channels} features of each node, this graph has {graph.x.shape[1]}"
         )
     if graph.y is not None and len(graph.y) and int(graph.y.max()) >= module.out_channels:
         raise DataError(
-            f"{model.entry.name} has the classes 0 to {module.out_channels - 1}; this graph has labels up to "
-            f"{int(graph.y.max())}."
+            f"{model.entry.name} has the classes 0 to {module.out_channels - 1}, and this graph has labels up to "
+            f"{int(graph.y.max())}"
         )
     wanted = module.convs[0].edge_dim
     given = None if graph.edge_attr is None else graph.edge_attr.reshape(len(graph.edge_attr), -1).shape[1]
     if wanted is not None and given != wanted:
-        raise DataError(f"{model.entry.name} takes {wanted} features of each edge; this graph has {given or 'none'}.")
+        raise DataError(
+            f"{model.entry.name} takes {wanted} features of each edge, and this graph has {given or 'none'}"
+        )
     return graph
 
 
 def fan_out(model: Model, graph: Graph) -> tuple[int, ...] | None:
-    """How many neighbours to sample in each layer, from the seeds on: one number of the graph's may stand for all."""
+    """Return how many neighbours to sample in each layer, from the seeds on; None for all.
+
+    One number of the graph's may be meant for all layers.
+
+    Raises:
+        DataError: the graph has as many numbers as neither one nor the layers.
+    """
     layers, fan = model.module.num_layers, graph.neighbors
     if fan is None or len(fan) == layers:
         return fan
     if len(fan) == 1:
         return fan * layers
-    raise DataError(f"{model.entry.name} has {layers} layers, so neighbors is 1 or {layers} numbers; got {list(fan)}.")
+    raise DataError(f"{model.entry.name} has {layers} layers, so neighbors is 1 or {layers} numbers, got {list(fan)}")
 
 
 def _whole(graph: Graph, nodes: Tensor) -> Iterator[dict[str, Tensor]]:

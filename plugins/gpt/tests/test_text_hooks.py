@@ -1,4 +1,4 @@
-"""Sampling, batches, the loss and held-out figures, on the model that the plugin carries and on tiny ones."""
+"""Sampling, batches, the loss and held-out metrics, on the model that the plugin carries and on tiny ones."""
 
 from __future__ import annotations
 
@@ -137,13 +137,13 @@ def test_tokens_of_another_tokenizer(model: zoo.Model) -> None:
 
 def test_held_out_figures(model: zoo.Model) -> None:
     before = torch.get_rng_state()
-    figures = model.evaluate()
-    assert list(figures) == ["perplexity", "loss", "bits_per_byte"]
-    assert figures == model.evaluate()
+    metrics = model.evaluate()
+    assert list(metrics) == ["perplexity", "loss", "bits_per_byte"]
+    assert metrics == model.evaluate()
     assert torch.equal(before, torch.get_rng_state())
-    assert math.isclose(math.exp(figures["loss"]), figures["perplexity"], rel_tol=1e-6)
+    assert math.isclose(math.exp(metrics["loss"]), metrics["perplexity"], rel_tol=1e-6)
     # The README says 1.404; another version of Python has slightly other text.
-    assert figures["bits_per_byte"] < 1.45
+    assert metrics["bits_per_byte"] < 1.45
 
 
 def test_bits_per_byte_count_every_byte(make) -> None:
@@ -154,9 +154,9 @@ def test_bits_per_byte_count_every_byte(make) -> None:
         uniform.module.transformer.ln_f.weight.zero_()
         uniform.module.transformer.ln_f.bias.zero_()
     letters = [f"{first}{second}{third}" * 20 for first in "abc" for second in "def" for third in "ghi"]
-    figures = uniform.evaluate(letters)
-    assert math.isclose(figures["perplexity"], 96, rel_tol=1e-4)
-    assert 0.9 * math.log2(96) < figures["bits_per_byte"] <= math.log2(96) + 1e-6
+    metrics = uniform.evaluate(letters)
+    assert math.isclose(metrics["perplexity"], 96, rel_tol=1e-4)
+    assert 0.9 * math.log2(96) < metrics["bits_per_byte"] <= math.log2(96) + 1e-6
 
 
 def test_a_missing_or_damaged_tokenizer(make) -> None:

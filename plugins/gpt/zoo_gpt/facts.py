@@ -1,4 +1,4 @@
-"""What a causal language model's configuration says, without importing transformers."""
+"""The configuration of a causal language model. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def configuration(entry: Entry) -> dict[str, Any]:
 
 
 def folder_of(entry: Entry) -> Path | None:
-    """Return where the entry's files lie, if they lie anywhere."""
+    """Return where the entry's files are; None without files."""
     return entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Label → text, e.g. {"architecture": "gpt2", "layers": "12", …, "context": "1024 tokens"}."""
+    """Return label → text, e.g. {"architecture": "gpt2", "layers": "12", …, "context": "1024 tokens"}."""
     config = configuration(entry)
     found = {label: next((config[name] for name in names if config.get(name)), None) for label, names in _FACTS.items()}
     units = {"context": " tokens", "vocabulary": " tokens"}

@@ -1,4 +1,4 @@
-"""The module, its weights under whatever names a checkpoint gives them, and transformers' own format back."""
+"""Build the module, read its weights under the names of any year, and write transformers' own format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMPUTED = re.compile(r"(^|\.)(attn|attention)(\.attention)?\.(bias|masked_bias
 
 
 def is_causal(model_type: str) -> bool:
-    """Whether transformers can build a causal language model of this type without running foreign code."""
+    """Return whether transformers can build a causal language model of this type without running foreign code."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -56,7 +56,7 @@ def _set_generation(module: PreTrainedModel, entry: Entry) -> None:
 
 
 def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """(parameter or buffer name of `module`, tensor), in the order of the files; what belongs nowhere keeps its own."""
+    """Yield (parameter or buffer name of `module`, tensor) in the order of the files; unknown names are kept."""
     return library.named_tensors(entry, module, ignored=lambda name: bool(_COMPUTED.search(name)))
 
 

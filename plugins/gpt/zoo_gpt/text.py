@@ -1,4 +1,4 @@
-"""Text in, text out: the tokenizer, windows of tokens, the loss, generation and held-out figures."""
+"""Text in, text out: windows of tokens, the loss, generation and metrics on held-out text."""
 
 from __future__ import annotations
 
@@ -38,11 +38,18 @@ def context_of(model: Model) -> int:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """{"input_ids": int64 [b, t], "labels": int64 [b, t]} windows of `data`, paragraphs one after another.
+    """Return batches of "input_ids" and "labels" int64 [b, t]: windows of `data`, paragraphs one after another.
 
-    `data` is what zoo.data.text.text_data takes, or token ids: a Tensor [n, t] or {"input_ids": Tensor [n, t]}.
     A window begins with the last token of the one before it, so every token is predicted once. Labels are the inputs,
-    with IGNORED where the last window is filled up.
+    with IGNORED where the last window is padded.
+
+    Args:
+        model: the model.
+        data: what `zoo.data.text.text_data` takes, or token ids: a Tensor [n, t] or {"input_ids": Tensor [n, t]}.
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: the data cannot be used.
     """
     ids = data.get("input_ids") if isinstance(data, dict) else data
     if isinstance(ids, Tensor):
@@ -66,9 +73,9 @@ def _given_windows(model: Model, ids: Tensor) -> dict[str, Tensor]:
 
 
 def _windows(ids: list[int], size: int, filler: int) -> dict[str, Tensor]:
-    """Token ids as windows of `size` that overlap by one token."""
+    """Return token ids as windows of `size` that overlap by one token."""
     if len(ids) < 2:
-        raise DataError("expected a text of at least two tokens, found fewer; give a longer text")
+        raise DataError("expected a text of at least two tokens, got fewer: give a longer text")
     size = min(size, len(ids))
     starts = range(0, len(ids) - 1, size - 1)
     inputs = torch.full((len(starts), size), filler)
@@ -91,9 +98,12 @@ def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy, in nats, of every token but the first of each window given those before it.
+    """Return the mean cross entropy, in nats, of every token but the first of each window given those before it.
 
-    batch: "input_ids" int64 [b, t], and "labels" int64 [b, t] if not the same; what is labelled IGNORED does not count.
+    Args:
+        model: the model.
+        batch: "input_ids" int64 [b, t], and "labels" int64 [b, t] if not the same; what is labelled IGNORED does not
+            count.
     """
     total, count = _summed_cross_entropy(model, batch)
     return total / count
@@ -101,9 +111,9 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 def _summed_cross_entropy(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     inputs = batch["input_ids"]
-    targets = batch.get("labels", inputs)[:, 1:]
-    # Filling stands at a window's end, where no token that counts can attend to it: no mask is needed.
-    logits = model.module(input_ids=inputs, use_cache=False).logits[:, :-1]  # b t-1 v
+    targets = batch.get("labels", inputs)[:, 1:]  # [b, t - 1]
+    # Padding is at a window's end, where no token that counts can attend to it: no mask is needed.
+    logits = model.module(input_ids=inputs, use_cache=False).logits[:, :-1]  # [b, t - 1, v]
     total = functional.cross_entropy(
         logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )
@@ -111,10 +121,11 @@ def _summed_cross_entropy(model: Model, batch: dict[str, Tensor]) -> tuple[Tenso
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """{"perplexity", "loss", "bits_per_byte"} of held-out text, at most HELD_OUT bytes from its beginning.
+    """Return {"perplexity", "loss", "bits_per_byte"} of held-out text, at most HELD_OUT bytes from its beginning.
 
-    loss: nats per token. bits_per_byte: of the text's UTF-8, comparable between tokenizers. Every token is predicted
-    once, from those before it in its window; the first from the beginning-of-text token, where the tokenizer has one.
+    "loss": nats per token. "bits_per_byte": of the text's UTF-8, comparable between tokenizers. Every token is
+    predicted once, from those before it in its window; the first from the beginning-of-text token, where the tokenizer
+    has one.
     """
     if isinstance(data, Tensor | dict):
         ids = data["input_ids"] if isinstance(data, dict) else data
@@ -137,19 +148,24 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         part, tokens = _summed_cross_entropy(model, batch)
         total, count = total + float(part), count + int(tokens)
     loss = total / count
-    figures = {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
-    return figures if not size else {**figures, "bits_per_byte": total / math.log(2) / size}
+    metrics = {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
+    return metrics if not size else {**metrics, "bits_per_byte": total / math.log(2) / size}
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Texts: `request.n` for every prompt, or from nothing if there are no prompts.
+    """Return texts: `request.n` for every prompt, or from nothing if there are no prompts.
 
-    Options: prompts or prompt (a string, or a list), max_new_tokens, and those of transformers' generate: do_sample,
-    temperature, top_k (0: off), top_p, num_beams, repetition_penalty, no_repeat_ngram_size. What is not given is the
-    checkpoint's generation_config.json, then DEFAULTS. Equal seeds give equal texts; the global random state is left
-    as it was.
+    Equal seeds give equal texts; the global random state is left as it was.
 
-    Raises zoo.ZooError for an empty prompt, a value out of range, or more tokens than the model's context holds.
+    Args:
+        model: the model.
+        request: its options are `prompts` or `prompt` (a string, or a list), `max_new_tokens`, and those of
+            transformers' generate: `do_sample`, `temperature`, `top_k` (0: off), `top_p`, `num_beams`,
+            `repetition_penalty`, `no_repeat_ngram_size`. What is not given is taken from the checkpoint's
+            generation_config.json, then from DEFAULTS.
+
+    Raises:
+        ZooError: a prompt is empty, a value is out of range, or the tokens are more than the model's context.
     """
     own = model.module.generation_config
     defaults = {name: type(value)(getattr(own, name, None) or value) for name, value in DEFAULTS.items()}
@@ -175,7 +191,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         torch.manual_seed(seed)
         for ids in starts:
             limit = min(options["max_new_tokens"] or NEW_TOKENS, context_of(model) - len(ids))
-            inputs = torch.tensor([ids] * request.n, device=model.device)  # b t
+            inputs = torch.tensor([ids] * request.n, device=model.device)  # [b, t]
             output = model.module.generate(
                 inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=limit, **_generation(options, tokenizer)
             )
@@ -223,7 +239,7 @@ def _start(model: Model, tokenizer: PreTrainedTokenizerBase, prompt: str | None,
 
 
 def _generation(options: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Arguments of transformers' generate; sampling's settings are unset where nothing is sampled, as it demands."""
+    """Return arguments of transformers' generate; sampling settings are None if nothing is sampled."""
     sampled = options["do_sample"]
     return {
         "do_sample": sampled,

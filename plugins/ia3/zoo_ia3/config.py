@@ -29,10 +29,14 @@ HARMLESS = {
 class IA3(Adapter):
     """(IA)³ on any weights: one learned number per output, or per input, starting at 1.
 
-    targets: which weights, as in `zoo.LoRA`. feedforward: those of them, named likewise, whose inputs are scaled; of
-        the others the outputs are, their bias included. modules_to_save: as in `zoo.LoRA`.
+    Attributes:
+        targets: which weights, as in `zoo.LoRA`.
+        feedforward: those of them, named likewise, whose inputs are scaled; of the others the outputs are, their bias
+            included.
+        modules_to_save: as in `zoo.LoRA`.
 
-    Raises `AdapterError` for values that cannot be, and for a name in `feedforward` that is not in `targets`.
+    Raises:
+        AdapterError: a value cannot be, or a name in `feedforward` is not in `targets`.
     """
 
     targets: Targets = None
@@ -57,14 +61,14 @@ class IA3(Adapter):
                 raise AdapterError(f"feedforward: {beyond[0]!r} is not one of the targets {list(self.targets)}")
 
     def scales_inputs(self, name: str) -> bool:
-        """Whether the weight of this parameter name is one of `feedforward`."""
+        """Return whether the parameter `name` is one of `feedforward`."""
         path, named = name.removesuffix(".weight"), self.feedforward
         if isinstance(named, str):
             return named == "all" or re.fullmatch(named, path) is not None
         return any(path == one or path.endswith("." + one) for one in named or ())
 
     def to_peft(self) -> dict[str, Any]:
-        """As PEFT's `IA3Config` writes it."""
+        """Return the fields as PEFT's `IA3Config` writes them."""
 
         def listed(names: Targets) -> list[str] | str | None:
             return list(names) if isinstance(names, tuple) else names
@@ -81,7 +85,11 @@ class IA3(Adapter):
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """As PEFT's `IA3Config` wrote it. Raises `AdapterError` for what would be computed otherwise."""
+        """Return the configuration that PEFT's `IA3Config` wrote.
+
+        Raises:
+            AdapterError: it would be computed otherwise than by PEFT.
+        """
         known = {"target_modules", "feedforward_modules", "modules_to_save", *HARMLESS}
         for key, value in raw.items():
             if key not in known and value and value != "none":

@@ -21,8 +21,12 @@ def inject_adapter(name: str, weight: LazyWeight, config: Adapter) -> Update | N
 class Scaled(Update):
     """W with each output's values, or each input's, times a learned number.
 
-    ia3_l: as PEFT's files have it, (outputs, 1) or, for inputs, (1, inputs); for a convolution's kernel (1, n, 1, …).
-    inputs: scale the inputs. What outputs and inputs are, the weight's layout says.
+    The weight's layout says which of its dimensions are outputs and inputs.
+
+    Attributes:
+        ia3_l: as in PEFT's files: [outputs, 1] or, for inputs, [1, inputs]; for a convolution's kernel [1, n, 1, …].
+        inputs: whether the inputs are scaled, and not the outputs.
+        sizes: shape of the numbers that broadcasts against W.
     """
 
     kind = "ia3"
@@ -41,7 +45,7 @@ class Scaled(Update):
         self.ia3_l = nn.Parameter(torch.ones(form, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """W times the numbers."""
+        """Return W times the numbers."""
         return (weight * self.ia3_l.view(self.sizes)).to(weight.dtype)
 
     def scaling(self, weight: Callable[[], Tensor]) -> Scaling | None:

@@ -122,7 +122,7 @@ def test_another_filter_is_refused(layouts, network, tmp_path):
 def test_two_files_in_a_folder_are_refused(layouts, network, tmp_path):
     layouts.write_nvlabs(network(), tmp_path / "a.pkl")
     layouts.write_rosinality(network(), tmp_path / "b.pt")
-    with pytest.raises(zoo.CheckpointError, match=r"found a.pkl, b.pt"):
+    with pytest.raises(zoo.CheckpointError, match=r"got a.pkl, b.pt"):
         zoo.load("stylegan2-ffhq-1024", weights=str(tmp_path), device="cpu")
 
 
@@ -143,9 +143,9 @@ def test_what_is_saved_loads_back(layouts, network, tmp_path):
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        ({"img_resolution": 48}, "img_resolution is one of"),
+        ({"img_resolution": 48}, "img_resolution as one of"),
         ({"z_dims": 3}, "unknown key 'z_dims'"),
-        ({"w_dim": 0}, "w_dim is a whole number from 1"),
+        ({"w_dim": 0}, "w_dim as a whole number from 1"),
         ({"img_resolution": 8, "channels": {"4": 2}}, "a number for each of 4, 8"),
         ({"discriminator": {"architecture": "skip"}}, "resnet or orig"),
     ],

@@ -71,7 +71,7 @@ def test_mixing_takes_the_second_latents_styles_from_a_layer_on(letters):
     ("options", "found"),
     [
         ({"spi": 0.7}, "Did you mean 'psi'"),
-        ({"psi": -1.0}, "psi lies between 0"),
+        ({"psi": -1.0}, "psi between 0"),
         ({"psi": "much"}, "takes float"),
         ({"noise": "pink"}, "const, random, none"),
         ({"crossover": 9}, "0 to 8"),

@@ -1,4 +1,4 @@
-"""The objective of both players, batches, figures and tuning."""
+"""The objective of both players, batches, metrics and tuning."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import zoo
+from zoo.metrics import frechet_distance
 from zoo_stylegan import add_discriminator
-from zoo_stylegan.figures import frechet
 from zoo_stylegan.objective import r1
 
 
@@ -195,12 +195,12 @@ def test_the_frechet_distance_of_gaussians_is_the_closed_form():
     mean, deviation = rows.mean(0), rows.std(0)
     other = (rows - mean) * 2 + mean + torch.tensor([1.0, 0, 0])
     wanted = 1 + torch.cov(rows.t()).trace()  # |shift|² + tr(Σ + 4Σ - 4Σ)
-    assert frechet(rows, other) == pytest.approx(wanted.item(), rel=1e-6)
-    assert frechet(rows, rows) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(rows, other) == pytest.approx(wanted.item(), rel=1e-6)
+    assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-9)
     assert deviation.min() > 0.9
 
 
-def test_figures_are_the_same_at_every_call_and_leave_the_random_state(letters):
+def test_metrics_are_the_same_at_every_call_and_leave_the_random_state(letters):
     from zoo.data.letters import render
 
     sans, serif = (render(style, 104, seed=0, split="test") for style in ("sans", "serif"))

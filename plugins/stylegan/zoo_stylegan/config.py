@@ -1,4 +1,4 @@
-"""What a network's configuration says. Imports nothing heavy.
+"""The configuration of a network. Imports nothing heavy.
 
 Keys, all optional (defaults: the published configuration at 1024 pixels, config-f): `img_resolution`,
 `img_channels`, `z_dim`, `w_dim`, `c_dim` (classes, 0: none), `mapping_layers`, `conv_clamp`;
@@ -52,15 +52,15 @@ def complete(config: dict[str, Any], name: str = "the configuration") -> dict[st
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = sorted(set(own) - set(_DEFAULTS))
     if unknown:
-        raise CheckpointError(f"{name}: unknown key {unknown[0]!r}; a StyleGAN2 has {', '.join(_DEFAULTS)}")
+        raise CheckpointError(f"{name}: unknown key {unknown[0]!r}, expected {', '.join(_DEFAULTS)}")
     full = {**_DEFAULTS, **own}
     for key in ("img_resolution", "img_channels", "z_dim", "w_dim", "c_dim", "mapping_layers"):
         least = 0 if key == "c_dim" else 1
         if not isinstance(full[key], int) or isinstance(full[key], bool) or full[key] < least:
-            raise CheckpointError(f"{name}: {key} is a whole number from {least}, got {full[key]!r}")
+            raise CheckpointError(f"{name}: expected {key} as a whole number from {least}, got {full[key]!r}")
     size = full["img_resolution"]
     if size not in SIZES:
-        raise CheckpointError(f"{name}: img_resolution is one of {', '.join(map(str, SIZES))}; got {size}")
+        raise CheckpointError(f"{name}: expected img_resolution as one of {', '.join(map(str, SIZES))}, got {size}")
     base, most = full.pop("channel_base"), full.pop("channel_max")
     sizes = [2**power for power in range(2, size.bit_length())]
     automatic = {str(one): max(1, min(base // one, most)) for one in sizes}
@@ -74,17 +74,18 @@ def complete(config: dict[str, Any], name: str = "the configuration") -> dict[st
     critic["channels"] = _channels(critic.get("channels") or full["channels"], sizes, f"{name}, discriminator")
     if critic["architecture"] not in ("resnet", "orig"):
         raise CheckpointError(
-            f"{name}: a discriminator's architecture is resnet or orig, got {critic['architecture']!r}"
+            f"{name}: expected a discriminator's architecture as resnet or orig, got {critic['architecture']!r}"
         )
     full["discriminator"] = critic
     return full
 
 
 def _channels(channels: dict[str, int], sizes: list[int], name: str) -> dict[str, int]:
+    """Return the features at each size, in order of size."""
     found = {str(size): count for size, count in channels.items()}
     if set(found) != {str(size) for size in sizes} or not all(isinstance(n, int) and n > 0 for n in found.values()):
         raise CheckpointError(
-            f"{name}: channels needs a number for each of {', '.join(map(str, sizes))}, got {channels}"
+            f"{name}: expected channels as a number for each of {', '.join(map(str, sizes))}, got {channels}"
         )
     return {str(size): found[str(size)] for size in sizes}
 
@@ -95,7 +96,7 @@ def class_names(config: dict[str, Any]) -> list[str]:
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Facts for `zoo info` and the model card."""
+    """Return facts for `zoo info` and the model card."""
     try:
         config = complete(entry.config, entry.name)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Networks of other repositories under this one's names: NVlabs's `.pkl` and rosinality's `.pt`.
+"""Read networks of other repositories under this one's names: NVlabs's `.pkl` and rosinality's `.pt`.
 
 The key layouts are taken as facts; no code of either is used. Both hold the same networks: outputs agree to rounding.
 """
@@ -48,7 +48,12 @@ _CRITIC_END = {
 
 
 class Networks(NamedTuple):
-    """What a file holds: the configuration that its tensors tell, and the tensors under this plugin's names."""
+    """The content of a file.
+
+    Attributes:
+        config: the configuration that its tensors imply.
+        tensors: the tensors under this plugin's names.
+    """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -65,12 +70,16 @@ def find(folder: Path | None) -> Path | None:
     found = sorted([*folder.glob("*.pkl"), *folder.glob("*.pt")])
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise CheckpointError(f"{folder}: expected one .pkl or .pt file, found {names}; keep one of them in a folder")
+        raise CheckpointError(f"{folder}: expected one .pkl or .pt file, got {names}: keep one of them in a folder")
     return found[0] if found else None
 
 
 def read(path: Path) -> Networks:
-    """All of a file. Raises `CheckpointError` for what is no StyleGAN2, or holds code to run."""
+    """Return the content of a file.
+
+    Raises:
+        CheckpointError: it is no StyleGAN2, or holds code to run.
+    """
     from zoo.storage.checkpoint import verify
 
     verify(path.parent, [path])
@@ -78,13 +87,13 @@ def read(path: Path) -> Networks:
     return _read(path, stamp.st_mtime_ns, stamp.st_size)
 
 
-@lru_cache(maxsize=1)  # asked for twice while loading: for the configuration, and for the weights
+@lru_cache(maxsize=1)  # read twice while loading: for the configuration, and for the weights
 def _read(path: Path, modified: int, size: int) -> Networks:
     return _nvlabs(path) if path.suffix == ".pkl" else _rosinality(path)
 
 
 def forget() -> None:
-    """Let go of the file that was read last."""
+    """Free the file that was read last."""
     _read.cache_clear()
 
 
@@ -92,7 +101,7 @@ def _nvlabs(path: Path) -> Networks:
     networks = pickles.read(path)
     held = networks.get("G_ema") or networks.get("G")
     if held is None:
-        raise CheckpointError(f"{path}: holds a discriminator alone; expected a generator, G_ema or G")
+        raise CheckpointError(f"{path}: expected a generator, G_ema or G, got a discriminator alone")
     generator = dict(_without_filters(path, held.tensors()))
     if not any(name.startswith("synthesis.b4.") for name in generator):
         raise CheckpointError(f"{path}: its generator is no StyleGAN2 (StyleGAN3's are not read)")
@@ -170,7 +179,7 @@ def _generator_name(name: str) -> str | None:
 
 
 def _layer(number: int) -> str:
-    """Which layer `convs.{number}` is; -1: the one before them."""
+    """Return the name of layer `convs.{number}`; -1: the one before them."""
     return "b4.conv1" if number < 0 else f"b{2 ** (number // 2 + 3)}.conv{number % 2}"
 
 
@@ -200,12 +209,12 @@ def _average(generator: dict[str, Tensor]) -> Tensor:
     mapping = Mapping(inputs, 0, outputs, len(layers), average=False)
     own = {name.removeprefix("mapping."): t for name, t in generator.items() if name.startswith("mapping.fc")}
     z = torch.randn(4096, inputs, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():  # not by loading them: while a model is constructed, parameters lie on "meta"
+    with torch.no_grad():  # not by loading them: while a model is constructed, parameters are on "meta"
         return torch.func.functional_call(mapping, own, (z,)).mean(dim=0)
 
 
 def generator_size(generator: dict[str, Tensor]) -> int:
-    """Return the images' side in pixels."""
+    """Return the images' edge in pixels."""
     return max(int(match[1]) for name in generator if (match := re.match(r"synthesis\.b(\d+)\.", name)))
 
 
@@ -223,7 +232,7 @@ def _named(
             config["discriminator"] = _critic_config(critic) | options
     except KeyError as error:
         raise CheckpointError(
-            f"{path}: {error.args[0]} is missing; expected a StyleGAN2 with skip connections"
+            f"{path}: {error.args[0]} is missing: expected a StyleGAN2 with skip connections"
         ) from error
     tensors = {G + name: tensor for name, tensor in generator.items()}
     tensors |= {D + name: tensor for name, tensor in (critic or {}).items()}

@@ -1,8 +1,8 @@
 """StyleGAN2's layers, written from the paper (Karras et al., arXiv 1912.04958) in plain torch.
 
 Weights are stored as drawn, from N(0, 1), and multiplied by a gain when they are used ("equalised learning rate"), so
-that parameters and names are those of the published networks. Weights are only ever handed to torch's functions, so
-whatever stands in for a parameter, quantized or adapted, serves. Shapes: n batch, c channels, h × w pixels.
+that parameters and names are those of the published networks. Weights are only ever passed to torch's functions, so
+that a lazy weight, quantized or adapted, works in place of a parameter. Shapes: n batch, c channels, h × w pixels.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def filter_kernel() -> Tensor:
 
 
 def filtered(x: Tensor, kernel: Tensor, padding: int, gain: float = 1.0, stride: int = 1) -> Tensor:
-    """Each channel of x [n, c, h, w] under the filter times `gain`, with `padding` zeros at every side."""
-    weight = (kernel.to(x.dtype) * gain).expand(x.shape[1], 1, 4, 4)
+    """Filter each channel of x [n, c, h, w] times `gain`, with `padding` zeros at every side."""
+    weight = (kernel.to(x.dtype) * gain).expand(x.shape[1], 1, 4, 4)  # [c, 1, 4, 4]
     return F.conv2d(x, weight, padding=padding, stride=stride, groups=x.shape[1])
 
 
 def upsampled(x: Tensor, kernel: Tensor) -> Tensor:
     """Upsample x [n, c, h, w] to [n, c, 2h, 2w]: a zero after every pixel, then the filter."""
     # A transposed convolution with a symmetric filter is just that; its outermost ring lies outside the image.
-    weight = (kernel.to(x.dtype) * 4.0).expand(x.shape[1], 1, 4, 4)
+    weight = (kernel.to(x.dtype) * 4.0).expand(x.shape[1], 1, 4, 4)  # [c, 1, 4, 4]
     return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=x.shape[1])
 
 
@@ -55,14 +55,14 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, inputs] to [n, outputs]."""
-        y = F.linear(x * self.gain, self.weight, self.bias * self.multiplier)
+        y = F.linear(x * self.gain, self.weight, self.bias * self.multiplier)  # [n, outputs]
         return F.leaky_relu(y, SLOPE) * SQRT2 if self.activate else y
 
 
 class Conv(nn.Module):
     """The discriminator's convolution: gain 1 / √(inputs · kernel²). `down`: filter, then every second pixel.
 
-    clamp: outputs are limited to ±clamp, as networks that were trained in half precision want it; None for no limit.
+    clamp: outputs are limited to ±clamp, as networks that were trained in half precision need it; None for no limit.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Conv(nn.Module):
 
 
 def activated(bias: Tensor, y: Tensor, gain: float = 1.0, scale: float = 1.0) -> Tensor:
-    """leaky(gain · y + bias) · √2 · scale, of which the factors go before the (positively homogeneous) activation."""
+    """Return leaky(gain · y + bias) · √2 · scale; the factors go before the (positively homogeneous) activation."""
     factor = SQRT2 * scale
     return F.leaky_relu(torch.add(bias * factor, y, alpha=gain * factor), SLOPE)
 
@@ -126,16 +126,16 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: str = "const", generator: torch.Generator | None = None) -> Tensor:
         """Map x [n, inputs, h, w], w [n, latent] to [n, outputs, h, w] or twice that; for `noise` see `NOISE`."""
-        style = self.affine(w)
+        style = self.affine(w)  # [n, inputs]
         if self.up:
             dense = self.weight.transpose(0, 1)  # a transposed convolution's weight is [inputs, outputs, …]
-            energy = dense.square().sum(dim=(2, 3)).t()
+            energy = dense.square().sum(dim=(2, 3)).t()  # [outputs, inputs]
             y = F.conv_transpose2d(x * style[:, :, None, None], dense, stride=2)
             y = filtered(y, self.resample_filter, 1, gain=4.0)
         else:
-            energy = self.weight.square().sum(dim=(2, 3))
+            energy = self.weight.square().sum(dim=(2, 3))  # [outputs, inputs]
             y = F.conv2d(x * style[:, :, None, None], self.weight, padding=1)
-        demodulation = torch.rsqrt(F.linear(style.square(), energy) + 1e-8)[:, :, None, None]
+        demodulation = torch.rsqrt(F.linear(style.square(), energy) + 1e-8)[:, :, None, None]  # [n, outputs, 1, 1]
         y = torch.addcmul(self.bias[:, None, None] * SQRT2, y, demodulation * SQRT2)
         if noise != "none":
             y = y + self._noise(y, noise, generator) * (self.noise_strength * SQRT2)
@@ -163,6 +163,6 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Map x [n, inputs, h, w], w [n, latent] to [n, colours, h, w]."""
-        style = self.affine(w) * self.gain
+        style = self.affine(w) * self.gain  # [n, inputs]
         y = F.conv2d(x * style[:, :, None, None], self.weight) + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)

@@ -1,4 +1,4 @@
-"""Building the module that an entry means, reading its weights, its adapters' scale, and writing it."""
+"""Build the module of an entry, read its weights, scale its adapters, and write it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _own(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def inject_adapter(name: str, weight: LazyWeight, config: LoRA) -> Update | None:
-    """LoRA of the weight that takes effect, gain · W: an update of W of scale / gain. None where the gain is 1."""
+    """Return LoRA of the weight that takes effect, gain · W: an update of W of scale / gain; None if that is 1."""
     factor = gain(name, weight.shape)
     if config.kind != "lora" or factor is None:
         return None

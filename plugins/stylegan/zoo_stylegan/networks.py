@@ -60,7 +60,15 @@ class SynthesisBlock(nn.Module):
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: list[Tensor], noise: str, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Features and image of the resolution before (None at first) → those of this one. ws: one w per layer."""
+        """Map features and image of the resolution before (None at first) to those of this one.
+
+        Args:
+            x: features [n, inputs, h, w].
+            image: [n, colours, h, w].
+            ws: one w [n, latent] per layer.
+            noise: see `NOISE`.
+            generator: of random noise; None: torch's own.
+        """
         if self.first or x is None or image is None:
             x = self.const.unsqueeze(0).expand(ws[0].shape[0], -1, -1, -1)
             x = self.conv1(x.to(ws[0].dtype), ws[0], noise, generator)
@@ -173,8 +181,8 @@ def with_deviation(x: Tensor, most: int = 4) -> Tensor:
     n, c, h, w = x.shape
     group = next(size for size in range(min(most, n), 0, -1) if n % size == 0)
     groups = x.reshape(group, n // group, c, h, w)
-    variance = (groups - groups.mean(dim=0)).square().mean(dim=0)
-    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    variance = (groups - groups.mean(dim=0)).square().mean(dim=0)  # [n / group, c, h, w]
+    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [n / group]
     return torch.cat([x, deviation.repeat(group)[:, None, None, None].expand(-1, 1, h, w)], dim=1)
 
 
@@ -251,5 +259,5 @@ class StyleGAN2(nn.Module):
         )
 
     def forward(self, z: Tensor, labels: Tensor | None = None, **options: Any) -> Tensor:
-        """Images [n, colours, size, size]; see `Generator.forward`."""
+        """Return images [n, colours, size, size]; see `Generator.forward`."""
         return self.generator(z, labels, **options)

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from .networks import Discriminator, Generator, StyleGAN2
+    from .networks import Generator, StyleGAN2
 
 R1_EVERY = 16  # batches from one R1 penalty to the next, and as often as much
 PATH_EVERY = 4
 PATH_DECAY = 0.01
-DEFAULTS = {"r1_gamma": 1.0, "path_weight": 2.0, "mixing": 0.9}
 
 
 def adversarial(
@@ -33,7 +32,7 @@ def adversarial(
     r1_gamma: float,
     path_weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return (what to call `backward` on, [discriminator's loss, generator's loss]) of one batch.
+    """Return the scalar to call `backward` on, and the losses of discriminator and generator [2], of one batch.
 
     Args:
         module: the generator and its discriminator.
@@ -47,18 +46,18 @@ def adversarial(
     """
     generator, discriminator = module.generator, module.discriminator
     noise = None if seed is None else torch.Generator().manual_seed(seed)
-    fake = generator.synthesis(ws, "random", noise)
+    fake = generator.synthesis(ws, "random", noise)  # [n, c, h, w]
     shown = fake.detach().requires_grad_()
     penalised = index is not None and index % R1_EVERY == R1_EVERY - 1 and r1_gamma > 0
     real = images.to(fake.dtype).detach().requires_grad_(penalised)
-    says_fake = discriminator(shown, labels).float()
-    says_real = discriminator(real, labels).float()
-    loss_d = F.softplus(says_fake).mean() + F.softplus(-says_real).mean()
-    loss_g = F.softplus(-says_fake).mean()
+    fake_logits = discriminator(shown, labels).float()  # [n]
+    real_logits = discriminator(real, labels).float()  # [n]
+    loss_d = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+    loss_g = F.softplus(-fake_logits).mean()
     (pull,) = torch.autograd.grad(loss_g, shown, retain_graph=True)
     total = loss_d + (fake * pull).float().sum()
     if penalised:
-        total = total + r1_gamma / 2 * R1_EVERY * r1(says_real, real)
+        total = total + r1_gamma / 2 * R1_EVERY * r1(real_logits, real)
     if index is not None and index % PATH_EVERY == PATH_EVERY - 1 and path_weight > 0:
         half = max(1, len(ws) // 2)
         lengths = path_lengths(generator, ws[:half], noise)
@@ -68,22 +67,22 @@ def adversarial(
 
 
 def r1(logits: Tensor, images: Tensor) -> Tensor:
-    """Mean over the images of the squared norm of the logits' gradient (arXiv 1801.04406), differentiable."""
+    """Return the squared norm of the logits' gradient, its mean over the images (arXiv 1801.04406), differentiable."""
     (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return slope.float().square().sum(dim=(1, 2, 3)).mean()
 
 
 def path_lengths(generator: Generator, ws: Tensor, noise: torch.Generator | None) -> Tensor:
-    """‖Jᵀy‖ of the synthesis at ws [n, num_ws, w] for random images y of norm about 1: [n], differentiable."""
+    """Return ‖Jᵀy‖ [n] of the synthesis at ws [n, num_ws, w] for random images y of norm about 1, differentiable."""
     if not ws.requires_grad:
         ws = ws.detach().requires_grad_()
-    images = generator.synthesis(ws, "random", noise)
+    images = generator.synthesis(ws, "random", noise)  # [n, c, h, w]
     device = "cpu" if noise is not None else images.device
     y = (
         torch.randn(images.shape, generator=noise, device=device).to(images)
         / (images.shape[-1] * images.shape[-2]) ** 0.5
     )
-    (slope,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
+    (slope,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)  # [n, num_ws, w]
     return slope.float().square().sum(dim=2).mean(dim=1).sqrt()
 
 
@@ -96,13 +95,8 @@ def running_mean(held: Tensor, lengths: Tensor) -> Tensor:
 
 
 def mixed(generator: Generator, w: Tensor, other: Tensor | None, crossover: int) -> Tensor:
-    """One w per layer, [n, num_ws, w]; from layer `crossover` on those of `other` (style mixing)."""
+    """Return one w per layer, [n, num_ws, w]; from layer `crossover` on those of `other` (style mixing)."""
     ws = generator.styles(w)
     if other is None or crossover >= ws.shape[1]:
         return ws
     return torch.cat([ws[:, :crossover], generator.styles(other)[:, crossover:]], dim=1)
-
-
-def trains(discriminator: Discriminator) -> bool:
-    """Whether anything of the discriminator would learn."""
-    return any(parameter.requires_grad for parameter in discriminator.parameters())

@@ -1,4 +1,4 @@
-"""Reading NVlabs's `.pkl` files without executing anything in them.
+"""Read NVlabs's `.pkl` files without executing anything in them.
 
 Such a file is a pickle of whole objects: each network is its class's source text with its state. This reader rebuilds
 tensors, plain containers and numbers, keeps every object's state as a dictionary, and never looks at the source. What
@@ -28,7 +28,12 @@ _DTYPES = {
 
 
 class Held:
-    """An object of the pickle, as its state. `kind`: the class's name."""
+    """An object of the pickle, as its state.
+
+    Attributes:
+        kind: the class's name.
+        state: its attributes.
+    """
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.kind = type(self).__name__
@@ -42,7 +47,7 @@ class Held:
         self.state[key] = value
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of all parameters and buffers, as the module's own `state_dict` would name them."""
+        """Yield (name, tensor) of all parameters and buffers, as the module's own `state_dict` would name them."""
         for kind in ("_parameters", "_buffers"):
             for name, value in (self.state.get(kind) or {}).items():
                 if isinstance(value, Tensor):
@@ -60,7 +65,7 @@ class Held:
 
 
 class _Number:
-    """numpy's dtype, of plain numbers only."""
+    """NumPy's dtype, of plain numbers only."""
 
     def __init__(self, kind: Any, *_: Any) -> None:
         self.kind, self.order = str(kind).lstrip("<>|="), "<"
@@ -81,13 +86,13 @@ def read(path: Path) -> dict[str, Held]:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can make its reader fail in any way
-        raise CheckpointError(f"{path}: damaged or no pickle ({type(error).__name__}); get it again") from error
+        raise CheckpointError(f"{path}: damaged or no pickle ({type(error).__name__}): get it again") from error
     held = content.state if isinstance(content, Held) else content
     found = {key: value for key, value in held.items() if isinstance(value, Held)} if isinstance(held, dict) else {}
     networks = {key: value for key, value in found.items() if key in ("G", "D", "G_ema") and "_modules" in value.state}
     if not networks:
         raise CheckpointError(
-            f"{path}: expected networks G, D and G_ema, as NVlabs's repositories pickle them; none there"
+            f"{path}: expected networks G, D and G_ema, as NVlabs's repositories pickle them, got none"
         )
     return networks
 
@@ -107,13 +112,13 @@ class _Reader(pickle.Unpickler):
             return type(name, (Held,), {})
         if module.startswith("dnnlib.tflib"):
             raise CheckpointError(
-                f"{self.path}: a TensorFlow network, which holds no tensors that torch could read; convert it with "
+                f"{self.path}: a TensorFlow network, which has no tensors that torch could read: convert it with "
                 "legacy.py of NVlabs's stylegan2-ada-pytorch, or take the .pkl that is published there"
             )
         raise CheckpointError(f"{self.path}: asks to run {module}.{name}, and zoo executes nothing in a checkpoint")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise CheckpointError(f"{self.path}: refers to data outside the file; expected one whole pickle")
+        raise CheckpointError(f"{self.path}: refers to data outside the file: expected one whole pickle")
 
 
 def _persistent(meta: Any) -> Held:

@@ -1,4 +1,4 @@
-"""Drawing images: latents from a seed, truncation, noise, style mixing."""
+"""Draw images: latents from a seed, truncation, noise, style mixing."""
 
 from __future__ import annotations
 
@@ -22,36 +22,43 @@ _CHUNK = 64
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Images `[n, c, h, w]` in [0, 1] with, for a conditional generator, the classes as captions.
+    """Return images [n, c, h, w] in [0, 1] with, for a conditional generator, the classes as captions.
 
-    Options: `psi`, truncation w_avg + psi (w - w_avg): 1 (default) all variety, 0 the average image, between them fewer
-    failures; `cutoff`: in how many layers (None: all); `noise`: "const" (default; the network's own), "random", "none";
-    `crossover`: the layer from which a second latent's styles apply (None: no mixing); `labels`: a class, a list of
-    classes, or a string of one-letter classes, repeated to `n` (default: all classes in turn). All random numbers are
-    drawn on the CPU from the seed, so a seed gives the same images on every device, up to rounding.
+    All random numbers are drawn on the CPU from the seed, so a seed gives the same images on every device, up to
+    rounding.
+
+    Args:
+        model: the model.
+        request: its options are `psi`, truncation w_avg + psi (w - w_avg): 1 (default) all variety, 0 the average
+            image, between them fewer failures; `cutoff`: in how many layers (None: all); `noise`: "const" (default; the
+            network's own), "random", "none"; `crossover`: the layer from which a second latent's styles apply (None: no
+            mixing); `labels`: the classes as `zoo.data.labels.class_labels` takes them (default: all in turn).
+
+    Raises:
+        ZooError: an option cannot be.
     """
     options = request.take(psi=1.0, cutoff=None, noise="const", crossover=None, labels=None)
     generator = model.module.generator
     layers = generator.synthesis.num_ws
     if not 0 <= options["psi"] <= 2:
-        raise ZooError(f"psi lies between 0 (the average image) and 2, usually 0.5 to 1; got {options['psi']}")
+        raise ZooError(f"expected psi between 0 (the average image) and 2, usually 0.5 to 1, got {options['psi']}")
     if options["noise"] not in NOISE:
-        raise ZooError(f"noise is one of {', '.join(NOISE)}; got {options['noise']!r}")
+        raise ZooError(f"expected noise as one of {', '.join(NOISE)}, got {options['noise']!r}")
     for name in ("cutoff", "crossover"):
         value = options[name]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= layers):
-            raise ZooError(f"{name} counts layers from 0 to {layers}, or is None; got {value!r}")
+            raise ZooError(f"expected {name} as a number of layers from 0 to {layers}, or None, got {value!r}")
     names = class_names(model.module.config)
     labels = class_labels(options["labels"], request.n, count=model.module.config["c_dim"], names=names)  # [n] or None
 
     random = request.generator()
-    z = torch.randn(request.n, generator.mapping.inputs, generator=random)
+    z = torch.randn(request.n, generator.mapping.inputs, generator=random)  # [n, z]
     second = torch.randn(z.shape, generator=random) if options["crossover"] is not None else None
     step = max(1, min(_CHUNK, _PIXELS // model.module.config["img_resolution"] ** 2))
     images = []
     for start in range(0, request.n, step):
         classes = None if labels is None else labels[start : start + step]
-        ws = _styles(model, z[start : start + step], classes, options)
+        ws = _styles(model, z[start : start + step], classes, options)  # [step, layers, w]
         if second is not None:
             others = _styles(model, second[start : start + step], classes, options)
             ws = torch.cat([ws[:, : options["crossover"]], others[:, options["crossover"] :]], dim=1)

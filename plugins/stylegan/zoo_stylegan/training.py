@@ -1,4 +1,4 @@
-"""Loss, batches and the figures on held-out data."""
+"""Batches, the loss of both players, and metrics on held-out images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 
 from zoo.data.images import image_batches, image_data
 from zoo.data.labels import check_labels
+from zoo.metrics import frechet_distance
 
-from . import figures
+from . import metrics
 from .config import class_names
 from .model import discriminator
 from .objective import adversarial, mixed
@@ -37,11 +38,19 @@ def tuning() -> dict[str, Any]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Any]]:
-    """Batches of `images` `[n, c, h, w]` in [-1, 1], `labels` `[n]` for a conditional generator, and what is drawn.
+    """Return batches of "images" [n, c, h, w] in [-1, 1], "labels" [n] for a conditional generator, and what is drawn.
 
-    Drawn from the request's seed: latents `z` and `other` `[n, z]`, `crossover`, the layer where the second one takes
-    over, and `seed`, that of the noise images; `index` counts the batches, by which regularisation falls due. So a
-    batch has one loss, on every device. Data None are capitals, "letters:sans".
+    Drawn from the request's seed: latents "z" and "other" [n, z], "crossover", the layer from which the second one
+    applies, and "seed", that of the noise images; "index" counts the batches, by which regularisation falls due. So a
+    batch has one loss, on every device.
+
+    Args:
+        model: the model.
+        data: images as `zoo.data.images.image_data` takes them; None: capitals, "letters:sans".
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: the data do not fit the model.
     """
     generator = model.module.generator
     random = torch.Generator().manual_seed(request.seed)
@@ -61,11 +70,12 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
 
 
 def loss(model: Model, batch: dict[str, Any]) -> Tensor:
-    """One step of both players: see `objective.py`. A scalar.
+    """Return the loss of one step of both players, a scalar; see `objective.py`.
 
     Its value is the discriminator's and the generator's logistic loss together, 3 log 2 where neither knows anything;
     its gradient is that of each player's own loss and of the penalties that fall due. A user's own batch may lack all
-    but `images` (and `labels`): the rest is drawn from torch's global generator, and no penalty falls due.
+    but "images" (and "labels"): the rest is drawn from torch's global generator, and no penalty falls due. For a model
+    with random weights, the mapping network's average moves too.
     """
     module, settings = model.module, model.module.config["training"]
     discriminator(model)  # or an error that says what to do
@@ -99,12 +109,12 @@ def loss(model: Model, batch: dict[str, Any]) -> Tensor:
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """How far as many generated images of the same classes are from held-out ones (at most 520); latents from seed 0.
+    """Return how far generated images are from as many held-out ones of the same classes, at most 520.
 
-    `frechet_pixels`: Fréchet distance of the images at 8 × 8 pixels. Where the `vit` plugin is installed and the model
-    draws its letters, before it: `frechet`, the same in the features of its embedded classifier, and
-    `letter_accuracy`, the share that it reads as the letter asked for. With a discriminator also `critic_gap`, by how
-    much its logits of held-out images are above those of generated ones.
+    Latents are from seed 0. "frechet_pixels": Fréchet distance of the images at 8 × 8 pixels. If the `vit` plugin is
+    installed and the model draws its letters, before it: "frechet", the same in the features of its embedded
+    classifier, and "letter_accuracy", the share that it reads as the wanted letter. With a discriminator also
+    "critic_gap", by how much its logits of held-out images are above those of generated ones.
     """
     images, labels = image_data(data, **_format(model), split="test")
     labels = _checked(model, labels)
@@ -122,19 +132,19 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
             real = images[part].to(model.device, model.dtype)
             gaps.append((module.discriminator(real, classes) - module.discriminator(fake, classes)).float().cpu())
     fake = torch.cat(drawn)
-    found = {"frechet_pixels": figures.frechet(figures.small(fake), figures.small(images))}
-    reader = _reader() if tuple(class_names(module.config)) == figures.LETTERS else None
+    found = {"frechet_pixels": frechet_distance(metrics.small(fake), metrics.small(images))}
+    reader = _reader() if tuple(class_names(module.config)) == metrics.LETTERS else None
     if reader is not None and labels is not None:
-        mine, read = figures.read_letters(reader, fake)
-        wanted, _ = figures.read_letters(reader, images)
+        mine, read = metrics.read_letters(reader, fake)
+        wanted, _ = metrics.read_letters(reader, images)
         accuracy = (read == labels).float().mean().item()
-        found = {"frechet": figures.frechet(mine, wanted), "letter_accuracy": accuracy, **found}
+        found = {"frechet": frechet_distance(mine, wanted), "letter_accuracy": accuracy, **found}
     return {**found, **({"critic_gap": torch.cat(gaps).mean().item()} if gaps else {})}
 
 
 @lru_cache(maxsize=1)
 def _reader() -> Model | None:
-    return figures.letter_reader()
+    return metrics.letter_reader()
 
 
 def _format(model: Model) -> dict[str, int]:

@@ -66,8 +66,8 @@ def test_a_pipelines_folder_gives_its_autoencoder(make, tmp_path):
     [
         ({"down_block_types": ["NoSuchBlock", "DownEncoderBlock2D"]}, "does not make an AutoencoderKL"),
         ({"norm_num_groups": 3}, "does not make an AutoencoderKL"),
-        ({"_kl_weight": "much"}, "a number from 0; found 'much'"),
-        ({"_kl_weight": -1}, "a number from 0; found -1"),
+        ({"_kl_weight": "much"}, "as a number from 0, got 'much'"),
+        ({"_kl_weight": -1}, "as a number from 0, got -1"),
     ],
 )
 def test_a_wrong_configuration_is_refused(make, change, found):

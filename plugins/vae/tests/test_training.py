@@ -1,4 +1,4 @@
-"""Losses, batches, figures and tuning."""
+"""Losses, batches, metrics and tuning."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_loss_and_figures_are_those_of_torchs_distributions(make, weight):
     assert model.loss(batch).item() == pytest.approx(weight * (-elbo - constant) / values, rel=1e-4)
 
     noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0))
-    figures = model.evaluate(images)
+    metrics = model.evaluate(images)
     whole = model.loss({"images": images, "noise": noise}).item()
-    assert figures["loss"] == pytest.approx(whole, rel=1e-5)
-    assert figures["kl"] == pytest.approx(kl.item(), rel=1e-5)
-    assert figures["elbo"] == pytest.approx(-whole * values / weight - constant, rel=1e-4)
+    assert metrics["loss"] == pytest.approx(whole, rel=1e-5)
+    assert metrics["kl"] == pytest.approx(kl.item(), rel=1e-5)
+    assert metrics["elbo"] == pytest.approx(-whole * values / weight - constant, rel=1e-4)
     with torch.no_grad():
         error = (vae.decode(found.mean).sample - images).square().mean().item()
-    assert figures["reconstruction_mse"] == pytest.approx(error, rel=1e-5)
+    assert metrics["reconstruction_mse"] == pytest.approx(error, rel=1e-5)
 
 
 def test_a_weight_of_nothing_is_a_plain_autoencoder(make):
@@ -76,10 +76,10 @@ def test_a_weight_of_nothing_is_a_plain_autoencoder(make):
 
 def test_the_embedded_model_is_as_good_as_its_readme_says(letters):
     before = torch.get_rng_state()
-    figures = letters.evaluate()
-    assert list(figures) == ["loss", "reconstruction_mse", "kl", "elbo"]
-    assert figures["loss"] == pytest.approx(LOSS, rel=0.02)
-    assert figures["reconstruction_mse"] == pytest.approx(ERROR, rel=0.02)
+    metrics = letters.evaluate()
+    assert list(metrics) == ["loss", "reconstruction_mse", "kl", "elbo"]
+    assert metrics["loss"] == pytest.approx(LOSS, rel=0.02)
+    assert metrics["reconstruction_mse"] == pytest.approx(ERROR, rel=0.02)
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -1,4 +1,4 @@
-"""What an entry's configuration says. Imports nothing heavy."""
+"""The configuration of an autoencoder. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -51,29 +51,32 @@ def vae_config(entry: Entry) -> dict[str, Any]:
 
 
 def kl_weight(entry: Entry) -> float:
-    """β, from the files' configuration, else the registry's, else 1e-6, that of every latent diffusion model.
+    """Return β: the files' configuration's, else the registry's, else 1e-6, that of every latent diffusion model.
 
-    Raises `CheckpointError` where it is no number from 0.
+    Raises:
+        CheckpointError: it is no number from 0.
     """
     weight = vae_config(entry).get(KL_WEIGHT, entry.config.get(KL_WEIGHT, LATENT_DIFFUSION))
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not 0 <= weight < math.inf:
-        raise CheckpointError(f"{entry.name}: {KL_WEIGHT} in its configuration is a number from 0; found {weight!r}.")
+        raise CheckpointError(
+            f"{entry.name}: expected {KL_WEIGHT} in its configuration as a number from 0, got {weight!r}"
+        )
     return float(weight)
 
 
 def has_prior(entry: Entry) -> bool:
-    """Whether points of N(0, I) decode to images like those the model was trained on, by its KL weight."""
+    """Return whether, by its KL weight, points of N(0, I) decode to images like those the model was trained on."""
     return kl_weight(entry) >= USABLE_PRIOR
 
 
 def factor(config: dict[str, Any]) -> int:
-    """How many pixels of a side make one latent."""
+    """Return the number of pixels of an edge that make one latent."""
     return 2 ** (len(config.get("block_out_channels", (64,))) - 1)
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Facts for `zoo info` and the model card."""
+    """Return facts for `zoo info` and the model card."""
     try:
         config, weight, prior = vae_config(entry), kl_weight(entry), has_prior(entry)
     except CheckpointError:

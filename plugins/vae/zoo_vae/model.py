@@ -1,7 +1,7 @@
-"""Building an autoencoder, reading its weights under today's names, encoding, decoding, and saving it.
+"""Build an autoencoder, read its weights under today's names, encode, decode, and save it.
 
-Notation: x an image in [-1, 1], z its latent, q(z|x) = N(mean, std²) what the encoder says, x̂ what the decoder makes of
-z. Shapes: x `[n, c, h, w]`, z `[n, latent channels, h/f, w/f]`, f = 2^(blocks - 1).
+Notation: x an image in [-1, 1], z its latent, q(z|x) = N(mean, std²) the encoder's posterior, x̂ the decoder's image
+of z. Shapes: x [n, c, h, w], z [n, latent channels, h/f, w/f], f = 2^(blocks - 1).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def construct(entry: Entry) -> AutoencoderKL:
     try:
         return AutoencoderKL.from_config(config).eval()
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"The configuration of {entry.name} does not make an AutoencoderKL: {error}") from error
+        raise CheckpointError(f"the configuration of {entry.name} does not make an AutoencoderKL: {error}") from error
 
 
 def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
@@ -47,10 +47,16 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def read(model: Model, data: Any, split: str, size: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Images `[n, c, size, size]` in [-1, 1] and labels or None, of the model's own size unless `size` is given.
+    """Return images [n, c, size, size] in [-1, 1], and labels int64 [n] or None.
 
-    Data None are capitals, "letters:sans". Raises `DataError` for data that do not fit, `ZooError` for a size that
-    the model cannot halve often enough.
+    Args:
+        model: the model.
+        data: as `zoo.data.images.image_data` takes them; None: capitals, "letters:sans".
+        split: "train" or "test".
+        size: pixels of an edge; None: the model's own.
+
+    Raises:
+        DataError: the data cannot be used, or the model cannot halve the size often enough.
     """
     size = image_size(model, size)
     return image_data(data, size=size, channels=model.module.config.in_channels, split=split)
@@ -79,23 +85,28 @@ def latent_shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
 
 
 def posterior(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance of q(z|x) for images `[n, c, h, w]` in [-1, 1]: float32, on the model's device."""
+    """Return mean and log variance of q(z|x), shaped like z, of images x in [-1, 1]: float32, on the model's device."""
     found = model.module.encode(images.to(model.device, model.dtype)).latent_dist
     return found.mean.float(), found.logvar.float()
 
 
 def reconstruction(model: Model, latents: Tensor) -> Tensor:
-    """x̂ of latents: float32 `[n, c, h, w]`, about [-1, 1], on the model's device."""
+    """Return x̂ of latents z: float32 [n, c, h, w], about [-1, 1], on the model's device."""
     return model.module.decode(latents.to(model.device, model.dtype)).sample.float()
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(q(z|x) ‖ N(0, I)) of each image in nats: `[n]` (arXiv 1312.6114, appendix B)."""
+    """Return KL(q(z|x) ‖ N(0, I)) of each image in nats, [n] (arXiv 1312.6114, appendix B)."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 
 
 def parts(images: Tensor, scale: int = 1) -> Iterator[slice]:
-    """Slices of `images` `[n, c, h, w]` that are each small enough for one call; `scale`: pixels per side of one."""
+    """Yield slices of images or latents [n, c, h, w], each small enough for one call.
+
+    Args:
+        images: what to cut.
+        scale: pixels of an edge that make one of its numbers: 1 for images.
+    """
     count = max(1, _PIXELS // (images.shape[-1] * images.shape[-2] * scale**2))
     for start in range(0, len(images), count):
         yield slice(start, start + count)
@@ -115,7 +126,7 @@ def encode(model: Model, data: Any, *, split: str = "test", size: int | None = N
 
 @torch.no_grad()
 def decode(model: Model, latents: Tensor, *, scaled: bool = False) -> Tensor:
-    """Images `[n, c, h, w]` in [0, 1] of latents as `encode` gives them: float32, on the CPU."""
+    """Return images [n, c, h, w] in [0, 1] of latents as `encode` returns them: float32, on the CPU."""
     shift, scale = _scaling(model)
     if scaled:
         latents = latents / scale + shift

@@ -20,30 +20,32 @@ MODES = ("prior", "reconstruct", "interpolate")
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Images `[n, c, h, w]` in [0, 1].
-
-    Options:
-        mode: "prior" (default without data) decodes points of N(0, I); "reconstruct" (default with data) the first `n`
-            held-out images of `data`, one after another, again from the first where there are fewer; "interpolate" `n`
-            points evenly along the straight lines from each of the first `ends` images to the next.
-        data: images as `zoo.Model.evaluate` takes them. ends: at least 2 (default 2).
-        temperature: the standard deviation, as a multiple of the prior's or the posterior's: 1 by default for the
-            prior, 0 (the mean) for the other two.
-        size: side of the images in pixels; the model's own by default.
+    """Return images [n, c, h, w] in [0, 1].
 
     Random numbers are drawn on the CPU from the seed: a seed gives the same images on every device, up to rounding.
-    Raises `ZooError` for the prior of a model that has none that is usable, by the KL weight of its configuration.
+
+    Args:
+        model: the model.
+        request: its options are `mode`: "prior" (default without data) decodes points of N(0, I), "reconstruct"
+            (default with data) the first `n` held-out images of the data, again from the first where there are fewer,
+            "interpolate" `n` points evenly along the straight lines from each of the first `ends` images to the next;
+            `data`: images as `zoo.Model.evaluate` takes them; `ends`: at least 2 (default 2); `temperature`: the
+            standard deviation, as a multiple of the prior's or the posterior's, by default 1 for the prior and 0 (the
+            mean) for the other two; `size`: pixels of an edge, the model's own by default.
+
+    Raises:
+        ZooError: an option cannot be, or the model has no prior that is usable, by the KL weight of its configuration.
     """
     options = request.take(mode=None, data=None, temperature=None, ends=2, size=None)
     mode, data, size, ends = (options[name] for name in ("mode", "data", "size", "ends"))
     if mode is None:
         mode = "prior" if data is None else "reconstruct"
     if mode not in MODES:
-        raise ZooError(f"The mode is one of {', '.join(map(repr, MODES))}; got {mode!r}.")
+        raise ZooError(f"expected mode as one of {', '.join(map(repr, MODES))}, got {mode!r}")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise ZooError(f"The size is a whole number of pixels; got {size!r}.")
+        raise ZooError(f"expected size as a whole number of pixels, got {size!r}")
     if ends < 2:
-        raise ZooError(f"An interpolation has at least 2 ends; got {ends}.")
+        raise ZooError(f"expected at least 2 ends of an interpolation, got {ends}")
     temperature = _temperature(options["temperature"], 1.0 if mode == "prior" else 0.0)
     generator = request.generator()
 
@@ -51,12 +53,10 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         latents = _prior(model, request.n, data, size, generator) * temperature
     else:
         if data is None:
-            raise ZooError(
-                f'mode="{mode}" needs images: give data= a folder, tensors or a name such as "letters:sans".'
-            )
+            raise ZooError(f'mode="{mode}" needs images: give data= a folder, tensors or a name such as "letters:sans"')
         images = read(model, data, "test", size)[0]
         if not len(images):
-            raise ZooError(f'mode="{mode}" needs at least one image; the data hold none.')
+            raise ZooError(f'mode="{mode}" needs at least one image, and the data hold none')
         count = request.n if mode == "reconstruct" else ends
         images = images[torch.arange(count) % len(images)]
         latents = _posterior(model, images, temperature, generator)
@@ -66,20 +66,21 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def path(latents: Tensor, count: int) -> Tensor:
-    """`count` points evenly along the straight lines through `latents` `[k, …]`, from the first to the last."""
-    places = torch.linspace(0, len(latents) - 1, count)
-    before = places.floor().long().clamp(max=len(latents) - 2)
-    share = (places - before).view(-1, *[1] * (latents.ndim - 1))
+    """Return `count` points evenly along the straight lines through `latents` [k, ...], from the first to the last."""
+    places = torch.linspace(0, len(latents) - 1, count)  # [count]
+    before = places.floor().long().clamp(max=len(latents) - 2)  # [count]
+    share = (places - before).view(-1, *[1] * (latents.ndim - 1))  # [count, 1, ...]
     return torch.lerp(latents[before], latents[before + 1], share)
 
 
 def _prior(model: Model, n: int, data: Any, size: int | None, generator: torch.Generator) -> Tensor:
+    """Return latents drawn from N(0, I) [n, latent channels, h/f, w/f]."""
     if data is not None:
-        raise ZooError('mode="prior" takes no data; use mode="reconstruct" or mode="interpolate" with them.')
+        raise ZooError('mode="prior" takes no data: use mode="reconstruct" or mode="interpolate" with them')
     if not files.has_prior(model.entry):
         raise ZooError(
             f"{model.entry.name} was trained with a KL weight of {files.kl_weight(model.entry):g}, so points of its "
-            'prior decode to no images: give data= and mode="reconstruct" or mode="interpolate".'
+            'prior decode to no images: give data= and mode="reconstruct" or mode="interpolate"'
         )
     if size is None:
         size = model.module.config.sample_size
@@ -88,6 +89,7 @@ def _prior(model: Model, n: int, data: Any, size: int | None, generator: torch.G
 
 
 def _posterior(model: Model, images: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Return latents drawn from the posteriors of images, shaped like z."""
     found = [posterior(model, images[part]) for part in parts(images)]
     mean, logvar = (torch.cat([pair[i].cpu() for pair in found]) for i in (0, 1))
     return mean + temperature * (logvar / 2).exp() * torch.randn(mean.shape, generator=generator)
@@ -97,5 +99,5 @@ def _temperature(given: Any, default: float) -> float:
     if given is None:
         return default
     if not isinstance(given, int | float) or isinstance(given, bool) or not 0 <= given < float("inf"):
-        raise ZooError(f"The temperature is a number from 0; got {given!r}.")
+        raise ZooError(f"expected temperature as a number from 0, got {given!r}")
     return float(given)

@@ -1,4 +1,4 @@
-"""Loss, batches and held-out figures.
+"""Batches, the loss, and metrics on held-out images.
 
 The loss of an image of d pixel values is (½ Σ (x - x̂)² + β·KL) / d. That is, but for a constant, the negative ELBO per
 pixel value of a Gaussian decoder whose variance is β, times β (arXiv 1312.6114): β = 1 is unit variance on images in
@@ -28,10 +28,18 @@ _EVALUATED = 520  # images at most
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Batches of `images` `[n, c, h, w]` in [-1, 1], `noise` of the latents' shape, and `labels` where there are any.
+    """Return batches of "images" [n, c, h, w] in [-1, 1], "noise" shaped like their latents, and "labels" if any.
 
-    Data None are capitals, "letters:sans". The noise of the posterior's draws is drawn here, from the request's seed: a
-    batch has one loss, on every device. The loss makes no use of labels.
+    The noise of the posterior's draws is drawn here, from the request's seed: a batch has one loss, on every device.
+    The loss does not use labels.
+
+    Args:
+        model: the model.
+        data: images as `zoo.data.images.image_data` takes them; None: capitals, "letters:sans".
+        request: batch size, split and seed.
+
+    Raises:
+        DataError: the data cannot be used.
     """
     generator = torch.Generator().manual_seed(request.seed)
     rows = image_batches(data, request, size=image_size(model), channels=model.module.config.in_channels)
@@ -39,23 +47,23 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """½ (x - x̂)² + β·KL, per pixel value, with x̂ decoded from mean + std · noise: a scalar.
+    """Return ½ (x - x̂)² + β·KL, per pixel value, with x̂ decoded from mean + std · noise: a scalar.
 
-    A batch of a user's own may lack `noise`; it is then drawn from torch's global generator.
+    A user's own batch may lack "noise"; it is then drawn from torch's global generator.
     """
     images = batch["images"].to(model.device)
     noise = batch["noise"] if "noise" in batch else _noise(model, images, None)
-    mean, logvar = posterior(model, images)
-    decoded = reconstruction(model, mean + (logvar / 2).exp() * noise.to(mean.device))
+    mean, logvar = posterior(model, images)  # each [n, latent channels, h/f, w/f]
+    decoded = reconstruction(model, mean + (logvar / 2).exp() * noise.to(mean.device))  # [n, c, h, w]
     error = 0.5 * torch.nn.functional.mse_loss(decoded, images.float())
     return error + files.kl_weight(model.entry) * divergence(mean, logvar).mean() / images[0].numel()
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """Figures over at most 520 held-out images, with the same noise every time.
+    """Return metrics on at most 520 held-out images, with the same noise every time.
 
-    `loss`: as in training. `reconstruction_mse`: mean (x - x̂)² in [-1, 1], x̂ decoded from the posterior's mean.
-    `kl`: nats an image. `elbo` (for β > 0): nats an image, of a Gaussian decoder of variance β.
+    "loss": as in training. "reconstruction_mse": mean (x - x̂)² in [-1, 1], x̂ decoded from the posterior's mean.
+    "kl": nats an image. "elbo" (for β > 0): nats an image, of a Gaussian decoder of variance β.
     """
     images, _ = read(model, data, "test")
     images = images[:_EVALUATED]
@@ -71,10 +79,10 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     count, values = len(images), images[0].numel()
     drawn, exact, kl = drawn / count, exact / (count * values), kl / count
     weight = files.kl_weight(model.entry)
-    figures = {"loss": (0.5 * drawn + weight * kl) / values, "reconstruction_mse": exact, "kl": kl}
+    metrics = {"loss": (0.5 * drawn + weight * kl) / values, "reconstruction_mse": exact, "kl": kl}
     if weight > 0:
-        figures["elbo"] = -0.5 * drawn / weight - 0.5 * values * math.log(2 * math.pi * weight) - kl
-    return figures
+        metrics["elbo"] = -0.5 * drawn / weight - 0.5 * values * math.log(2 * math.pi * weight) - kl
+    return metrics
 
 
 def _noise(model: Model, images: Tensor, generator: torch.Generator | None) -> Tensor:

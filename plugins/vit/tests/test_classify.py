@@ -1,4 +1,4 @@
-"""Preprocessing, posteriors, losses, figures and tuning."""
+"""Preprocessing, posteriors, losses, metrics and tuning."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_the_figures_are_of_the_held_out_images(letters):
     ("data", "found"),
     [
         (torch.rand(3, 1, 32, 32), "need labels"),
-        ((torch.rand(3, 1, 32, 32), torch.tensor([0, 1, 26])), "classes 0 to 25; the data have labels up to 26"),
+        ((torch.rand(3, 1, 32, 32), torch.tensor([0, 1, 26])), "classes 0 to 25, and the data have labels up to 26"),
         ("letters:gothic", "gothic"),
     ],
 )
@@ -187,7 +187,7 @@ def test_data_that_do_not_fit_are_refused(letters, data, found):
 
 def test_unlabelled_images_have_no_figures_and_no_loss(letters):
     images = torch.rand(3, 1, 32, 32)
-    with pytest.raises(zoo.DataError, match="Figures need labels"):
+    with pytest.raises(zoo.DataError, match="metrics need labels"):
         letters.evaluate(images)
     with pytest.raises(zoo.DataError, match="a batch needs images and labels"):
         letters.loss({"images": images})

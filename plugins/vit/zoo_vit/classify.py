@@ -1,4 +1,4 @@
-"""Class posteriors, the loss, and held-out figures."""
+"""Class probabilities, the loss, and metrics on held-out images. Shapes: n images of c channels, h × w."""
 
 from __future__ import annotations
 
@@ -23,24 +23,30 @@ _CHUNK = 64  # images in one call of the model
 
 
 def logits(model: Model, images: Tensor) -> Tensor:
-    """float32 `[n, classes]` of preprocessed images `[n, c, h, w]`."""
+    """Return logits float32 [n, classes] of preprocessed images [n, c, h, w]."""
     output = model.module(images.to(model.device, model.dtype))
     return getattr(output, "logits", output).float()
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Class posteriors softmax(logits) `[n, classes]`, with the class names and the images that they are of.
+    """Return class probabilities, softmax(logits) [n, classes], with the class names and the images.
 
-    Options: `images` to classify (a Tensor, a PIL image, a list) or `paths` (a file or folder, or a list of files): all
-    of them, so n is 1, the default, or their number; otherwise n images are drawn by the seed from the held-out split
-    of `data` (default: sans letters), each once before one comes again. `top_k`: how many classes are shown.
+    Args:
+        model: the model.
+        request: its options are `images` to classify (a Tensor, a PIL image, a list) or `paths` (a file or folder, or a
+            list of files): all of them, so n is 1, the default, or their number. Otherwise n images are drawn by the
+            seed from the held-out split of `data` (default: sans letters), each once before one comes again. `top_k`:
+            how many classes are shown.
+
+    Raises:
+        ZooError: an option cannot be, or there is nothing to classify.
     """
     options = request.take(data=None, images=None, paths=None, top_k=5)
     if options["top_k"] < 1:
-        raise ZooError(f"top_k is how many classes are shown, at least 1; got {options['top_k']}.")
+        raise ZooError(f"expected top_k, how many classes are shown, as at least 1, got {options['top_k']}")
     given = [name for name in ("data", "images", "paths") if options[name] is not None]
     if len(given) > 1:
-        raise ZooError(f"What to classify is one of data, images and paths; got {' and '.join(given)}.")
+        raise ZooError(f"expected one of data, images and paths to classify, got {' and '.join(given)}")
     prepare = preprocessing(model)
     names = names_of(model)
     if given in ([], ["data"]):
@@ -48,23 +54,23 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     else:
         items, captions = _given(options["images"], options["paths"])
         if request.n not in (1, len(items)):
-            raise ZooError(f"There are {len(items)} images to classify, and n is {request.n}; leave n out.")
+            raise ZooError(f"there are {len(items)} images to classify, and n is {request.n}: leave n out")
     seen = [prepare(items.images[start : start + _CHUNK]) for start in range(0, len(items), _CHUNK)]
-    posterior = torch.cat([logits(model, part).softmax(-1).cpu() for part in seen])
-    shown = torch.cat([prepare.undone(part) for part in seen])
-    return Samples(posterior, "posterior", captions, labels=names, images=shown, top=options["top_k"])
+    probabilities = torch.cat([logits(model, part).softmax(-1).cpu() for part in seen])  # [n, classes]
+    shown = torch.cat([prepare.undone(part) for part in seen])  # [n, c, h, w] in [0, 1]
+    return Samples(probabilities, "posterior", captions, labels=names, images=shown, top=options["top_k"])
 
 
 def _drawn(
     model: Model, data: Any, request: SampleRequest, size: int, names: Sequence[str]
 ) -> tuple[ImageItems, list[str] | None]:
-    """`request.n` held-out images, and what they truly show where the data say so."""
+    """Return `request.n` held-out images, and what they truly show if the data have labels, else the files' names."""
     items = read(model, data, "test", size)
     if not len(items):
-        raise DataError("There are no held-out images to classify; give at least one.")
+        raise DataError("there are no held-out images to classify: give at least one")
     generator = request.generator()
     rounds = -(-request.n // len(items))
-    order = torch.cat([torch.randperm(len(items), generator=generator) for _ in range(rounds)])[: request.n]
+    order = torch.cat([torch.randperm(len(items), generator=generator) for _ in range(rounds)])[: request.n]  # [n]
     images: Any = items.images
     images = images[order] if isinstance(images, torch.Tensor) else [images[i] for i in order.tolist()]
     if items.labels is not None:
@@ -74,7 +80,7 @@ def _drawn(
 
 
 def _given(images: Any, paths: Any) -> tuple[ImageItems, list[str] | None]:
-    """All the images that the user hands over, with their file names."""
+    """Return all the images that the user gives, with their file names."""
     from PIL.Image import Image
 
     if images is not None:
@@ -90,35 +96,37 @@ def _given(images: Any, paths: Any) -> tuple[ImageItems, list[str] | None]:
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         for file in files:
             if file.suffix.lower() not in SUFFIXES or not file.is_file():
-                raise DataError(f"paths are files of images ({', '.join(SUFFIXES)}) or folders of them; got {file}.")
+                raise DataError(
+                    f"expected paths as files of images ({', '.join(SUFFIXES)}) or folders of them, got {file}"
+                )
         found += files
     return _some(ImageItems(found)), [path.name for path in found]
 
 
 def _some(items: ImageItems) -> ImageItems:
     if not len(items):
-        raise DataError("There is nothing to classify; give at least one image.")
+        raise DataError("there is nothing to classify: give at least one image")
     return items
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Cross entropy in nats, a scalar."""
+    """Return the mean cross entropy in nats: a scalar."""
     if "labels" not in batch:
-        raise DataError(f"{model.entry.name} learns classes: a batch needs images and labels, got {', '.join(batch)}.")
+        raise DataError(f"{model.entry.name} learns classes: a batch needs images and labels, got {', '.join(batch)}")
     scores = logits(model, batch["images"])
     return functional.cross_entropy(scores, batch["labels"].to(scores.device))
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """`accuracy`, the share of held-out images whose likeliest class is the right one, and `loss`, in nats."""
+    """Return "accuracy", the share of held-out images whose likeliest class is right, and "loss", in nats."""
     right = total = count = 0.0
     for batch in batches(model, data, BatchRequest(_CHUNK, split="test")):
         if "labels" not in batch:
-            raise DataError("Figures need labels: give a folder with one subfolder per class, or (images, labels).")
+            raise DataError("metrics need labels: give a folder with one subfolder per class, or (images, labels)")
         scores = logits(model, batch["images"]).cpu()
         right += (scores.argmax(1) == batch["labels"]).sum().item()
         total += functional.cross_entropy(scores, batch["labels"], reduction="sum").item()
         count += len(scores)
     if not count:
-        raise DataError("There are no held-out images; give at least one.")
+        raise DataError("there are no held-out images: give at least one")
     return {"accuracy": right / count, "loss": total / count}

@@ -1,4 +1,4 @@
-"""Images made ready as the checkpoint's own preprocessing wants them, and their labels as the model counts them.
+"""Preprocess images as the checkpoint does, and number their labels as the model does.
 
 Shapes: n images of c channels, h × w, as the model takes them.
 """
@@ -36,9 +36,13 @@ OWN = "letters:sans"
 class Preprocessing:
     """The checkpoint's own: timm's evaluation transform from its `pretrained_cfg`, or transformers' image processor.
 
-    apply: a picture of the right mode → `[c, h, w]`, as the library has it. channels, size: of the images that the
-    model takes, (h, w). mean, std: `[c, 1, 1]`, subtracted and divided by. exact: whether `apply` leaves a picture of
-    that size uncut and unscaled.
+    Attributes:
+        apply: a picture of the right mode → [c, h, w], as the library has it.
+        channels: of the images that the model takes.
+        size: (h, w) of them.
+        mean: [c, 1, 1], subtracted.
+        std: [c, 1, 1], divided by.
+        exact: whether `apply` leaves a picture of that size uncut and unscaled.
     """
 
     apply: Callable[[Image], Tensor]
@@ -167,7 +171,7 @@ def class_count_of(model: Model) -> int:
     count = getattr(module, "num_classes", None)
     count = module.config.num_labels if count is None else count
     if not count:
-        raise CheckpointError(f"{model.entry.name} has no classifier; take a checkpoint that was trained with one.")
+        raise CheckpointError(f"{model.entry.name} has no classifier: take a checkpoint that was trained with one")
     return int(count)
 
 
@@ -186,8 +190,8 @@ def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
         return ImageItems(items.images, torch.tensor(numbers)[items.labels], tuple(names))
     if len(items) and int(items.labels.max()) >= len(names):
         raise DataError(
-            f"{model.entry.name} has the classes 0 to {len(names) - 1}; the data have labels up to "
-            f"{int(items.labels.max())}."
+            f"{model.entry.name} has the classes 0 to {len(names) - 1}, and the data have labels up to "
+            f"{int(items.labels.max())}"
         )
     return items
 
@@ -206,8 +210,8 @@ def _numbers(model: Model, classes: Sequence[str], names: Sequence[str]) -> list
     unknown = next(name for name in classes if name not in known)
     raise DataError(
         f"{model.entry.name} tells {len(names)} classes apart ({', '.join(names[:3])}, …); the data have "
-        f"{len(classes)}, and {unknown!r} is none of them. Name the subfolders as the model's classes, or give the "
-        "model a head of that size: see the vit plugin's README."
+        f"{len(classes)}, and {unknown!r} is none of them: name the subfolders as the model's classes, or give the "
+        "model a head of that size, see the vit plugin's README"
     )
 
 
@@ -220,9 +224,18 @@ def _synsets(model: Model) -> list[str]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """Yield {"images": float32 `[b, c, h, w]`, preprocessed; "labels": int64 `[b]`}; files are opened batch by batch.
+    """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b].
 
-    To train, the data need labels; another split may go without.
+    Files are opened batch by batch.
+
+    Args:
+        model: the model.
+        data: as `zoo.data.images.image_items` takes it; None: sans letters. To train on "letters:<style>:fresh",
+            letters are drawn anew all the time, and disturbed.
+        request: batch size, split and seed. To train, the data need labels; another split may go without.
+
+    Raises:
+        DataError: the data cannot be used, or the classes do not fit.
     """
     prepare = preprocessing(model)
     if request.training and letters.is_fresh(data):
@@ -233,7 +246,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     if items.labels is None and request.training:
         raise DataError(
             f"{model.entry.name} learns classes, so its data need labels: give a folder with one subfolder per class, "
-            "or (images, labels)."
+            "or (images, labels)"
         )
     rows = stream({"index": torch.arange(len(items)), "labels": items.labels}, request)
     return ({"images": prepare(_chosen(items, row.pop("index"))), **row} for row in rows)

@@ -1,4 +1,4 @@
-"""What an image classifier's configuration says, in timm's form or in transformers'. Imports nothing heavy."""
+"""The configuration of an image classifier, in timm's form or in transformers'. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def recognises(config: dict[str, Any]) -> bool:
 
 
 def is_timm(config: dict[str, Any]) -> bool:
-    """Whether this is a repository of timm: `{"architecture": …, "pretrained_cfg": {…}}`, or the older flat form."""
+    """Return whether this is timm's: `{"architecture": …, "pretrained_cfg": {…}}`, or the older flat form."""
     return isinstance(config.get("architecture"), str) and bool(
         {"pretrained_cfg", "num_features", "model_args", "input_size"} & config.keys()
     )
 
 
 def is_transformers(config: dict[str, Any]) -> bool:
-    """Whether this is an image classifier of transformers; a ViT that does not say what it is passes for one."""
+    """Return whether this is an image classifier of transformers; a ViT that does not say what it is counts as one."""
     names = config.get("architectures") or []
     if names:
         return any(str(name).endswith(_SUFFIX) for name in names)
@@ -55,12 +55,12 @@ def pretrained_cfg(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def stored_classes(config: dict[str, Any]) -> int | None:
-    """How many classes the stored weights of a timm model tell apart, as its file says."""
+    """Return how many classes the stored weights of a timm model tell apart, as its file says."""
     return pretrained_cfg(config).get("num_classes")
 
 
 def class_count(config: dict[str, Any]) -> int | None:
-    """How many classes the model is to tell apart, as its file says; None leaves it to the library."""
+    """Return how many classes the model is to tell apart, as its file says; None leaves it to the library."""
     if is_timm(config):
         return config.get("num_classes", (config.get("model_args") or {}).get("num_classes", stored_classes(config)))
     names = config.get("id2label")
@@ -68,7 +68,7 @@ def class_count(config: dict[str, Any]) -> int | None:
 
 
 def label_names(config: dict[str, Any]) -> dict[int, str]:
-    """Class → what it is called, as the file says; {} where it does not."""
+    """Return class → its name, as the file says; {} if it does not."""
     if not is_timm(config):
         return {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
     inner = pretrained_cfg(config)
@@ -78,7 +78,7 @@ def label_names(config: dict[str, Any]) -> dict[int, str]:
 
 
 def describe(entry: Entry) -> dict[str, str]:
-    """Facts for `zoo info` and the model card."""
+    """Return facts for `zoo info` and the model card."""
     try:
         config = configuration(entry)
     except CheckpointError:

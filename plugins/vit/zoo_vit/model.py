@@ -1,4 +1,4 @@
-"""The module, its weights under whatever names a checkpoint gives them, and each library's own format back."""
+"""Build the module, read its weights under the names of any year, and write each library's own format."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 import zoo
 from zoo import CheckpointError, OutputError
+from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.storage.model_folder import write_model
 
@@ -46,7 +47,7 @@ def _build_timm(entry: Entry, config: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"{name[:8]}*")[:3]
         also = f"; it has {', '.join(near)}" if near else ""
-        raise CheckpointError(f"{entry.name}: timm {timm.__version__} has no architecture {name!r}{also}.")
+        raise CheckpointError(f"{entry.name}: timm {timm.__version__} has no architecture {name!r}{also}")
     arguments = {k: v for k, v in (config.get("model_args") or {}).items() if k not in _NOT_ARGUMENTS}
     count = class_count(config)
     if count is not None:
@@ -55,8 +56,8 @@ def _build_timm(entry: Entry, config: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, pretrained_cfg=facts, **arguments)
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{entry.name}: its config.json does not make a {name}: {told}") from error
+        message = one_line(error) or type(error).__name__
+        raise CheckpointError(f"{entry.name}: its config.json does not make a {name}: {message}") from error
 
 
 def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
     values = {k: v for k, v in config.items() if k not in ("auto_map", "model_type")}
     if values.pop("quantization_config", None):
         raise CheckpointError(
-            f"{entry.name}: expected full-precision weights, found a checkpoint that is quantized already; load the "
+            f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already: load the "
             "model that it was made from, with bits=4 or bits=8"
         )
     kind = str(config.get("model_type", ""))
@@ -91,20 +92,20 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
         made = CONFIG_MAPPING[kind].from_dict(values)
         return AutoModelForImageClassification.from_config(made, trust_remote_code=False)
     except Exception as error:  # validators raise errors of their own
-        told = " ".join(str(error).split())
         raise CheckpointError(
-            f"{entry.name}: transformers makes no image classifier of its config.json (model_type {kind!r}): {told}"
+            f"{entry.name}: transformers makes no image classifier of its config.json (model_type {kind!r}): "
+            f"{one_line(error)}"
         ) from error
 
 
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(parameter or buffer name of `module`, tensor), in the order of the files."""
+    """Yield (parameter or buffer name of `module`, tensor), in the order of the files."""
     config = configuration(entry)
     return (_timm_tensors if is_timm(config) else _transformers_tensors)(entry, module, config)
 
 
 def _timm_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """As the file has them where they fit; else all through timm's own conversion, which renames and resizes.
+    """Yield the file's tensors if they fit; else all through timm's own conversion, which renames and resizes.
 
     A head for another number of classes than the stored weights have, which a configuration asks for by `num_classes`
     beside its `pretrained_cfg`, starts at zero, as if nothing was known of the new classes.
@@ -140,8 +141,9 @@ def _converted(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Itera
     try:
         return iter(convert(dict(zoo.checkpoint.tensors(entry)), module).items())
     except (RuntimeError, KeyError, ValueError, AssertionError, AttributeError, IndexError) as error:
-        told = " ".join(str(error).split())
-        raise CheckpointError(f"{entry.name}: timm cannot convert these weights to a {name}: {told}") from error
+        raise CheckpointError(
+            f"{entry.name}: timm cannot convert these weights to a {name}: {one_line(error)}"
+        ) from error
 
 
 def _transformers_tensors(entry: Entry, module: Any, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
@@ -150,7 +152,7 @@ def _transformers_tensors(entry: Entry, module: Any, config: dict[str, Any]) -> 
 
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    """config.json and safetensors as the library reads them; transformers' with the image processor's settings."""
+    """Write config.json and safetensors as the library reads them; transformers' with the image processor's file."""
     config = configuration(model.entry)
     try:
         (_write_timm if is_timm(config) else _write_transformers)(model, config, Path(folder), state_dict)

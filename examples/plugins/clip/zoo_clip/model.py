@@ -1,4 +1,4 @@
-"""The module, its weights under the names of any year, its tokenizer and image processor, and the library's format."""
+"""Build the module, read its weights, its tokenizer and image processor, and write the library's format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def construct(entry: Entry) -> CLIPModel:
-    """The model of a config.json, in evaluation mode. Raises zoo.CheckpointError for one that is not valid."""
+    """Return the model of a config.json, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is not valid.
+    """
     from transformers import CLIPModel
 
     values = {"model_type": "clip", **entry.config} if entry.config else {}
@@ -28,12 +32,16 @@ def construct(entry: Entry) -> CLIPModel:
 
 
 def checkpoint(entry: Entry, module: CLIPModel) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor); the position numbers that older files stored are computed and not read."""
+    """Yield (name, tensor); the position numbers that older files stored are computed and not read."""
     return library.named_tensors(entry, module, ignored=lambda name: name.endswith("position_ids"))
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer beside the weights. Raises zoo.CheckpointError where there is none, or it does not fit."""
+    """Return the tokenizer beside the weights.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit.
+    """
     tokenizer = library.tokenizer_of(model.entry)
     size = model.module.config.text_config.vocab_size
     if len(tokenizer) > size:

@@ -1,4 +1,4 @@
-"""Images and the texts that describe them, from whatever a user has."""
+"""Read images and the texts that describe them, from whatever a user has."""
 
 from __future__ import annotations
 
@@ -31,8 +31,13 @@ PER_STYLE = {"train": 520, "test": 130}  # whole rounds of 26
 
 @dataclass(frozen=True)
 class Pairs:
-    """images: as `zoo.data.images.ImageItems` holds them. texts: different from each other. which: int64 `[n]`, the
-    text of each image."""
+    """Images with their texts.
+
+    Attributes:
+        images: as `zoo.data.images.ImageItems` holds them.
+        texts: all different.
+        which: int64 [n], the text of each image.
+    """
 
     images: Sequence[Any] | Tensor
     texts: tuple[str, ...]
@@ -43,14 +48,17 @@ class Pairs:
 
 
 def read(data: Any, split: str) -> Pairs:
-    """The pairs of `data`:
+    """Return the pairs of `data`.
+
+    It is one of:
 
     - None: letters in three styles, "the letter Q in a serif face"; `"letters:<style>"`: those of one; FRESH: the three
       styles, of which `batches` draws others all the time to train on;
     - images with texts: `(images, texts)`, `{"images": …, "texts": …}`, or a Dataset of `{"image": …, "text": …}`;
     - what `zoo.data.images.image_items` takes with labels, a folder by class say: "a photo of <class>".
 
-    Raises zoo.DataError where an image has no text.
+    Raises:
+        DataError: an image has no text, or the data are anything else.
     """
     if data == FRESH:
         data = None
@@ -80,7 +88,7 @@ def _letters(styles: tuple[str, ...], split: str) -> Pairs:
 
 
 def drawn(styles: Sequence[str], split: str, count: int, *, seed: int) -> Pairs:
-    """`count` letters of each style, 32 × 32 pixels, with their captions."""
+    """Return `count` letters of each style, 32 × 32 pixels, with their captions."""
     images, texts, which = [], [], []
     for style in styles:
         ink, labels = letters.render(style, count, seed=seed, split=split)
@@ -91,7 +99,7 @@ def drawn(styles: Sequence[str], split: str, count: int, *, seed: int) -> Pairs:
 
 
 def _described(data: Any) -> tuple[Any, list[str] | None]:
-    """Images, and their texts where there are any."""
+    """Return the images, and their texts if there are any."""
     if isinstance(data, Mapping) and "texts" in data:
         return data.get("images"), _strings(data["texts"])
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], list) and all_strings(data[1]):

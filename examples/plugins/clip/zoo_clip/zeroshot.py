@@ -1,4 +1,4 @@
-"""Batches, the contrastive loss, and which text an image is likeliest to belong to. Shapes: b images, t texts."""
+"""Batches, the contrastive loss, and the probabilities of an image's texts. Shapes: b images, t texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = 64  # images in one call of the model
 
 
 def prepared(model: Model, images: Any) -> Tensor:
-    """pixel_values [b, 3, s, s] of images as `zoo.data.images.ImageItems` holds them.
+    """Return pixel_values [b, 3, s, s] of images as `zoo.data.images.ImageItems` holds them.
 
     Tensors that have the model's size already are only normalised, and keep their precision.
     """
@@ -43,7 +43,7 @@ def prepared(model: Model, images: Any) -> Tensor:
 
 
 def tokens(model: Model, texts: Sequence[str]) -> dict[str, Tensor]:
-    """{"input_ids", "attention_mask"}, int64 [t, length]; texts longer than the model's context are cut."""
+    """Return {"input_ids", "attention_mask"}, int64 [t, length]; texts longer than the model's context are cut."""
     context = model.module.config.text_config.max_position_embeddings
     found = tokenizer_of(model)(list(texts), padding=True, truncation=True, max_length=context, return_tensors="pt")
     return {name: found[name] for name in ("input_ids", "attention_mask")}
@@ -74,7 +74,7 @@ def _chosen(images: Any, index: Tensor) -> Any:
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy of finding the texts of b images among b, and the images of b texts, in nats; as the paper's.
+    """Return the mean cross entropy, in nats, of finding each image's text among b, and each text's image: a scalar.
 
     Nothing tells equal texts of one batch apart: each pair of them adds a share of log 2 that no training takes away.
     """
@@ -87,32 +87,40 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _scores(model: Model, pixels: Tensor, words: dict[str, Tensor]) -> Tensor:
-    """Logits float32 [b, t]: cosines over a temperature."""
+    """Return logits float32 [b, t]: cosines over a temperature."""
     words = {name: words[name].to(model.device) for name in ("input_ids", "attention_mask") if name in words}
     return model.module(pixel_values=pixels.to(model.device, model.dtype), **words).logits_per_image.float()
 
 
-def _posterior(model: Model, images: Any, words: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(log-probabilities of the texts, pixel_values), chunk by chunk."""
+def _log_probabilities(model: Model, images: Any, words: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (log-probabilities of the texts [chunk, t], pixel_values), chunk by chunk."""
     for start in range(0, len(images), _CHUNK):
         pixels = prepared(model, images[start : start + _CHUNK])
         yield _scores(model, pixels, words).log_softmax(1).cpu(), pixels
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """`accuracy`, the share of held-out images whose likeliest text, of all those of the data, is their own; `loss`,
-    the cross entropy of that choice, in nats."""
+    """Return "accuracy" and "loss" of choosing each held-out image's text among all those of the data.
+
+    "accuracy": the share of images whose likeliest text is their own. "loss": the cross entropy, in nats.
+    """
     pairs = read(data, "test")
-    found = torch.cat([part for part, _ in _posterior(model, pairs.images, tokens(model, pairs.texts))])
+    found = torch.cat([part for part, _ in _log_probabilities(model, pairs.images, tokens(model, pairs.texts))])
     right = (found.argmax(1) == pairs.which).double().mean().item()
     return {"accuracy": right, "loss": F.nll_loss(found, pairs.which).item()}
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """Zero-shot posteriors [n, texts]: which of some texts an image is likeliest to belong to.
+    """Return zero-shot class probabilities [n, texts]: to which of some texts an image belongs.
 
-    Options: `labels`, the texts (default: those of `data`); `images` to classify, all of them, or else n held-out
-    images are drawn from `data` (default: letters) by the seed; `top_k`, how many texts are shown.
+    Args:
+        model: the model.
+        request: its options are `labels`, the texts (default: those of `data`); `images` to classify, all of them, or
+            else n held-out images are drawn from `data` (default: letters) by the seed; `top_k`, how many texts are
+            shown.
+
+    Raises:
+        ZooError: an option cannot be, or there is nothing to classify.
     """
     options = request.take(data=None, images=None, labels=None, top_k=5)
     labels, images = options["labels"], options["images"]
@@ -133,7 +141,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         labels = labels or read(options["data"], "test").texts
         if request.n not in (1, len(images)):
             raise ZooError(f"there are {len(images)} images to classify, and n is {request.n}: leave n out")
-    parts = list(_posterior(model, images, tokens(model, labels)))
+    parts = list(_log_probabilities(model, images, tokens(model, labels)))
     processor: Any = processor_of(model)
     mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (processor.image_mean, processor.image_std))
     seen = (torch.cat([pixels for _, pixels in parts]) * std + mean).clamp(0, 1)
@@ -142,7 +150,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def _drawn(count: int, request: SampleRequest) -> Tensor:
-    """`request.n` of `count` numbers, each once before one comes again."""
+    """Return `request.n` of `count` numbers, each once before one comes again."""
     generator = request.generator()
     rounds = -(-request.n // count)
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[: request.n]

@@ -1,4 +1,4 @@
-"""Batches, the loss of both players, figures and samples. Shapes: n images of c channels, s × s pixels."""
+"""Batches, the loss of both players, metrics and samples. Shapes: n images of c channels, s × s pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tuning() -> dict[str, Any]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """{"images": [n, c, s, s] in [-1, 1], "z": [n, latent] from the request's seed}; labels are left out."""
+    """Return batches of "images" [n, c, s, s] in [-1, 1] and "z" [n, latent] from the request's seed."""
     generator = torch.Generator().manual_seed(request.seed)
     latent = model.module.latent
     rows = image_batches(data, request, size=model.module.size, channels=model.module.channels)
@@ -51,26 +51,29 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def play(module: DCGAN, real: Tensor, z: Tensor) -> Tensor:
-    """One scalar whose backward pass trains both players, each on its own loss.
+    """Return one scalar whose backward pass trains both players, each on its own loss.
 
     The discriminator's, softplus(D(G(z))) + softplus(-D(x)), stops at the images; the generator's, softplus(-D(G(z))),
     goes through the images and not into the discriminator. The value is the discriminator's loss, 2 log 2 = 1.39 where
     it knows nothing: of the two it is the one that falls, for the better it gets the higher is the other.
     """
-    fake = module(z)
+    fake = module(z)  # [n, c, s, s]
     shown = fake.detach().requires_grad_()
-    says_fake = module.discriminator(shown).float()
-    says_real = module.discriminator(real).float()
-    loss_d = F.softplus(says_fake).mean() + F.softplus(-says_real).mean()
-    loss_g = F.softplus(-says_fake).mean()
+    fake_logits = module.discriminator(shown).float()  # [n, 1, 1, 1]
+    real_logits = module.discriminator(real).float()  # [n, 1, 1, 1]
+    loss_d = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+    loss_g = F.softplus(-fake_logits).mean()
     (pull,) = torch.autograd.grad(loss_g, shown, retain_graph=True)
     total = loss_d + (fake * pull).float().sum()
     return total - total.detach() + loss_d.detach()
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """`frechet_pixels`, the Fréchet distance of held-out and as many generated images at 8 × 8 pixels (z of seed 0),
-    and `critic_gap`, by how much the discriminator's logits of held-out images are above those of generated ones."""
+    """Return "frechet_pixels" and "critic_gap" of held-out images and as many generated ones (z of seed 0).
+
+    The first is their Fréchet distance at 8 × 8 pixels, the second by how much the discriminator's logits of held-out
+    images are above those of generated ones.
+    """
     module = model.module
     images, _ = image_data(data, size=module.size, channels=module.channels, split="test")
     images = images[:_EVALUATED]
@@ -86,7 +89,7 @@ def _small(images: Tensor) -> Tensor:
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """`request.n` images. Option: `spread`, the standard deviation of z (below 1: likelier, less varied images)."""
+    """Return `request.n` images; option `spread`: the standard deviation of z (below 1: likelier, less varied)."""
     spread = request.take(spread=1.0)["spread"]
     generator = request.generator()  # on the CPU: a seed gives the same images on every device, up to rounding
     z = spread * torch.randn(request.n, model.module.latent, generator=generator)

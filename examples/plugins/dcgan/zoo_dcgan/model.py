@@ -19,7 +19,13 @@ SMALLEST = 4  # pixels of the first feature map
 
 
 def _generator(latent: int, widths: list[int], channels: int) -> nn.Sequential:
-    """[n, latent, 1, 1] → [n, channels, s, s] in [-1, 1]; each layer doubles the size. widths: from the pixels up."""
+    """Return layers that map [n, latent, 1, 1] to [n, channels, s, s] in [-1, 1]; each doubles the size.
+
+    Args:
+        latent: inputs.
+        widths: features, from the pixels up.
+        channels: of an image.
+    """
     layers: list[nn.Module] = []
     inputs = latent
     for width in reversed(widths):
@@ -30,7 +36,7 @@ def _generator(latent: int, widths: list[int], channels: int) -> nn.Sequential:
 
 
 def _discriminator(widths: list[int], channels: int) -> nn.Sequential:
-    """[n, channels, s, s] → logits [n, 1, 1, 1], high for what looks real; each layer halves the size."""
+    """Return layers that map [n, channels, s, s] to logits [n, 1, 1, 1], high for real; each halves the size."""
     layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
     for inputs, width in pairwise(widths):
         layers += [nn.Conv2d(inputs, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
@@ -38,9 +44,13 @@ def _discriminator(widths: list[int], channels: int) -> nn.Sequential:
 
 
 class DCGAN(nn.Module):
-    """size: pixels of an edge, a power of two above 4. channels: of an image. latent: of z. features: at half size.
+    """Generator and discriminator. Towards the middle the features double where the size halves.
 
-    Towards the middle the features double where the size halves.
+    Args:
+        size: pixels of an edge, a power of two above 4.
+        channels: of an image.
+        latent: numbers of z.
+        features: at half size.
     """
 
     def __init__(self, size: int = 32, channels: int = 1, latent: int = 64, features: int = 32) -> None:
@@ -55,15 +65,19 @@ class DCGAN(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DCGAN:
-        """The module of a config.json. Raises CheckpointError where a number is missing or not possible."""
+        """Return the module of a config.json.
+
+        Raises:
+            CheckpointError: a number is missing or not possible.
+        """
         check_counts(config, *SIZES)
         size, channels, latent, features = (config[name] for name in SIZES)
         if size <= SMALLEST or size & (size - 1):
-            raise CheckpointError(f"config.json: expected size as a power of two above {SMALLEST}, found {size}")
+            raise CheckpointError(f"config.json: expected size as a power of two above {SMALLEST}, got {size}")
         return cls(size, channels, latent, features).eval()
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images [n, channels, size, size] in [-1, 1] of latents [n, latent]."""
+        """Return images [n, channels, size, size] in [-1, 1] of latents [n, latent]."""
         return self.generator(z[:, :, None, None])
 
 

@@ -24,8 +24,16 @@ SECOND = 128  # scales, and zeros, that share a second scale and zero
 
 @dataclass(frozen=True)
 class HQQ:
-    """Unpacks a weight. Tensors: codes, then scale and zero, float32; with `double` each of the two is 8 bit with
-    `_range` (blocks, 2) of its own: the lowest value of each block of 128 and the step, the scales' as logarithms.
+    """The codec of a weight.
+
+    Its tensors are the codes, then scale and zero, float32; with `double` each of the two is 8 bit with a `_range`
+    [blocks, 2] of its own: the lowest value of each block of 128 and the step, the scales' as logarithms.
+
+    Attributes:
+        bits: of a code.
+        block_size: values that share scale and zero.
+        double: whether scales and zeros are 8 bit.
+        scheme: the plugin's name.
     """
 
     bits: int
@@ -34,16 +42,16 @@ class HQQ:
     scheme: str = "hqq"
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """The dense weight of `shape`, computed in float32 or better."""
+        """Return the dense weight of `shape`, computed in float32 or better."""
         codes = tensors[0]
         scale, zero = self.scales(tensors[1:])
         wide = torch.promote_types(dtype, torch.float32)
         values = Quantizer.unpack[Quantizer.bit_to_packing[self.bits]](codes, dtype=wide)[: scale.shape[0]]
-        values = (values - zero[:, None].to(wide)) * scale[:, None].to(wide)
+        values = (values - zero[:, None].to(wide)) * scale[:, None].to(wide)  # [groups, block]
         return values.view(-1)[: shape.numel()].view(shape).to(dtype)
 
     def scales(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Scale and zero of every group, float32 (groups,)."""
+        """Return scale and zero of every group, float32 [groups]."""
         if not self.double:
             return tensors[0], tensors[1]
         scale, scale_range, zero, zero_range = tensors
@@ -56,9 +64,16 @@ def quantize(weight: Tensor, scheme: zoo.Quantization) -> zoo.QuantizedTensor:
 
 
 def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.QuantizedTensor:
-    """Quantize a weight of any shape on its own device. double: scales and zeros in 8 bit too.
+    """Quantize a weight of any shape on its own device.
 
-    Raises `zoo.QuantizationError` for widths that the library does not store, integers, NaN and Inf.
+    Args:
+        weight: the weight.
+        bits: of a code.
+        block_size: values that share scale and zero.
+        double: whether scales and zeros are stored in 8 bit.
+
+    Raises:
+        zoo.QuantizationError: the library does not store so many bits, or the weight has integers, NaN or Inf.
     """
     if bits not in BITS:
         raise zoo.QuantizationError(f"scheme 'hqq' stores {', '.join(map(str, BITS))} bits, got bits={bits}")
@@ -82,7 +97,7 @@ def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.Quanti
         scale8, scale_range = _to_bytes(scale.log2())
         zero8, zero_range = _to_bytes(zero)
         tensors = {"scale": scale8, "scale_range": scale_range, "zero": zero8, "zero_range": zero_range}
-    # Codes for the scales as they are stored, so that rounding those costs next to nothing.
+    # Codes for the scales as they are stored, so that rounding those costs very little.
     scale, zero = codec.scales(tuple(tensors.values()))
     codes = torch.empty(groups.shape[0] + -groups.shape[0] % ROWS[bits], block_size, dtype=torch.uint8)
     codes = codes.to(flat.device).zero_()
@@ -93,13 +108,12 @@ def pack(weight: Tensor, bits: int, block_size: int, double: bool) -> zoo.Quanti
 
 
 def _fit(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero of each row of `groups` (n, block), float32 (n,), as the library's half-quadratic solver finds
-    them.
+    """Return scale and zero of each row of `groups` [n, block], float32 [n], by the library's half-quadratic solver.
 
     Its thresholds are absolute and would flatten weights below 1e-4, so every group is brought to a largest value of
     1 first. A zero at the end of each keeps its zero point within the codes, and so within a byte.
     """
-    largest = groups.abs().amax(1, keepdim=True)
+    largest = groups.abs().amax(1, keepdim=True)  # [n, 1]
     largest = torch.where(largest > 0, largest, largest.amax().clamp(min=1e-30))
     found = []
     for rows, part in _chunks(groups):
@@ -107,7 +121,7 @@ def _fit(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         _, meta = Quantizer.quantize(
             scaled, nbits=bits, group_size=scaled.shape[1], axis=1, bitpack=False, device=str(groups.device)
         )
-        # Copies: what the library returns was made in inference mode, and can take no part in training.
+        # Copies: what the library returns was made in inference mode, and cannot be used in training.
         found.append((meta["scale"].float() * largest[rows], meta["zero"].float().clone()))
     return torch.cat([scale for scale, _ in found]).view(-1), torch.cat([zero for _, zero in found]).view(-1)
 
@@ -119,7 +133,7 @@ def _chunks(groups: Tensor) -> list[tuple[slice, Tensor]]:
 
 
 def _to_bytes(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) → 8-bit codes (n,) and, for each block of 128, the lowest value and the step, float32 (blocks, 2)."""
+    """Map values [n] to 8-bit codes [n] and, for each block of 128, the lowest value and the step [blocks, 2]."""
     short = -values.shape[0] % SECOND
     blocks = torch.cat([values, values[-1:].expand(short)]).view(-1, SECOND)
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
@@ -134,7 +148,7 @@ def _from_bytes(codes: Tensor, ranges: Tensor) -> Tensor:
 
 
 def _on_meta(codec: HQQ, values: int) -> dict[str, Tensor]:
-    """Tensors of the shapes that `pack` gives a weight of so many values."""
+    """Return empty tensors of the shapes that `pack` gives a weight of so many values."""
     groups = -(-values // codec.block_size)
     rows = -(-groups // ROWS[codec.bits])
     kind = torch.int32 if codec.bits == 3 else torch.uint8

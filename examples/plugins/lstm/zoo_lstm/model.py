@@ -21,7 +21,11 @@ State = tuple[Tensor, Tensor]  # h and c, each [b, layers, hidden]: samples firs
 class ByteLSTM(nn.Module):
     """Predicts the next byte of a text.
 
-    embedding, hidden: features of a byte and of the state. layers: LSTMs one above the other. dropout: between them.
+    Args:
+        embedding: features of a byte.
+        hidden: features of the state.
+        layers: LSTMs one above the other.
+        dropout: between them.
     """
 
     def __init__(self, embedding: int = 48, hidden: int = 192, layers: int = 2, dropout: float = 0.0) -> None:
@@ -32,20 +36,24 @@ class ByteLSTM(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ByteLSTM:
-        """The module of a config.json. Raises CheckpointError where a size is missing or no positive whole number."""
+        """Return the module of a config.json.
+
+        Raises:
+            CheckpointError: a size is missing or no positive whole number.
+        """
         check_counts(config, *SIZES)
         return cls(*(config[name] for name in SIZES), dropout=float(config.get("dropout", 0.0))).eval()
 
     def forward(self, text: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Logits [b, t, 256] of the byte after each byte of `text`, int64 [b, t], and the state after the last."""
+        """Return logits [b, t, 256] of the byte after each of `text`, int64 [b, t], and the last state."""
         if state is not None:
             state = _turned(state)
-        features, state = self.lstm(self.embedding(text), state)  # b t hidden
+        features, state = self.lstm(self.embedding(text), state)  # [b, t, hidden]
         return self.head(features), _turned(state)
 
 
 def _turned(state: State) -> State:
-    """[b, layers, hidden] to torch's [layers, b, hidden], and back."""
+    """Map [b, layers, hidden] to torch's [layers, b, hidden], and back."""
     return state[0].transpose(0, 1).contiguous(), state[1].transpose(0, 1).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Windows of bytes, the loss, held-out figures and sampling. Shapes: b texts of t bytes."""
+"""Windows of bytes, the loss, metrics on held-out text, and sampling. Shapes: b texts of t bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEGINNING = "\n"  # what a text without a prompt starts from: the line end befor
 
 
 def batches(data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """{"bytes": int64 [b, WINDOW]} of what `zoo.data.text.text_data` takes, or of a Tensor [n, t] of bytes."""
+    """Return batches of "bytes" int64 [b, WINDOW] of what `text_data` takes, or of a Tensor [n, t] of bytes."""
     if isinstance(data, Tensor):
         return stream({"bytes": _checked(data)}, request)
     return stream({"bytes": _windows("\n\n".join(text_data(data, split=request.split)))}, request)
@@ -38,20 +38,20 @@ def _checked(windows: Tensor) -> Tensor:
 
 
 def _windows(text: str) -> Tensor:
-    """Windows that overlap by one byte, so that each byte is predicted once; a rest shorter than one is left out."""
+    """Return windows that overlap by one byte, so that each byte is predicted once; a shorter rest is left out."""
     coded = torch.tensor(list(text.encode()))
     return coded.unfold(0, min(WINDOW, len(coded)), min(WINDOW, len(coded)) - 1)
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy, in nats, of each byte given those before it in its window."""
+    """Return the mean cross entropy, in nats, of each byte given those before it in its window: a scalar."""
     text = batch["bytes"].to(model.device)
-    logits, _ = model.module(text[:, :-1])
+    logits, _ = model.module(text[:, :-1])  # [b, t - 1, 256]
     return functional.cross_entropy(logits.float().flatten(0, 1), text[:, 1:].flatten())
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """`bits_per_byte` of held-out text, the text read in one go: the state is carried from its beginning to its end."""
+    """Return "bits_per_byte" of held-out text, read in one go: the state is carried from beginning to end."""
     if isinstance(data, Tensor):
         text = _checked(data)
     else:
@@ -63,7 +63,12 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
-    """`request.n` texts. Options: `prompt`, `length` in bytes, `temperature` (0: the likeliest byte each time)."""
+    """Return `request.n` texts.
+
+    Args:
+        model: the model.
+        request: its options are `prompt`, `length` in bytes, `temperature` (0: the likeliest byte each time).
+    """
     options = request.take(prompt=BEGINNING, length=200, temperature=0.7)
     prompt, length, temperature = options.values()
     if not isinstance(prompt, str) or not prompt:
@@ -71,7 +76,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     if length < 1 or temperature < 0:
         raise ZooError(f"expected length of at least 1 and temperature of at least 0, got {length} and {temperature}")
     generator = request.generator()  # on the CPU: a seed gives the same text on every device, up to rounding
-    text = torch.tensor([list(prompt.encode())]).expand(request.n, -1)  # b t
+    text = torch.tensor([list(prompt.encode())]).expand(request.n, -1)  # [b, t]
     state, written = None, []
     for _ in range(length):
         logits, state = model.module(text.to(model.device), state)
@@ -83,7 +88,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 
 
 def _drawn(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """One byte for each row of logits [b, 256], int64 [b, 1]."""
+    """Return one byte for each row of logits [b, 256], int64 [b, 1]."""
     if not temperature:
         return logits.argmax(1, keepdim=True)
     return torch.multinomial((logits / temperature).softmax(1), 1, generator=generator)

@@ -1,7 +1,7 @@
 """Times and logs every hook of every plugin: `ZOO_OBSERVE=observer zoo sample ddpm`.
 
-Wrappers alone, which pass on what the plugins answer, so zoo takes this for an observer: it sees the hooks of all
-plugins and answers none. A hook that returns an iterator (`checkpoint`, `batches`) is timed until it returns it.
+It has wrappers only, which pass on what the plugins return, so it is an observer to zoo: it sees the hooks of all
+plugins and implements none. A hook that returns an iterator (`checkpoint`, `batches`) is timed until it returns it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long each call of a hook took: logged as it happens, summed up on demand and at the end of the process."""
+"""Time each call of a hook: logged as it happens, summed up on demand and at the end of the process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ _lock = Lock()
 
 
 def timed(hook: str, subject: str) -> Generator[None, Any, Any]:
-    """The body of a wrapper: passes on what the hook answers, or raises, and notes how long that took.
+    """Pass on what the hook returns or raises, and note how long that took: the body of a wrapper.
 
-    subject: what the call was about, for the log: an entry's or a parameter's name.
+    Args:
+        hook: the hook's name.
+        subject: what the call was about, for the log: an entry's or a parameter's name.
     """
     start = perf_counter()
     try:
@@ -31,7 +33,7 @@ def timed(hook: str, subject: str) -> Generator[None, Any, Any]:
 
 
 def seconds() -> dict[str, tuple[float, ...]]:
-    """Hook → how long each of its calls took, in the order in which they ended."""
+    """Return hook → seconds of each of its calls, in the order in which they ended."""
     with _lock:
         return {hook: tuple(times) for hook, times in _seconds.items()}
 
@@ -43,7 +45,10 @@ def reset() -> None:
 
 
 def summary() -> str:
-    """A line per hook, the slowest in all first: calls, total and mean. Hooks called inside others count in both."""
+    """Return a line per hook, the slowest in all first: calls, total and mean.
+
+    Hooks called inside others count in both.
+    """
     rows = [(hook, len(times), sum(times)) for hook, times in seconds().items()]
     rows.sort(key=lambda row: -row[2])
     lines = [f"{'hook':<15}{'calls':>7}{'total s':>11}{'mean ms':>11}"]
@@ -60,7 +65,7 @@ def _note(hook: str, subject: str, took: float, outcome: str) -> None:
 
 
 def _at_first() -> None:
-    """Where nobody has set up logging, show the summary on stderr: whoever switched this on wants to see it."""
+    """Show the summary on stderr if logging is not set up: who switched this on wants to see it."""
     if not log.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))

@@ -1,4 +1,4 @@
-"""`Peft`: any of PEFT's configurations as an adapter of zoo's."""
+"""`Peft`: any of PEFT's configurations as an adapter of zoo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import zoo
 from zoo_peft.kinds import reason_against
 
-# Where PEFT would look for layers. zoo goes by `targets` and changes weights, whatever their layers are.
+# Where PEFT would look for layers. zoo uses `targets` and changes weights, whatever their layers are.
 ELSEWHERE = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
@@ -18,13 +18,15 @@ ELSEWHERE = ("exclude_modules", "layers_to_transform", "layers_pattern")
 class Peft(zoo.Adapter):
     """One of PEFT's configurations, for zoo to apply.
 
-    config: a `peft.OFTConfig`, `peft.IA3Config`, …; `zoo_peft.kinds` has the list. Ranks and other patterns by
-        name hold.
-    targets: which weights, as in `zoo.LoRA`; by default what `config.target_modules` says, and if it says nothing
-        the model's own targets.
-    modules_to_save: what trains fully beside it; by default what `config.modules_to_save` says.
+    Attributes:
+        config: a `peft.OFTConfig`, `peft.IA3Config`, …; `zoo_peft.kinds` has the list. Ranks and other patterns by
+            name apply.
+        targets: which weights, as in `zoo.LoRA`; by default `config.target_modules`, and if it is None the model's own
+            targets.
+        modules_to_save: what trains fully beside it; by default `config.modules_to_save`.
 
-    Raises `zoo.AdapterError` for a configuration that is no function of single weights, with the reason.
+    Raises:
+        zoo.AdapterError: the configuration is no function of single weights; the message has the reason.
     """
 
     config: Any
@@ -45,7 +47,7 @@ class Peft(zoo.Adapter):
         for name in ELSEWHERE:
             if getattr(self.config, name, None):
                 raise zoo.AdapterError(
-                    f"{type(self.config).__name__}: {name} is not read; write the targets as one regular expression"
+                    f"{type(self.config).__name__}: {name} is not read: write the targets as one regular expression"
                 )
         for name, default in (("targets", "target_modules"), ("modules_to_save", "modules_to_save")):
             if getattr(self, name) is None:
@@ -54,13 +56,17 @@ class Peft(zoo.Adapter):
         super().__post_init__()
 
     def to_peft(self) -> dict[str, Any]:
-        """The fields; `config` as PEFT itself writes it."""
-        fields = {name: list(v) if isinstance(v, tuple) else v for name, v in self._asked().items()}
+        """Return the fields; `config` as PEFT itself writes it."""
+        fields = {name: list(v) if isinstance(v, tuple) else v for name, v in self._fields().items()}
         return {"peft_type": "PEFT", **fields, "config": _plain(self.config.to_dict())}
 
     @classmethod
     def from_peft(cls, raw: Mapping[str, Any]) -> Self:
-        """The reverse of `to_peft`. Raises `zoo.AdapterError` for a configuration that PEFT cannot read."""
+        """Return the configuration of what `to_peft` returned.
+
+        Raises:
+            zoo.AdapterError: PEFT cannot read the configuration.
+        """
         from peft import PeftConfig
 
         config = raw.get("config")
@@ -72,12 +78,12 @@ class Peft(zoo.Adapter):
             ) from error
         return cls(read, raw.get("targets"), raw.get("modules_to_save"))
 
-    def _asked(self) -> dict[str, Any]:
+    def _fields(self) -> dict[str, Any]:
         return {"targets": self.targets, "modules_to_save": self.modules_to_save}
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it: sets sorted, enumerations as what they stand for."""
+    """Return a value as JSON can hold it: sets sorted, enumerations as their values."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, set):

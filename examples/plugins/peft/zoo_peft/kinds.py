@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-# peft_type → what its layer's `get_delta_weight` is, for `zoo_peft.update`.
+# What a layer's `get_delta_weight` is for each peft_type, for `zoo_peft.update`.
 ADDED = ("C3A", "DEFT", "DELORA", "FOURIERFT", "GRALORA", "LOHA", "LOKR", "PEANUT", "SHIRA", "WAVEFT")  # W + Δ
 SCALED = ("HIRA",)  # W + W ⊙ Δ
 TURNED = ("BOFT", "HRA", "OFT")  # W @ Δ, or its transpose
 SUPPORTED = tuple(sorted((*ADDED, *SCALED, *TURNED, "IA3", "MISS")))
 
-_SHARED = "its weights share tensors, and zoo keeps the update of each weight by itself"
+_SHARED = "its weights share tensors, and zoo keeps the update of each weight apart"
 _PROMPT = "it adds tokens or states and changes no weight"
 _INPUTS = "what it does depends on the inputs, so it is no change of a weight"
-_OUTPUTS = "it changes what a layer gives out, biases included, and not its weight alone"
+_OUTPUTS = "it changes the outputs of a layer, biases included, and not its weight alone"
 _BASE = "it takes the base's own weights apart"
 REFUSED = {
     "LORA": "zoo has it itself: use zoo.LoRA, which reads and writes PEFT's files",
@@ -31,17 +31,17 @@ REFUSED = {
 
 
 def kind_of(config: Any) -> str:
-    """The configuration's `peft_type` as a plain string."""
+    """Return the configuration's `peft_type` as a plain string."""
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def reason_against(config: Any) -> str | None:
-    """Why zoo cannot apply one of PEFT's configurations; None where it can."""
+    """Return why zoo cannot apply one of PEFT's configurations; None if it can."""
     kind = kind_of(config)
     if kind in REFUSED:
         return REFUSED[kind]
     if kind not in SUPPORTED:
-        return f"this plugin knows no {kind}; it has {', '.join(SUPPORTED)}"
+        return f"this plugin has no {kind}: expected one of {', '.join(SUPPORTED)}"
     for name, value in vars(config).items():
         if name.endswith("dropout") and value:
             return f"{name} = {value} is drawn for each input, which a change of the weight cannot be: set it to 0"

@@ -156,7 +156,7 @@ class Turned(zoo.Update):
         return ((W.flatten(1) @ rotation.t()) * scale.view(-1, 1)).view(W.shape)
 
     def for_bias(self, shape: torch.Size) -> zoo.Update | None:
-        """Return the bias's update for IA3, which scales all outputs of a layer that is not in `feedforward_modules`."""
+        """Return the bias's update for IA3, which scales a layer's outputs unless it is in `feedforward_modules`."""
         if self.peft_kind != "IA3" or self.tuner.is_feedforward or shape.numel() != _of(self.tuner.ia3_l).numel():
             return None
         return Bias(self)
