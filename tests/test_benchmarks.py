@@ -54,6 +54,7 @@ def test_small_layers() -> None:
         assert name in table
 
 
+@pytest.mark.slow
 def test_quality() -> None:
     (found,) = figures("quality.py", "vit", "--figure", "loss")
     assert found["data"] == "letters:serif"
