@@ -193,6 +193,7 @@ def test_strict_shows_the_traceback():
         (["lsit"], "Did you mean 'list'?"),
         (["sample"], "Missing argument 'NAME'"),
         (["tune", "ddpm", "--stesp", "3"], "--steps"),
+        (["tune", "ddpm", "--steps", "3", "--minutes", "1"], "give --steps or --minutes, not both"),
         (["sample", "ddpm", "-n", "0"], "x>=1"),
         (["sample", "ddpm", "-o", "steps"], "expected KEY=VALUE, got 'steps'"),
         (["sample", "ddpm", "--bits", "5"], "'5' is not one of"),

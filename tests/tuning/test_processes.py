@@ -29,6 +29,8 @@ result = tune(model, steps=6, batch_size=8, lr=1e-2, out=sys.argv[2], quiet=True
 whole = {"losses": result.losses, "batch_size": result.batch_size}
 again = tune(fakes.Fake(seed=5, noise=0.0), steps=6, batch_size=8, lr=1e-2, out=sys.argv[2], resume=True, quiet=True)
 assert again.losses == result.losses and again.resumed_from == 6
+timed = tune(fakes.Fake(seed=5, noise=0.0), minutes=0.02, batch_size=8, lr=1e-2, quiet=True)
+whole["timed"] = timed.losses
 whole["values"] = {name: tensor.tolist() for name, tensor in model.values().items()}
 with open(os.path.join(sys.argv[2], f"rank{rank}.json"), "w") as file:
     json.dump(whole, file)
@@ -62,6 +64,7 @@ def test_two_processes_are_one_with_twice_the_batches(fake, tmp_path):
     one.module[0].bias.data.zero_()
     expected = tune(one, steps=6, batch_size=8, lr=1e-2, gradient_accumulation_steps=2, quiet=True)
     assert first["losses"] == second["losses"]
+    assert first["timed"] == second["timed"]  # they stop at one step, whatever their clocks say
     assert first["batch_size"] == expected.batch_size == 16
     torch.testing.assert_close(tuple(first["losses"]), expected.losses, rtol=1e-5, atol=1e-7)
     for name, tensor in one.values().items():
