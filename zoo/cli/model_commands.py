@@ -19,7 +19,7 @@ from zoo.cli.output import Command, json_option, note, print_facts, print_json
 if TYPE_CHECKING:
     from zoo.model import Model
 
-STEPS = 200  # of `zoo tune` where nothing is said
+STEPS = 200  # the default of `zoo tune`
 _MODEL_OPTIONS = (
     click.option("--weights", metavar="WHERE", help="Other weights: a Hub repository, a local folder, or random."),
     click.option("--revision", metavar="SHA", help="The Hub repository's commit."),
@@ -160,7 +160,7 @@ def tune(
         "ema_decay": ema_decay,
     }
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    # Where nothing is said, a model with random weights may have a time of its own.
+    # By default a model with random weights trains for the minutes of its registry entry, if it has some.
     if steps is not None or (minutes is None and not (fresh and "minutes" in model.entry.pretrain)):
         settings["steps"] = STEPS if steps is None else steps
     started = time.time()

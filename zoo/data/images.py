@@ -58,7 +58,7 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
         data: what `image_data` takes.
         split: "train" or "test".
         size: of drawn letters, in pixels.
-        own: what None stands for.
+        own: the data that None means.
 
     Raises:
         DataError: `data` is nothing of the kind, or the split is another.
@@ -131,7 +131,7 @@ def image_batches(
         request: batch size, split and seed.
         size: pixels of an edge.
         channels: 1 or 3.
-        own: what None stands for.
+        own: the data that None means.
         classes: how many classes the model has, which the labels have to fit (see `check_labels`), and what the model
             is called; None takes the labels as they are.
 

@@ -59,7 +59,7 @@ def text_data(data: object = None, *, split: str = "train", own: str = "text:eng
             file, a folder whose .txt files are read recursively, one string of text with line breaks, or a list or
             torch Dataset of str or of {"text": str}.
         split: "train" or "test".
-        own: what None stands for.
+        own: the data that None means.
 
     Raises:
         DataError: there is no such name or file, a file is not UTF-8 text, or the text is too short to be split in two.

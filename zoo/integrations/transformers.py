@@ -181,7 +181,7 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_of(entry: Entry) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that lies beside an entry's weights.
+    """Return the tokenizer beside an entry's weights.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.

@@ -215,7 +215,7 @@ class Run:
         return self.earlier + time.perf_counter() - self.started
 
     def _move_ema(self) -> None:
-        """Move the averages; they lie beside the optimizer's moments, and so in every checkpoint.
+        """Move the averages, which are kept with the optimizer's moments and so in every checkpoint.
 
         The first steps count less: the decay of step t is (1 + t) / (10 + t) at most.
         """

@@ -87,7 +87,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             best = shares.argsort(descending=True)[:SHOWN].tolist()
             found.append(", ".join(f"{names[index]} {shares[index]:.1%}" for index in best))
     times = range(request.n)
-    return Samples([said for said in found for _ in times], "text", [text for text in texts for _ in times])
+    return Samples([line for line in found for _ in times], "text", [text for text in texts for _ in times])
 
 
 def labelled_texts(model: Model, data: Any, split: str) -> tuple[list[str], list[int]]:

@@ -118,7 +118,7 @@ def _new_head(module: PreTrainedModel, names: list[str]) -> Iterator[tuple[str, 
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that lies beside the model's weights.
+    """Return the tokenizer beside the model's weights.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.

@@ -85,7 +85,7 @@ def read(data: Any, split: str, own: str = "letters:sans") -> Graph:
     Args:
         data: the graph.
         split: "train" or "test".
-        own: what None stands for.
+        own: the data that None means.
 
     Raises:
         DataError: `data` is anything else, or the split is.

@@ -55,8 +55,8 @@ class Preprocessing:
     def __call__(self, images: Sequence[Any] | Tensor) -> Tensor:
         """Return `[n, c, h, w]` float32 of images as `zoo.data.images.ImageItems` holds them.
 
-        Tensors of the right size keep their precision; others become pictures of 8 bits, so that what lies in memory
-        and what lies in a file give the same.
+        Tensors of the right size keep their precision; others become pictures of 8 bits, so that images in memory
+        and in files give the same.
         """
         if isinstance(images, torch.Tensor):
             images = with_channels(images, self.channels) / 2 + 0.5
