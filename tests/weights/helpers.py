@@ -115,6 +115,14 @@ def compare(op: Callable[..., Tensor], weight: LazyWeight, *inputs: Tensor, tole
         still = op(weight, *mine)
     errors = {"output": error(y, expected), "output without gradients": error(still, expected)}
     assert y.dtype == still.dtype == (mine[0] if mine[0].is_floating_point() else weight).dtype
+    with torch.no_grad():
+        still64 = op(dense.detach(), *theirs)
+    for one, other in ((y, expected), (still, still64)):
+        # Not a view where torch's own is none: autograd lets no one change some views in place.
+        assert one.stride() == other.stride() and one._is_view() <= other._is_view(), (one.stride(), other.stride())
+    op(weight, *mine).mul_(2.0)
+    if not still64._is_view():
+        still.mul_(torch.ones((), requires_grad=True))
     g = torch.randn_like(expected)
     names = [f"input {n}" for n, one in enumerate(mine) if one.requires_grad]
     wanted = [one for one in mine if one.requires_grad]
