@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
-from zoo_ia3 import IA3
 
 import zoo
+from zoo_ia3 import IA3
 
 KINDS: dict[str, zoo.Adapter] = {
     "lora": zoo.LoRA(2, targets="all"),
@@ -87,4 +87,4 @@ def test_the_output_can_be_changed_in_place(layer: str, kind: str, bits: int | N
             without, expected = model(x), plain(x)
         if not expected._is_view():  # autograd refuses this for a view made without gradients
             without.mul_(torch.ones((), requires_grad=True))
-        assert without.stride() == expected.stride() and without.dtype == expected.dtype
+        assert (without.stride(), without.dtype) == (expected.stride(), expected.dtype)

@@ -118,9 +118,7 @@ def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, fact
     return update
 
 
-def _stack(
-    config: LoRA, slot: Slot, shape: torch.Size, device: torch.device, factors: dict[str, Tensor]
-) -> LoRAUpdate:
+def _stack(config: LoRA, slot: Slot, shape: torch.Size, device: torch.device, factors: dict[str, Tensor]) -> LoRAUpdate:
     """Return the update of a stack of matrices."""
     rank, layout = config.rank_of(slot.name), keys.stack_layout(slot.ref)
     A, B = keys.stack_from_file(slot, layout, shape, rank, factors["A"], factors["B"])
