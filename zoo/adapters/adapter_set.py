@@ -14,6 +14,7 @@ from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
+from zoo.weights.offload import Follower, offload_hook
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
@@ -194,12 +195,14 @@ class AdapterSet:
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
+        if set(self.configs) == {name} and not self.base_is_frozen:
+            self._refuse_offloaded("remove the last adapter", followed=True)
         for group in tied_groups(self.module):
             managed = group.value
             if isinstance(managed, ManagedWeight):
                 managed.remove(name)
                 # A weight with its original dense base and no adapters becomes a plain parameter again.
-                if managed.base is not None and managed.dense_base() is managed.base and not managed.updates:
+                if managed.base is not None and managed.dense_parameter() is managed.base and not managed.updates:
                     restore_parameter(group, managed.base)
         del self.configs[name]
         self.weights.pop(name, None)
@@ -264,16 +267,32 @@ class AdapterSet:
 
     def unload(self) -> None:
         """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
+        self._refuse_offloaded("unload")
         for group in tied_groups(self.module):
             managed = group.value
             if isinstance(managed, ManagedWeight):
                 with torch.no_grad():
-                    dense = managed.dense_base()
+                    dense = managed.dense_parameter()
                     restore_parameter(group, nn.Parameter(managed.base_tensor()) if dense is None else dense)
         if self.configs or self.base_is_frozen:
             self._unfreeze_base()
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
         self.scheme, self.base_is_frozen = None, False
+
+    def _refuse_offloaded(self, what: str, followed: bool = False) -> None:
+        """Raise `AdapterError` if a weight is offloaded: a hook would not know the plain parameter in its place.
+
+        Args:
+            what: What cannot be done.
+            followed: Whether weights that were offloaded before zoo managed them are all right.
+        """
+        for name, managed in managed_weights(self.module).items():
+            hooks = [offload_hook(managed), managed.packed and offload_hook(managed.packed)]
+            if any(hook and not (followed and isinstance(hook, Follower)) for hook in hooks):
+                raise AdapterError(
+                    f"{name} is offloaded, so that zoo cannot {what}: take accelerate's hooks off first, "
+                    "accelerate.hooks.remove_hook_from_submodules(model.module)"
+                )
 
 
 def _outdated(groups: list[TiedGroup]) -> bool:

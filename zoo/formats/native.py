@@ -14,7 +14,6 @@ from zoo.storage import atomic
 from zoo.storage.checkpoint import SUMS, check_alone
 from zoo.storage.model_folder import write_digests
 from zoo.torch_state.modes import evaluating
-from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.walk import tied_groups
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     dense: dict[str, Tensor] = {}
     with evaluating(module):
         for group in tied_groups(module):
-            weight = group.value.dense() if isinstance(group.value, ManagedWeight) else group.value
-            dense |= dict.fromkeys((ref.name for ref in group.refs), weight.detach())
+            dense |= dict.fromkeys((ref.name for ref in group.refs), group.tensor().detach())
     state = module.state_dict()
     buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
     return dense | {name: tensor for name, tensor in state.items() if name in buffers}

@@ -24,6 +24,7 @@ from zoo.plugin import hooks
 from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import offload_hook
 from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter, save_pretrained
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
@@ -114,17 +115,25 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     groups = index_module(module).groups
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
+    # Only the structure is there.
+    on_meta = all(group.value.is_meta for group in groups) and not any(map(offload_hook, module.modules()))
     fingerprint = Fingerprint()
     quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
     for group in groups:
         parameter = group.value
         assert isinstance(parameter, nn.Parameter)
-        if parameter.device.type != "meta":
-            fingerprint.add(group.name, parameter)
-        packed = None if scheme is None else pack_weight(entry, group, parameter.detach(), scheme, parameter.dtype)
+        tensor = group.tensor()
+        if not tensor.is_meta:
+            fingerprint.add(group.name, tensor)
+        elif not on_meta:
+            raise ZooError(
+                f"zoo.wrap: {group.name} has no values, it is on 'meta', and no hook of its layer's keeps them: load "
+                "the weights first, and offload the module afterwards"
+            )
+        packed = None if scheme is None else pack_weight(entry, group, tensor.detach(), scheme, parameter.dtype)
         if packed is not None:
             quantized.append((group, parameter, packed))
-    first = groups[0].value if groups else torch.empty(0)
+    first = groups[0].tensor() if groups else torch.empty(0)
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint.hexdigest(), groups)
     try:  # preparing an adapter may refuse, and sees the weights as they will be stored

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.errors import WeightError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import forget
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups
 
@@ -105,6 +106,7 @@ def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: 
     layer, attribute = ref.layer, ref.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     layer._parameters.pop(attribute, None)
+    forget(layer, attribute)
     if register:
         layer.add_module(child_name(attribute), managed)
     # By setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) update them.
