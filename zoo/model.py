@@ -26,7 +26,7 @@ from zoo.torch_state.modes import evaluating, seeded
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.scheme import Quantization
-from zoo.weights.walk import TiedGroup, tied_groups
+from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
 
 if TYPE_CHECKING:
     from zoo.hub.publish import PushResult
@@ -186,7 +186,8 @@ class Model(TrainingVerbs, AdapterVerbs):
         Raises:
             TuningError: there is none.
         """
-        found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+        plain = plain_names(self.module)
+        found = [(plain(name), one) for name, one in self.module.named_parameters() if one.requires_grad]
         if not found:
             first = "activate an adapter first, model.activate(...)"
             raise TuningError(f"nothing can train: {first if self.adapters else 'add one with lora= or add_adapter'}")
@@ -247,7 +248,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         """
         self.adapter_set.unload()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
-            self.module.__dict__.pop(name, None)
+            unwrapped(self.module).__dict__.pop(name, None)
         return self.module
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:

@@ -27,7 +27,7 @@ from zoo.storage import atomic
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST
 from zoo.storage.untrusted import read_tensors
 from zoo.weights.update import Update
-from zoo.weights.walk import tied_groups
+from zoo.weights.walk import tied_groups, unwrapped
 
 USUAL_HEADS = ("classifier", "score")  # PEFT names both for every classifier, whichever of them the model has
 
@@ -70,7 +70,7 @@ def _write(adapters: AdapterSet, folder: Path, name: str) -> None:
     fields, tensors = peft_write.to_peft(
         adapters.module, adapters.configs[name], peft_write.parts_of(adapters.module, name)
     )
-    library = type(adapters.module)
+    library = type(unwrapped(adapters.module))
     fields |= {
         "auto_mapping": {"base_model_class": library.__name__, "parent_library": library.__module__},
         "base_model_name_or_path": manifest.hub_base(adapters) or adapters.entry.name,

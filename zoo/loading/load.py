@@ -27,7 +27,7 @@ from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter, save_pretrained
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
-from zoo.weights.walk import TiedGroup, index_module
+from zoo.weights.walk import TiedGroup, index_module, unwrapped
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -109,8 +109,13 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     """
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
+    if any(kind.__name__ == "FullyShardedDataParallel" for layer in module.modules() for kind in type(layer).__mro__):
+        raise ZooError(
+            "zoo.wrap: the module is in FullyShardedDataParallel already, which writes to its weights in place: wrap "
+            "it before, and shard model.module afterwards with torch.distributed.fsdp.fully_shard"
+        )
     scheme = as_quantization(bits)
-    entry = Entry(name=type(module).__name__, plugin=None, source="module")
+    entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
@@ -148,9 +153,10 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         # Quantized weights cannot train, so freeze the whole base.
         model.adapter_set.freeze_base(groups, permanently=True)
-    model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
-    if callable(getattr(type(model.module), "save_pretrained", None)):
-        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.module)
+    inner = unwrapped(model.module)
+    inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
+    if callable(getattr(type(inner), "save_pretrained", None)):
+        inner.__dict__["save_pretrained"] = functools.partial(save_pretrained, inner)
     for one in prepared:
         model.adapter_set.attach(one)
     return model

@@ -23,7 +23,7 @@ from zoo.methods.targets import matches
 from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.update import LowRankUpdate, Update
-from zoo.weights.walk import ParameterRef, library_modules, tied_groups
+from zoo.weights.walk import ParameterRef, library_modules, named_buffers, plain_names, submodule, tied_groups
 
 
 class Part(NamedTuple):
@@ -156,9 +156,9 @@ def _full_tensors(
         for ref in part.refs:
             tensors[f"{PREFIX}{keys.file_path(ref.path, wrapped, inside=True)}.{ref.attribute}"] = value
     for path in saved:
-        layer = module.get_submodule(path)
-        kept = layer.state_dict().keys()
-        buffers = {name: buffer for name, buffer in layer.named_buffers() if name in kept}
+        layer = submodule(module, path)
+        kept = set(map(plain_names(layer), layer.state_dict()))
+        buffers = {name: buffer for name, buffer in named_buffers(layer).items() if name in kept}
         place = keys.file_path(path, wrapped, inside=True)
         tensors |= {f"{PREFIX}{place}.{name}": buffer for name, buffer in buffers.items()}
     return tensors
