@@ -19,6 +19,7 @@ from zoo.errors import AdapterError
 from zoo.formats import detect, manifest
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import read as peft_read
+from zoo.formats.peft import renamed
 from zoo.formats.peft import write as peft_write
 from zoo.methods.config import Adapter
 from zoo.methods.targets import has_match
@@ -126,7 +127,10 @@ def _restored(
 ) -> tuple[Adapter, dict[str, Update]]:
     """Return the configuration and the updates; `fields` are from the file `source`, `targets` from the user."""
     try:
+        fields, tensors = renamed.plain(fields, tensors, adapters.module)
         config = _config(fields, targets)
+        now = renamed.current(fields, tensors, adapters.module, config)
+        fields, tensors, config = (*now, _config(now[0], None)) if now[0] is not fields else (*now, config)
     except AdapterError as error:
         raise _with_place(source, error) from error
     if config.modules_to_save:

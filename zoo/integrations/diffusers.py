@@ -19,12 +19,20 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 # other names.
 _OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 _NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_NEW_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(weight|bias)")
+_OLD_NAME = {new: old for old, new in _NEW_NAME.items()}
 
 
 def current_name(name: str) -> str:
     """Return the name that today's diffusers gives to a checkpoint's parameter."""
     old = _OLD_ATTENTION.fullmatch(name)
     return f"{old[1]}.{_NEW_NAME[old[2]]}.{old[3]}" if old else name
+
+
+def older_name(name: str) -> str:
+    """Return the name that checkpoints before diffusers 0.15 gave to a parameter."""
+    new = _NEW_ATTENTION.fullmatch(name)
+    return f"{new[1]}.{_OLD_NAME[new[2]]}.{new[3]}" if new else name
 
 
 def save_library_model(
