@@ -127,18 +127,21 @@ def _restored(
 ) -> tuple[Adapter, dict[str, Update]]:
     """Return the configuration and the updates; `fields` are from the file `source`, `targets` from the user."""
     try:
-        fields, tensors = renamed.plain(fields, tensors, adapters.module)
-        config = _config(fields, targets)
-        now = renamed.current(fields, tensors, adapters.module, config)
-        fields, tensors, config = (*now, _config(now[0], None)) if now[0] is not fields else (*now, config)
+        config = _config(renamed.plain_fields(fields), targets)
     except AdapterError as error:
         raise _with_place(source, error) from error
+    try:
+        plain = renamed.plain_keys(tensors, adapters.module)
+        now, tensors = renamed.current(renamed.plain_fields(fields), plain, adapters.module, config)
+        config = config if tensors is plain else _config(now, None)
+    except AdapterError as error:
+        raise _with_place(place, error) from error
     if config.modules_to_save:
         names, groups = config.modules_to_save, tied_groups(adapters.module)
         present = tuple(name for name in names if name not in USUAL_HEADS or has_match(groups, name))
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
-        return config, peft_read.updates_of(adapters, config, fields, tensors)
+        return config, peft_read.updates_of(adapters, config, now, tensors)
     except AdapterError as error:
         raise _with_place(place, error) from error
 

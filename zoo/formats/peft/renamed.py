@@ -65,21 +65,23 @@ class _Entry(NamedTuple):
         return self.start + (name.removesuffix(".weight") if self.is_layer else name) + self.ending
 
 
-def plain(
-    fields: Mapping[str, Any], tensors: Mapping[str, Tensor], module: nn.Module
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return configuration and state dict in PEFT's own spelling, without what compiling or distributing adds to names.
+def plain_keys(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Return a state dict under PEFT's own keys, without what compiling, distributing or keeping it in memory adds.
 
     Raises:
         AdapterError: two keys are the same then.
     """
-    own = dict(library_modules(module, remove_duplicate=False))
-    names = {key: key if PREFIX + "module" in key and "module" in own else peft_key(key) for key in tensors}
-    twice = next((key for key, name in names.items() if name != key and name in tensors), None)
-    if twice is not None:
-        raise AdapterError(f"{twice!r}: the file has this tensor twice, under two names")
-    fields = {name: _plain(value) if name in _TARGETS else value for name, value in fields.items()}
-    return fields, {names[key]: tensor for key, tensor in tensors.items()}
+    has_one = "module" in dict(library_modules(module, remove_duplicate=False))
+    names = {key: key if has_one and f"{PREFIX}module." in key else peft_key(key) for key in tensors}
+    for key, name in names.items():
+        if name != key and name in tensors:
+            raise AdapterError(f"unexpected key {key!r}: it is another spelling of {name!r}, which the file has too")
+    return {names[key]: tensor for key, tensor in tensors.items()}
+
+
+def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without what compiling or distributing a model adds to the names of its modules."""
+    return {name: _plain(value) if name in _TARGETS else value for name, value in fields.items()}
 
 
 def _plain(value: Any) -> Any:
