@@ -185,6 +185,19 @@ def test_products_of_other_dimensions_than_the_weight(tmp_path: Path) -> None:
     assert agrees(read(lokr, tmp_path), X, truth(X, to_q__weight=both, proj__weight=both))
 
 
+def test_a_kernel_that_ends_in_one_keeps_its_dimensions(tmp_path: Path) -> None:
+    w1, w2, module = torch.randn(2, 2), torch.randn(3, 3, 3, 1), nn.Sequential(nn.Conv2d(6, 6, (3, 1)))
+    base = module[0].weight.detach().clone()
+    model = read({"lycoris_0.lokr_w1": w1, "lycoris_0.lokr_w2": w2}, tmp_path, module)
+    torch.testing.assert_close(model.state_dict()["0.weight"], base + torch.kron(w1[..., None, None], w2))
+    model.remove_adapter("default")
+    down, up = torch.randn(2, 6, 3, 1), torch.randn(6, 2, 1, 1)
+    save_file(pair("lycoris_0", down, up), tmp_path / "a.safetensors")
+    model.add_adapter("other", tmp_path / "a.safetensors")
+    change = (up.flatten(1) @ down.flatten(1)).view_as(base)
+    torch.testing.assert_close(model.state_dict()["0.weight"], base + change)
+
+
 # Differences
 
 W, BIAS = torch.randn(6, 6), torch.randn(6)

@@ -113,16 +113,17 @@ def _shaped(slot: Slot | None, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
     kernel = torch.Size(slot.ref.layer.weight.shape) if is_kernel else None  # type: ignore[union-attr, arg-type]
     shaped = {}
     for name, tensor in part.items():
-        if name in (UP, DOWN) and slot is not None and slot.kind in ("linear", "conv"):
-            tensor = squeezed(tensor)
-            if kernel is not None and tensor.dim() == 2:
-                ones = torch.Size([1, tensor.shape[1], *(1 for _ in kernel[2:])])
-                # The core of a Tucker decomposition has the kernel, and both factors have none.
-                tensor = as_kernel(tensor, kernel if name == DOWN and MID not in part else ones)
+        flat = squeezed(tensor)
+        if name in (UP, DOWN) and kernel is not None:
+            # The core of a Tucker decomposition has the kernel, and both factors have none.
+            ones = torch.Size([1, flat.shape[-1], *(1 for _ in kernel[2:])])
+            tensor = as_kernel(tensor, kernel if name == DOWN and MID not in part else ones)
+        elif name in (UP, DOWN) and slot is not None and slot.kind == "linear":
+            tensor = flat
+        elif name == "lokr_w2" and kernel is not None:
+            tensor = tensor.reshape(*flat.shape, *kernel[2:]) if flat.dim() == 2 and kernel[2:].numel() == 1 else tensor
         elif name.startswith(("hada_w", "lokr_w")):
-            tensor = squeezed(tensor)
-            if name == "lokr_w2" and kernel is not None and tensor.dim() == 2 and kernel[2:].numel() == 1:
-                tensor = tensor.reshape(*tensor.shape, *kernel[2:])
+            tensor = flat
         shaped[name] = tensor
     return shaped
 

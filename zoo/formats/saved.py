@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
-from zoo.formats import detect, manifest
+from zoo.formats import detect, export, manifest
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import read as peft_read
 from zoo.formats.peft import renamed
@@ -33,41 +33,57 @@ from zoo.weights.walk import tied_groups, unwrapped
 USUAL_HEADS = ("classifier", "score")  # PEFT names both for every classifier, whichever of them the model has
 
 
-def save(adapters: AdapterSet, folder: Path, name: str) -> Path:
+def save(adapters: AdapterSet, folder: Path, name: str, format: str = "peft", prefix: str | None = None) -> Path:
     """Write one adapter into `folder`, all files or none; other files there stay.
 
     Args:
         adapters: the model's adapters.
         folder: where to; created if it is missing.
         name: the adapter's name.
+        format: one of `export.FORMATS`.
+        prefix: what keys of other formats than PEFT's begin with; None for the usual one.
 
     Raises:
-        AdapterError: the adapter has no values, or no file format.
+        AdapterError: the adapter has no values, or no place in the format.
         OutputError: the folder cannot be written.
     """
+    export.check_format(format, prefix)
+    export.check_folder(folder, format, name)
     with atomic.staged_folder(folder) as staged:
-        _write(adapters, staged, name)
+        _write(adapters, staged, name, format, prefix)
     return folder
 
 
-def save_all(adapters: AdapterSet, folder: Path) -> Path:
+def save_all(adapters: AdapterSet, folder: Path, format: str = "peft", prefix: str | None = None) -> Path:
     """Write every adapter as PEFT does: "default" into `folder`, each other one into a subfolder of its name.
+
+    Args:
+        adapters: as `save`.
+        folder: as `save`.
+        format: as `save`.
+        prefix: as `save`.
 
     Raises:
         AdapterError: as `save`.
         OutputError: as `save`.
     """
+    export.check_format(format, prefix)
+    for name in adapters.configs:
+        export.check_folder(folder if name == "default" else folder / name, format, name)
     with atomic.staged_folder(folder) as staged:
         for name in adapters.configs:
             place = staged if name == "default" else staged / name
             place.mkdir(exist_ok=True)
-            _write(adapters, place, name)
+            _write(adapters, place, name, format, prefix)
     return folder
 
 
-def _write(adapters: AdapterSet, folder: Path, name: str) -> None:
+def _write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: str | None) -> None:
     if adapters.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to save: load the model on a device")
+    if format != "peft":
+        export.write(adapters, folder, name, format, prefix)
+        return
     fields, tensors = peft_write.to_peft(
         adapters.module, adapters.configs[name], peft_write.parts_of(adapters.module, name)
     )
