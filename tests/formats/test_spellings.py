@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.errors import AdapterError
-from zoo.formats.spellings import peft_key
+from zoo.formats.spellings import peft_key, widened
 
 
 class Net(nn.Module):
@@ -284,3 +285,27 @@ def test_pefts_keys_with_what_others_add() -> None:
         assert peft_key(key) == right
     for key in ("base_model.model.a.lora_embedding_A", "base_model.model.a.lora_B.bias", "base_model.model.a.weight"):
         assert peft_key(key) == key
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_every_eight_bit_float_is_widened_exactly(dtype: torch.dtype) -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(dtype)
+    torch.testing.assert_close(widened(every).float(), every.float(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_pefts_folder_of_a_compiled_model_in_eight_bit(tmp_path: Path) -> None:
+    model = zoo.wrap(net(), lora=zoo.LoRA(2, targets=["to_q"], rank_pattern={"^to_q": 2}))
+    model.save_adapter(tmp_path)
+    (tmp_path / "zoo.json").unlink()
+    made = {"to_q": (A, B), "block.to_q": (A + 1, B)}
+    tensors = {}
+    for path, factors_of in made.items():
+        for way, one in zip("AB", factors_of, strict=True):
+            tensors[f"base_model.model._orig_mod.{path}.lora_{way}.default.weight"] = one.to(torch.float8_e4m3fn)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config |= {"target_modules": ["_orig_mod.to_q", "block.to_q"], "lora_alpha": 2, "rank_pattern": {}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    change = [two.to(torch.float8_e4m3fn).double() @ one.to(torch.float8_e4m3fn).double() for one, two in made.values()]
+    expected = truth(X, to_q__weight=change[0], block__to_q__weight=change[1])
+    assert agrees(zoo.wrap(net(), lora=tmp_path), X, expected)

@@ -141,8 +141,8 @@ def number(path: str, what: str, tensor: Tensor) -> float:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Return a tensor of a type that torch computes with: 8-bit floats as float32."""
-    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+    """Return a tensor of a type that torch computes with: 8-bit floats as float16, which has all their values."""
+    return tensor.half() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
 
 
 def squeezed(tensor: Tensor, dimensions: int = 2) -> Tensor:

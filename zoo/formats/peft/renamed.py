@@ -17,7 +17,7 @@ from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.joined import Joined, Source, join
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX
-from zoo.formats.spellings import peft_key, without_wrappers
+from zoo.formats.spellings import peft_key, widened, without_wrappers
 from zoo.integrations.old_names import Renamed, old_names, renamings
 from zoo.methods.config import Adapter, LoRA, Ranked
 from zoo.methods.targets import has_match, matches
@@ -68,6 +68,8 @@ class _Entry(NamedTuple):
 def plain_keys(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """Return a state dict under PEFT's own keys, without what compiling, distributing or keeping it in memory adds.
 
+    Its tensors are of types that torch computes with.
+
     Raises:
         AdapterError: two keys are the same then.
     """
@@ -76,7 +78,7 @@ def plain_keys(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Te
     for key, name in names.items():
         if name != key and name in tensors:
             raise AdapterError(f"unexpected key {key!r}: it is another spelling of {name!r}, which the file has too")
-    return {names[key]: tensor for key, tensor in tensors.items()}
+    return {names[key]: widened(tensor) for key, tensor in tensors.items()}
 
 
 def plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
