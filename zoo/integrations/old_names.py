@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from zoo.integrations.diffusers import current_name, older_name
+from zoo.integrations.diffusers import current_name, older_name, original_names
 from zoo.weights.walk import library_modules, tied_groups
 
 _BASES = {
@@ -103,7 +103,10 @@ def renamings(module: nn.Module) -> Callable[[Iterable[str]], dict[str, Renamed]
 
 
 def old_names(module: nn.Module) -> dict[str, str]:
-    """Return earlier path → today's path, of the layers that their library renamed and left as they were otherwise."""
+    """Return other path → today's path, of layers that their library renamed or calls otherwise than its source did.
+
+    Layers that were joined or split since have none.
+    """
     names = [ref.name for group in tied_groups(module) for ref in group.refs if ref.attribute == "weight"]
     earlier: dict[str, str] = {}
     for path, model in _library_models(module, "transformers"):
@@ -112,7 +115,12 @@ def old_names(module: nn.Module) -> dict[str, str]:
         earlier |= _earlier(path, names, older_name)
     today = renamings(module) if earlier else None
     checked = today(earlier) if today is not None else {}
-    return {
+    original = {
+        f"{path}.{old}" if path else old: f"{path}.{name}" if path else name
+        for path, model in _library_models(module, "diffusers")
+        for old, name in original_names(model).items()
+    }
+    return original | {
         old.removesuffix(".weight"): name.removesuffix(".weight")
         for old, name in earlier.items()
         if old in checked and checked[old].conversion is None and checked[old].name == name
