@@ -1,4 +1,4 @@
-"""Names that layers have or had elsewhere: those of Stability's code lead to the same weights as diffusers' converter."""
+"""Names that layers have elsewhere: those of Stability's code lead to the same weights as diffusers' converter."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_layer_of_a_unet_has_its_original_name(layers: int) -> None:
 def test_a_file_for_stable_diffusion_xl(prefix: str, tmp_path: Path) -> None:
     module = unet(2)
     places = {
-        "input_blocks.4.1.transformer_blocks.0.attn1.to_q": "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+        "input_blocks.4.1.proj_out": "down_blocks.1.attentions.0.proj_out",
         "middle_block.1.proj_in": "mid_block.attentions.0.proj_in",
         "output_blocks.2.2.conv": "up_blocks.0.upsamplers.0.conv",
         "out.2": "conv_out",
