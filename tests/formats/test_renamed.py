@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import zoo
+import zoo_ia3
 from zoo.errors import AdapterError
 from zoo.integrations.old_names import old_names, renamings
 
@@ -236,7 +237,54 @@ def test_another_kind_of_adapter_of_joined_weights_is_refused(tmp_path: Path) ->
         zoo.wrap(old.module, lora=folder)
 
 
+@pytest.mark.parametrize("kind", ["ia3", "lokr", "full beside a DoRA"])
+def test_other_kinds_of_renamed_layers(kind: str, tmp_path: Path) -> None:
+    """What zoo writes for today's names, moved to the old ones by hand, loads as itself."""
+    configs: dict[str, Any] = {
+        "ia3": zoo_ia3.IA3(targets=["q_proj", "mlp.fc1"], feedforward=["mlp.fc1"]),
+        "lokr": zoo.LoKr(1, targets=["q_proj", "mlp.fc1"], rank_pattern={"mlp.fc1": 2}),
+        "full beside a DoRA": zoo.LoRA(
+            2, dora=True, targets=["q_proj", "mlp.fc1"], modules_to_save=["layernorm_after"]
+        ),
+    }
+    module = vit()
+    model = zoo.wrap(copy.deepcopy(module), lora=configs[kind])
+    with torch.no_grad():
+        for _, parameter in model.trainable_parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_adapter(tmp_path)
+    (tmp_path / "zoo.json").unlink()
+    old = {"layers.0": "encoder.layer.0", "attention.q_proj": "attention.attention.query"}
+    old |= {"mlp.fc1": "intermediate.dense"}
+    file, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+
+    def renamed(text: str) -> str:
+        for today, before in old.items():
+            text = text.replace(today, before)
+        return text
+
+    save_file({renamed(key): tensor for key, tensor in load_file(file).items()}, file, {"format": "pt"})
+    fields = json.loads(config.read_text())
+    for key in ("target_modules", "feedforward_modules"):
+        if key in fields:
+            fields[key] = [renamed(path) for path in fields[key]]
+    if kind == "lokr":
+        fields["rank_pattern"] = {"intermediate.dense": 2}
+    config.write_text(json.dumps(fields))
+    assert not any("fc1" in key for key in load_file(file))
+    again = zoo.wrap(module, lora=tmp_path)
+    torch.testing.assert_close(run(again), run(model))
+    assert (run(again) - run(vit())).norm() > 1e-3
+
+
 # Names
+
+
+def vit() -> nn.Module:
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    return ViTModel(ViTConfig(**VISION)).eval()
 
 
 def clip_text() -> nn.Module:

@@ -186,6 +186,10 @@ def _configuration(
     parameters = [where[name].name if name in where else name for name in fields.get("target_parameters") or ()]
     fields["target_parameters"] = sorted({*parameters, *joined.parameters}) or None
     fields |= {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
+    inputs = fields.get("feedforward_modules")  # of (IA)³: those whose inputs are scaled
+    if inputs:
+        chosen = tuple(inputs) if isinstance(inputs, list) else inputs
+        fields["feedforward_modules"] = sorted(path for old, path in layers.items() if matches(old, chosen))
     if fields.get("modules_to_save"):
         fields["modules_to_save"] = _saved(module, fields["modules_to_save"], where)
     if isinstance(config, Ranked):
