@@ -192,6 +192,20 @@ def test_a_unet_of_diffusers_has_kohyas_prefix_and_another_can_be_chosen(tmp_pat
         assert opened.metadata()["ss_network_module"] == "lycoris.kohya"
 
 
+def test_a_text_encoder_has_the_names_that_other_tools_know(tmp_path: Path) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    module = CLIPTextModel(CLIPTextConfig(**sizes, num_attention_heads=2, bos_token_id=0, eos_token_id=1)).eval()
+    ids = torch.arange(2, 6)[None]
+    model = moved(zoo.wrap(copy.deepcopy(module), lora=zoo.LoRA(2, targets=["fc1", "q_proj"])))
+    model.save_adapter(tmp_path, format="kohya")
+    assert all(
+        key.startswith("lora_te_text_model_encoder_layers_0_") for key in load_file(tmp_path / "default.safetensors")
+    )
+    assert close(run(zoo.wrap(module, lora=tmp_path), ids), run(model, ids))
+
+
 def test_several_adapters_are_written_into_folders(tmp_path: Path) -> None:
     model = moved(
         zoo.wrap(net(), lora={"default": zoo.LoRA(2, targets=["fc"]), "night": zoo.LoRA(3, targets=["last"])})

@@ -16,6 +16,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from zoo.errors import AdapterError
 from zoo.formats.peft.write import Part, parts_of
 from zoo.formats.spellings import DOWN, SCALE, UP
+from zoo.integrations.old_names import old_names
 from zoo.methods.config import Adapter
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.full import FullUpdate
@@ -52,6 +53,8 @@ def tensors(module: nn.Module, config: Adapter, name: str, prefix: str) -> dict[
 
 
 def _stems(module: nn.Module, prefix: str) -> Callable[[ParameterRef], str]:
+    # What reads files for text encoders knows their layers by the names of transformers' earlier releases.
+    earlier = {path: old for old, path in old_names(module).items()} if prefix.startswith("lora_te") else {}
     flat: dict[str, set[str]] = {}
     for group in tied_groups(module):
         for ref in group.refs:
@@ -62,7 +65,7 @@ def _stems(module: nn.Module, prefix: str) -> Callable[[ParameterRef], str]:
         if not ref.path or same:
             why = f"{same.pop()} would have the same key" if same else "the module itself has no path"
             raise _no_place(ref.name, why)
-        return f"{prefix}_{ref.path.replace('.', '_')}"
+        return f"{prefix}_{earlier.get(ref.path, ref.path).replace('.', '_')}"
 
     return stem
 
