@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import zoo
-from zoo.errors import ZooError
+from zoo.errors import AdapterError, ZooError
+from zoo.weights.update import Update
 from zoo.weights.walk import library_modules, plain_names, submodule, unwrapped
 
 
@@ -58,6 +61,15 @@ def distributed(module: nn.Module) -> nn.Module:
 def inner_checkpointed(module: Net) -> Net:
     module.block = checkpoint_wrapper(module.block)
     return module
+
+
+def sharded(module: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    one = {"sharding_strategy": ShardingStrategy.NO_SHARD, "device_id": torch.device("cpu"), "use_orig_params": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NO_SHARD is going, and the others do not shard on one process either
+        return FullyShardedDataParallel(module, **one)
 
 
 WAYS: dict[str, Callable[[Net], nn.Module]] = {
@@ -134,12 +146,41 @@ def test_a_module_of_that_name_is_none_of_torchs_wrappers() -> None:
 
 
 @pytest.mark.usefixtures("group")
-def test_sharded_flat_parameters_are_refused() -> None:
-    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+def test_adapters_made_after_the_module_was_distributed_are_not_averaged(caplog: pytest.LogCaptureFixture) -> None:
+    module = distributed(net())
+    zoo.wrap(module, lora=2)
+    assert not caplog.records
+    module = distributed(net())
+    module.process_group = SimpleNamespace(size=lambda: 2)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        zoo.wrap(module, lora=2)
+    assert "will not average the gradients of adapters" in caplog.text
 
-    one = {"sharding_strategy": ShardingStrategy.NO_SHARD, "device_id": torch.device("cpu"), "use_orig_params": True}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NO_SHARD is going, and the others do not shard on one process either
-        sharded = FullyShardedDataParallel(net(), **one)
+
+def test_a_shard_of_an_adapter_is_not_saved(tmp_path: Path) -> None:
+    for lora, name in ((zoo.LoRA(2, targets=["first"]), "A"), (zoo.Full(targets=["first"]), "weight")):
+        model = zoo.wrap(net(), lora=lora)
+        update = next(layer for layer in model.module.modules() if isinstance(layer, Update))
+        setattr(update, name, nn.Parameter(getattr(update, name).detach().flatten()[:5]))
+        with pytest.raises(AdapterError, match=r"first\.weight: this process has a shard of its adapter"):
+            model.save_adapter(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("group")
+def test_sharded_afterwards_it_has_plain_names(tmp_path: Path) -> None:
+    model = zoo.wrap(net(), lora=zoo.LoRA(2, targets=["block.0"]))
+    names = [name for name, _ in model.trainable_parameters()]
+    x = torch.randn(3, 6)
+    expected = model(x)
+    model.module.block = sharded(model.module.block)  # type: ignore[union-attr]
+    torch.testing.assert_close(model(x), expected)
+    assert [name for name, _ in model.trainable_parameters()] == names
+    model.save_adapter(tmp_path)
+    torch.testing.assert_close(zoo.wrap(net(), lora=tmp_path)(x), expected)
+
+
+@pytest.mark.usefixtures("group")
+def test_sharded_flat_parameters_are_refused() -> None:
     with pytest.raises(ZooError, match=r"in FullyShardedDataParallel already.*fully_shard"):
-        zoo.wrap(sharded, lora=2)
+        zoo.wrap(sharded(net()), lora=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -109,11 +110,7 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     """
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
-    if any(kind.__name__ == "FullyShardedDataParallel" for layer in module.modules() for kind in type(layer).__mro__):
-        raise ZooError(
-            "zoo.wrap: the module is in FullyShardedDataParallel already, which writes to its weights in place: wrap "
-            "it before, and shard model.module afterwards with torch.distributed.fsdp.fully_shard"
-        )
+    _check_distribution(module)
     scheme = as_quantization(bits)
     entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
@@ -141,6 +138,22 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
             restore_parameter(group, parameter)
         raise
     return _ready(model, prepared, groups)
+
+
+def _check_distribution(module: nn.Module) -> None:
+    """Refuse a module whose weights torch shards in place; warn of one whose new parameters it will not average."""
+    for layer in module.modules():
+        kinds = {kind.__name__ for kind in type(layer).__mro__}
+        if "FullyShardedDataParallel" in kinds:
+            raise ZooError(
+                "zoo.wrap: the module is in FullyShardedDataParallel already, which writes to its weights in place: "
+                "wrap it before, and shard model.module afterwards with torch.distributed.fsdp.fully_shard"
+            )
+        if "DistributedDataParallel" in kinds and layer.process_group.size() > 1:  # type: ignore[operator]
+            logging.getLogger("zoo").warning(
+                "zoo.wrap: the module is in DistributedDataParallel already, which will not average the gradients of "
+                "adapters that are made now: to train them, wrap it before"
+            )
 
 
 def _named(lora: Lora) -> dict[str, Any]:

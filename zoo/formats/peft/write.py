@@ -46,15 +46,31 @@ class Part(NamedTuple):
 
 
 def parts_of(module: nn.Module, name: str) -> list[Part]:
-    """Return the parts of the adapter called `name`, in module order."""
+    """Return the parts of the adapter called `name`, in module order.
+
+    Raises:
+        AdapterError: this process holds only shards of them.
+    """
     parts = []
     for group in tied_groups(module):
         value = group.value
         update = unpadded(value.updates[name]) if isinstance(value, ManagedWeight) and name in value.updates else None  # type: ignore[arg-type]
         # An update derived from that of another weight, as a bias's may be, has no parameters.
         if update is not None and any(True for _ in update.parameters()):
+            _check_whole(group.name, value.shape, update)
             parts.append(Part(group.refs, value.shape, update))
     return parts
+
+
+def _check_whole(name: str, shape: torch.Size, update: Update) -> None:
+    """Raise `AdapterError` if a process holds only a shard of an update, as in `FullyShardedDataParallel`."""
+    factors = update.pair() if isinstance(update, LowRankUpdate) else ()
+    is_shard = isinstance(update, FullUpdate) and update.weight.shape != shape
+    if is_shard or any(factor.dim() != 2 for factor in factors):
+        raise AdapterError(
+            f"{name}: this process has a shard of its adapter: save it inside "
+            "FullyShardedDataParallel.summon_full_params(module), or shard with torch.distributed.fsdp.fully_shard"
+        )
 
 
 def to_peft(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
