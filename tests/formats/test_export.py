@@ -188,6 +188,11 @@ def test_a_unet_of_diffusers_has_kohyas_prefix_and_another_can_be_chosen(tmp_pat
         file = tmp_path / str(number) / "default.safetensors"
         assert all(key.startswith(start) for key in load_file(file))
         assert close(run(zoo.wrap(copy.deepcopy(module), lora=file), *inputs), run(model, *inputs))
+    from diffusers import StableDiffusionPipeline
+
+    state, alphas = StableDiffusionPipeline.lora_state_dict(tmp_path / "0", weight_name="default.safetensors")
+    StableDiffusionPipeline.load_lora_into_unet(state, network_alphas=alphas, unet=module)
+    assert close(run(module, *inputs), run(model, *inputs))
     with safe_open(file, "pt") as opened:
         assert opened.metadata()["ss_network_module"] == "lycoris.kohya"
 
