@@ -15,9 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import zoo
-import zoo_ia3
 from zoo.errors import AdapterError
-from zoo.integrations.old_names import old_names, renamings
 
 TEXT = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -137,7 +135,7 @@ def test_equals_the_checkpoint_of_its_time(case: str, tmp_path: Path) -> None:
 
 def test_in_a_module_around_the_librarys_and_over_four_bit(tmp_path: Path) -> None:
     old = Old(mixtral, tmp_path)
-    folder = old.adapter(old.names(r"experts\.[02]\.w[12]"), rank_pattern={r".*\.w2": 3})
+    folder = old.adapter(old.names(r"experts\.[02]\.w[12]"), rank_pattern={r".*\.w2": 3}, target_modules="all-linear")
     file = folder / "adapter_model.safetensors"
     inside = {key.replace("base_model.model.", "base_model.model.body."): one for key, one in load_file(file).items()}
     save_file(inside, file)
@@ -146,6 +144,42 @@ def test_in_a_module_around_the_librarys_and_over_four_bit(tmp_path: Path) -> No
     updates = [dict(model.trainable_parameters()) for model in (plain, packed)]
     assert updates[0].keys() == updates[1].keys()
     assert all(torch.equal(updates[0][name], updates[1][name]) for name in updates[0])
+
+
+def test_without_pefts_prefix_as_transformers_writes_it(tmp_path: Path) -> None:
+    old = Old(mixtral, tmp_path)
+    folder = old.adapter(old.names(r"experts\.\d\.w|q_proj"))
+    file = folder / "adapter_model.safetensors"
+    save_file({key.removeprefix("base_model.model."): one for key, one in load_file(file).items()}, file)
+    expected = old.expected()
+    assert (run(zoo.wrap(old.module, lora=folder)) - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_parameters_whose_module_moved(tmp_path: Path) -> None:
+    module = Old(mixtral, tmp_path).module
+    fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    fields |= {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"], "rank_pattern": {"q_proj": 3}}
+    fields["rank_pattern"] |= {r".*experts\.down_proj": 1}  # type: ignore[operator]
+    layer = "base_model.model.{}.layers.0."
+    shapes = {"self_attn.q_proj": ((3, 16), (16, 3)), "mlp.experts.base_layer": ((6, 16), (48, 6))}
+    shapes["mlp.experts"] = ((3, 24), (16, 3))
+    values = {key: [torch.randn(shape) for shape in pair] for key, pair in shapes.items()}
+    outputs = []
+    for name in ("model", "body"):
+        folder = tmp_path / name
+        folder.mkdir()
+        tensors = {
+            f"{layer.format(name)}{key}.lora_{way}.weight": one
+            for key, pair in values.items()
+            for way, one in zip("AB", pair, strict=True)
+        }
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(fields))
+        one = copy.deepcopy(module)
+        one._checkpoint_conversion_mapping = {r"^body\.": "model."}  # type: ignore[assignment]
+        outputs.append(run(zoo.wrap(one, lora=folder)))
+    assert torch.equal(*outputs)
+    assert not torch.allclose(outputs[0], run(module))
 
 
 def test_ranks_are_added_only_where_factors_differ(tmp_path: Path) -> None:
@@ -203,6 +237,7 @@ def drop(key: str) -> Callable[[dict[str, Tensor]], Any]:
         (llava, "q_proj|up_proj", drop("up_proj"), "targets model.language_model.layers.0.mlp.up_proj, for which"),
         (mixtral, "experts", drop("0.w1.lora_B"), r"experts\.0\.w1: its lora_B.weight is missing"),
         (mixtral, "experts", lambda t: t.update({next(iter(t)): torch.randn(5, 16)}), "expected matrices of rank"),
+        (mixtral, "experts", drop("1.w3"), r"targets model\.layers\.0\.block_sparse_moe\.experts\.1\.w3, for which"),
         (
             mixtral,
             "experts",
@@ -235,106 +270,3 @@ def test_another_kind_of_adapter_of_joined_weights_is_refused(tmp_path: Path) ->
     )
     with pytest.raises(AdapterError, match="only factors of a LoRA can be put together"):
         zoo.wrap(old.module, lora=folder)
-
-
-@pytest.mark.parametrize("kind", ["ia3", "lokr", "full beside a DoRA"])
-def test_other_kinds_of_renamed_layers(kind: str, tmp_path: Path) -> None:
-    """What zoo writes for today's names, moved to the old ones by hand, loads as itself."""
-    configs: dict[str, Any] = {
-        "ia3": zoo_ia3.IA3(targets=["q_proj", "mlp.fc1"], feedforward=["mlp.fc1"]),
-        "lokr": zoo.LoKr(1, targets=["q_proj", "mlp.fc1"], rank_pattern={"mlp.fc1": 2}),
-        "full beside a DoRA": zoo.LoRA(
-            2, dora=True, targets=["q_proj", "mlp.fc1"], modules_to_save=["layernorm_after"]
-        ),
-    }
-    module = vit()
-    model = zoo.wrap(copy.deepcopy(module), lora=configs[kind])
-    with torch.no_grad():
-        for _, parameter in model.trainable_parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    model.save_adapter(tmp_path)
-    (tmp_path / "zoo.json").unlink()
-    old = {"layers.0": "encoder.layer.0", "attention.q_proj": "attention.attention.query"}
-    old |= {"mlp.fc1": "intermediate.dense"}
-    file, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
-
-    def renamed(text: str) -> str:
-        for today, before in old.items():
-            text = text.replace(today, before)
-        return text
-
-    save_file({renamed(key): tensor for key, tensor in load_file(file).items()}, file, {"format": "pt"})
-    fields = json.loads(config.read_text())
-    for key in ("target_modules", "feedforward_modules"):
-        if key in fields:
-            fields[key] = [renamed(path) for path in fields[key]]
-    if kind == "lokr":
-        fields["rank_pattern"] = {"intermediate.dense": 2}
-    config.write_text(json.dumps(fields))
-    assert not any("fc1" in key for key in load_file(file))
-    again = zoo.wrap(module, lora=tmp_path)
-    torch.testing.assert_close(run(again), run(model))
-    assert (run(again) - run(vit())).norm() > 1e-3
-
-
-# Names
-
-
-def vit() -> nn.Module:
-    from transformers import ViTConfig, ViTModel
-
-    torch.manual_seed(0)
-    return ViTModel(ViTConfig(**VISION)).eval()
-
-
-def clip_text() -> nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(CLIPTextConfig(**TEXT, bos_token_id=1, eos_token_id=2)).eval()
-
-
-@pytest.mark.parametrize("form", ["kohya", "diffusers", "PEFT"])
-def test_a_text_encoder_of_a_pipeline_whose_prefix_is_gone(form: str, tmp_path: Path) -> None:
-    module, path = clip_text(), "text_model.encoder.layers.0.mlp.fc1"
-    A, B = torch.randn(2, 16), torch.randn(24, 2)
-    stem = {"kohya": "lora_te_" + path.replace(".", "_"), "PEFT": f"base_model.model.{path}"}.get(
-        form, f"text_encoder.{path}"
-    )
-    names = ("lora_down", "lora_up") if form == "kohya" else ("lora_A", "lora_B")
-    folder = tmp_path / "adapter_model.safetensors"
-    save_file({f"{stem}.{name}.weight": one for name, one in zip(names, (A, B), strict=True)}, folder)
-    if form == "PEFT":
-        fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["fc1"]}
-        (tmp_path / "adapter_config.json").write_text(json.dumps(fields))
-    before = module.get_parameter("encoder.layers.0.mlp.fc1.weight").detach().clone()
-    model = zoo.wrap(module, lora=folder if form != "PEFT" else tmp_path)
-    after = model.state_dict()["encoder.layers.0.mlp.fc1.weight"]
-    torch.testing.assert_close(after, before + B @ A)
-
-
-def test_attention_of_old_diffusers_models(tmp_path: Path) -> None:
-    from diffusers import AutoencoderKL
-
-    module = AutoencoderKL(norm_num_groups=4, block_out_channels=(8,)).eval()
-    names = old_names(module)
-    assert names["encoder.mid_block.attentions.0.proj_attn"] == "encoder.mid_block.attentions.0.to_out.0"
-    A, B = torch.randn(2, 8), torch.randn(8, 2)
-    stem = "encoder.mid_block.attentions.0.query"
-    save_file({f"{stem}.lora.down.weight": A, f"{stem}.lora.up.weight": B}, tmp_path / "a.safetensors")
-    weight = module.get_parameter("encoder.mid_block.attentions.0.to_q.weight").detach().clone()
-    model = zoo.wrap(module, lora=tmp_path)
-    torch.testing.assert_close(model.state_dict()["encoder.mid_block.attentions.0.to_q.weight"], weight + B @ A)
-
-
-def test_renamings_that_a_class_outside_the_library_declares() -> None:
-    module = neox()
-    module._checkpoint_conversion_mapping = {r"^body\.": "gpt_neox."}  # type: ignore[assignment]
-    today = renamings(module)
-    assert today is not None
-    name = "layers.0.attention.dense.weight"
-    assert today([f"body.{name}"])[f"body.{name}"].name == f"gpt_neox.{name}"
-
-
-def test_a_module_of_no_library_has_no_other_names() -> None:
-    assert renamings(nn.Sequential(nn.Linear(2, 2))) is None
-    assert old_names(nn.Sequential(nn.Linear(2, 2))) == {}

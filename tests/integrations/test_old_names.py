@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import zoo
-from zoo.integrations.old_names import old_names
+from zoo.integrations.old_names import other_names
 
 
 def unet(layers: int) -> nn.Module:
@@ -29,7 +29,7 @@ def test_every_layer_of_a_unet_has_its_original_name(layers: int) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     module = unet(layers)
-    names = {path: other for other, path in old_names(module).items()}
+    names = {path: other for other, path in other_names(module).items()}
     state = module.state_dict()
     original = {}
     for name, tensor in state.items():

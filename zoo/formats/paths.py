@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import AdapterError
 from zoo.formats.spellings import DIFFERENCES, DOWN, EMBEDDING_A, EMBEDDING_B, UP, Key, component
-from zoo.integrations.old_names import old_names
+from zoo.integrations.old_names import other_names
 from zoo.weights.parameters import parameter_names
 from zoo.weights.walk import library_modules
 
@@ -73,7 +73,7 @@ class Layers:
         self._flat: dict[str, list[str]] = {}
         for path in self._dotted:
             self._flat.setdefault(path.replace(".", "_"), []).append(path)
-        for old, path in old_names(module).items():
+        for old, path in other_names(module).items():
             self._dotted.setdefault(old, path)
             self._flat.setdefault(old.replace(".", "_"), [path])
 

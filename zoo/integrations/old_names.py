@@ -80,9 +80,11 @@ class _Shapes:
 def renamings(module: nn.Module) -> Callable[[Iterable[str]], dict[str, Renamed]] | None:
     """Return a function from earlier names to where those weights are today; None if no library has renamed any.
 
-    Names that it does not know are left out of what it returns.
+    Names that it does not know are left out of what it returns. `<path>.weight` stands for a module without a weight
+    of its own too.
     """
     own = {ref.name for group in tied_groups(module) for ref in group.refs}
+    known = own | {f"{path}.weight" for path, _ in library_modules(module)}
     parts = [(path, _transformers(path, model, own)) for path, model in _library_models(module, "transformers")]
     parts += [(path, _diffusers) for path, _ in _library_models(module, "diffusers")]
     if not parts:
@@ -95,7 +97,7 @@ def renamings(module: nn.Module) -> Callable[[Iterable[str]], dict[str, Renamed]
             inside = [name.removeprefix(start) for name in names if name.startswith(start)]
             for name, renamed in rename(inside).items():
                 whole = renamed._replace(name=start + renamed.name)
-                if whole.conversion is not None or (start + name not in own and whole.name in own):
+                if whole.conversion is not None or (start + name not in known and whole.name in known):
                     found.setdefault(start + name, whole)
         return found
 
@@ -103,10 +105,7 @@ def renamings(module: nn.Module) -> Callable[[Iterable[str]], dict[str, Renamed]
 
 
 def old_names(module: nn.Module) -> dict[str, str]:
-    """Return other path → today's path, of layers that their library renamed or calls otherwise than its source did.
-
-    Layers that were joined or split since have none.
-    """
+    """Return earlier path → today's path, of the layers that their library renamed and left as they were otherwise."""
     names = [ref.name for group in tied_groups(module) for ref in group.refs if ref.attribute == "weight"]
     earlier: dict[str, str] = {}
     for path, model in _library_models(module, "transformers"):
@@ -115,16 +114,21 @@ def old_names(module: nn.Module) -> dict[str, str]:
         earlier |= _earlier(path, names, older_name)
     today = renamings(module) if earlier else None
     checked = today(earlier) if today is not None else {}
+    return {
+        old.removesuffix(".weight"): name.removesuffix(".weight")
+        for old, name in earlier.items()
+        if old in checked and checked[old].conversion is None and checked[old].name == name
+    }
+
+
+def other_names(module: nn.Module) -> dict[str, str]:
+    """Return the same as `old_names`, with the names that a model's layers have in its authors' own code."""
     original = {
         f"{path}.{old}" if path else old: f"{path}.{name}" if path else name
         for path, model in _library_models(module, "diffusers")
         for old, name in original_names(model).items()
     }
-    return original | {
-        old.removesuffix(".weight"): name.removesuffix(".weight")
-        for old, name in earlier.items()
-        if old in checked and checked[old].conversion is None and checked[old].name == name
-    }
+    return original | old_names(module)
 
 
 def _library_models(module: nn.Module, library: str) -> Iterator[tuple[str, nn.Module]]:

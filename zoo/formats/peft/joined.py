@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +69,13 @@ class _Pair(NamedTuple):
     magnitude: Tensor | None = None
 
 
-def join(module: nn.Module, own: Mapping[str, Any], groups: Mapping[str, list[Source]], config: LoRA) -> Joined:
+def join(
+    module: nn.Module,
+    own: Mapping[str, Any],
+    groups: Mapping[str, list[Source]],
+    config: LoRA,
+    wanted: Callable[[str], bool] = lambda path: False,
+) -> Joined:
     """Return the factors of the weights of today.
 
     Args:
@@ -77,6 +83,8 @@ def join(module: nn.Module, own: Mapping[str, Any], groups: Mapping[str, list[So
         own: parameter's name → the parameter, of which only the shape is used.
         groups: name of the first of the weights that sources became → the sources.
         config: the adapter's configuration, for the names as they were.
+        wanted: whether the configuration targets a path, as it was: a part of a joined weight without factors then is
+            an error, and else stays as it is.
 
     Raises:
         AdapterError: a factor is missing or has another shape, or the library's operation is not one of rows.
@@ -87,6 +95,7 @@ def join(module: nn.Module, own: Mapping[str, Any], groups: Mapping[str, list[So
         if conversion is None:
             pairs[name] = _pair(sources[0], config)
         else:
+            _check_parts(name, conversion, sources, own, wanted)
             pairs |= _converted(name, conversion, sources, own, config)
     for name, pair in pairs.items():
         shape = own[name].shape if name in own else ()
@@ -211,11 +220,36 @@ def _moves(name: str, conversion: Conversion, source: Source) -> tuple[bool, boo
     return stacks, transposes
 
 
+def _check_parts(
+    name: str, conversion: Conversion, sources: list[Source], own: Mapping[str, Any], wanted: Callable[[str], bool]
+) -> None:
+    """Raise `AdapterError` if the configuration targets a part of a joined weight for which there are no factors."""
+    patterns = list(conversion.converter.source_patterns)
+    experts = own[name].shape[0] if _moves(name, conversion, sources[0])[0] else 1
+    present = {_place(source, patterns) for source in sources}
+    match = _found(sources[0], patterns)
+    for expert in range(experts):
+        for number, pattern in enumerate(patterns):
+            part = _literal(pattern).replace("*", str(expert))
+            path = (sources[0].weight[: match.start()] + part).removesuffix(".weight") if match else ""
+            if (expert, number) not in present and wanted(path):
+                raise AdapterError(f"the configuration targets {path}, for which the file has no factors")
+
+
+def _literal(pattern: str) -> str:
+    return pattern.replace("\\.", ".")
+
+
+def _found(source: Source, patterns: list[str]) -> re.Match[str] | None:
+    """Return the match of a source's name with its pattern, in which a group is the number of an expert."""
+    literal = re.escape(_literal(patterns[patterns.index(source.renamed.pattern)]))
+    return re.search(literal.replace(re.escape("*"), r"(\d+)"), source.weight)
+
+
 def _place(source: Source, patterns: list[str]) -> tuple[int, int]:
     """Return the number of a source's expert, 0 where there are none, and of its pattern."""
     number = patterns.index(source.renamed.pattern)
-    literal = re.escape(patterns[number].replace("\\.", "."))
-    match = re.search(literal.replace(re.escape("*"), r"(\d+)"), source.weight)
+    match = _found(source, patterns)
     return (int(match[1]) if match is not None and match.re.groups else 0), number
 
 

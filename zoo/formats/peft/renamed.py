@@ -21,6 +21,7 @@ from zoo.formats.spellings import peft_key, widened, without_wrappers
 from zoo.integrations.old_names import Renamed, old_names, renamings
 from zoo.methods.config import Adapter, LoRA, Ranked
 from zoo.methods.targets import has_match, matches
+from zoo.weights.parameters import parameter_names
 from zoo.weights.walk import library_modules, named_buffers, tied_groups
 
 _LORA = re.compile(
@@ -110,15 +111,16 @@ def current(
     """
     own = {ref.name: group.value for group in tied_groups(module) for ref in group.refs}
     known = {*own, *named_buffers(module), *(f"{path}.weight" for path, _ in library_modules(module, False))}
-    bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)
-    entries = [_entry(key, bare, known) for key in tensors]
+    bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
+    named = {PREFIX + key: tensor for key, tensor in tensors.items()} if bare else tensors
+    entries = [_entry(key, known) for key in named]
     # Layers of a class that PEFT does not adapt were linear ones once (routers of experts).
     slots = {slot.ref.name: slot.kind for slot in keys.slots(module).values()}
     odd = {name for name, kind in slots.items() if not kind and len(own[name].shape) == 2}
     as_known = all(entry.weight in known and not (entry.is_layer and entry.weight in odd) for entry in entries)
     today = None if as_known else renamings(module)
     where = today({entry.weight for entry in entries}) if today is not None else {}
-    where = {name: one for name, one in where.items() if one.conversion is not None or one.name in own}
+    where = {name: one for name, one in where.items() if one.conversion is not None or one.name in known}
     if today is not None and isinstance(config, LoRA):
         where |= {entry.weight: Renamed(entry.weight) for entry in entries if entry.is_layer and entry.weight in odd}
     if not where:
@@ -130,22 +132,23 @@ def current(
         renamed = where.get(entry.weight)
         if renamed is None:
             layers |= {entry.path: entry.path} if entry.is_layer else {}
-            found[entry.key] = tensors[entry.key]
-        elif renamed.conversion is None and (not entry.is_layer or slots.get(renamed.name)):
+            found[entry.key] = named[entry.key]
+        elif renamed.conversion is None and (not entry.is_layer or slots.get(renamed.name) or renamed.name not in own):
             layers |= {entry.path: renamed.name.removesuffix(".weight")} if entry.is_layer else {}
-            found[entry.renamed(renamed.name)] = tensors[entry.key]
+            found[entry.renamed(renamed.name)] = named[entry.key]
         elif isinstance(config, LoRA) and entry.is_layer and not entry.around:
-            _add(sources.setdefault(renamed.name, []), entry, renamed, tensors[entry.key])
+            _add(sources.setdefault(renamed.name, []), entry, renamed, named[entry.key])
         else:
             raise AdapterError(
                 f"{entry.key!r}: its weight is a part of {renamed.name} today, and only factors of a LoRA can be put "
                 "together like it: save the adapter again with the release of the library that it was made with"
             )
-    joined = join(module, own, sources, config) if isinstance(config, LoRA) else Joined({}, {}, {}, [], [])
+    wanted = peft_config.expected_paths(fields)
+    joined = join(module, own, sources, config, wanted) if isinstance(config, LoRA) else Joined({}, {}, {}, [], [])
     return _configuration(module, fields, config, layers, where, joined), found | joined.tensors
 
 
-def _entry(key: str, bare: bool, known: set[str]) -> _Entry:
+def _entry(key: str, known: set[str]) -> _Entry:
     start = next((prefix for prefix in (PREFIX, ZOO_PREFIX) if key.startswith(prefix)), "")
     rest = key.removeprefix(start)
     if start == ZOO_PREFIX:
@@ -193,9 +196,12 @@ def _configuration(
     if fields.get("modules_to_save"):
         fields["modules_to_save"] = _saved(module, fields["modules_to_save"], where)
     if isinstance(config, Ranked):
-        ranks, alphas = dict(joined.ranks), dict(joined.alphas)
+        ranks, alphas, modules = dict(joined.ranks), dict(joined.alphas), dict(library_modules(module, False))
         for old, path in layers.items():
-            ranks[path], alphas[path] = config.rank_of(old), config.alpha_of(old)
+            raw = parameter_names(modules[path]) if path in modules else ()
+            for attribute in ("", *(f".{name}" for name in raw if name not in ("weight", "bias"))):
+                ranks[path + attribute] = config.rank_of(old + attribute)
+                alphas[path + attribute] = config.alpha_of(old + attribute)
         for name, values, usual in (("rank_pattern", ranks, config.rank), ("alpha_pattern", alphas, config.alpha)):
             fields[name] = {_pattern(path): value for path, value in values.items() if value != usual}
     return fields
