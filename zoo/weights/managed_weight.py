@@ -148,7 +148,9 @@ class ManagedWeight(nn.Module):
         None if there are others, if it does more, or if several dimensions index the outputs, which operations on the
         weight do not support.
         """
-        if len(self._updates_in_use) != 1 or self._shares[0] != 1.0 or self.layout.split != 1:
+        if len(self._updates_in_use) != 1 or self._shares[0] != 1.0:
+            return None
+        if self.layout.split != 1 or self.layout.stacked:
             return None
         return self._updates_in_use[0].scaling(self._detached_base)
 

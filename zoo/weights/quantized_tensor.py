@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 
 class Codec(Protocol):
-    """Dequantizes stored tensors into a dense weight. A frozen dataclass: hashable, comparable, without tensors."""
+    """Dequantizes stored tensors into a dense weight. A frozen dataclass: hashable, comparable, without tensors.
+
+    A codec may have two more methods. Without them the whole weight is dequantized where a part would do:
+
+    - `rows(tensors, index, width, dtype)`: the rows `index` (n,) of a weight (rows, width), dense (n, width), or None.
+    - `part(tensors, start, stop)`: a codec and tensors of the values from `start` to `stop` in the order of memory, as
+      views where possible, or None.
+    """
 
     @property
     def scheme(self) -> str:

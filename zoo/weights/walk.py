@@ -227,7 +227,7 @@ def _lazy_weights(layer: nn.Module) -> list[tuple[str, ManagedWeight]]:
     return [
         (attribute, value._zoo_store)
         for attribute, value in layer.__dict__.items()
-        if isinstance(value, LazyWeight) and not value._zoo_detached
+        if isinstance(value, LazyWeight) and isinstance(value._zoo_store, ManagedWeight) and not value._zoo_detached
     ]
 
 

@@ -24,7 +24,7 @@ ZOO_TYPE = "ZOO_"
 
 def rank_of(update: Any) -> int:
     """Return the rank that a low-rank update has in a file: a PiSSA update is an ordinary LoRA of twice its rank."""
-    return update.pair()[0].shape[0] if isinstance(update, LowRankUpdate) else update.rank
+    return update.pair()[0].shape[-2] if isinstance(update, LowRankUpdate) else update.rank
 
 
 def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]]) -> dict[str, Any]:

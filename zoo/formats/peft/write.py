@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adapters.swap import unpadded
-from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.config import Adapter, LoRA
 from zoo.methods.dora import DoRAUpdate
-from zoo.methods.experts import Experts
 from zoo.methods.full import FullUpdate
 from zoo.methods.targets import matches
 from zoo.weights.layout import is_hf_conv1d
@@ -131,8 +129,6 @@ def _plain(config: LoRA) -> LoRA:
 def _zoo_tensors(part: Part) -> dict[str, Tensor]:
     """Return an update's parameters under zoo's keys; those of a low-rank one as an ordinary LoRA's."""
     update = part.update
-    if isinstance(update, Experts):
-        raise AdapterError(f"{part.name}: factors for each of several matrices have no place outside PEFT's own format")
     named: dict[str, Tensor] = dict(update.named_parameters())
     if isinstance(update, LowRankUpdate):
         A, B = update.pair()
@@ -142,12 +138,12 @@ def _zoo_tensors(part: Part) -> dict[str, Tensor]:
 
 def _peft_tensors(slot: Slot, part: Part) -> dict[str, Tensor]:
     update, path = part.update, PREFIX + slot.path
-    if isinstance(update, Experts):
-        A, B = update.to_peft()
-        return {f"{path}.lora_A.weight": A, f"{path}.lora_B.weight": B}
     if not isinstance(update, LowRankUpdate):
         return {f"{path}.{name}": tensor for name, tensor in update.named_parameters()}
     A, B = update.pair()
+    if update.stacked:
+        A, B = keys.stack_to_file(A.detach(), B.detach())
+        return {f"{path}.lora_A.weight": A, f"{path}.lora_B.weight": B}
     tensors = keys.factors_to_file(slot, A.detach(), B.detach(), part.shape, update.transposed)
     if isinstance(update, DoRAUpdate):
         shape = keys.magnitude_shape(slot, part.shape)
@@ -263,9 +259,11 @@ def _is_called(ref: ParameterRef, taken: set[str]) -> bool:
 def _as_matrix(part: Part) -> bool:
     """Return whether the update has the orientation that PEFT gives the update of a parameter."""
     update, shape = part.update, part.shape
-    if isinstance(update, Experts):
-        return update.inputs_first == bool(getattr(part.refs[0].layer, "is_transposed", False))
-    if not isinstance(update, LowRankUpdate) or update.transposed:
+    if not isinstance(update, LowRankUpdate):
+        return False
+    if update.stacked:
+        return update.transposed == keys.stack_layout(part.refs[0]).transposed
+    if update.transposed:
         return False
     return (len(shape), update.split) in ((2, 1), (3, 2)) and (len(shape) == 2 or shape[0] == 1)
 
