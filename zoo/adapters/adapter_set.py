@@ -18,7 +18,7 @@ from zoo.weights.offload import Follower, offload_hook
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, managed_weights, tied_groups
+from zoo.weights.walk import TiedGroup, managed_weights, plain_names, tied_groups
 
 
 class PreparedAdapter(NamedTuple):
@@ -150,8 +150,9 @@ class AdapterSet:
                 self._trained[group.name] = group.value.requires_grad
 
     def _unfreeze_base(self) -> None:
+        plain = plain_names(self.module)
         for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(self._trained.get(name, True) and parameter.is_floating_point())
+            parameter.requires_grad_(self._trained.get(plain(name), True) and parameter.is_floating_point())
 
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
         """Activate exactly these adapters, in this order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +29,7 @@ from zoo.weights.offload import offload_hook
 from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter, save_pretrained
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
-from zoo.weights.walk import TiedGroup, index_module
+from zoo.weights.walk import TiedGroup, index_module, unwrapped
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -110,8 +111,9 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     """
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
+    _check_distribution(module)
     scheme = as_quantization(bits)
-    entry = Entry(name=type(module).__name__, plugin=None, source="module")
+    entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
@@ -147,6 +149,22 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     return _ready(model, prepared, groups)
 
 
+def _check_distribution(module: nn.Module) -> None:
+    """Refuse a module whose weights torch shards in place; warn of one whose new parameters it will not average."""
+    for layer in module.modules():
+        kinds = {kind.__name__ for kind in type(layer).__mro__}
+        if "FullyShardedDataParallel" in kinds:
+            raise ZooError(
+                "zoo.wrap: the module is in FullyShardedDataParallel already, which writes to its weights in place: "
+                "wrap it before, and shard model.module afterwards with torch.distributed.fsdp.fully_shard"
+            )
+        if "DistributedDataParallel" in kinds and layer.process_group.size() > 1:  # type: ignore[operator]
+            logging.getLogger("zoo").warning(
+                "zoo.wrap: the module is in DistributedDataParallel already, which will not average the gradients of "
+                "adapters that are made now: to train them, wrap it before"
+            )
+
+
 def _named(lora: Lora) -> dict[str, Any]:
     if isinstance(lora, Mapping):
         return dict(lora)
@@ -157,9 +175,10 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         # Quantized weights cannot train, so freeze the whole base.
         model.adapter_set.freeze_base(groups, permanently=True)
-    model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
-    if callable(getattr(type(model.module), "save_pretrained", None)):
-        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.module)
+    inner = unwrapped(model.module)
+    inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
+    if callable(getattr(type(inner), "save_pretrained", None)):
+        inner.__dict__["save_pretrained"] = functools.partial(save_pretrained, inner)
     for one in prepared:
         model.adapter_set.attach(one)
     return model

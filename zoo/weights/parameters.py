@@ -14,7 +14,7 @@ from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import forget
 from zoo.weights.quantized_tensor import QuantizedTensor
-from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups
+from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups, unwrapped
 
 ORDER = "_zoo_parameter_order"
 
@@ -149,7 +149,7 @@ def find_parameter(module: nn.Module, name: str) -> Any:
     Libraries that look parameters up by name (transformers' `tie_weights`) get the same object as from `layer.weight`.
     """
     path, _, attribute = name.rpartition(".")
-    layer = module.get_submodule(path)
+    layer = unwrapped(module.get_submodule(path))
     if isinstance(layer.__dict__.get(attribute), LazyWeight):
         return layer.__dict__[attribute]
     return type(module).get_parameter(module, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -16,15 +16,27 @@ from zoo.weights.quantized_tensor import QuantizedTensor
 
 SUFFIX = "_store"  # ends the name of the child module that is a managed weight; part of state dicts
 
+# Modules that run another one in its place, by the names of their classes → the child that is the other one. It is at
+# the wrapper's own path for us, as it was before somebody compiled or distributed it.
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",  # torch.compile
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "ActivationWrapper": "_checkpoint_wrapped_module",  # torch's checkpoint_wrapper and offload_wrapper
+    "DeepSpeedEngine": "module",
+}
+_LIBRARIES = ("torch", "deepspeed")
+
 
 class ParameterRef(NamedTuple):
     """A place where a layer looks a parameter up.
 
     Attributes:
-        path: The layer's path in the module; "" for the module itself.
+        path: The layer's path in the module, without `WRAPPERS`; "" for the module itself.
         layer: The layer.
         attribute: The layer's attribute.
-        name: The parameter's name, as in `module.named_parameters()`.
+        name: The parameter's name, as in `module.named_parameters()` without `WRAPPERS`.
     """
 
     path: str
@@ -106,7 +118,9 @@ class ModuleIndex(NamedTuple):
 
 
 def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
-    """Yield `named_modules()` without the managed weights: the modules that the library itself made.
+    """Yield `named_modules()` without managed weights and `WRAPPERS`: the modules that the library itself made.
+
+    A wrapper with parameters or buffers of its own is given too, at the path of what it wraps and before it.
 
     Args:
         module: Where to begin.
@@ -118,14 +132,73 @@ def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterato
         if id(layer) in seen or isinstance(layer, ManagedWeight):
             return
         seen.add(id(layer))
-        yield path, layer
+        wrapped = _wrapped_name(layer)
+        if wrapped is None or layer._parameters or layer._buffers:
+            yield path, layer
         for name, child in layer._modules.items():
             if child is not None:
-                yield from walk(f"{path}.{name}" if path else name, child)
+                yield from walk(path if name == wrapped else f"{path}.{name}" if path else name, child)
         if not remove_duplicate:
             seen.discard(id(layer))  # so that only a module inside itself is skipped
 
     yield from walk("", module)
+
+
+def _wrapped_name(layer: nn.Module) -> str | None:
+    """Return the name of the child that a wrapper runs in its place, or None if the layer is no wrapper."""
+    children = layer._modules
+    if not children or children.keys().isdisjoint(WRAPPERS.values()):
+        return None
+    for base in type(layer).__mro__:
+        name = WRAPPERS.get(base.__name__)
+        if name in children and base.__module__.partition(".")[0] in _LIBRARIES:
+            return name
+    return None
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module that the library itself made: what is inside `WRAPPERS`, if `module` is one of them."""
+    while (name := _wrapped_name(module)) is not None:
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
+
+
+def plain_names(module: nn.Module) -> Callable[[str], str]:
+    """Return a function that takes the parts of `WRAPPERS` out of a name from the module's own listings."""
+    inside = [
+        (f"{path}.{name}." if path else f"{name}.", f"{path}." if path else "")
+        for path, layer in module.named_modules(remove_duplicate=False)
+        if (name := _wrapped_name(layer)) is not None
+    ]
+    inside.reverse()  # the innermost first
+
+    def plain(name: str) -> str:
+        for prefix, outside in inside:
+            if name.startswith(prefix):
+                name = outside + name[len(prefix) :]
+        return name
+
+    return plain
+
+
+def named_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the module's buffers by each of their names, without `WRAPPERS`."""
+    plain = plain_names(module)
+    return {plain(name): buffer for name, buffer in module.named_buffers(remove_duplicate=False)}
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module:
+    """Return the library's module at a path of `library_modules`.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    layer = unwrapped(module)
+    for name in path.split(".") if path else ():
+        if name not in layer._modules or layer._modules[name] is None:
+            raise AttributeError(f"{type(layer).__name__} has no module {name!r}")
+        layer = unwrapped(layer._modules[name])  # type: ignore[arg-type]
+    return layer
 
 
 def index_module(module: nn.Module) -> ModuleIndex:

@@ -15,7 +15,7 @@ from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.config import Adapter, LoRA
 from zoo.methods.targets import adaptable, match_parameters, matches, path_of
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import ParameterRef, TiedGroup, tied_groups
+from zoo.weights.walk import ParameterRef, TiedGroup, named_buffers, tied_groups
 
 ALIASES = {"lora_A": "A", "lora_B": "B"}  # in zoo's keys → names of an update's parameters
 
@@ -66,7 +66,7 @@ def new_reading(adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any]
         wanted = tuple(config.modules_to_save)
         whole = {ref.name for group in match_parameters(found, wanted, "modules_to_save:") for ref in group.refs}
         saved = {name for name in whole if _inside(name, wanted)}
-        saved |= {name for name, _ in adapters.module.named_buffers() if _inside(name, wanted)}
+        saved |= {name for name in named_buffers(adapters.module) if _inside(name, wanted)}
     return Reading(adapters, config, keys.slots(adapters.module, parameters), groups, saved)
 
 
@@ -168,7 +168,7 @@ def check_copy(reading: Reading, rest: str, tensor: Tensor) -> None:
     ref = _base_copy(reading, rest)
     if ref is None:
         name = keys.bare_name(rest)
-        expected = reading.adapters.module.get_buffer(name)
+        expected = named_buffers(reading.adapters.module)[name]
         same = tuple(expected.shape) == tuple(tensor.shape)
         same = same and (expected.is_meta or torch.equal(expected, tensor.to(expected)))
         what = name

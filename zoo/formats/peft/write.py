@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adapters.swap import unpadded
+from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
@@ -21,7 +22,7 @@ from zoo.methods.targets import matches
 from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.update import LowRankUpdate, Update
-from zoo.weights.walk import ParameterRef, library_modules, tied_groups
+from zoo.weights.walk import ParameterRef, library_modules, named_buffers, plain_names, submodule, tied_groups
 
 
 class Part(NamedTuple):
@@ -44,15 +45,31 @@ class Part(NamedTuple):
 
 
 def parts_of(module: nn.Module, name: str) -> list[Part]:
-    """Return the parts of the adapter called `name`, in module order."""
+    """Return the parts of the adapter called `name`, in module order.
+
+    Raises:
+        AdapterError: this process holds only shards of them.
+    """
     parts = []
     for group in tied_groups(module):
         value = group.value
         update = unpadded(value.updates[name]) if isinstance(value, ManagedWeight) and name in value.updates else None  # type: ignore[arg-type]
         # An update derived from that of another weight, as a bias's may be, has no parameters.
         if update is not None and any(True for _ in update.parameters()):
+            _check_whole(group.name, value.shape, update)
             parts.append(Part(group.refs, value.shape, update))
     return parts
+
+
+def _check_whole(name: str, shape: torch.Size, update: Update) -> None:
+    """Raise `AdapterError` if a process holds only a shard of an update, as in `FullyShardedDataParallel`."""
+    factors, dims = (update.pair(), 2 + update.stacked) if isinstance(update, LowRankUpdate) else ((), 0)
+    is_shard = isinstance(update, FullUpdate) and update.weight.shape != shape
+    if is_shard or any(factor.dim() != dims for factor in factors):
+        raise AdapterError(
+            f"{name}: this process has a shard of its adapter: save it inside "
+            "FullyShardedDataParallel.summon_full_params(module), or shard with torch.distributed.fsdp.fully_shard"
+        )
 
 
 def to_peft(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -152,9 +169,9 @@ def _full_tensors(
         for ref in part.refs:
             tensors[f"{PREFIX}{keys.file_path(ref.path, wrapped, inside=True)}.{ref.attribute}"] = value
     for path in saved:
-        layer = module.get_submodule(path)
-        kept = layer.state_dict().keys()
-        buffers = {name: buffer for name, buffer in layer.named_buffers() if name in kept}
+        layer = submodule(module, path)
+        kept = set(map(plain_names(layer), layer.state_dict()))
+        buffers = {name: buffer for name, buffer in named_buffers(layer).items() if name in kept}
         place = keys.file_path(path, wrapped, inside=True)
         tensors |= {f"{PREFIX}{place}.{name}": buffer for name, buffer in buffers.items()}
     return tensors
