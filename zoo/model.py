@@ -20,7 +20,7 @@ from zoo.errors import AdapterError, TuningError
 from zoo.formats import manifest, native, saved
 from zoo.hub.adapters import resolve_path
 from zoo.methods.config import as_adapter, check_name
-from zoo.plugin import hooks
+from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
 from zoo.torch_state.modes import evaluating, seeded
 from zoo.tuning.verbs import TrainingVerbs
@@ -224,6 +224,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             return PreparedAdapter(name, *restored, manifest.record(folder), groups)
         wanted = as_adapter(lora, self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
+        foreign.check_targets(self.module, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 

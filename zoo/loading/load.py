@@ -21,13 +21,15 @@ from zoo.loading.stream import fill_meta, meta_parameters, stream
 from zoo.methods.config import Adapter
 from zoo.model import Model
 from zoo.plugin import hooks
+from zoo.plugin.foreign import foreign_weights
 from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
+from zoo.weights.foreign.adopt import adopt, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter, save_pretrained
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
-from zoo.weights.walk import TiedGroup, index_module
+from zoo.weights.walk import TiedGroup, index_module, managed_weights
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -110,15 +112,30 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
     scheme = as_quantization(bits)
+    if managed_weights(module):
+        raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
+    foreign = foreign_weights(module, scheme)
+    try:
+        for found in foreign:
+            adopt(found)
+        return _wrapped(module, scheme, lora, seed)
+    except BaseException:
+        give_all_back(module)
+        raise
+
+
+def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: int | None) -> Model:
+    """Return the model of a module in which other libraries' weights are managed already."""
     entry = Entry(name=type(module).__name__, plugin=None, source="module")
     groups = index_module(module).groups
-    if any(isinstance(group.value, ManagedWeight) for group in groups):
-        raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
     fingerprint = Fingerprint()
     quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
     for group in groups:
         parameter = group.value
-        assert isinstance(parameter, nn.Parameter)
+        if isinstance(parameter, ManagedWeight):
+            if parameter.device.type != "meta":
+                fingerprint.add(group.name, parameter.base_tensor())
+            continue
         if parameter.device.type != "meta":
             fingerprint.add(group.name, parameter)
         packed = None if scheme is None else pack_weight(entry, group, parameter.detach(), scheme, parameter.dtype)

@@ -57,7 +57,7 @@ def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
         layer.__dict__.pop(attribute, None)
         layer._modules.pop(child_name(attribute), None)
         setattr(layer, attribute, parameter)
-        _restore_order(layer)
+        restore_order(layer)
     group.value = parameter
 
 
@@ -107,8 +107,10 @@ def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: 
     layer._parameters.pop(attribute, None)
     if register:
         layer.add_module(child_name(attribute), managed)
-    # By setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) update them.
-    setattr(layer, attribute, lazy)
+    if isinstance(getattr(type(layer), attribute, None), property):
+        layer.__dict__[attribute] = lazy
+    else:  # by setattr, so that layers that keep lists of their weights (nn.LSTM) update them
+        setattr(layer, attribute, lazy)
 
 
 def parameter_names(layer: nn.Module) -> list[str]:
@@ -123,7 +125,7 @@ def _in_order(layer: nn.Module, names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def _restore_order(layer: nn.Module) -> None:
+def restore_order(layer: nn.Module) -> None:
     """Restore the order of a layer's parameters, on which optimizers and their state dicts depend."""
     for name in _in_order(layer, list(layer._parameters)):
         layer._parameters[name] = layer._parameters.pop(name)

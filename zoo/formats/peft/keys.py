@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from zoo.errors import AdapterError
+from zoo.weights.foreign.weight import acts_as
 from zoo.weights.layout import Layout, is_hf_conv1d
 from zoo.weights.parameters import parameter_names
 from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
@@ -118,7 +119,7 @@ def _is_experts(ref: ParameterRef) -> bool:
 
 
 def _kind(layer: nn.Module) -> str:
-    if isinstance(layer, nn.Linear) or is_hf_conv1d(layer):
+    if isinstance(layer, nn.Linear) or is_hf_conv1d(layer) or acts_as(layer) == "linear":
         return "linear"
     if isinstance(layer, nn.modules.conv._ConvNd):
         return "" if isinstance(layer, nn.modules.conv._ConvTransposeNd) else "conv"

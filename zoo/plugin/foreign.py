@@ -1,0 +1,74 @@
+"""Weights that another library quantized: found in a module, and named where an adapter would pass them over."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from zoo.errors import AdapterError
+from zoo.methods.config import Targets
+from zoo.methods.targets import matches
+from zoo.plugin import hooks
+from zoo.weights.foreign import table
+from zoo.weights.foreign.adopt import Found, check_usable, find
+from zoo.weights.foreign.weight import ForeignWeight, records_of
+from zoo.weights.scheme import Quantization
+from zoo.weights.walk import library_modules
+
+
+def foreign_weights(module: nn.Module, scheme: Quantization | None) -> list[Found]:
+    """Return the weights of a module that other libraries quantized and that zoo can manage. Nothing changes.
+
+    Raises:
+        QuantizationError: `scheme` would have to store one of them in another number of bits.
+    """
+    found = find(module, _read)
+    check_usable(found, None if scheme is None else scheme.bits)
+    return [one for one in found if one.weight.packed is not None]
+
+
+def _read(layer: nn.Module, dtype: torch.dtype) -> list[ForeignWeight]:
+    """Return what zoo, or else an installed plugin, knows of a layer's weights."""
+    weights = table.read(layer, dtype)
+    if (weights and weights[0].packed is not None) or (not weights and table.packed_data(layer) is None):
+        return weights
+    weight = hooks.foreign_weight(layer, dtype)
+    return weights if weight is None else [weight]
+
+
+def check_targets(module: nn.Module, targets: Targets) -> None:
+    """Say which layers an adapter passes over because their library stores them in a form that zoo cannot use.
+
+    Layers of an unknown form cause a warning where the targets are all weights.
+
+    Raises:
+        AdapterError: the targets name such a layer, or all weights and the form is known.
+    """
+    passed: list[str] = []
+    for path, layer in library_modules(module):
+        for weight in [] if records_of(layer) else table.read(layer, torch.float32):
+            named = matches(path, targets) or matches(f"{path}.{weight.attribute}", targets)
+            if weight.packed is None and named:
+                raise AdapterError(
+                    f"{path or 'the module'} ({weight.form}) takes no adapter: {weight.reason}"
+                    + (", or name other layers with targets=" if targets == "all" else "")
+                )
+        stored = table.packed_data(layer)
+        if stored is None:
+            continue
+        what = f"{path or 'the module'} ({type(layer).__name__}, {stored})"
+        if targets == "all":
+            passed.append(what)
+        elif matches(path, targets):
+            raise AdapterError(
+                f"{what} takes no adapter: expected a weight of floating-point numbers or in a form that zoo or a "
+                "plugin's hook 'foreign_weight' knows: load the model in full precision"
+            )
+    if passed:
+        warnings.warn(
+            f"no adapter for {', '.join(passed[:5])}{f' and {len(passed) - 5} more' if len(passed) > 5 else ''}: "
+            "quantized by a library that zoo does not know; load the model in full precision to adapt all of it",
+            stacklevel=2,
+        )
