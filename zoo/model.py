@@ -224,7 +224,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             return PreparedAdapter(name, *restored, manifest.record(folder), groups)
         wanted = as_adapter(lora, self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
-        foreign.check_targets(self.module, wanted.targets)
+        foreign.check_targets(self.module, groups, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 

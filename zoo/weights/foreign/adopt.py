@@ -87,8 +87,11 @@ def adopt(found: Found) -> ManagedWeight:
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     give_back = weight.give_back
     if give_back is None:
-        buffers = tuple(name for name, _ in weight.holds if name in layer._buffers)
-        give_back = functools.partial(_give_back, holds=weight.holds, buffers=buffers)
+        held = {name: tensor_of(layer, name) for name, _ in weight.holds}
+        shapes = {name: tensor.shape for name, tensor in held.items() if tensor is not None}
+        give_back = functools.partial(
+            _give_back, holds=weight.holds, shapes=shapes, buffers=tuple(name for name in held if name in layer._buffers)
+        )
     for name, _ in weight.holds:
         for place in (layer._parameters, layer._buffers, layer.__dict__):
             place.pop(name, None)
@@ -111,11 +114,16 @@ def _forward_name(layer: nn.Module) -> str:
 
 
 def _give_back(
-    layer: nn.Module, packed: QuantizedTensor, *, holds: tuple[tuple[str, str], ...], buffers: tuple[str, ...]
+    layer: nn.Module,
+    packed: QuantizedTensor,
+    *,
+    holds: tuple[tuple[str, str], ...],
+    shapes: dict[str, torch.Size],
+    buffers: tuple[str, ...],
 ) -> None:
-    """Put stored tensors back under the names that the layer has for them."""
+    """Put stored tensors back under the names, and in the shapes, that the layer has for them."""
     for name, stored in holds:
-        tensor = packed._parameters[stored].detach()  # type: ignore[union-attr]
+        tensor = packed._parameters[stored].detach().view(shapes[name])  # type: ignore[union-attr]
         if name in buffers:
             layer._buffers[name] = tensor
         else:

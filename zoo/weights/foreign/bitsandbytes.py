@@ -59,7 +59,7 @@ def _four_bit(layer: nn.Module, name: str, value: Any) -> ForeignWeight:
     role = _role(layer, name)
     if role is None:
         return _refused(form, f"a {type(layer).__name__} reads it in a way of its own")
-    state = getattr(value, "quant_state", None) or getattr(layer, "quant_state", None)
+    state = value.quant_state or (getattr(layer, "quant_state", None) if value.bnb_quantized else None)
     if state is None:
         if value.is_meta or not value.is_floating_point() or value.bnb_quantized:
             return _refused(form, "it has no values yet: load them, and move the layer to its device")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.weights.foreign import layers
-from zoo.weights.foreign.probe import agrees
+from zoo.weights.foreign.probe import best
 from zoo.weights.foreign.weight import ForeignWeight, float_dtype, own_tensors, tensor_of
 from zoo.weights.quantized_tensor import QuantizedTensor
 
@@ -79,16 +79,21 @@ def _weight(layer: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> F
         return ForeignWeight(form, packed, ((name, "values"),), plain, role if plain else "", name)
     scale_name, scales = found
     form = f"{form} with {scale_name}"
-    tensors, holds = {"values": value.detach(), "scales": _column(scales.detach(), value)}, (
-        (name, "values"),
-        (scale_name, "scales"),
-    )
-    for codec in _readings(layer, value, tensors["scales"]):
-        packed = QuantizedTensor(codec, value.shape, dtype, tensors)
-        for role in ("linear", "embedding") if name == "weight" and value.dim() == 2 else ():
-            fits = type(layer).__name__ in KNOWN and role == _role(layer) or agrees(layer, packed, role)
-            if fits or (fits is None and type(layer) is nn.Linear and role == "linear" and not codec.inverse):
-                return ForeignWeight(form, packed, holds, ROLES[role], role, name, give_back=None)
+    tensors = {"values": value.detach(), "scales": _column(scales.detach(), value)}
+    holds = ((name, "values"), (scale_name, "scales"))
+    readings = [
+        (QuantizedTensor(codec, value.shape, dtype, tensors), role)
+        for codec in _readings(layer, value, tensors["scales"])
+        for role in (("linear", "embedding") if name == "weight" and value.dim() == 2 else ())
+    ]
+    known = type(layer).__name__ in KNOWN or type(layer) is nn.Linear  # whose own forward pass may not run here
+    usual = [number for number, (_, role) in enumerate(readings) if role == _role(layer)]
+    number = best(layer, readings)
+    if number is None or (type(layer).__name__ in KNOWN and number < 0):
+        number = usual[0] if usual and known else -1
+    if number >= 0:
+        packed, role = readings[number]
+        return ForeignWeight(form, packed, holds, ROLES[role], role, name)
     reason = f"a {type(layer).__name__} does not compute a product with the values times the scales"
     return ForeignWeight(form, attribute=name, reason=reason)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.weights.foreign import layers
-from zoo.weights.foreign.probe import agrees
-from zoo.weights.foreign.weight import ForeignWeight, float_dtype, own_tensors
+from zoo.weights.foreign.probe import best
+from zoo.weights.foreign.weight import ForeignWeight, own_tensors
 from zoo.weights.quantized_tensor import QuantizedTensor
 
 WORD = 32  # bits of a packed word
@@ -78,7 +78,7 @@ def read(layer: nn.Module, dtype: torch.dtype) -> list[ForeignWeight]:
     scales = tensors.get("scales")
     if scales is None or any(one is None or one.dtype != torch.int32 or one.dim() != 2 for one in words):
         return []
-    return [_weight(layer, tensors, float_dtype(layer, dtype))]
+    return [_weight(layer, tensors, dtype)]
 
 
 def _weight(layer: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> ForeignWeight:
@@ -91,27 +91,33 @@ def _weight(layer: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) ->
         scheme, inputs, offsets = "gptq", tensors["g_idx"].numel(), _offsets(layer)
         order = NAMES
     else:
-        scheme, inputs, offsets = "awq", qweight.shape[0], ((0, True),)
+        scheme, inputs, offsets = "awq", qweight.shape[0], (0,)
         order = NAMES[:3]
     form = f"{scheme.upper()} {bits} bit"
     stored = {name: tensors[name].detach() for name in order}
     expected = inputs * bits // WORD if scheme == "gptq" else outputs * bits // WORD
     if qweight.shape[0 if scheme == "gptq" else 1] != expected or (scheme == "awq" and bits != 4):
         return ForeignWeight(form, reason="its kernel has reordered the codes: choose a backend that keeps them")
-    for offset, known in offsets:
-        packed = QuantizedTensor(GroupedInt(scheme, bits, offset), torch.Size((outputs, inputs)), dtype, stored)
-        fits = agrees(layer, packed, "linear")
-        if fits or (fits is None and known):
-            holds = tuple((name, name) for name in order)
-            return ForeignWeight(form, packed, holds, layers.linear, "linear")
+    readings = [
+        QuantizedTensor(GroupedInt(scheme, bits, offset), torch.Size((outputs, inputs)), dtype, stored)
+        for offset in offsets
+    ]
+    number = best(layer, [(packed, "linear") for packed in readings])
+    if number is None and _library_says(layer):
+        number = 0
+    if number is not None and number >= 0:
+        holds = tuple((name, name) for name in order)
+        return ForeignWeight(form, readings[number], holds, layers.linear, "linear")
     reason = f"a {type(layer).__name__} computes another product than its tensors are known for, or does not run here"
     return ForeignWeight(form, reason=reason)
 
 
-def _offsets(layer: nn.Module) -> tuple[tuple[int, bool], ...]:
-    """Return what may have to be added to GPTQ's zero points, and whether the library says that it has to be."""
-    format_of: Callable[[], int] | None = getattr(layer, "qzero_format", None)
-    if callable(format_of):
-        first = 1 if format_of() == 1 else 0
-        return (first, True), (1 - first, False)
-    return (1, type(layer).__module__.startswith("auto_gptq.")), (0, False)
+def _offsets(layer: nn.Module) -> tuple[int, ...]:
+    """Return what may have to be added to GPTQ's zero points, the likelier first."""
+    version: Callable[[], int] | None = getattr(layer, "qzero_format", None)
+    return (0, 1) if callable(version) and version() == 2 else (1, 0)
+
+
+def _library_says(layer: nn.Module) -> bool:
+    """Return whether the layer's library is known to store zero points as `_offsets` expects first."""
+    return callable(getattr(layer, "qzero_format", None)) or type(layer).__module__.startswith(("auto_gptq.", "awq."))

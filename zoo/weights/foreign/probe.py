@@ -1,6 +1,9 @@
-"""Check by a small run that a layer computes what its stored tensors are taken for."""
+"""Find out by a small run which of several readings of its stored tensors a layer computes with."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +16,22 @@ ROWS = 4  # rows of random inputs, or looked up
 TOLERANCE = 0.1  # of the outputs' norm: another reading is off by its whole size, quantized activations by about .03
 
 
+def best(layer: nn.Module, readings: Sequence[tuple[QuantizedTensor, str]]) -> int | None:
+    """Return the number of the reading (weight, role) that a layer's own forward pass computes; -1 if it is none.
+
+    None if the layer does not run here, for want of a kernel.
+    """
+    errors = [error(layer, packed, role) for packed, role in readings]
+    if all(one is None for one in errors):
+        return None
+    known = [math.inf if one is None else one for one in errors]
+    least = min(range(len(known)), key=known.__getitem__)
+    return least if known[least] <= TOLERANCE else -1
+
+
 @torch.no_grad()
-def agrees(layer: nn.Module, packed: QuantizedTensor, role: str) -> bool | None:
-    """Return whether a layer's own forward pass is `role` with the weight `packed`.
+def error(layer: nn.Module, packed: QuantizedTensor, role: str) -> float | None:
+    """Return how far a layer's own forward pass is from `role` with the weight `packed`, of the outputs' norm.
 
     Args:
         layer: The layer, as its library made it.
@@ -23,7 +39,7 @@ def agrees(layer: nn.Module, packed: QuantizedTensor, role: str) -> bool | None:
         role: "linear" or "embedding".
 
     Returns:
-        None if the layer does not run here, for want of a kernel.
+        The relative error; None if the layer does not run here.
     """
     dense = packed(torch.float32)
     device, bias = dense.device, tensor_of(layer, "bias")
@@ -44,6 +60,6 @@ def agrees(layer: nn.Module, packed: QuantizedTensor, role: str) -> bool | None:
         else:
             expected = F.linear(x.float(), dense, None if bias is None else bias.float())
         if not isinstance(got, Tensor) or got.shape != expected.shape:
-            return False
-        return bool((got.float() - expected).norm() <= TOLERANCE * expected.norm())
+            return math.inf
+        return float((got.float() - expected).norm() / expected.norm().clamp(min=1e-30))
     return None

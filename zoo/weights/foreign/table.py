@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from zoo.weights.foreign import bitsandbytes, float8, grouped, hqq, subclass
 from zoo.weights.foreign.adopt import Reader
 from zoo.weights.foreign.weight import ForeignWeight, own_tensors, records_of
-from zoo.weights.walk import library_modules
 
 # Asked in this order; the first that finds any counts.
 READERS: tuple[Reader, ...] = (bitsandbytes.read, hqq.read, subclass.read, float8.read, grouped.read)
@@ -39,7 +38,7 @@ def packed_data(layer: nn.Module) -> str | None:
     no ordinary weight of its own; and torch's own quantized layers.
     """
     if type(layer).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
-        return "torch's quantized modules"
+        return None if type(layer).__name__ == "LinearPackedParams" else "torch's quantized modules"
     if records_of(layer):
         return None
     for name, parameter in layer._parameters.items():
@@ -63,9 +62,3 @@ def _is_weight(tensor: Tensor) -> bool:
 
 def _has_managed(layer: nn.Module) -> bool:
     return any(name.endswith("_store") for name in layer._modules)
-
-
-def unreadable(module: nn.Module) -> dict[str, str]:
-    """Return path → how it is stored, of every layer with a weight that neither zoo nor its library shows as numbers."""
-    named = ((path, packed_data(layer)) for path, layer in library_modules(module))
-    return {path: stored for path, stored in named if stored is not None}
