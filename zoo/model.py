@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
 from zoo.adapters.mixed_batch import mixed
+from zoo.adapters.unsaved import check_trained
 from zoo.adapters.updates import make_updates
 from zoo.adapters.verbs import AdapterVerbs
 from zoo.catalog.entry import Entry
@@ -20,12 +21,15 @@ from zoo.errors import AdapterError, TuningError
 from zoo.formats import manifest, native, saved
 from zoo.hub.adapters import resolve_path
 from zoo.methods.config import as_adapter, check_name
+from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
+from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import evaluating, seeded
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.scheme import Quantization
+from zoo.weights.state_dicts import stop_checking
 from zoo.weights.walk import TiedGroup, tied_groups
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         device: torch.device,
         dtype: torch.dtype,
         scheme: Quantization | None = None,
-        fingerprint: str | None = None,
+        fingerprint: Fingerprint | None = None,
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.adapter_set = AdapterSet(module, entry, device, dtype, scheme, fingerprint, groups)
@@ -180,6 +184,10 @@ class Model(TrainingVerbs, AdapterVerbs):
         """Add a training run to the records of the active adapters, which it has trained."""
         manifest.note_tuning(self.adapter_set, data, result)
 
+    def check_trained(self) -> None:
+        """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
+        check_trained(self.adapter_set)
+
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield (name, parameter) of all trainable parameters.
 
@@ -220,9 +228,9 @@ class Model(TrainingVerbs, AdapterVerbs):
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
             folder = resolve_path(lora)
-            restored = saved.restore(self.adapter_set, folder)
-            return PreparedAdapter(name, *restored, manifest.record(folder), groups)
-        wanted = as_adapter(lora, self.entry.targets or "all")
+            config, updates, buffers = saved.restore(self.adapter_set, folder)
+            return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
+        wanted = with_names(as_adapter(lora, self.entry.targets or "all"), self.module)
         groups = tied_groups(self.module) if groups is None else groups
         foreign.check_targets(self.module, groups, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):
@@ -249,6 +257,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         self.adapter_set.unload()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
             self.module.__dict__.pop(name, None)
+        stop_checking(self.module, root=True)
         return self.module
 
     def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:

@@ -14,6 +14,7 @@ from torch import nn
 from zoo.adapters.adapter_set import PreparedAdapter
 from zoo.catalog.entry import RANDOM, Entry
 from zoo.errors import AdapterError, ZooError
+from zoo.formats.trainer import save_pretrained
 from zoo.loading.device import pick_device, pick_dtype
 from zoo.loading.random_weights import initial_tensors
 from zoo.loading.resolve import resolve
@@ -26,9 +27,10 @@ from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter, save_pretrained
+from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
+from zoo.weights.state_dicts import check_loading
 from zoo.weights.walk import TiedGroup, index_module, managed_weights
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
@@ -143,7 +145,7 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
             quantized.append((group, parameter, packed))
     first = groups[0].value if groups else torch.empty(0)
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
-    model = Model(module, entry, first.device, dtype, scheme, fingerprint.hexdigest(), groups)
+    model = Model(module, entry, first.device, dtype, scheme, fingerprint, groups)
     try:  # preparing an adapter may refuse, and sees the weights as they will be stored
         for group, _, packed in quantized:
             replace_parameter(group, packed)
@@ -167,7 +169,8 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
         model.adapter_set.freeze_base(groups, permanently=True)
     model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
     if callable(getattr(type(model.module), "save_pretrained", None)):
-        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.module)
+        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.adapter_set)
+    check_loading(model.module, root=True)
     for one in prepared:
         model.adapter_set.attach(one)
     return model

@@ -60,7 +60,7 @@ def stream(
     scheme: Quantization | None,
     device: torch.device,
     dtype: torch.dtype,
-) -> str:
+) -> Fingerprint:
     """Fill the module from its checkpoint, one tensor at a time, and return the checkpoint's fingerprint.
 
     Args:
@@ -112,7 +112,7 @@ def stream(
         raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
     for layer, attribute, _ in index.buffers.values():
         layer._buffers[attribute] = layer._buffers[attribute].to(device)  # type: ignore[union-attr]
-    return fingerprint.hexdigest()
+    return fingerprint
 
 
 def _current(index: ModuleIndex) -> Iterator[tuple[str, Tensor]]:

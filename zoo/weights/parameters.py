@@ -13,6 +13,7 @@ from zoo.errors import WeightError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.state_dicts import check_loading, stop_checking
 from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups
 
 ORDER = "_zoo_parameter_order"
@@ -56,6 +57,8 @@ def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
         layer, attribute = ref.layer, ref.attribute
         layer.__dict__.pop(attribute, None)
         layer._modules.pop(child_name(attribute), None)
+        if not any(isinstance(value, LazyWeight) for value in layer.__dict__.values()):
+            stop_checking(layer)
         setattr(layer, attribute, parameter)
         restore_order(layer)
     group.value = parameter
@@ -111,6 +114,7 @@ def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: 
         layer.__dict__[attribute] = lazy
     else:  # by setattr, so that layers that keep lists of their weights (nn.LSTM) update them
         setattr(layer, attribute, lazy)
+    check_loading(layer)
 
 
 def parameter_names(layer: nn.Module) -> list[str]:

@@ -28,6 +28,7 @@ from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
 PREFIX = "base_model.model."
 ZOO_PREFIX = "zoo."
 WRAPPED = ".base_layer"
+TOKENS = ".token_adapter.trainable_tokens_delta"
 # PEFT adds the update of an attention's out_proj to its weight twice, merged or not (peft 0.14 to 0.21 at least).
 OUT_PROJ = 2.0
 _LORA = re.compile(r"(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|(?P<other>embedding_[AB]|magnitude_vector))")
@@ -144,6 +145,16 @@ def has_kind(kind: str, slot: Slot) -> bool:
         return True
     padded = kind != "ia3" and getattr(layer, "padding_mode", "zeros") != "zeros"
     return isinstance(layer, _KINDS.get(kind, ())) and not padded
+
+
+def ties_rows(module: nn.Module, refs: list[ParameterRef]) -> bool:
+    """Return whether PEFT's `trainable_token_indices` of a weight's first place reach all its places."""
+    try:
+        first = module.get_input_embeddings() is refs[0].layer  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        first = False
+    tied = first and bool(getattr(getattr(module, "config", None), "tie_word_embeddings", False))
+    return len(refs) == 1 or tied
 
 
 def wrapped(placed: Iterable[Slot]) -> dict[str, int]:

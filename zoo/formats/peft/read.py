@@ -18,6 +18,7 @@ from zoo.formats.peft.places import Place, Reading, check_copy, check_values, ne
 from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.experts import Experts
+from zoo.methods.rows import RowsUpdate
 from zoo.methods.targets import adaptable, path_of
 from zoo.plugin import hooks
 from zoo.weights.lazy_weight import LazyWeight
@@ -28,8 +29,8 @@ from zoo.weights.walk import TiedGroup
 
 def updates_of(
     adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> dict[str, Update]:
-    """Return the updates by the name of each weight's first place, ready to be attached.
+) -> tuple[dict[str, Update], dict[str, Tensor]]:
+    """Return the updates by the name of each weight's first place, ready to be attached, and the adapter's buffers.
 
     Args:
         adapters: the model's adapters.
@@ -43,11 +44,15 @@ def updates_of(
     reading = new_reading(adapters, config, fields)
     bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
     found: dict[Place, dict[str, Tensor]] = {}
+    buffers: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         full = PREFIX + name if bare else name
         key = place_of(reading, name, full)
         if key is None:
             check_copy(reading, full.removeprefix(PREFIX), tensor)
+            continue
+        if key[0].how == "buffer":
+            buffers |= _buffer(reading, key[0].path, tensor)
             continue
         check_values(*key, tensor)
         found.setdefault(key[0], {})[key[1]] = tensor
@@ -66,9 +71,10 @@ def updates_of(
                 "adapters; zoo keeps tied weights tied and cannot load it"
             )
         updates[first] = update
-        covered |= {other.name for other in group.refs} if place.how == "zoo" else {ref.name}
+        everywhere = place.how == "zoo" or (place.how == "rows" and keys.ties_rows(adapters.module, group.refs))
+        covered |= {other.name for other in group.refs} if everywhere else {ref.name}
     _check_complete(reading, fields, updates, covered)
-    return updates
+    return updates, buffers
 
 
 def _from_peft(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
@@ -156,8 +162,32 @@ def _from_full(reading: Reading, group: TiedGroup, path: str, factors: dict[str,
     return update
 
 
+def _from_rows(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
+    """Return the update of some rows of a weight: the file has the rows themselves."""
+    indices = reading.rows[group.name]
+    check_shapes(group.refs[0], factors.values(), ((len(indices), *group.value.shape[1:]),))
+    update = RowsUpdate(group.lazy(), indices)
+    _fill(update, factors)
+    return update
+
+
+def _buffer(reading: Reading, name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return a buffer's value from the file, by its first name in the module."""
+    layer, attribute, _ = reading.buffers[name]
+    present: Tensor = layer._buffers[attribute]  # type: ignore[assignment]
+    if tensor.shape != present.shape or tensor.is_floating_point() != present.is_floating_point():
+        raise AdapterError(
+            f"{name}: expected {tuple(present.shape)} of {present.dtype}, got {tuple(tensor.shape)} of {tensor.dtype}; "
+            "the adapter was made for another model"
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise AdapterError(f"{name}: expected finite numbers, got NaN or Inf")
+    first = next(key for key, ref in reading.buffers.items() if ref.layer is layer and ref.attribute == attribute)
+    return {first: tensor.to(present.device, copy=True)}
+
+
 _MAKERS: dict[str, Callable[[Reading, TiedGroup, str, dict[str, Tensor]], Update]]
-_MAKERS = {"peft": _from_peft, "zoo": _from_zoo, "full": _from_full}
+_MAKERS = {"peft": _from_peft, "zoo": _from_zoo, "full": _from_full, "rows": _from_rows}
 
 
 def _injected(
@@ -228,6 +258,8 @@ def _check_complete(
             continue
         value, refs = group.value, group.refs
         ref = next(ref for ref in refs if ref.name == name)
+        if refs[0].name in reading.rows and refs[0].name not in updates:
+            raise AdapterError(f"the configuration trains rows of {name}, and the file does not hold them")
         if name in reading.saved and value.dtype.is_floating_point:
             raise AdapterError(f"the configuration saves {name} whole, and the file does not hold it")
         if refs[0].name in updates and adaptable(value):

@@ -12,9 +12,11 @@ from torch import nn
 
 from zoo.errors import QuantizationError, WeightError
 from zoo.weights.foreign.weight import RECORD, ForeignWeight, records_of, tensor_of
+from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import ORDER, child_name, replace_parameter, restore_order
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.state_dicts import stop_checking
 from zoo.weights.walk import TiedGroup, library_modules, parameter_ref, tied_groups
 
 FORWARD_BEFORE = "_zoo_forward_before"  # a layer's own `forward` that was set on the object, not its class
@@ -155,6 +157,8 @@ def give_back(group: TiedGroup) -> bool:
             layer.__dict__.pop(name)
         else:
             layer.__dict__[name] = before
+    if not any(isinstance(value, LazyWeight) for value in layer.__dict__.values()):
+        stop_checking(layer)
     assert record.give_back is not None
     record.give_back(layer, managed.packed)
     restore_order(layer)
