@@ -314,17 +314,20 @@ class Model(TrainingVerbs, AdapterVerbs):
             self, self.adapter_set, repo_id, name, private=private, branch=branch, message=message, samples=samples
         )
 
-    def save(self, folder: str | os.PathLike[str], *, digests: bool = False) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, packed: bool = False, digests: bool = False) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.
 
         Other files in the folder stay.
 
         Args:
             folder: where to.
+            packed: write the weights as they are in memory instead, quantized ones with their codes and scales, merged
+                adapters included, for `zoo.load(folder)`; transformers loads the folder too if it is a model of its own
+                of which only linear layers are in nf4 or fp4.
             digests: write SHA256SUMS too, which `zoo.load` verifies; one that is there already is always renewed.
 
         Raises:
             OutputError: the folder cannot be written, or holds weights that would be taken for the model's; what was
-                there is then as it was.
+                there is then as it was. With `packed`: an adapter is active, or a weight's form cannot be written.
         """
-        return native.save(self, Path(folder), digests)
+        return native.save(self, Path(folder), digests, self.adapter_set if packed else None)

@@ -14,6 +14,7 @@ from torch import nn
 from zoo.adapters.adapter_set import PreparedAdapter
 from zoo.catalog.entry import RANDOM, Entry
 from zoo.errors import AdapterError, ZooError
+from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
 from zoo.loading.device import pick_device, pick_dtype
 from zoo.loading.random_weights import initial_tensors
@@ -60,11 +61,12 @@ def load(
         weights: another Hub repository or local folder than the entry's; "embedded" for those that the plugin carries;
             "random" for weights as the library initialises them, to train from (see `Model.tune`).
         revision: another branch, tag or commit than the entry's.
-        bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are.
+        bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are. A model that was
+            saved with `packed=True`, or by transformers with bitsandbytes, is loaded without quantizing it again.
         lora: a rank, a `zoo.LoRA`, the place of a saved adapter (a folder, a Hub repository `owner/name`,
             `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
         device: default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
-        dtype: the compute dtype; default bfloat16 on a GPU that has it, else float32. Random weights, all of which are
+        dtype: the compute dtype; default that of a packed model, else bfloat16 on a GPU that has it, else float32. Random weights, all of which are
             to be trained, are float32 by default on any device.
         seed: for random weights, and for the adapters' random initialisation.
 
@@ -75,6 +77,10 @@ def load(
     target = pick_device(device)
     compute = pick_dtype(torch.float32 if dtype is None and weights == RANDOM else dtype, target)
     entry = resolve(name, weights=weights, revision=revision, download=target.type != "meta")
+    stored = None if entry.weights == RANDOM else packed.read(entry)
+    if stored is not None:
+        scheme = stored.check_scheme(scheme)
+        compute = stored.dtype if dtype is None and stored.dtype is not None else compute
     named = _named(lora)
     if entry.adapter is not None:
         if DEFAULT in named:
@@ -89,8 +95,14 @@ def load(
         fingerprint = None
         fill_meta(index, entry, scheme, compute)
     else:
-        tensors = initial_tensors(entry, seed) if entry.weights == RANDOM else hooks.checkpoint(entry, module)
-        fingerprint = stream(tensors, index, entry, scheme, target, compute)
+        if entry.weights == RANDOM:
+            tensors = initial_tensors(entry, seed)
+        elif stored is not None and stored.weights is not None:
+            tensors = packed.tensors(entry, stored)
+        else:
+            tensors = hooks.checkpoint(entry, module)
+        base = None if stored is None else stored.base
+        fingerprint = stream(tensors, index, entry, None if stored else scheme, target, compute, base)
     module.eval()
     model = Model(module, entry, target, compute, scheme, fingerprint, index.groups)
     prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]

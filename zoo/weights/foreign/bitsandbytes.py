@@ -112,10 +112,9 @@ def _take(layer: nn.Module) -> None:
         state.CB = state.SCB = None
 
 
-def _give_back_4bit(layer: nn.Module, packed: QuantizedTensor, *, storage: torch.dtype, compress: bool) -> None:
-    """Make `weight` bitsandbytes' own parameter again, of the same bits."""
+def quant_state(packed: QuantizedTensor) -> Any:
+    """Return bitsandbytes' own state of a weight in 4 bit."""
     from bitsandbytes.functional import QuantState, get_4bit_type
-    from bitsandbytes.nn import Params4bit
 
     codec = packed.codec
     assert isinstance(codec, FourBit)
@@ -123,7 +122,7 @@ def _give_back_4bit(layer: nn.Module, packed: QuantizedTensor, *, storage: torch
     state2 = None
     if second:
         state2 = QuantState(second[0], code=dynamic_map(codes.device), blocksize=SCALE_BLOCK, dtype=torch.float32)
-    state = QuantState(
+    return QuantState(
         scales,
         shape=packed.shape,
         code=get_4bit_type(codec.scheme, device=str(codes.device)),
@@ -133,13 +132,20 @@ def _give_back_4bit(layer: nn.Module, packed: QuantizedTensor, *, storage: torch
         offset=second[1].view(()) if second else None,
         state2=state2,
     )
+
+
+def _give_back_4bit(layer: nn.Module, packed: QuantizedTensor, *, storage: torch.dtype, compress: bool) -> None:
+    """Make `weight` bitsandbytes' own parameter again, of the same bits."""
+    from bitsandbytes.nn import Params4bit
+
+    codes, state = packed.tensors()[0].detach(), quant_state(packed)
     layer.weight = Params4bit(
         codes.reshape(-1).view(storage).view(-1, 1),
         requires_grad=False,
         quant_state=state,
-        blocksize=codec.block_size,
+        blocksize=state.blocksize,
         compress_statistics=compress,
-        quant_type=codec.scheme,
+        quant_type=state.quant_type,
         quant_storage=storage,
         module=layer,  # type: ignore[arg-type]
         bnb_quantized=True,
