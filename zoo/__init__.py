@@ -133,8 +133,8 @@ if TYPE_CHECKING:
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.footprint import Footprint as Footprint
-    from zoo.weights.layout import Layout as Layout
     from zoo.weights.foreign.weight import ForeignWeight as ForeignWeight
+    from zoo.weights.layout import Layout as Layout
     from zoo.weights.lazy_weight import LazyWeight as LazyWeight
     from zoo.weights.quantized_tensor import Codec as Codec
     from zoo.weights.quantized_tensor import QuantizedTensor as QuantizedTensor

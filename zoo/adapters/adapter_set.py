@@ -15,8 +15,8 @@ from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
-from zoo.weights.foreign.adopt import give_back
 from zoo.storage.fingerprint import Fingerprint
+from zoo.weights.foreign.adopt import give_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization

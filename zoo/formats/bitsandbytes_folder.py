@@ -1,4 +1,4 @@
-"""Folders of transformers' models with weights as bitsandbytes quantizes linear layers: `weight`, `weight.absmax`, …"""
+"""Folders of transformers' models with 4-bit weights as bitsandbytes has them: `weight`, `weight.absmax` and so on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zoo.weights.walk import TiedGroup, library_modules
 
 
 def can_say(module: nn.Module, groups: list[TiedGroup], packed: Mapping[str, QuantizedTensor]) -> bool:
-    """Return whether transformers could load the module with these weights: all in 4 bit, and of linear layers alone."""
+    """Return whether transformers could load the module with these weights: all 4-bit ones of linear layers."""
     if not packed or not _is_transformers(module):
         return False
     codecs = {one.codec for one in packed.values()}
@@ -95,4 +95,3 @@ def scheme_of(config: Mapping[str, Any]) -> Quantization | None:
     if kind not in ("nf4", "fp4"):
         return None
     return Quantization(4, kind, BLOCK_SIZES[0], bool(told.get("bnb_4bit_use_double_quant", False)))
-

@@ -69,8 +69,8 @@ class PackedFolder:
         """
         if asked is not None and asked != self.scheme:
             raise CheckpointError(
-                f"{self.folder}: its weights are quantized already ({self.scheme}), expected them in full precision for "
-                f"{asked}: leave bits out, or load the model that it was made from"
+                f"{self.folder}: expected weights in full precision to quantize ({asked}), got quantized ones "
+                f"({self.scheme}): leave bits out, or load the model that it was made from"
             )
         return self.scheme
 
@@ -170,7 +170,9 @@ def _expected(entry: Entry, name: str, scheme: Quantization, shape: torch.Size) 
 
 
 def _forms(packed: QuantizedTensor) -> dict[str, Any]:
-    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in packed._parameters.items() if tensor is not None}
+    return {
+        name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in packed._parameters.items() if tensor is not None
+    }
 
 
 def _companions(model: LoadedModel, staged: Path) -> None:
@@ -211,18 +213,22 @@ def read(entry: Entry) -> PackedFolder | None:
     weights, base = content.get("weights"), content.get("base")
     known = content.get("format") == FORMAT and isinstance(dtype, torch.dtype)
     if not known or not (weights is None or isinstance(weights, dict)):
-        raise CheckpointError(f"{path}: expected format {FORMAT} with dtype and weights; a newer zoo may have written it")
+        raise CheckpointError(
+            f"{path}: expected format {FORMAT} with dtype and weights; a newer zoo may have written it"
+        )
     fingerprint_of = None if base is None else fingerprint.from_json(base)
     if base is not None and fingerprint_of is None:
         raise CheckpointError(f"{path}: damaged, its base is no fingerprint; get the folder again")
     scheme = None if content.get("scheme") is None else _quantization(path, content["scheme"])
-    return PackedFolder(entry.folder, dtype, scheme, fingerprint_of, weights)  # type: ignore[arg-type]
+    return PackedFolder(entry.folder, dtype, scheme, fingerprint_of, weights)
 
 
 def _by_library(entry: Entry) -> PackedFolder | None:
     """Return the description of a folder that transformers wrote with bitsandbytes' weights; None for any other."""
     scheme = bitsandbytes_folder.scheme_of(entry.config)
-    return None if scheme is None else PackedFolder(entry.folder, None, scheme, None, None)  # type: ignore[arg-type]
+    if scheme is None or entry.folder is None:
+        return None
+    return PackedFolder(entry.folder, None, scheme, None, None)
 
 
 def _quantization(path: Path, content: Any) -> Quantization:
@@ -249,22 +255,31 @@ def tensors(entry: Entry, packed: PackedFolder) -> Iterator[tuple[str, Tensor]]:
     yield from found.items()
 
 
-def _weight(
-    entry: Entry, packed: PackedFolder, name: str, told: Any, found: dict[str, Tensor]
-) -> QuantizedTensor:
+def _weight(entry: Entry, packed: PackedFolder, name: str, told: Any, found: dict[str, Tensor]) -> QuantizedTensor:
     """Return one quantized weight; its tensors leave `found`."""
     where = packed.folder / DESCRIPTION
-    try:
-        shape, names = torch.Size(told["shape"]), tuple(told["tensors"])
-        scheme = _quantization(where, told["quantization"])
-        stored = {part: found.pop(f"{name}.{part}") for part in names}
-    except (TypeError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{where}: damaged, {name} is not described as in {WEIGHTS} ({error!r})") from error
+    if not isinstance(told, dict) or not _sizes(told.get("shape")) or not isinstance(told.get("tensors"), list):
+        raise CheckpointError(f"{where}: damaged, expected shape and tensors of {name}; get the folder again")
+    shape, scheme = torch.Size(told["shape"]), _quantization(where, told.get("quantization"))
     expected = _expected(entry, name, scheme, shape)
-    made = QuantizedTensor(expected.codec, shape, packed.dtype, {part: tensor.clone() for part, tensor in stored.items()})
+    stored = {part: found.pop(f"{name}.{part}", None) for part in expected.names}
+    if told["tensors"] != list(expected.names) or any(tensor is None for tensor in stored.values()):
+        raise CheckpointError(
+            f"{packed.folder / WEIGHTS}: expected {', '.join(expected.names)} of {name} for scheme {scheme.scheme!r}, "
+            f"got {told['tensors']}; get the folder again"
+        )
+    copies = {part: tensor.clone() for part, tensor in stored.items() if tensor is not None}
+    made = QuantizedTensor(expected.codec, shape, packed.dtype or expected.dtype, copies)
     if _forms(made) != _forms(expected):
         raise CheckpointError(
             f"{packed.folder / WEIGHTS}: {name} has tensors {_forms(made)}, expected {_forms(expected)} for scheme "
             f"{scheme.scheme!r}; get the folder again"
         )
     return made
+
+
+def _sizes(shape: Any) -> bool:
+    """Return whether a value from a file is a shape."""
+    return (
+        isinstance(shape, list) and len(shape) <= 8 and all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
+    )

@@ -66,8 +66,8 @@ def load(
         lora: a rank, a `zoo.LoRA`, the place of a saved adapter (a folder, a Hub repository `owner/name`,
             `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
         device: default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
-        dtype: the compute dtype; default that of a packed model, else bfloat16 on a GPU that has it, else float32. Random weights, all of which are
-            to be trained, are float32 by default on any device.
+        dtype: the compute dtype; default that of a packed model, else bfloat16 on a GPU that has it, else float32.
+            Random weights, all of which are to be trained, are float32 by default on any device.
         seed: for random weights, and for the adapters' random initialisation.
 
     Raises:

@@ -79,7 +79,7 @@ def _weight(name: str, found: dict[str, Tensor]) -> QuantizedTensor:
     size = torch.Size(shape).numel()
     blocks = -(-size // block)
     packed = codes.contiguous().view(torch.uint8).reshape(-1, 1)
-    tensors = {"packed": packed, "scales": parts["absmax"]}
+    tensors: dict[str, Tensor | None] = {"packed": packed, "scales": parts["absmax"]}
     expected = {"packed": (torch.uint8, (size + 1) // 2), "scales": (torch.uint8 if double else torch.float32, blocks)}
     if double:
         if state.get("nested_blocksize") != SCALE_BLOCK or not isinstance(state.get("nested_offset"), float):
@@ -91,8 +91,11 @@ def _weight(name: str, found: dict[str, Tensor]) -> QuantizedTensor:
         if tensor is None or tensor.dtype != kind_of or tensor.numel() != count:
             raise _damaged(name, f"expected {count} {part} of {kind_of}")
     _check_maps(name, kind, parts, double)
-    stored = {part: tensor.reshape(-1) if part != "packed" else tensor for part, tensor in tensors.items()}  # type: ignore[union-attr]
-    copies = {part: tensor.clone() for part, tensor in stored.items()}  # no views of the file, which may change
+    copies = {  # no views of the file, which may change
+        part: (tensor if part == "packed" else tensor.reshape(-1)).clone()
+        for part, tensor in tensors.items()
+        if tensor is not None
+    }
     return QuantizedTensor(FourBit(kind, block, double), torch.Size(shape), _DTYPES[dtype], copies)
 
 
@@ -115,7 +118,7 @@ def _state(name: str, tensor: Tensor) -> dict[str, Any]:
         shape = state["shape"]
         right = all(type(size) is int and 0 <= size < 1 << 40 for size in shape) and len(shape) <= 8
         if right and type(state["blocksize"]) is int and isinstance(state["dtype"], str):
-            return state  # type: ignore[no-any-return]
+            return state
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(name, "expected a JSON text with shape, blocksize and dtype") from error
     raise _damaged(name, "expected a JSON text with shape, blocksize and dtype")

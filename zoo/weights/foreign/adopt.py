@@ -21,7 +21,7 @@ from zoo.weights.walk import TiedGroup, library_modules, parameter_ref, tied_gro
 
 FORWARD_BEFORE = "_zoo_forward_before"  # a layer's own `forward` that was set on the object, not its class
 
-# Returns what is known of a layer's weights, nothing for ordinary ones; the dtype is that of the module's other weights.
+# Returns what is known of a layer's weights, nothing for ordinary ones; the dtype is that of the module's other ones.
 Reader = Callable[[nn.Module, torch.dtype], list[ForeignWeight]]
 
 
@@ -92,7 +92,10 @@ def adopt(found: Found) -> ManagedWeight:
         held = {name: tensor_of(layer, name) for name, _ in weight.holds}
         shapes = {name: tensor.shape for name, tensor in held.items() if tensor is not None}
         give_back = functools.partial(
-            _give_back, holds=weight.holds, shapes=shapes, buffers=tuple(name for name in held if name in layer._buffers)
+            _give_back,
+            holds=weight.holds,
+            shapes=shapes,
+            buffers=tuple(name for name in held if name in layer._buffers),
         )
     for name, _ in weight.holds:
         for place in (layer._parameters, layer._buffers, layer.__dict__):

@@ -92,7 +92,7 @@ def _four_bit(layer: nn.Module, name: str, value: Any) -> ForeignWeight:
 
 
 def _from_cpu_order(codes: Tensor, state: Any) -> tuple[Tensor, Tensor, torch.dtype]:
-    """Return codes in their usual order, scales (blocks,) and dtype of a weight in the order of bitsandbytes' CPU kernel."""
+    """Return codes in their usual order, scales (blocks,) and dtype of a weight that the CPU kernel has used."""
     from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
 
     state = copy.copy(state)
@@ -106,7 +106,7 @@ def _take(layer: nn.Module) -> None:
     """Remove the stored tensors from a layer, its own references to them included."""
     del layer._parameters["weight"]
     if hasattr(layer, "quant_state"):
-        layer.quant_state = None
+        layer.__dict__["quant_state"] = None
     state = getattr(layer, "state", None)
     if state is not None:
         state.CB = state.SCB = None
@@ -147,7 +147,7 @@ def _give_back_4bit(layer: nn.Module, packed: QuantizedTensor, *, storage: torch
         compress_statistics=compress,
         quant_type=state.quant_type,
         quant_storage=storage,
-        module=layer,  # type: ignore[arg-type]
+        module=layer,
         bnb_quantized=True,
     )
     if hasattr(layer, "quant_state"):
@@ -157,7 +157,7 @@ def _give_back_4bit(layer: nn.Module, packed: QuantizedTensor, *, storage: torch
 def _linear_4bit(layer: nn.Module, x: Tensor) -> Tensor:
     """Return x @ W.T + bias in the layer's compute dtype, returned in that of x."""
     dtype = getattr(layer, "compute_dtype", None) or x.dtype
-    y = layers.linear(layer, x.to(dtype))  # type: ignore[arg-type]
+    y = layers.linear(layer, x.to(dtype))
     return y.to(x.dtype)
 
 

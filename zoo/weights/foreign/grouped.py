@@ -89,7 +89,7 @@ def _weight(layer: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) ->
         return ForeignWeight("GPTQ or AWQ", reason="expected codes of 2, 4 or 8 bit in the usual order, got others")
     if qweight.shape[1] == outputs and "g_idx" in tensors:
         scheme, inputs, offsets = "gptq", tensors["g_idx"].numel(), _offsets(layer)
-        order = NAMES
+        order: tuple[str, ...] = NAMES
     else:
         scheme, inputs, offsets = "awq", qweight.shape[0], (0,)
         order = NAMES[:3]

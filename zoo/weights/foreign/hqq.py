@@ -32,7 +32,7 @@ class HQQLayer:
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return the dense weight; see `Codec.unpack`."""
-        from hqq.core.quantize import Quantizer
+        from hqq.core.quantize import Quantizer  # type: ignore[import-untyped]
 
         codes, scale, zero = tensors
         meta = dict(self.fields) | {"scale": scale.detach(), "zero": zero.detach()}
@@ -62,11 +62,13 @@ def read(layer: nn.Module, dtype: torch.dtype) -> list[ForeignWeight]:
 def _take(layer: nn.Module) -> None:
     layer._parameters.pop("W_q", None)
     layer.__dict__["W_q"] = None
-    layer.meta = {name: value for name, value in layer.meta.items() if name not in ("scale", "zero")}  # type: ignore[union-attr, operator]
+    meta: Any = layer.meta
+    layer.__dict__["meta"] = {name: value for name, value in meta.items() if name not in ("scale", "zero")}
 
 
 def _give_back(layer: nn.Module, packed: QuantizedTensor) -> None:
     codes, scale, zero = [tensor.detach() for tensor in packed.tensors()]
     layer.__dict__.pop("W_q", None)
     layer.W_q = nn.Parameter(codes, requires_grad=False)
-    layer.meta = {**layer.meta, "scale": scale, "zero": zero}  # type: ignore[dict-item]
+    meta: Any = layer.meta
+    layer.__dict__["meta"] = {**meta, "scale": scale, "zero": zero}

@@ -28,7 +28,9 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     bias = bias_of(layer, x.dtype)
     managed = managed_of(layer)
     if managed is None:
-        return F.linear(x, layer.weight.to(x.dtype), bias)  # type: ignore[operator, union-attr]
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        return F.linear(x, weight.to(x.dtype), bias)
     y = linear_op.linear(managed, x, bias, follow=True)
     return F.linear(x, managed.dense(x.dtype), bias) if y is None else y
 

@@ -167,7 +167,9 @@ class _Product(torch.autograd.Function):
     """The library's own product; the gradient of x goes through the dense weight."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, codec: Subclass, shape: torch.Size, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, codec: Subclass, shape: torch.Size, *tensors: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(*tensors)
         ctx.codec, ctx.shape, ctx.bias_dtype = codec, shape, None if bias is None else bias.dtype
         return F.linear(x, codec.tensor(tensors), bias)
@@ -197,5 +199,5 @@ def _base(managed: ManagedWeight, x: Tensor, bias: Tensor | None) -> Tensor:
     codec, tensors = packed.codec, packed.tensors()
     assert isinstance(codec, Subclass)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-        return _Product.apply(x, bias, codec, packed.shape, *tensors)  # type: ignore[no-any-return]
+        return _Product.apply(x, bias, codec, packed.shape, *tensors)
     return F.linear(x, codec.tensor(tensors), bias)

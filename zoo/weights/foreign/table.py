@@ -47,7 +47,9 @@ def packed_data(layer: nn.Module) -> str | None:
     tensors = own_tensors(layer)
     if any(_is_weight(tensor) for tensor in tensors.values()) or _has_managed(layer):
         return None
-    scaled = any(word in name.lower() for name, one in tensors.items() if one.dtype.is_floating_point for word in SCALE_NAMES)
+    scaled = any(
+        word in name.lower() for name, one in tensors.items() if one.dtype.is_floating_point for word in SCALE_NAMES
+    )
     for name, tensor in tensors.items():
         if tensor.dtype in PACKED_TYPES and tensor.dim() >= 2 and tensor.numel() > 1:
             called = any(word in name.lower() for word in PACKED_NAMES)
@@ -57,7 +59,12 @@ def packed_data(layer: nn.Module) -> str | None:
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    return tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1 and tensor.dim() >= 2 and isinstance(tensor, nn.Parameter)
+    return (
+        tensor.dtype.is_floating_point
+        and tensor.dtype.itemsize > 1
+        and tensor.dim() >= 2
+        and isinstance(tensor, nn.Parameter)
+    )
 
 
 def _has_managed(layer: nn.Module) -> bool:
