@@ -20,6 +20,7 @@ from zoo.errors import PluginError, ZooError
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
+    all_names,
     at_fault,
     caller,
     failed,
@@ -158,7 +159,7 @@ def foreign_weight(layer: nn.Module, dtype: torch.dtype) -> ForeignWeight | None
     """
     from zoo.weights.foreign.weight import ForeignWeight
 
-    for name in discovery.claims():
+    for name in all_names():
         try:
             able = not observes(name) and "foreign_weight" in implemented(name)
         except ZooError:
