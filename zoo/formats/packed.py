@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 WEIGHTS = "packed.safetensors"
 DESCRIPTION = "zoo_packed.json"
 FORMAT = 1
+DTYPES = {str(one).removeprefix("torch."): one for one in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 LIMIT = 256 << 20  # bytes of the description: about 600 for each weight
 
 
@@ -209,9 +210,9 @@ def read(entry: Entry) -> PackedFolder | None:
         content = untrusted_json.read_json(path, LIMIT, strict=True)
     except AdapterError as error:
         raise CheckpointError(str(error)) from error
-    dtype = getattr(torch, str(content.get("dtype")), None)
+    dtype = DTYPES.get(str(content.get("dtype")))
     weights, base = content.get("weights"), content.get("base")
-    known = content.get("format") == FORMAT and isinstance(dtype, torch.dtype)
+    known = content.get("format") == FORMAT and dtype is not None
     if not known or not (weights is None or isinstance(weights, dict)):
         raise CheckpointError(
             f"{path}: expected format {FORMAT} with dtype and weights; a newer zoo may have written it"
