@@ -42,7 +42,9 @@ def loaded(auto: Any, folder: Path, **options: Any) -> Any:
     return exact(auto.from_pretrained(folder, device_map={"": "cpu"}, dtype=torch.float32, **options))
 
 
-@pytest.fixture(scope="module", params=[("llama", "nf4", True), ("llama", "fp4", False), ("bert", "nf4", True)], ids=str)
+@pytest.fixture(
+    scope="module", params=[("llama", "nf4", True), ("llama", "fp4", False), ("bert", "nf4", True)], ids=str
+)
 def theirs(request, tmp_path_factory) -> tuple[Any, Path, Tensor]:
     """A folder that transformers wrote in 4 bit, how to load it there, and the logits."""
     name, kind, double = request.param
@@ -169,3 +171,22 @@ def test_other_quantizations_of_files_are_refused(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**told, "quantization_config": method}))
         with pytest.raises(zoo.CheckpointError, match="quantized already"):
             zoo.load(str(tmp_path), device="cpu")
+
+
+def test_a_wrapped_model_is_no_quantized_one_to_its_library(theirs, tmp_path):
+    """It saves dense weights without calling them quantized, and casts; afterwards it is what it was."""
+    auto, folder, logits = theirs
+    module = loaded(auto, folder / "4bit")
+    told = module.config.quantization_config
+    model = zoo.wrap(module, lora=4)
+    assert not getattr(module, "is_quantized", False)
+    module.save_pretrained(tmp_path)
+    dense = auto.from_pretrained(tmp_path).eval()
+    assert not any(isinstance(layer, bnb.nn.Linear4bit) for layer in dense.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(dense(IDS).logits, logits, rtol=1e-5, atol=1e-5)
+        model.module.bfloat16()
+        torch.testing.assert_close(model(IDS).logits.float(), logits, rtol=0.05, atol=0.05)
+    model.unload()
+    assert module.is_quantized
+    assert module.config.quantization_config is told

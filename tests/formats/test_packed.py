@@ -1,4 +1,4 @@
-"""`model.save(folder, packed=True)`: the same bits again, for every architecture and scheme, by zoo and by transformers."""
+"""`model.save(folder, packed=True)`: the same bits again, of every architecture and scheme."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_tensors_of_another_size_are_refused_before_a_kernel_reads_past_their_en
 
 def test_a_module_without_a_configuration_is_refused(tmp_path):
     model = zoo.wrap(torch.nn.Sequential(torch.nn.Linear(64, 64)), bits=4)
-    with pytest.raises(zoo.OutputError, match="no configuration that zoo.load could make it from"):
+    with pytest.raises(zoo.OutputError, match=r"no configuration that zoo\.load could make it from"):
         model.save(tmp_path, packed=True)
     assert footprint.quantized(footprint.tied_groups(model.module)[1].value)
 

@@ -1,4 +1,4 @@
-"""Layers of unknown libraries: named where an adapter or a quantization passes them over, and read by a plugin's hook."""
+"""Layers of unknown libraries: named where they are passed over, and read by a plugin's hook `foreign_weight`."""
 
 from __future__ import annotations
 
@@ -64,9 +64,11 @@ def reader():
     hooks.reset()
 
 
-@pytest.mark.parametrize(("layer", "stored"), [(Unknown, "codes of type torch.int8"), (Table, "weight of type torch.int8")])
+@pytest.mark.parametrize(
+    ("layer", "stored"), [(Unknown, "codes of type torch.int8"), (Table, "weight of type torch.int8")]
+)
 def test_a_layer_that_is_passed_over_is_named(layer, stored):
-    net = nn.Sequential(nn.Linear(8, 8), layer())
+    net, stored = nn.Sequential(nn.Linear(8, 8), layer()), rf"{stored} of type torch\.int8"
     with pytest.warns(UserWarning, match=rf"no adapter: 1 \({layer.__name__}, {stored}\)"):
         model = zoo.wrap(net, lora=2)
     model.unload()
@@ -117,5 +119,5 @@ def test_what_a_plugin_returns_is_checked(monkeypatch):
     monkeypatch.setattr(Reader, "foreign_weight", zoo.hookimpl(lambda self, layer: "codes"))
     hooks.reset()
     hooks.register(Reader(), "reader")
-    with pytest.raises(zoo.PluginError, match="expected a zoo.ForeignWeight, got builtins.str"):
+    with pytest.raises(zoo.PluginError, match=r"expected a zoo\.ForeignWeight, got builtins\.str"):
         zoo.wrap(nn.Sequential(Unknown()), lora=2)

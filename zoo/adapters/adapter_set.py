@@ -16,7 +16,7 @@ from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
 from zoo.storage.fingerprint import Fingerprint
-from zoo.weights.foreign.adopt import give_back
+from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
@@ -301,9 +301,10 @@ class AdapterSet:
 
     def unload(self) -> None:
         """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
+        give_all_back(self.module)
         for group in tied_groups(self.module):
             managed = group.value
-            if isinstance(managed, ManagedWeight) and not give_back(group):
+            if isinstance(managed, ManagedWeight):
                 with torch.no_grad():
                     dense = managed.dense_base()
                     restore_parameter(group, nn.Parameter(managed.base_tensor()) if dense is None else dense)

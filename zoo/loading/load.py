@@ -26,7 +26,7 @@ from zoo.plugin import hooks
 from zoo.plugin.foreign import foreign_weights
 from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
-from zoo.weights.foreign.adopt import adopt, give_all_back
+from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter
 from zoo.weights.quantized_tensor import QuantizedTensor
@@ -130,8 +130,7 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
     foreign = foreign_weights(module, scheme)
     try:
-        for found in foreign:
-            adopt(found)
+        adopt_all(module, foreign)
         return _wrapped(module, scheme, lora, seed)
     except BaseException:
         give_all_back(module)

@@ -19,7 +19,7 @@ from zoo.weights.walk import TiedGroup, library_modules
 
 
 def foreign_weights(module: nn.Module, scheme: Quantization | None) -> list[Found]:
-    """Return the weights of a module that other libraries quantized and that zoo can manage. Nothing changes.
+    """Return the weights of a module that other libraries quantized. Nothing changes.
 
     Raises:
         QuantizationError: `scheme` would have to store one of them in another number of bits.
@@ -30,7 +30,7 @@ def foreign_weights(module: nn.Module, scheme: Quantization | None) -> list[Foun
         adopted = {id(one.layer) for one in found}
         others = [(path, layer) for path, layer in library_modules(module) if id(layer) not in adopted]
         _warn("not quantized", [said for path, layer in others if (said := _unknown(path, layer)) is not None])
-    return [one for one in found if one.weight.packed is not None]
+    return found
 
 
 def _read(layer: nn.Module, dtype: torch.dtype) -> list[ForeignWeight]:

@@ -1,4 +1,4 @@
-"""LoRA over bitsandbytes' layers is PEFT's; their storage stays as it is, quantized before or by zoo.wrap, used or not."""
+"""LoRA over bitsandbytes' layers is PEFT's, and their storage stays as it is."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def base(kind: str, training: bool, seed: int = 0) -> Any:
 
 
 # In evaluation mode bitsandbytes rounds 4-bit weights to bf16 on a CPU with AVX-512-BF16, and zoo does not.
-@pytest.mark.parametrize(("kind", "training"), [*((kind, True) for kind in MAKERS), ("int8", False), ("outliers", False)])
+@pytest.mark.parametrize(
+    ("kind", "training"), [*((kind, True) for kind in MAKERS), ("int8", False), ("outliers", False)]
+)
 def test_an_adapter_is_pefts_both_ways(kind, training, ids, perturb, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zoo.errors import QuantizationError, WeightError
+from zoo.weights.foreign import flags
 from zoo.weights.foreign.weight import RECORD, ForeignWeight, records_of, tensor_of
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
@@ -94,6 +95,15 @@ def check_usable(found: list[Found], bits: int | None) -> None:
                 f"{name}: expected a weight in full precision to store in {bits} bit, got one of "
                 f"{weight.packed.codec.bits} bit: leave bits out, or load the model that it was made from"  # type: ignore[union-attr]
             )
+
+
+def adopt_all(module: nn.Module, found: list[Found]) -> None:
+    """Put managed weights in place of the layers' own storage, as far as zoo can use it."""
+    for one in found:
+        if one.weight.packed is not None:
+            adopt(one)
+    if found and all(one.weight.packed is not None for one in found):
+        flags.hide(module)
 
 
 def adopt(found: Found) -> ManagedWeight:
@@ -183,6 +193,8 @@ def give_back(group: TiedGroup) -> bool:
 
 
 def give_all_back(module: nn.Module) -> None:
-    """Give every layer its library's own storage back, bit for bit."""
+    """Give every layer its library's own storage back, bit for bit, but those with merged adapters."""
     for group in tied_groups(module):
         give_back(group)
+    if not any(records_of(layer) for _, layer in library_modules(module)):
+        flags.show(module)
