@@ -181,3 +181,36 @@ def test_what_cannot_be_had_is_refused_in_one_line():
 def test_the_rest_of_a_module_takes_the_same_bits():
     model = zoo.wrap(nn.Sequential(MAKERS["nf4"](64, 64).to("cpu"), nn.Linear(64, 64)), bits=4)
     assert model.footprint().quantized_share > 0.95
+
+
+class Experts(nn.Module):
+    """x (n, 64) → (n, 4, 32), by one weight for four experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = nn.Parameter(torch.randn(4, 32, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("eoi,bi->beo", self.stack, x)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_parameters_that_are_quantized_by_a_parametrization(double, perturb):
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+
+    net, x = Experts(), torch.randn(3, 64)
+    replace_parameter_4bit(net, "stack", compress_statistics=double)
+    before, state = net(x), {name: value.clone() for name, value in net.state_dict().items()}
+    model = zoo.wrap(net, lora=2)
+    assert 4 < next(iter(model.weights())).bits < 5
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+    perturb(model)
+    y = model(x)
+    y.sum().backward()
+    assert not torch.allclose(y, before, atol=0.1)
+    model.merge()
+    torch.testing.assert_close(model(x), y, rtol=1e-5, atol=1e-5)
+    model.unmerge()
+    after = model.unload().state_dict()
+    assert all(value.equal(after[name]) for name, value in state.items())
+    torch.testing.assert_close(net(x), before, rtol=0, atol=0)

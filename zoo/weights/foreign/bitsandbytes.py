@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from zoo.weights.codecs import SCALE_BLOCK, FourBit, Int8Rows, dynamic_map
 from zoo.weights.foreign import layers
 from zoo.weights.foreign.weight import ForeignWeight, float_dtype
+from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
 
 LIBRARY = "bitsandbytes"
@@ -31,6 +33,8 @@ def read(layer: nn.Module, dtype: torch.dtype) -> list[ForeignWeight]:
         layer: Any layer.
         dtype: The weight's dtype where the storage does not say it.
     """
+    if isinstance(layer, ParametrizationList):
+        return _parametrized(layer)
     found = []
     for name, value in layer._parameters.items():
         kind = type(value).__name__ if type(value).__module__.startswith(LIBRARY) else ""
@@ -67,7 +71,15 @@ def _four_bit(layer: nn.Module, name: str, value: Any) -> ForeignWeight:
         value.module = None  # or quantizing would tell the layer
         value = value.to(value.device)
         state = value.quant_state
-    codes = value.data
+    packed = _packed(value.data, state)
+    if packed is None:
+        return _refused(form, f"its scales are quantized otherwise than in blocks of {SCALE_BLOCK}")
+    again = partial(_give_back_4bit, storage=value.quant_storage, compress=value.compress_statistics)
+    return ForeignWeight(form, packed, forward=role[1], acts_as=role[0], take=_take, give_back=again)
+
+
+def _packed(codes: Tensor, state: Any) -> QuantizedTensor | None:
+    """Return codes with their state as a quantized weight of zoo's; None if zoo has no codec for its scales."""
     if getattr(state, "packing_format_for_cpu", False):
         codes, scales, dtype = _from_cpu_order(codes, state)
         tensors = {"scales": scales}
@@ -75,20 +87,17 @@ def _four_bit(layer: nn.Module, name: str, value: Any) -> ForeignWeight:
         dtype = state.dtype
         if state.nested:
             second = state.state2
-            known = second.blocksize == SCALE_BLOCK and torch.equal(second.code, dynamic_map(second.code.device))
-            if not known:
-                return _refused(form, f"its scales are quantized otherwise than in blocks of {SCALE_BLOCK}")
+            if second.blocksize != SCALE_BLOCK or not torch.equal(second.code, dynamic_map(second.code.device)):
+                return None
             tensors = {"scales": state.absmax, "scales2": second.absmax.float(), "offset": state.offset.view(1).float()}
         else:
             tensors = {"scales": state.absmax.reshape(-1).float()}
-    packed = QuantizedTensor(
+    return QuantizedTensor(
         FourBit(state.quant_type, state.blocksize, state.nested),
         state.shape,
         dtype,
         {"packed": codes.contiguous().view(torch.uint8).view(-1, 1), **tensors},
     )
-    again = partial(_give_back_4bit, storage=value.quant_storage, compress=value.compress_statistics)
-    return ForeignWeight(form, packed, forward=role[1], acts_as=role[0], take=_take, give_back=again)
 
 
 def _from_cpu_order(codes: Tensor, state: Any) -> tuple[Tensor, Tensor, torch.dtype]:
@@ -152,6 +161,40 @@ def _give_back_4bit(layer: nn.Module, packed: QuantizedTensor, *, storage: torch
     )
     if hasattr(layer, "quant_state"):
         layer.quant_state = state
+
+
+def _parametrized(layer: ParametrizationList) -> list[ForeignWeight]:
+    """Return the weight of a parameter, of experts say, that `bitsandbytes.nn.parametrize` has quantized."""
+    first: Any = layer[0] if len(layer) else None
+    if type(first).__name__ != "Bnb4bitParametrization" or "original" not in layer._parameters:
+        return []
+    state = first.quant_state
+    form = f"{LIBRARY} {state.quant_type} by a parametrization"
+    packed = _packed(layer._parameters["original"].data, state) if len(layer) == 1 else None  # type: ignore[union-attr]
+    if packed is None:
+        return [ForeignWeight(form, attribute="original", reason="it has scales or parametrizations of another form")]
+    return [
+        ForeignWeight(
+            form,
+            packed,
+            (("original", "packed"),),
+            _parametrized_forward,
+            attribute="original",
+            give_back=_give_back_parametrized,
+        )
+    ]
+
+
+def _parametrized_forward(layer: nn.Module) -> Tensor:
+    """Return the dense weight, with active adapters."""
+    weight = layer.original
+    return weight.dense() if isinstance(weight, LazyWeight) else weight  # type: ignore[return-value]
+
+
+def _give_back_parametrized(layer: nn.Module, packed: QuantizedTensor) -> None:
+    """Make `original` the codes again, and the state of the parametrization that of their tensors."""
+    layer.original = nn.Parameter(packed.tensors()[0].detach(), requires_grad=False)
+    layer[0].quant_state = quant_state(packed)  # type: ignore[index]
 
 
 def _linear_4bit(layer: nn.Module, x: Tensor) -> Tensor:
