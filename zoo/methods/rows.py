@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -75,6 +75,17 @@ def with_names(config: Adapter, module: nn.Module) -> Adapter:
             "indices by its path, as in {'embed_tokens': [7, 8]}, got a list"
         )
     return replace(config, trainable_token_indices={path: config.trainable_token_indices})
+
+
+def with_rows_of(config: Adapter, updates: Mapping[str, Update]) -> Adapter:
+    """Return the configuration with the rows that the updates of a file have; it may hold more than were named."""
+    rows = {name.removesuffix(".weight"): one.indices for name, one in updates.items() if isinstance(one, RowsUpdate)}
+    known = getattr(config, "trainable_token_indices", None) or {}
+    new = {path: indices for path, indices in rows.items() if indices not in known.values()}
+    if not isinstance(config, LoRA) or not new:
+        return config
+    kept = {path: indices for path, indices in known.items() if indices in rows.values()}
+    return replace(config, trainable_token_indices={**kept, **new})
 
 
 def row_groups(groups: list[TiedGroup], config: Adapter) -> dict[str, tuple[TiedGroup, tuple[int, ...]]]:
