@@ -15,7 +15,7 @@ from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
-from zoo.storage.fingerprint import Fingerprint
+from zoo.storage.fingerprint import Fingerprint, readable
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
@@ -152,7 +152,7 @@ class AdapterSet:
         self.base.keep_only(group.name for group in groups)
         for group in groups:
             value = group.value
-            if isinstance(value, nn.Parameter) and not value.is_meta and not self.base.holds(group.name, value):
+            if isinstance(value, nn.Parameter) and readable(value) and not self.base.holds(group.name, value):
                 self.base.add(group.name, value)
 
     def freeze_base(self, groups: list[TiedGroup], permanently: bool = False) -> None:

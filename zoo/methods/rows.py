@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.errors import AdapterError, did_you_mean
 from zoo.methods.config import Adapter, LoRA
@@ -47,6 +48,12 @@ class RowsUpdate(Update):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight with these rows replaced."""
         return weight.index_copy(0, self.index, self._parameters["rows"].to(weight.dtype))  # type: ignore[union-attr]
+
+    def look_up(self, index: Tensor, rows: Tensor) -> Tensor:
+        """Return the rows at `index`, given the base's: see `Update.look_up`."""
+        hits = index.unsqueeze(-1) == self.index  # (..., len(indices))
+        own = F.embedding(hits.int().argmax(-1), self._parameters["rows"].to(rows.dtype))  # type: ignore[union-attr]
+        return torch.where(hits.any(-1, keepdim=True), own, rows)
 
     def extra_repr(self) -> str:
         """Return the shape for the module's repr."""

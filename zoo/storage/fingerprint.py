@@ -93,6 +93,10 @@ class Fingerprint:
     def __contains__(self, name: str) -> bool:
         return name in self._samples
 
+    def names(self) -> Iterable[str]:
+        """Return the names of all weights."""
+        return self._samples.keys()
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight that was added."""
         return self._samples[name].shape
@@ -142,6 +146,11 @@ class Fingerprint:
             name in self._samples and entry.startswith(str(self._samples[name].dtype).removeprefix("torch.") + " ")
             for name, entry in entries.items()
         )
+
+
+def readable(tensor: Tensor) -> bool:
+    """Return whether a tensor's values are here: not on `meta`, and not spread over processes."""
+    return not tensor.is_meta and not hasattr(tensor, "full_tensor")
 
 
 def sample(tensor: Tensor) -> Sample:
