@@ -80,7 +80,7 @@ def by_accelerate(module: nn.Module, state: dict[str, Any], folder: Path) -> Any
     from accelerate import load_checkpoint_in_model
 
     save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors")
-    return load_checkpoint_in_model(module, folder / "model.safetensors", strict=False)
+    return load_checkpoint_in_model(module, str(folder / "model.safetensors"), strict=False)
 
 
 def by_dcp(module: nn.Module, state: dict[str, Any], folder: Path) -> Any:
@@ -100,9 +100,7 @@ def test_dense_weights(loader: Loader, model: zoo.Model, tmp_path: Path) -> None
     expected = model(IDS)
     for only in (None, "head.weight", "cell.weight_hh_l0", "raw"):
         state = {**dense, "norm.weight": torch.ones(8) * 7} if only is None else {only: dense[only]}
-        with pytest.raises(
-            StateDictError, match=r"Unexpected key: expected the tensors of a managed weight.*got a dense"
-        ):
+        with pytest.raises(StateDictError, match=r"Unexpected key: expected the tensors of a managed weight"):
             loader(model.module, state, tmp_path)
     assert torch.equal(model(IDS), expected), "nothing is half loaded"
     assert issubclass(StateDictError, WeightError)
