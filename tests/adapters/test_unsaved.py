@@ -88,6 +88,23 @@ def test_training_stops_before_it_is_in_vain(alter: Callable[[Net], None]) -> No
         model.tune(steps=1)
 
 
+def test_an_adapter_that_comes_after_the_change_has_it(tmp_path: Path) -> None:
+    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["0"]))
+    new_head(model.module)  # type: ignore[arg-type]
+    model.add_adapter("after", zoo.LoRA(rank=2, targets=["0"], modules_to_save=["head"]))
+    folder = model.save_adapter(tmp_path, "after")
+    model.activate("after")
+    ids = torch.arange(12)
+    expected = model(ids)
+    model.deactivate()
+    base = Net()
+    base.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if "head" not in name}, strict=False
+    )
+    new_head(base)
+    assert torch.equal(zoo.wrap(base, lora=folder)(ids), expected)
+
+
 def test_what_a_quantized_model_has_in_full_precision(tmp_path: Path) -> None:
     model = zoo.wrap(Net(), bits=4, lora=2)
     model.save_adapter(tmp_path / "before")

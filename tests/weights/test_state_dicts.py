@@ -142,6 +142,19 @@ def test_accelerate_state_comes_back(model: zoo.Model, tmp_path: Path) -> None:
     assert torch.equal(model(IDS), expected)
 
 
+def test_what_accelerate_hands_to_save_pretrained_is_written_dense(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"vocab_size": 20, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    model = stirred(zoo.wrap(GPT2LMHeadModel(GPT2Config(**sizes)).eval(), bits=4, lora=2))
+    ids = torch.arange(8).view(1, 8)
+    model.module.save_pretrained(tmp_path, state_dict=model.module.state_dict())
+    plain = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(plain(ids).logits, model(ids).logits)
+    with pytest.raises(StateDictError, match="expected a state dict of dense weights"):
+        model.module.save_pretrained(tmp_path, state_dict=copy.deepcopy(model.module.state_dict()))
+
+
 def test_tensors_of_other_adapters_targets_or_bits(model: zoo.Model) -> None:
     state = copy.deepcopy(model.module.state_dict())
     bits = 4 if model.scheme is None else None

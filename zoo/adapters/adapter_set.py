@@ -52,7 +52,7 @@ class AdapterSet:
         device: The module's device.
         dtype: The compute dtype.
         scheme: How the weights are quantized; None for the checkpoint's own precision.
-        base: What the weights were when they were loaded, or when the first adapter came; None on `meta`.
+        base: What the weights were when they were loaded, or when the last adapter came; None on `meta`.
         configs: Every adapter's configuration, by name.
         weights: The active adapters, in order, each with the weight that scales its effect.
         merged: The adapters that are currently merged into the base.
@@ -130,8 +130,8 @@ class AdapterSet:
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
         if groups is None or _outdated(groups):
             groups = tied_groups(self.module)
+        self._note_base(groups)
         if not self.configs:
-            self._note_base(groups)
             self.freeze_base(groups)
         if any(update.changes_bias for update in updates.values()):
             updates = {**for_biases(groups, updates), **updates}
@@ -146,7 +146,7 @@ class AdapterSet:
         self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
 
     def _note_base(self, groups: list[TiedGroup]) -> None:
-        """Note weights that have changed since the module was loaded: the adapters' base is what it is now."""
+        """Note weights that have changed since the module was loaded: an adapter's base is what it is when it comes."""
         if self.base is None:
             return
         self.base.keep_only(group.name for group in groups)

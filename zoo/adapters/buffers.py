@@ -126,6 +126,8 @@ class Buffers:
 
     def _places(self) -> Iterator[_Place]:
         """Yield every persistent buffer, while some are lent those."""
+        if self._lent == {}:
+            return
         for path, layer in library_modules(self.module):
             for attribute, tensor in layer._buffers.items():
                 name = f"{path}.{attribute}" if path else attribute
