@@ -176,6 +176,23 @@ def test_the_base_does_not_move_without_an_active_adapter(x: Tensor) -> None:
     assert torch.equal(run(model, x), expected[None])
 
 
+def test_without_adapters_the_module_is_its_owners(x: Tensor) -> None:
+    """Calls that change nothing do not make its statistics of then those to come back to."""
+    model = zoo.wrap(net("batch norm"))
+    model.deactivate()
+    model(x, adapters=[None] * 6)
+    model.train()
+    run(model, x)
+    model.eval()
+    expected = run(model, x)
+    model.deactivate()
+    assert torch.equal(run(model, x), expected)
+    model.add_adapter("a", zoo.LoRA(rank=2, targets=TARGETS))
+    train(model)
+    model.remove_adapter("a")
+    assert torch.equal(run(model, x), expected)
+
+
 def test_a_weight_between_nothing_and_all(x: Tensor) -> None:
     model, _ = two("codebook", None, x)
     model.deactivate()

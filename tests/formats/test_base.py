@@ -97,6 +97,30 @@ def test_the_same_base_in_another_float_type(there: torch.dtype, tmp_path: Path)
             zoo.wrap(other, lora=folder)
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_statistics_of_the_base_count_unless_the_adapter_has_its_own(trains: bool, tmp_path: Path) -> None:
+    def net(mean: float) -> nn.Sequential:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(0, 1), nn.Linear(8, 8), nn.BatchNorm1d(8))
+        module[3].running_mean.fill_(mean)
+        return module.eval()
+
+    model = zoo.wrap(net(1.0), lora=zoo.LoRA(rank=2, targets=["2"]))
+    if trains:
+        model.train()
+        model(IDS)
+        model.eval()
+    folder, expected = model.save_adapter(tmp_path), model(IDS)
+    assert torch.equal(zoo.wrap(net(1.0).double().float(), lora=folder)(IDS), expected)
+    zoo.wrap(net(1.0).bfloat16(), lora=folder)
+    if trains:
+        assert torch.equal(zoo.wrap(net(2.0), lora=folder)(IDS), expected)
+    else:
+        with pytest.raises(AdapterError, match=r"made for the base 'Sequential'.*first in 3\.running_mean"):
+            zoo.wrap(net(2.0), lora=folder)
+
+
 def test_a_file_cannot_leave_out_what_it_does_not_replace(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path, Net(1), zoo.LoRA(rank=2, targets=["0"]))
     content = json.loads((folder / "zoo.json").read_text())

@@ -132,6 +132,7 @@ class AdapterSet:
             groups = tied_groups(self.module)
         self._note_base(groups)
         if not self.configs:
+            self.buffers.watch()
             self.freeze_base(groups)
         if any(update.changes_bias for update in updates.values()):
             updates = {**for_biases(groups, updates), **updates}
