@@ -59,6 +59,9 @@ def test_peft_and_zoo_read_each_other(indices: Any, tied: bool, tmp_path: Path) 
     stir(parameter for parameter in theirs.parameters() if parameter.requires_grad)
     theirs.save_pretrained(str(tmp_path / "theirs"))
     assert close(run(zoo.wrap(llama(tied), lora=tmp_path / "theirs")), run(theirs))
+    path = tmp_path / "theirs" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ensure_weight_tying": True}))
+    assert close(run(zoo.wrap(llama(tied), lora=tmp_path / "theirs")), run(theirs))
     lora = zoo.LoRA(rank=2, alpha=4, targets=["q_proj"], trainable_token_indices=indices)
     ours = zoo.wrap(llama(tied), lora=lora)
     assert torch.equal(run(ours), run(llama(tied))), "a new one changes nothing"
