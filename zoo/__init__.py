@@ -65,6 +65,7 @@ _HOME = {
     "AdapterError": "zoo.errors",
     "QuantizationError": "zoo.errors",
     "WeightError": "zoo.errors",
+    "StateDictError": "zoo.errors",
     "DataError": "zoo.errors",
     "TuningError": "zoo.errors",
     "OutputError": "zoo.errors",
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     from zoo.errors import PluginError as PluginError
     from zoo.errors import QuantizationError as QuantizationError
     from zoo.errors import RegistryError as RegistryError
+    from zoo.errors import StateDictError as StateDictError
     from zoo.errors import TuningError as TuningError
     from zoo.errors import UnknownNameError as UnknownNameError
     from zoo.errors import WeightError as WeightError

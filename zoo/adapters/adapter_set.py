@@ -15,7 +15,7 @@ from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
-from zoo.storage.fingerprint import Fingerprint
+from zoo.storage.fingerprint import Fingerprint, readable
 from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
@@ -53,7 +53,7 @@ class AdapterSet:
         device: The module's device.
         dtype: The compute dtype.
         scheme: How the weights are quantized; None for the checkpoint's own precision.
-        base: What the weights were when they were loaded, or when the first adapter came; None on `meta`.
+        base: What the weights were when they were loaded, or when the last adapter came; None on `meta`.
         configs: Every adapter's configuration, by name.
         weights: The active adapters, in order, each with the weight that scales its effect.
         merged: The adapters that are currently merged into the base.
@@ -131,8 +131,9 @@ class AdapterSet:
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
         if groups is None or _outdated(groups):
             groups = tied_groups(self.module)
+        self._note_base(groups)
         if not self.configs:
-            self._note_base(groups)
+            self.buffers.watch()
             self.freeze_base(groups)
         if any(update.changes_bias for update in updates.values()):
             updates = {**for_biases(groups, updates), **updates}
@@ -147,13 +148,13 @@ class AdapterSet:
         self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
 
     def _note_base(self, groups: list[TiedGroup]) -> None:
-        """Note weights that have changed since the module was loaded: the adapters' base is what it is now."""
+        """Note weights that have changed since the module was loaded: an adapter's base is what it is when it comes."""
         if self.base is None:
             return
         self.base.keep_only(group.name for group in groups)
         for group in groups:
             value = group.value
-            if isinstance(value, nn.Parameter) and not value.is_meta and not self.base.holds(group.name, value):
+            if isinstance(value, nn.Parameter) and readable(value) and not self.base.holds(group.name, value):
                 self.base.add(group.name, value)
 
     def freeze_base(self, groups: list[TiedGroup], permanently: bool = False) -> None:

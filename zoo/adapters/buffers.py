@@ -28,7 +28,7 @@ class Buffers:
     """The persistent buffers of one module, under its adapters.
 
     Attributes:
-        base: The values without any adapter, by the buffer's name; empty before the first adapter.
+        base: The values without any adapter, by the buffer's name; empty while there is none.
         own: By adapter the values that changed under it.
     """
 
@@ -38,7 +38,13 @@ class Buffers:
         self.own: dict[str, dict[str, Tensor]] = {}
         self._shown: dict[str, Tensor] = {}  # as they were when they were last looked at
         self._owner: str | None = None  # whose the next change is; None for the base's
+        self._watched = False
         self._lent: dict[str, Tensor] | None = None  # while `lend` is in force, the module's own tensors
+
+    def watch(self) -> None:
+        """Begin: what the buffers are now is the base's. Before, and after `reset`, the other methods do nothing."""
+        self._watched = True
+        self.notice()
 
     def notice(self) -> None:
         """Compare every buffer with what it was, and keep what has changed under an adapter."""
@@ -88,8 +94,13 @@ class Buffers:
                     found[f"{path}.{attribute}" if path else attribute] = self.value(name, {adapter: 1.0})
         return found
 
+    def of_base(self) -> dict[str, Tensor]:
+        """Return the base's values."""
+        return dict(self.base) if self._watched else {place.name: place.tensor for place in self._all_places()}
+
     def reset(self) -> None:
         """Forget the base and all adapters; the buffers keep the values that they have now."""
+        self._watched = False
         self.base, self.own, self._shown, self._owner = {}, {}, {}, None
 
     @torch.no_grad()
@@ -125,13 +136,17 @@ class Buffers:
             place.layer._buffers[place.attribute] = value.to(place.tensor.device, same_type, copy=True)
 
     def _places(self) -> Iterator[_Place]:
-        """Yield every persistent buffer, while some are lent those."""
+        """Yield every persistent buffer, while some are lent those; none if they are not watched."""
+        if not self._watched or self._lent == {}:
+            return
+        yield from (place for place in self._all_places() if self._lent is None or place.name in self._lent)
+
+    def _all_places(self) -> Iterator[_Place]:
         for path, layer in library_modules(self.module):
             for attribute, tensor in layer._buffers.items():
-                name = f"{path}.{attribute}" if path else attribute
                 persists = tensor is not None and attribute not in layer._non_persistent_buffers_set
-                if persists and (self._lent is None or name in self._lent):
-                    yield _Place(name, layer, attribute, tensor)  # type: ignore[arg-type]
+                if persists and tensor.layout is torch.strided:  # type: ignore[union-attr]
+                    yield _Place(f"{path}.{attribute}" if path else attribute, layer, attribute, tensor)  # type: ignore[arg-type]
 
 
 def _equal(tensor: Tensor, value: Tensor) -> bool:

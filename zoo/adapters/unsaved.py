@@ -6,6 +6,7 @@ from torch import nn
 
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
+from zoo.storage.fingerprint import readable
 from zoo.weights.walk import TiedGroup, tied_groups
 
 
@@ -28,11 +29,18 @@ def check_base(adapters: AdapterSet) -> None:
     groups = tied_groups(adapters.module)
     check_trained(adapters, groups)
     base = adapters.base
+    present = {ref.name for group in groups for ref in group.refs}
+    gone = [] if base is None else [name for name in base.names() if name not in present]
+    if gone:
+        raise AdapterError(
+            f"{_some(gone)}: expected the base as it was when its adapters came, got a module without it: change the "
+            "module before the adapter is added"
+        )
     for group in groups if base is not None else ():
         value, name = group.value, group.name
         plain = isinstance(value, nn.Parameter)
         if name in base and base.shape(name) == tuple(value.shape):  # type: ignore[operator, union-attr]
-            if not plain or value.is_meta or base.holds(name, value):  # type: ignore[union-attr, arg-type]
+            if not plain or not readable(value) or base.holds(name, value):  # type: ignore[union-attr, arg-type]
                 continue
             got = "other values"
         else:

@@ -16,15 +16,17 @@ from zoo.catalog.names import is_commit, is_entry_name, is_repository, is_safe
 from zoo.errors import AdapterError
 from zoo.storage import atomic, untrusted_json
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
+from zoo.storage.fingerprint import sample
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
     from zoo.tuning.result import TuneResult
 
+BUFFERS = 1000  # at most so many are listed, spread evenly: the file has a limit
 FORMAT = 3  # 1 had no architecture, kind, versions, training and metrics; 2 had no weights and replaced
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
 # Keys that further training makes outdated; the rest of a record stays.
-_OUTDATED = ("base", "weights", "replaced", "bits", "scheme", "versions", "metrics")
+_OUTDATED = ("base", "weights", "replaced", "buffers", "bits", "scheme", "versions", "metrics")
 
 Replaced = Mapping[str, Sequence[int] | None]  # parts of the base that an adapter replaces: a weight's rows, or all
 
@@ -82,11 +84,19 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
         },
         "weights": {} if adapters.base is None else adapters.base.entries(replaced),
         "replaced": {weight: None if rows is None else list(rows) for weight, rows in sorted(replaced.items())},
+        "buffers": _buffer_entries(adapters, name),
         "bits": adapters.scheme.bits if adapters.scheme else None,
         "scheme": adapters.scheme.scheme if adapters.scheme else None,
         "versions": versions(),
     }
     return {"format": FORMAT, **fresh, **adapters.records.get(name, {}), "sha256": digests(staged)}
+
+
+def _buffer_entries(adapters: AdapterSet, name: str) -> dict[str, str]:
+    """Return name → entry of the base's buffers of numbers that the adapter has not its own values for."""
+    own, values = adapters.buffers.own.get(name, {}), adapters.buffers.of_base()
+    needed = sorted(key for key, value in values.items() if value.is_floating_point() and key not in own)
+    return {key: sample(values[key]).entry() for key in needed[:: max(1, -(-len(needed) // BUFFERS))]}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -192,7 +202,8 @@ def read(folder: Path) -> dict[str, Any] | None:
 def _check_weights(folder: Path, content: Mapping[str, Any]) -> None:
     absent: dict[str, Any] | None = {} if content["format"] < FORMAT else None
     weights, replaced = content.get("weights", absent), content.get("replaced", absent)
-    valid = isinstance(weights, dict) and all(isinstance(entry, str) for entry in weights.values())
+    listed = (weights, content.get("buffers", {}))
+    valid = all(isinstance(one, dict) and all(isinstance(entry, str) for entry in one.values()) for one in listed)
     if valid and isinstance(replaced, dict):
         valid = all(rows is None or _are_rows(rows) for rows in replaced.values())
     if not valid or not isinstance(replaced, dict):
@@ -240,9 +251,10 @@ def check_base(
     """
     if content is not None:
         made_for, base = content["base"].get("fingerprint"), adapters.base
-        if isinstance(made_for, str) and base is not None and made_for != base.hexdigest():
+        found = None if base is None else _other_buffer(adapters, content.get("buffers", {}))
+        if isinstance(made_for, str) and base is not None and (found or made_for != base.hexdigest()):
             weights, replaced = content.get("weights"), content.get("replaced", {})
-            found = base.difference(weights, replaced) if weights else None
+            found = (base.difference(weights, replaced) if weights else None) or found
             if weights and found is None and (replaced or not base.same_types(weights)):
                 return
             first = f", first in {found}" if found else ""
@@ -254,6 +266,15 @@ def check_base(
     named, mine = fields.get("base_model_name_or_path"), hub_base(adapters)
     if mine and isinstance(named, str) and is_repository(named) and named != mine:
         raise AdapterError(f"{folder}: made for the base {named!r}, and this is {mine!r}; load that base")
+
+
+def _other_buffer(adapters: AdapterSet, entries: Mapping[str, str]) -> str | None:
+    """Return the name of the first of the base's buffers that is another one than its entry says; None for none."""
+    values = adapters.buffers.of_base()
+    for name, entry in sorted(entries.items()):
+        if name not in values or not (values[name].is_meta or sample(values[name]).equals(entry)):
+            return name
+    return None
 
 
 def check_replaced(content: Mapping[str, Any] | None, replaced: Replaced) -> None:

@@ -22,7 +22,7 @@ from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import read as peft_read
 from zoo.formats.peft import write as peft_write
 from zoo.methods.config import Adapter
-from zoo.methods.rows import RowsUpdate, with_names
+from zoo.methods.rows import RowsUpdate, with_names, with_rows_of
 from zoo.methods.targets import has_match
 from zoo.plugin import hooks
 from zoo.storage import atomic
@@ -164,7 +164,8 @@ def _restored(
         present = tuple(name for name in names if name not in USUAL_HEADS or has_match(groups, name))
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
-        return Restored(config, *peft_read.updates_of(adapters, config, fields, tensors))
+        updates, buffers = peft_read.updates_of(adapters, config, fields, tensors)
+        return Restored(with_rows_of(config, updates), updates, buffers)
     except AdapterError as error:
         raise _with_place(place, error) from error
 

@@ -78,8 +78,9 @@ def lora_from_peft(raw: Mapping[str, Any]) -> LoRA:
     """
     if raw.get("peft_type") != "LORA":
         raise AdapterError(f"expected peft_type 'LORA', got {raw.get('peft_type')!r}")
+    tied = {"ensure_weight_tying"} if raw.get("trainable_token_indices") else set()  # rows of tied weights always are
     for key, value in raw.items():
-        if key not in LORA_HARMLESS and value and value != "none":
+        if key not in LORA_HARMLESS | tied and value and value != "none":
             raise AdapterError(f"{key} = {_short(value)} is a feature of PEFT that zoo does not have; save without it")
     init = raw.get("init_lora_weights", True)
     if init not in INITS:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.errors import AdapterError, did_you_mean
 from zoo.methods.config import Adapter, LoRA
@@ -48,6 +49,12 @@ class RowsUpdate(Update):
         """Return the weight with these rows replaced."""
         return weight.index_copy(0, self.index, self._parameters["rows"].to(weight.dtype))  # type: ignore[union-attr]
 
+    def look_up(self, index: Tensor, rows: Tensor) -> Tensor:
+        """Return the rows at `index`, given the base's: see `Update.look_up`."""
+        hits = index.unsqueeze(-1) == self.index  # (..., len(indices))
+        own = F.embedding(hits.int().argmax(-1), self._parameters["rows"].to(rows.dtype))  # type: ignore[union-attr]
+        return torch.where(hits.any(-1, keepdim=True), own, rows)
+
     def extra_repr(self) -> str:
         """Return the shape for the module's repr."""
         return f"{tuple(self.rows.shape)}"
@@ -75,6 +82,17 @@ def with_names(config: Adapter, module: nn.Module) -> Adapter:
             "indices by its path, as in {'embed_tokens': [7, 8]}, got a list"
         )
     return replace(config, trainable_token_indices={path: config.trainable_token_indices})
+
+
+def with_rows_of(config: Adapter, updates: Mapping[str, Update]) -> Adapter:
+    """Return the configuration with the rows that the updates of a file have; it may hold more than were named."""
+    rows = {name.removesuffix(".weight"): one.indices for name, one in updates.items() if isinstance(one, RowsUpdate)}
+    known = getattr(config, "trainable_token_indices", None) or {}
+    new = {path: indices for path, indices in rows.items() if indices not in known.values()}
+    if not isinstance(config, LoRA) or not new:
+        return config
+    kept = {path: indices for path, indices in known.items() if indices in rows.values()}
+    return replace(config, trainable_token_indices={**kept, **new})
 
 
 def row_groups(groups: list[TiedGroup], config: Adapter) -> dict[str, tuple[TiedGroup, tuple[int, ...]]]:

@@ -64,11 +64,12 @@ class Sample(NamedTuple):
         return _close(_decoded(match["kept"]), _kept(values), dtype, self.dtype)
 
     def agrees(self, other: Sample) -> bool:
-        """Return whether another sample is of the same weight, perhaps in another float type."""
+        """Return whether another sample is of the same weight, perhaps in another float type, or cast and back."""
         if self.shape != other.shape:
             return False
         if self.dtype == other.dtype:
-            return _digest(self.values) == _digest(other.values)
+            rounded = (self.values.to(dtype).float() for dtype in (self.dtype, torch.bfloat16, torch.float16))
+            return any(_digest(values) == _digest(other.values) for values in rounded)
         floats = self.dtype.is_floating_point and other.dtype.is_floating_point
         return floats and _close(self.values, other.values, self.dtype, other.dtype)
 
@@ -93,12 +94,16 @@ class Fingerprint:
     def __contains__(self, name: str) -> bool:
         return name in self._samples
 
+    def names(self) -> Iterable[str]:
+        """Return the names of all weights."""
+        return self._samples.keys()
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight that was added."""
         return self._samples[name].shape
 
     def holds(self, name: str, tensor: Tensor) -> bool:
-        """Return whether `tensor` is the weight `name`, perhaps in another float type."""
+        """Return whether `tensor` is the weight `name`, perhaps in another float type, or cast to one and back."""
         return name in self._samples and self._samples[name].agrees(sample(tensor))
 
     def keep_only(self, names: Iterable[str]) -> None:
@@ -142,6 +147,11 @@ class Fingerprint:
             name in self._samples and entry.startswith(str(self._samples[name].dtype).removeprefix("torch.") + " ")
             for name, entry in entries.items()
         )
+
+
+def readable(tensor: Tensor) -> bool:
+    """Return whether a tensor's values are here: not on `meta`, and not spread over processes."""
+    return not tensor.is_meta and not hasattr(tensor, "full_tensor")
 
 
 def sample(tensor: Tensor) -> Sample:

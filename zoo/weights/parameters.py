@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import WeightError
+from zoo.errors import StateDictError, WeightError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
-from zoo.weights.state_dicts import check_loading, stop_checking
+from zoo.weights.state_dicts import check_loading, is_own_name, stop_checking
 from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups
 
 ORDER = "_zoo_parameter_order"
@@ -87,8 +87,17 @@ def plain_parameters(module: nn.Module) -> Iterator[None]:
 def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run the library's own `module.save_pretrained` with dense weights under the library's own names."""
     write = type(module).save_pretrained  # type: ignore[attr-defined]
-    if kwargs.get("state_dict") is not None:
+    state = kwargs.get("state_dict")
+    if state is not None and not any(is_own_name(name) for name in state):
         return write(module, *args, **kwargs)
+    if state is not None:  # as accelerate's get_state_dict returns it
+        present = module.state_dict()
+        if any(name not in present or present[name].data_ptr() != tensor.data_ptr() for name, tensor in state.items()):
+            raise StateDictError(
+                "save_pretrained: expected a state dict of dense weights, got tensors of managed weights, which no "
+                "library can load: leave out state_dict="
+            )
+        kwargs = {**kwargs, "state_dict": None}
     training = [(layer, layer.training) for layer in module.modules()]
     module.eval()  # an adapter's dropout must not be saved
     try:

@@ -24,6 +24,11 @@ INSTEAD = (
 )
 
 
+def is_own_name(name: str) -> bool:
+    """Return whether a name in a state dict is that of a managed weight's tensor."""
+    return _OWN.match(name) is not None
+
+
 def check_loading(layer: nn.Module, root: bool = False) -> None:
     """Refuse dense weights whenever the layer loads a state dict; at most once for a layer.
 

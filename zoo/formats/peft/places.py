@@ -173,20 +173,27 @@ def _unexpected(name: str) -> AdapterError:
 def _base_copy(reading: Reading, rest: str) -> ParameterRef | None:
     """Return the weight of which a key holds a copy: PEFT saves embeddings and heads that it adapts."""
     path, _, attribute = rest.rpartition(".")
-    slot = reading.slots.get(path.removesuffix(keys.WRAPPED))
+    slot = reading.slots.get(path.removesuffix(keys.WRAPPED).removesuffix(keys.TOKENS_LAYER))
     if attribute != "weight" or slot is None or slot.ref.attribute != "weight":
         return None
     return slot.ref if adaptable(reading.groups[slot.ref.name].value) else None
 
 
-def check_copy(reading: Reading, rest: str, tensor: Tensor) -> None:
-    """Raise `AdapterError` unless a copy in the file equals the base's weight, up to its precision, or its buffer.
+def changed_rows(reading: Reading, rest: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Return the weight of which the file has a copy, and the rows in which that is not the base's to its precision.
+
+    An embedding that was resized has new rows, which are other ones in each process; PEFT's file holds all of it then.
 
     Args:
         reading: from `new_reading`.
         rest: the key without its prefix.
         tensor: the copy.
+
+    Raises:
+        AdapterError: the copy is not of this base: of another shape, or half of the rows or more differ.
     """
+    rows: tuple[int, ...] = ()
+    name = ""
     ref = _base_copy(reading, rest)
     if ref is None:
         name = keys.bare_name(rest)
@@ -199,15 +206,21 @@ def check_copy(reading: Reading, rest: str, tensor: Tensor) -> None:
         expected = value.base_tensor().detach() if isinstance(value, ManagedWeight) else value.detach()
         tolerance = 0.3 if isinstance(value, ManagedWeight) and value.packed is not None else 0.02
         same = tuple(tensor.shape) == tuple(expected.shape) and tensor.is_floating_point()
+        name = reading.groups[ref.name].name
         if same and not expected.is_meta:
-            expected = expected.float()
-            same = bool((tensor.to(expected) - expected).norm() <= tolerance * expected.norm())
+            expected = expected.float().flatten(1)
+            distance = (tensor.to(expected.device, expected.dtype).flatten(1) - expected).norm(dim=1)  # (rows,)
+            differ = ~(distance <= tolerance * expected.norm(dim=1))
+            rows = tuple(differ.nonzero().flatten().tolist())
+            same = 2 * len(rows) < len(differ) and tensor.dim() == 2
+            same = same or not rows
         what = f"the weight of {path_of(ref)} itself"
     if not same:
         raise AdapterError(
             f"it holds {what}, {tuple(tensor.shape)}, and that is not this base's; the base was extended or trained, "
             "and zoo does not load such parts of it"
         )
+    return name, rows
 
 
 def check_values(place: Place, factor: str, tensor: Tensor) -> None:

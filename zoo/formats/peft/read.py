@@ -14,7 +14,7 @@ from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot, check_shapes
-from zoo.formats.peft.places import Place, Reading, check_copy, check_values, new_reading, place_of, ref_of
+from zoo.formats.peft.places import Place, Reading, changed_rows, check_values, new_reading, place_of, ref_of
 from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.experts import Experts
@@ -45,18 +45,21 @@ def updates_of(
     bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
     found: dict[Place, dict[str, Tensor]] = {}
     buffers: dict[str, Tensor] = {}
+    copies: dict[str, tuple[tuple[int, ...], Tensor]] = {}
     for name, tensor in tensors.items():
         full = PREFIX + name if bare else name
         key = place_of(reading, name, full)
         if key is None:
-            check_copy(reading, full.removeprefix(PREFIX), tensor)
+            weight, rows = changed_rows(reading, full.removeprefix(PREFIX), tensor)
+            if rows:
+                copies[weight] = (rows, tensor)
             continue
         if key[0].how == "buffer":
             buffers |= _buffer(reading, key[0].path, tensor)
             continue
         check_values(*key, tensor)
         found.setdefault(key[0], {})[key[1]] = tensor
-    if not found:
+    if not found and not copies:
         raise AdapterError("the file holds no adapter at all")
     updates: dict[str, Update] = {}
     covered: set[str] = set()
@@ -73,6 +76,9 @@ def updates_of(
         updates[first] = update
         everywhere = place.how == "zoo" or (place.how == "rows" and keys.ties_rows(adapters.module, group.refs))
         covered |= {other.name for other in group.refs} if everywhere else {ref.name}
+    for weight, (rows, copy) in copies.items():
+        updates[weight] = _with_rows(reading, weight, updates.get(weight), rows, copy)
+        covered |= {other.name for other in reading.groups[weight].refs}
     _check_complete(reading, fields, updates, covered)
     return updates, buffers
 
@@ -169,6 +175,23 @@ def _from_rows(reading: Reading, group: TiedGroup, path: str, factors: dict[str,
     update = RowsUpdate(group.lazy(), indices)
     _fill(update, factors)
     return update
+
+
+def _with_rows(reading: Reading, name: str, update: Update | None, rows: tuple[int, ...], copy: Tensor) -> Update:
+    """Return an update of the rows that `update` trains already and of those in which a copy differs from the base."""
+    trained = update.indices if isinstance(update, RowsUpdate) else ()
+    if not isinstance(reading.config, LoRA) or not isinstance(update, RowsUpdate | None):
+        raise AdapterError(
+            f"it holds rows of {name} itself that are not this base's, beside an adapter of it; the base was extended "
+            "or trained, and zoo loads new rows only of a weight that has no other adapter"
+        )
+    added = tuple(row for row in rows if row not in set(trained))
+    values = [copy[list(added)].float()] if added else []
+    if isinstance(update, RowsUpdate):
+        values = [update.rows.detach().cpu(), *values]
+    result = RowsUpdate(reading.groups[name].lazy(), (*trained, *added))
+    _fill(result, {"rows": torch.cat(values)})
+    return result
 
 
 def _buffer(reading: Reading, name: str, tensor: Tensor) -> dict[str, Tensor]:
