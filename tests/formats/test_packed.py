@@ -17,6 +17,7 @@ from zoo.formats.packed import DESCRIPTION, WEIGHTS
 from zoo.plugin import hooks
 from zoo.storage.atomic import digest
 from zoo.weights import footprint
+from zoo.weights.walk import managed_weights
 
 ARCHITECTURES = ["gpt", "bert", "ddpm", "vae", "vit", "stylegan", "gat"]
 SCHEMES = [
@@ -101,6 +102,27 @@ def signs():
     hooks.register(SignsPlugin(), "signs")
     yield
     hooks.reset()
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """A codec that does not say its block size in zoo's word."""
+
+    block: int
+    scheme: str = "signs"
+    bits: int = 8
+
+    unpack = Signs.unpack
+
+
+@pytest.mark.usefixtures("signs")
+def test_a_codec_that_does_not_say_its_block_size_is_found_by_the_models_scheme(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "Signs", Quiet)
+    model = zoo.load("gat", bits=zoo.Quantization(8, "signs", 32), device="cpu")
+    reloaded(model, tmp_path)
+    object.__setattr__(next(iter(managed_weights(model.module).values())).packed.codec, "block", 3)
+    with pytest.raises(zoo.OutputError, match="stored as signs, which no quantizer"):
+        model.save(tmp_path / "c", packed=True)
 
 
 @pytest.mark.usefixtures("signs")

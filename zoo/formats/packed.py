@@ -107,7 +107,9 @@ def write(model: LoadedModel, adapters: AdapterSet, staged: Path) -> None:
     if bitsandbytes_folder.can_say(model.module, groups, packed):
         bitsandbytes_folder.write(model.module, staged, groups, packed, plain)
     else:
-        description["weights"] = {name: _described(model, name, one) for name, one in packed.items()}
+        description["weights"] = {
+            name: _described(model.entry, name, one, adapters.scheme) for name, one in packed.items()
+        }
         tensors = {f"{name}.{part}": one._parameters[part] for name, one in packed.items() for part in one.names}
         atomic.save_tensors(staged / WEIGHTS, _on_cpu(plain | tensors))
     atomic.write_json(staged / DESCRIPTION, description)
@@ -137,25 +139,33 @@ def _base(adapters: AdapterSet, groups: list[TiedGroup]) -> Fingerprint | None:
     return base
 
 
-def _described(model: LoadedModel, name: str, packed: QuantizedTensor) -> dict[str, Any]:
+def _described(entry: Entry, name: str, packed: QuantizedTensor, scheme: Quantization | None) -> dict[str, Any]:
     """Return what the description says of one weight.
+
+    Args:
+        entry: The model's entry.
+        name: The weight's name.
+        packed: The weight.
+        scheme: The model's quantization, for a codec that does not say its own.
 
     Raises:
         OutputError: what it says would not lead back to the weight's codec.
     """
-    codec = packed.codec
+    codec, why = packed.codec, ""
     known = {one.name: getattr(codec, one.name) for one in fields(Quantization) if hasattr(codec, one.name)}
-    try:
-        scheme = Quantization(**known)
-        expected = _expected(model.entry, name, scheme, packed.shape)
-    except (ZooError, TypeError) as error:
-        raise OutputError(
-            f"{name}: stored as {codec.scheme}, which no quantizer of zoo or of a plugin makes ({error}): write it "
-            "with the library that made it, after model.unload()"
-        ) from error
-    if expected.codec != codec or _forms(expected) != _forms(packed):
-        raise OutputError(f"{name}: scheme {codec.scheme!r} makes another codec for it than it has: save it dense")
-    return {"quantization": asdict(scheme), "shape": list(packed.shape), "tensors": list(packed.names)}
+    for choice in (known, {} if scheme is None else asdict(scheme)):
+        try:
+            made = Quantization(**choice)
+            expected = _expected(entry, name, made, packed.shape)
+        except (ZooError, TypeError) as error:
+            why = why or f" ({error})"
+            continue
+        if expected.codec == codec and _forms(expected) == _forms(packed):
+            return {"quantization": asdict(made), "shape": list(packed.shape), "tensors": list(packed.names)}
+    raise OutputError(
+        f"{name}: stored as {codec.scheme}, which no quantizer of zoo or a plugin makes from its bits, block_size and "
+        f"double alone{why}: write it with the library that made it, after model.unload(), or dense"
+    )
 
 
 def _expected(entry: Entry, name: str, scheme: Quantization, shape: torch.Size) -> QuantizedTensor:
