@@ -100,9 +100,9 @@ def test_a_layer_that_was_not_moved_yet_is_quantized_as_it_would_be(kind):
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_a_layer_that_its_cpu_kernel_has_used_keeps_its_weight(kind):
     """Its codes are in another order then, and its scales rounded, where the CPU has the kernel."""
-    net = nn.Sequential(MAKERS[kind](64, 64)).to("cpu").eval()
+    net = nn.Sequential(MAKERS[kind](128, 64)).to("cpu").eval()
     weight = bnb.functional.dequantize_4bit(net[0].weight.data, net[0].weight.quant_state)
-    x = torch.randn(3, 64)
+    x = torch.randn(3, 128)
     with torch.no_grad():
         used = net(x)
     model = zoo.wrap(net, lora=2)
