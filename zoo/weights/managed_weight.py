@@ -167,6 +167,10 @@ class ManagedWeight(nn.Module):
         update = self._updates_in_use[0]
         return call(update, update.scaling, self._detached_base)
 
+    def only_update(self) -> Update | None:
+        """Return the one active update, if there is no other and its weight is 1."""
+        return self._updates_in_use[0] if len(self._shares) == 1 and self._shares[0] == 1.0 else None
+
     @torch.no_grad()
     def _detached_base(self) -> Tensor:
         """Return the dense weight that the active updates apply to, without a graph."""
