@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adapters.swap import unpadded
+from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
@@ -64,7 +65,7 @@ def _check_whole(name: str, shape: torch.Size, update: Update) -> None:
     """Raise `AdapterError` if a process holds only a shard of an update, as in `FullyShardedDataParallel`."""
     factors = update.pair() if isinstance(update, LowRankUpdate) else ()
     is_shard = isinstance(update, FullUpdate) and update.weight.shape != shape
-    if is_shard or any(factor.dim() != 2 for factor in factors):
+    if is_shard or any(factor.dim() < 2 for factor in factors):
         raise AdapterError(
             f"{name}: this process has a shard of its adapter: save it inside "
             "FullyShardedDataParallel.summon_full_params(module), or shard with torch.distributed.fsdp.fully_shard"
