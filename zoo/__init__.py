@@ -38,6 +38,7 @@ _HOME = {
     "Quantization": "zoo.weights.scheme",
     "QuantizedTensor": "zoo.weights.quantized_tensor",
     "Codec": "zoo.weights.quantized_tensor",
+    "ForeignWeight": "zoo.weights.foreign.weight",
     "Update": "zoo.weights.update",
     "LoRAUpdate": "zoo.weights.update",
     "Layout": "zoo.weights.layout",
@@ -64,6 +65,7 @@ _HOME = {
     "AdapterError": "zoo.errors",
     "QuantizationError": "zoo.errors",
     "WeightError": "zoo.errors",
+    "StateDictError": "zoo.errors",
     "DataError": "zoo.errors",
     "TuningError": "zoo.errors",
     "OutputError": "zoo.errors",
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from zoo.errors import PluginError as PluginError
     from zoo.errors import QuantizationError as QuantizationError
     from zoo.errors import RegistryError as RegistryError
+    from zoo.errors import StateDictError as StateDictError
     from zoo.errors import TuningError as TuningError
     from zoo.errors import UnknownNameError as UnknownNameError
     from zoo.errors import WeightError as WeightError
@@ -132,6 +135,7 @@ if TYPE_CHECKING:
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.footprint import Footprint as Footprint
+    from zoo.weights.foreign.weight import ForeignWeight as ForeignWeight
     from zoo.weights.layout import Layout as Layout
     from zoo.weights.lazy_weight import LazyWeight as LazyWeight
     from zoo.weights.quantized_tensor import Codec as Codec

@@ -48,6 +48,10 @@ class WeightError(ZooError):
     """A managed weight was used in a way that is not supported (written in place, renormalised, …)."""
 
 
+class StateDictError(WeightError, RuntimeError):
+    """A state dict does not fit a module with managed weights; torch's own error for one is a RuntimeError too."""
+
+
 class DataError(ZooError):
     """The data given to tune, evaluate or batches cannot be used."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
 from zoo.adapters.mixed_batch import mixed
+from zoo.adapters.unsaved import check_trained
 from zoo.adapters.updates import make_updates
 from zoo.adapters.verbs import AdapterVerbs
 from zoo.catalog.entry import Entry
@@ -20,12 +21,15 @@ from zoo.errors import AdapterError, TuningError
 from zoo.formats import manifest, native, saved
 from zoo.hub.adapters import resolve_path
 from zoo.methods.config import as_adapter, check_name
-from zoo.plugin import hooks
+from zoo.methods.rows import with_names
+from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
+from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import evaluating, seeded
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.scheme import Quantization
+from zoo.weights.state_dicts import stop_checking
 from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         device: torch.device,
         dtype: torch.dtype,
         scheme: Quantization | None = None,
-        fingerprint: str | None = None,
+        fingerprint: Fingerprint | None = None,
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.adapter_set = AdapterSet(module, entry, device, dtype, scheme, fingerprint, groups)
@@ -180,6 +184,10 @@ class Model(TrainingVerbs, AdapterVerbs):
         """Add a training run to the records of the active adapters, which it has trained."""
         manifest.note_tuning(self.adapter_set, data, result)
 
+    def check_trained(self) -> None:
+        """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
+        check_trained(self.adapter_set)
+
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield (name, parameter) of all trainable parameters.
 
@@ -221,10 +229,11 @@ class Model(TrainingVerbs, AdapterVerbs):
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
             folder = resolve_path(lora)
-            restored = saved.restore(self.adapter_set, folder)
-            return PreparedAdapter(name, *restored, manifest.record(folder), groups)
-        wanted = as_adapter(lora, self.entry.targets or "all")
+            config, updates, buffers = saved.restore(self.adapter_set, folder)
+            return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
+        wanted = with_names(as_adapter(lora, self.entry.targets or "all"), self.module)
         groups = tied_groups(self.module) if groups is None else groups
+        foreign.check_targets(self.module, groups, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
@@ -249,6 +258,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         self.adapter_set.unload()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
             unwrapped(self.module).__dict__.pop(name, None)
+        stop_checking(self.module, root=True)
         return self.module
 
     def save_adapter(
@@ -314,17 +324,20 @@ class Model(TrainingVerbs, AdapterVerbs):
             self, self.adapter_set, repo_id, name, private=private, branch=branch, message=message, samples=samples
         )
 
-    def save(self, folder: str | os.PathLike[str], *, digests: bool = False) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, packed: bool = False, digests: bool = False) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.
 
         Other files in the folder stay.
 
         Args:
             folder: where to.
+            packed: write the weights as they are in memory instead, quantized ones with their codes and scales, merged
+                adapters included, for `zoo.load(folder)`; transformers loads the folder too if it is a model of its own
+                of which only linear layers are in nf4 or fp4.
             digests: write SHA256SUMS too, which `zoo.load` verifies; one that is there already is always renewed.
 
         Raises:
             OutputError: the folder cannot be written, or holds weights that would be taken for the model's; what was
-                there is then as it was.
+                there is then as it was. With `packed`: an adapter is active, or a weight's form cannot be written.
         """
-        return native.save(self, Path(folder), digests)
+        return native.save(self, Path(folder), digests, self.adapter_set if packed else None)

@@ -333,10 +333,6 @@ def test_a_layer_whose_path_ends_like_another_is_adapted_alone_in_peft_too(
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "lora_bias": ({"target_modules": ["block.fc"], "lora_bias": True}, "lora_bias"),
-    "trainable tokens": (
-        {"target_modules": ["fc"], "trainable_token_indices": {"embed": [1]}},
-        "trainable_token_indices",
-    ),
     "pissa": ({"target_modules": ["block.fc"], "init_lora_weights": "pissa"}, "init_lora_weights"),
     "olora": ({"target_modules": ["block.fc"], "init_lora_weights": "olora"}, "init_lora_weights"),
 }

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from zoo.adapters.buffers import Buffers
+from zoo.adapters.offloaded import refuse_offloaded
 from zoo.adapters.updates import for_biases
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
+from zoo.storage.fingerprint import Fingerprint, readable
+from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
@@ -29,6 +34,7 @@ class PreparedAdapter(NamedTuple):
         updates: Its updates, by the name of each weight's first place.
         record: For a saved one, the content of its `zoo.json`.
         groups: The module's parameters, from the walk that found the weights.
+        buffers: Values of persistent buffers that belong to it, by name.
     """
 
     name: str
@@ -36,6 +42,7 @@ class PreparedAdapter(NamedTuple):
     updates: dict[str, Update]
     record: Mapping[str, Any] | None = None
     groups: list[TiedGroup] | None = None
+    buffers: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class AdapterSet:
@@ -47,11 +54,12 @@ class AdapterSet:
         device: The module's device.
         dtype: The compute dtype.
         scheme: How the weights are quantized; None for the checkpoint's own precision.
-        fingerprint: The weights' fingerprint; None on `meta`.
+        base: What the weights were when they were loaded, or when the last adapter came; None on `meta`.
         configs: Every adapter's configuration, by name.
         weights: The active adapters, in order, each with the weight that scales its effect.
         merged: The adapters that are currently merged into the base.
         records: How each adapter was made, as in `zoo.json`.
+        buffers: The persistent buffers of the base and of each adapter.
         base_is_frozen: Whether the base never trains, with or without adapters.
     """
 
@@ -62,7 +70,7 @@ class AdapterSet:
         device: torch.device,
         dtype: torch.dtype,
         scheme: Quantization | None = None,
-        fingerprint: str | None = None,
+        base: Fingerprint | None = None,
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.module = module
@@ -70,7 +78,7 @@ class AdapterSet:
         self.device = device
         self.dtype = dtype
         self.scheme = scheme
-        self.fingerprint = fingerprint
+        self.base = base
         self.configs: dict[str, Adapter] = {}
         self.weights: dict[str, float] = {}
         self.merged: tuple[str, ...] = ()
@@ -79,11 +87,18 @@ class AdapterSet:
         self._trained: dict[str, bool] = {}  # each parameter's `requires_grad` before the first adapter froze the base
         self._record_training(tied_groups(module) if groups is None else groups)
         self._before_merge: dict[str, float] = {}  # the active adapters and their weights before the merge
+        self._merge_weights: dict[str, float] = {}  # the merged adapters' weights
+        self.buffers = Buffers(module)
 
     @property
     def active(self) -> tuple[str, ...]:
         """The names of the active adapters, in order."""
         return tuple(self.weights)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the base's weights; None on `meta`."""
+        return None if self.base is None else self.base.hexdigest()
 
     def known(self, name: str) -> Adapter:
         """Return the configuration of an adapter.
@@ -117,7 +132,9 @@ class AdapterSet:
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
         if groups is None or _outdated(groups):
             groups = tied_groups(self.module)
+        self._note_base(groups)
         if not self.configs:
+            self.buffers.watch()
             self.freeze_base(groups)
         if any(update.changes_bias for update in updates.values()):
             updates = {**for_biases(groups, updates), **updates}
@@ -127,7 +144,19 @@ class AdapterSet:
                 managed.add(name, updates[group.name])
         self.configs[name] = prepared.config
         self.records[name] = dict(prepared.record or {})
+        self.buffers.notice()
+        self.buffers.own[name] = dict(prepared.buffers)
         self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
+
+    def _note_base(self, groups: list[TiedGroup]) -> None:
+        """Note weights that have changed since the module was loaded: an adapter's base is what it is when it comes."""
+        if self.base is None:
+            return
+        self.base.keep_only(group.name for group in groups)
+        for group in groups:
+            value = group.value
+            if isinstance(value, nn.Parameter) and readable(value) and not self.base.holds(group.name, value):
+                self.base.add(group.name, value)
 
     def freeze_base(self, groups: list[TiedGroup], permanently: bool = False) -> None:
         """Freeze the base, and remember which parameters trained.
@@ -191,20 +220,31 @@ class AdapterSet:
                 for name, update in group.value.updates.items():
                     update.requires_grad_(weights.get(name, 0.0) != 0.0)  # an adapter without effect does not train
         self.weights = dict(weights)
+        self.show_buffers(weights)
+
+    def show_buffers(self, weights: Mapping[str, float]) -> None:
+        """Give the persistent buffers their values under these adapters and the merged ones."""
+        self.buffers.show({**self._merge_weights, **weights})
 
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
+        if set(self.configs) == {name} and not self.base_is_frozen:
+            refuse_offloaded(self.module, "remove the last adapter", followed=True)
         for group in tied_groups(self.module):
             managed = group.value
             if isinstance(managed, ManagedWeight):
                 managed.remove(name)
                 # A weight with its original dense base and no adapters becomes a plain parameter again.
-                if managed.base is not None and managed.dense_base() is managed.base and not managed.updates:
+                if managed.base is not None and managed.dense_parameter() is managed.base and not managed.updates:
                     restore_parameter(group, managed.base)
         del self.configs[name]
         self.weights.pop(name, None)
         self.records.pop(name, None)
+        self.show_buffers(self.weights)
+        self.buffers.own.pop(name, None)
+        if not self.configs:
+            self.buffers.reset()
         if not self.configs and not self.base_is_frozen:
             self._unfreeze_base()
 
@@ -249,6 +289,7 @@ class AdapterSet:
         for path, merge in merges.items():
             weights_by_path[path].apply_merge(merge)
         self.merged = (*self.merged, *names)
+        self._merge_weights |= weights
         self.apply(rest)
         return weights, merges
 
@@ -259,20 +300,25 @@ class AdapterSet:
         for managed in managed_weights(self.module).values():
             managed.unmerge()
         still_there = {*self.merged, *self.weights}
-        self.merged = ()
+        self.merged, self._merge_weights = (), {}
         before = {name: weight for name, weight in self._before_merge.items() if name in still_there}
         self.apply({**before, **self.weights})
 
     def unload(self) -> None:
         """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
+        refuse_offloaded(self.module, "unload")
+        give_all_back(self.module)
         for group in tied_groups(self.module):
             managed = group.value
             if isinstance(managed, ManagedWeight):
                 with torch.no_grad():
-                    dense = managed.dense_base()
+                    dense = managed.dense_parameter()
                     restore_parameter(group, nn.Parameter(managed.base_tensor()) if dense is None else dense)
         if self.configs or self.base_is_frozen:
             self._unfreeze_base()
+        self.buffers.show(self._merge_weights)
+        self.buffers.reset()
+        self._merge_weights = {}
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
         self.scheme, self.base_is_frozen = None, False
 

@@ -274,7 +274,8 @@ def _prepare(
             raise AdapterError(f"{path}: no plugin makes a low-rank update of rank {A.shape[-2]} for it")
         update.A.copy_(A)
         update.B.copy_(B / update.scale)
-    return PreparedAdapter(name, config, updates)
+    adapters.buffers.notice()
+    return PreparedAdapter(name, config, updates, buffers=adapters.buffers.under(weights))
 
 
 def _targets(adapters: AdapterSet, weights: Mapping[str, float], combined: Mapping[str, CombinedUpdate]) -> Targets:

@@ -136,13 +136,19 @@ class _AdapterSwitch:
 
     def activate(self, choice: Choice) -> None:
         """Activate exactly these adapters."""
+        self.adapter_set.buffers.lend()
+        self._switch(choice)
+
+    def _switch(self, choice: Choice) -> None:
         names, weights = tuple(name for name, _ in choice), dict(choice)
         for managed in self.managed_weights:
             managed.activate(names, weights)
+        self.adapter_set.show_buffers(weights)
 
     def restore(self) -> None:
         """Activate the adapter set's active adapters again."""
-        self.activate(tuple(self.adapter_set.weights.items()))
+        self._switch(tuple(self.adapter_set.weights.items()))
+        self.adapter_set.buffers.give_back()
 
     def activate_in_backward(self, choice: Choice) -> None:
         """Activate these adapters in the backward pass, at most until it ends."""

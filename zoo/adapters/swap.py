@@ -66,6 +66,9 @@ def swap(adapters: AdapterSet, prepared: PreparedAdapter) -> None:
             for key, value in values.items():
                 getattr(slot, key).copy_(value)
             slot.swapped_in = swapped_in  # type: ignore[assignment]
+    adapters.buffers.notice()
+    adapters.buffers.own[name] = dict(prepared.buffers)
+    adapters.apply(adapters.weights)
     adapters.configs[name] = _with_dropout_of(prepared.config, old)
     adapters.records[name] = dict(prepared.record or {})
 

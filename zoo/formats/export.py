@@ -65,6 +65,8 @@ def write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: st
     module, config = adapters.module, adapters.configs[name]
     usual = next((two for kind, two in _COMPONENTS if re.fullmatch(kind, type(unwrapped(module)).__name__)), None)
     if format == "kohya":
+        for buffer in adapters.buffers.own.get(name, ()):
+            raise AdapterError(f"{buffer}: kohya's format has no place for a buffer; save it with format='peft'")
         prefix = prefix or (usual[1] if usual else "lycoris")
         metadata = {"format": "pt", "ss_network_module": "lycoris.kohya"}
         tensors = kohya.tensors(module, config, name, prefix)
@@ -74,7 +76,7 @@ def write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: st
             raise AdapterError(
                 f"an adapter of the kind {config.kind!r}: diffusers' format has LoRA only; use format='peft'"
             )
-        fields, state = peft_write.to_peft(module, config, peft_write.parts_of(module, name))
+        fields, state = peft_write.to_peft(adapters, name, peft_write.parts_of(module, name))
         tensors, fields = diffusers.tensors(fields, state, prefix)
         metadata = {"format": "pt", diffusers.METADATA: json.dumps(fields, indent=2, sort_keys=True)}
     if not tensors:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,15 +16,19 @@ from zoo.catalog.names import is_commit, is_entry_name, is_repository, is_safe
 from zoo.errors import AdapterError
 from zoo.storage import atomic, untrusted_json
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
+from zoo.storage.fingerprint import sample
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
     from zoo.tuning.result import TuneResult
 
-FORMAT = 2  # 1 had no architecture, kind, versions, training and metrics
+BUFFERS = 1000  # at most so many are listed, spread evenly: the file has a limit
+FORMAT = 3  # 1 had no architecture, kind, versions, training and metrics; 2 had no weights and replaced
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
 # Keys that further training makes outdated; the rest of a record stays.
-_OUTDATED = ("base", "bits", "scheme", "versions", "metrics")
+_OUTDATED = ("base", "weights", "replaced", "buffers", "bits", "scheme", "versions", "metrics")
+
+Replaced = Mapping[str, Sequence[int] | None]  # parts of the base that an adapter replaces: a weight's rows, or all
 
 
 class BaseRef(NamedTuple):
@@ -56,8 +60,15 @@ def base_commit(adapters: AdapterSet) -> str | None:
     return folder if is_commit(folder) else None
 
 
-def describe(adapters: AdapterSet, name: str, staged: Path) -> dict[str, Any]:
-    """Return the content of `zoo.json` for the adapter `name`, whose files are in `staged`."""
+def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) -> dict[str, Any]:
+    """Return the content of `zoo.json` for the adapter `name`, whose files are in `staged`.
+
+    Args:
+        adapters: the model's adapters.
+        name: the adapter's.
+        staged: the folder with its files.
+        replaced: the parts of the base that the adapter does not need, because it replaces them.
+    """
     config, entry = adapters.configs[name], adapters.entry
     fresh = {
         "architecture": entry.plugin,
@@ -71,11 +82,21 @@ def describe(adapters: AdapterSet, name: str, staged: Path) -> dict[str, Any]:
             "commit": base_commit(adapters),
             "fingerprint": adapters.fingerprint,
         },
+        "weights": {} if adapters.base is None else adapters.base.entries(replaced),
+        "replaced": {weight: None if rows is None else list(rows) for weight, rows in sorted(replaced.items())},
+        "buffers": _buffer_entries(adapters, name),
         "bits": adapters.scheme.bits if adapters.scheme else None,
         "scheme": adapters.scheme.scheme if adapters.scheme else None,
         "versions": versions(),
     }
     return {"format": FORMAT, **fresh, **adapters.records.get(name, {}), "sha256": digests(staged)}
+
+
+def _buffer_entries(adapters: AdapterSet, name: str) -> dict[str, str]:
+    """Return name → entry of the base's buffers of numbers that the adapter has not its own values for."""
+    own, values = adapters.buffers.own.get(name, {}), adapters.buffers.of_base()
+    needed = sorted(key for key, value in values.items() if value.is_floating_point() and key not in own)
+    return {key: sample(values[key]).entry() for key in needed[:: max(1, -(-len(needed) // BUFFERS))]}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -171,10 +192,26 @@ def read(folder: Path) -> dict[str, Any] | None:
         raise AdapterError(
             f"{folder / MANIFEST}: expected format 1 to {FORMAT} with base and sha256; a newer zoo may have written it"
         )
+    _check_weights(folder, content)
     for name in content["sha256"]:
         if not is_safe(name):
             raise AdapterError(f"{folder / MANIFEST}: sha256 names {name!r}, which is no file beside it")
     return content
+
+
+def _check_weights(folder: Path, content: Mapping[str, Any]) -> None:
+    absent: dict[str, Any] | None = {} if content["format"] < FORMAT else None
+    weights, replaced = content.get("weights", absent), content.get("replaced", absent)
+    listed = (weights, content.get("buffers", {}))
+    valid = all(isinstance(one, dict) and all(isinstance(entry, str) for entry in one.values()) for one in listed)
+    if valid and isinstance(replaced, dict):
+        valid = all(rows is None or _are_rows(rows) for rows in replaced.values())
+    if not valid or not isinstance(replaced, dict):
+        raise AdapterError(f"{folder / MANIFEST}: expected texts in weights, and rows or null in replaced")
+
+
+def _are_rows(rows: Any) -> bool:
+    return isinstance(rows, list) and all(type(row) is int and 0 <= row < 1 << 40 for row in rows)
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -203,7 +240,8 @@ def check_base(
 ) -> None:
     """Raise `AdapterError` if the adapter was made for another base.
 
-    Fingerprints are compared if there is one; else names, which is meaningful only for two Hub repositories.
+    Weights are compared one by one, without those that the adapter replaces, or by one fingerprint in older files; with
+    no `zoo.json` names are, which is meaningful only for two Hub repositories.
 
     Args:
         adapters: the model's adapters.
@@ -212,16 +250,44 @@ def check_base(
         folder: the adapter's, for the error.
     """
     if content is not None:
-        made_for = content["base"].get("fingerprint")
-        if isinstance(made_for, str) and adapters.fingerprint and made_for != adapters.fingerprint:
+        made_for, base = content["base"].get("fingerprint"), adapters.base
+        found = None if base is None else _other_buffer(adapters, content.get("buffers", {}))
+        if isinstance(made_for, str) and base is not None and (found or made_for != base.hexdigest()):
+            weights, replaced = content.get("weights"), content.get("replaced", {})
+            found = (base.difference(weights, replaced) if weights else None) or found
+            if weights and found is None and (replaced or not base.same_types(weights)):
+                return
+            first = f", first in {found}" if found else ""
             raise AdapterError(
                 f"{folder}: made for the base {content['base'].get('name')!r} (fingerprint {made_for[:8]}), and "
-                f"{adapters.entry.name!r} is another one ({adapters.fingerprint[:8]}); load that base"
+                f"{adapters.entry.name!r} is another one ({base.hexdigest()[:8]}){first}; load that base"
             )
         return
-    base, mine = fields.get("base_model_name_or_path"), hub_base(adapters)
-    if mine and isinstance(base, str) and is_repository(base) and base != mine:
-        raise AdapterError(f"{folder}: made for the base {base!r}, and this is {mine!r}; load that base")
+    named, mine = fields.get("base_model_name_or_path"), hub_base(adapters)
+    if mine and isinstance(named, str) and is_repository(named) and named != mine:
+        raise AdapterError(f"{folder}: made for the base {named!r}, and this is {mine!r}; load that base")
+
+
+def _other_buffer(adapters: AdapterSet, entries: Mapping[str, str]) -> str | None:
+    """Return the name of the first of the base's buffers that is another one than its entry says; None for none."""
+    values = adapters.buffers.of_base()
+    for name, entry in sorted(entries.items()):
+        if name not in values or not (values[name].is_meta or sample(values[name]).equals(entry)):
+            return name
+    return None
+
+
+def check_replaced(content: Mapping[str, Any] | None, replaced: Replaced) -> None:
+    """Raise `AdapterError` unless the adapter replaces what its `zoo.json` leaves out of the base.
+
+    Args:
+        content: of `zoo.json`, or None.
+        replaced: what the adapter in the file replaces.
+    """
+    for name, rows in ((content or {}).get("replaced") or {}).items():
+        own = replaced.get(name, ())
+        if own is not None and (rows is None or not set(rows) <= set(own)):
+            raise AdapterError(f"its {MANIFEST} leaves {name} out of the base, and the adapter does not replace it")
 
 
 def saved_base(folder: Path, *, trusted: bool) -> BaseRef:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from zoo.adapters import unsaved
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
 from zoo.formats import detect, export, manifest
@@ -22,6 +23,7 @@ from zoo.formats.peft import read as peft_read
 from zoo.formats.peft import renamed
 from zoo.formats.peft import write as peft_write
 from zoo.methods.config import Adapter
+from zoo.methods.rows import RowsUpdate, with_names, with_rows_of
 from zoo.methods.targets import has_match
 from zoo.plugin import hooks
 from zoo.storage import atomic
@@ -81,12 +83,14 @@ def save_all(adapters: AdapterSet, folder: Path, format: str = "peft", prefix: s
 def _write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: str | None) -> None:
     if adapters.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to save: load the model on a device")
+    unsaved.check_base(adapters)
+    adapters.buffers.notice()
     if format != "peft":
         export.write(adapters, folder, name, format, prefix)
         return
-    fields, tensors = peft_write.to_peft(
-        adapters.module, adapters.configs[name], peft_write.parts_of(adapters.module, name)
-    )
+    parts = peft_write.parts_of(adapters.module, name)
+    fields, tensors = peft_write.to_peft(adapters, name, parts)
+    replaced = _replaced({part.name: part.update for part in parts})
     library = type(unwrapped(adapters.module))
     fields |= {
         "auto_mapping": {"base_model_class": library.__name__, "parent_library": library.__module__},
@@ -95,11 +99,32 @@ def _write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: s
     }
     atomic.save_tensors(folder / ADAPTER_TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
     atomic.write_json(folder / ADAPTER_CONFIG, dict(sorted(fields.items())))
-    atomic.write_json(folder / MANIFEST, manifest.describe(adapters, name, folder))
+    atomic.write_json(folder / MANIFEST, manifest.describe(adapters, name, folder, replaced))
 
 
-def restore(adapters: AdapterSet, place: Path) -> tuple[Adapter, dict[str, Update]]:
-    """Return a saved adapter's configuration and updates (by weight), ready to be attached; the model is not changed.
+def _replaced(updates: Mapping[str, Update]) -> dict[str, tuple[int, ...] | None]:
+    """Return the parts of the base that do not matter under these updates: a weight's rows, or None for all of it."""
+    rows = {name: update.indices for name, update in updates.items() if isinstance(update, RowsUpdate)}
+    whole = [name for name, update in updates.items() if update.replaces and update.replacement() is not None]
+    return {**rows, **dict.fromkeys(whole)}
+
+
+class Restored(NamedTuple):
+    """A saved adapter, ready to be attached.
+
+    Attributes:
+        config: its configuration.
+        updates: by weight.
+        buffers: values of persistent buffers that belong to it.
+    """
+
+    config: Adapter
+    updates: dict[str, Update]
+    buffers: dict[str, Tensor]
+
+
+def restore(adapters: AdapterSet, place: Path) -> Restored:
+    """Return a saved adapter, ready to be attached; the model is not changed.
 
     Args:
         adapters: the model's adapters.
@@ -122,7 +147,7 @@ def restore(adapters: AdapterSet, place: Path) -> tuple[Adapter, dict[str, Updat
     return _restored(adapters, path, path, fields, tensors)
 
 
-def _restore_peft(adapters: AdapterSet, folder: Path) -> tuple[Adapter, dict[str, Update]]:
+def _restore_peft(adapters: AdapterSet, folder: Path) -> Restored:
     fields, recorded = manifest.read_json(folder / ADAPTER_CONFIG), manifest.read(folder)
     manifest.check_files(folder, recorded)
     manifest.check_base(adapters, fields, recorded, folder)
@@ -130,7 +155,12 @@ def _restore_peft(adapters: AdapterSet, folder: Path) -> tuple[Adapter, dict[str
         tensors = read_tensors(folder / ADAPTER_TENSORS).tensors
     except AdapterError as error:
         raise _with_place(folder, error) from error
-    return _restored(adapters, folder, folder / ADAPTER_CONFIG, fields, tensors, (recorded or {}).get("targets"))
+    found = _restored(adapters, folder, folder / ADAPTER_CONFIG, fields, tensors, (recorded or {}).get("targets"))
+    try:
+        manifest.check_replaced(recorded, _replaced(found.updates))
+    except AdapterError as error:
+        raise _with_place(folder, error) from error
+    return found
 
 
 def _restored(
@@ -140,10 +170,10 @@ def _restored(
     fields: dict[str, Any],
     tensors: Mapping[str, Tensor],
     targets: Any = None,
-) -> tuple[Adapter, dict[str, Update]]:
-    """Return the configuration and the updates; `fields` are from the file `source`, `targets` from the user."""
+) -> Restored:
+    """Return the adapter; `fields` are from the file `source`, `targets` from the user."""
     try:
-        config = _config(renamed.plain_fields(fields), targets)
+        config = with_names(_config(renamed.plain_fields(fields), targets), adapters.module)
     except AdapterError as error:
         raise _with_place(source, error) from error
     try:
@@ -157,7 +187,8 @@ def _restored(
         present = tuple(name for name in names if name not in USUAL_HEADS or has_match(groups, name))
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
-        return config, peft_read.updates_of(adapters, config, now, tensors)
+        updates, buffers = peft_read.updates_of(adapters, config, now, tensors)
+        return Restored(with_rows_of(config, updates), updates, buffers)
     except AdapterError as error:
         raise _with_place(place, error) from error
 

@@ -12,6 +12,7 @@ from zoo.errors import AdapterError
 
 Targets = tuple[str, ...] | list[str] | str | None
 Names = tuple[str, ...] | list[str] | None
+Tokens = tuple[int, ...] | list[int] | dict[str, Any] | None
 
 BIASES = ("none", "all", "lora_only")
 INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
@@ -136,6 +137,9 @@ class LoRA(Ranked):
         modules_to_save: Modules (suffixes of their paths) that train fully in addition, with every parameter in them;
             they take no low-rank update. A single parameter can be named too (`"head.weight"`).
         bias: Which biases train fully: `"none"`, `"all"`, or `"lora_only"`, those of layers whose weight is targeted.
+        trainable_token_indices: Rows of embeddings that train in addition, for new tokens: indices into the model's
+            input embedding, or a dict of them by the (suffix of the) embedding's path. Such an embedding takes no
+            low-rank update; a head that is tied to it has the same rows.
 
     Raises:
         AdapterError: the rank is below 1, or another value is out of range.
@@ -152,6 +156,7 @@ class LoRA(Ranked):
     init: str = "default"
     modules_to_save: Names = ()
     bias: str = "none"
+    trainable_token_indices: Tokens = None
 
     kind: ClassVar[str] = "lora"
 
@@ -160,6 +165,7 @@ class LoRA(Ranked):
         for name in ("rslora", "dora"):
             check_flag(name, getattr(self, name))
         check_share("dropout", self.dropout)
+        object.__setattr__(self, "trainable_token_indices", _check_tokens(self.trainable_token_indices))
         self._check_init()
 
     def _check_init(self) -> None:
@@ -193,8 +199,8 @@ class Full(Adapter):
     """Full training of chosen weights, as an adapter: norms, biases (BitFit, arXiv 2106.10199), a head.
 
     Each weight's replacement starts as a copy of it in float32 (or better), even if it is stored in 4 bit; the base
-    itself never changes. If several active adapters replace one weight, the last one applies. Buffers are not weights:
-    a BatchNorm's running statistics stay the model's own.
+    itself never changes. If several active adapters replace one weight, the last one applies. Buffers that training
+    changes, as a BatchNorm's running statistics, belong to the adapter too, whatever its kind.
 
     Attributes:
         targets: What trains, of any number of dimensions: a list of suffixes of parameter paths with or without
@@ -236,6 +242,24 @@ def _check_names(name: str, values: Any) -> tuple[str, ...]:
     if not isinstance(values, list | tuple | set) or not all(isinstance(value, str) and value for value in values):
         raise AdapterError(f"{name}: expected a list of suffixes of module paths, got {values!r}")
     return tuple(values)
+
+
+def _check_tokens(value: Any) -> Tokens:
+    """Return rows in the form that configurations keep: a tuple, or a dict of tuples."""
+    if value is None or (isinstance(value, dict | list | tuple) and not value):
+        return None
+    if isinstance(value, dict) and all(isinstance(name, str) and name for name in value):
+        return {name: _check_rows(rows) for name, rows in value.items()}
+    return _check_rows(value)
+
+
+def _check_rows(rows: Any) -> tuple[int, ...]:
+    whole = isinstance(rows, list | tuple) and all(type(row) is int and row >= 0 for row in rows)
+    if not whole or not rows or len(set(rows)) != len(rows):
+        raise AdapterError(
+            f"trainable_token_indices: expected different whole numbers from 0, or a dict of them, got {rows!r:.80}"
+        )
+    return tuple(rows)
 
 
 def check_targets(targets: Any) -> Targets:

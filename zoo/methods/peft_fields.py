@@ -63,6 +63,7 @@ LORA_HARMLESS = frozenset(
     layers_pattern layers_to_transform exclude_modules target_modules target_parameters r lora_alpha lora_dropout
     use_rslora rank_pattern alpha_pattern init_lora_weights loftq_config eva_config corda_config lora_ga_config
     qalora_group_size use_dora bias modules_to_save megatron_config megatron_core runtime_config
+    trainable_token_indices
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
 # The other initialisations (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base's own weights too.
@@ -77,8 +78,9 @@ def lora_from_peft(raw: Mapping[str, Any]) -> LoRA:
     """
     if raw.get("peft_type") != "LORA":
         raise AdapterError(f"expected peft_type 'LORA', got {raw.get('peft_type')!r}")
+    tied = {"ensure_weight_tying"} if raw.get("trainable_token_indices") else set()  # rows of tied weights always are
     for key, value in raw.items():
-        if key not in LORA_HARMLESS and value and value != "none":
+        if key not in LORA_HARMLESS | tied and value and value != "none":
             raise AdapterError(f"{key} = {_short(value)} is a feature of PEFT that zoo does not have; save without it")
     init = raw.get("init_lora_weights", True)
     if init not in INITS:
@@ -102,6 +104,7 @@ def lora_from_peft(raw: Mapping[str, Any]) -> LoRA:
         init=init if isinstance(init, str) and init in ("gaussian", "orthogonal") else "default",
         modules_to_save=_or(raw.get("modules_to_save"), ()),
         bias=_or(raw.get("bias"), "none"),
+        trainable_token_indices=raw.get("trainable_token_indices"),
     )
 
 

@@ -53,6 +53,10 @@ class TrainingVerbs(ABC):
         """Set training mode."""
 
     @abstractmethod
+    def check_trained(self) -> None:
+        """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
+
+    @abstractmethod
     def note_tuning(self, data: Any, result: TuneResult) -> None:
         """Keep a record of a finished run."""
 
@@ -133,6 +137,7 @@ class TrainingVerbs(ABC):
             on_step: called with (steps done, loss) after each step. What it draws does not change the run.
 
         Raises:
+            AdapterError: a weight trains beside the adapters, in none of them, so that no file would hold it.
             TuningError: a setting cannot be, nothing can train, the loss or the gradient is not finite (the weights are
                 then those before that step, and the last checkpoint stays), or the checkpoint is of another run.
             DataError: the data cannot be used, or the batches ended.
@@ -158,6 +163,7 @@ class TrainingVerbs(ABC):
             chosen["grad_clip"] = grad_clip
         own_data, own_minutes = chosen.pop("data", None), chosen.pop("minutes", None)
         data = own_data if data is None else data
+        self.check_trained()
         result = tune(
             self,
             data,
@@ -173,5 +179,6 @@ class TrainingVerbs(ABC):
             on_step=on_step,
             **chosen,
         )
+        self.check_trained()
         self.note_tuning(data, result)
         return result

@@ -21,6 +21,10 @@ WRITES = (
     "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
     "adapter, or call model.merge() and model.unload() first and write to the plain parameter"
 )
+RESIZES = (
+    "a managed weight (quantized or with an adapter) cannot be resized: expected shape {shape}, got {new}: resize the "
+    "embedding before zoo.wrap, or after model.unload(), and train new rows with zoo.LoRA(trainable_token_indices=)"
+)
 HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "retain_grad")
 
 
@@ -196,6 +200,8 @@ class LazyWeight:
             object.__setattr__(self, name, value)
         elif name == "requires_grad":
             self.requires_grad_(value)
+        elif name == "data" and getattr(value, "shape", self.shape) != self.shape:
+            raise WeightError(RESIZES.format(shape=tuple(self.shape), new=tuple(value.shape)))
         elif name != "grad" and not name.startswith("_") and hasattr(Tensor, name):
             raise WeightError(WRITES.format(name=f"setting .{name}"))
         elif name == "grad" and value is not None:

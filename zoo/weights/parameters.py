@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import WeightError
+from zoo.errors import StateDictError, WeightError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import forget
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.state_dicts import check_loading, is_own_name, stop_checking
 from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups, unwrapped
 
 ORDER = "_zoo_parameter_order"
@@ -56,8 +58,10 @@ def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
         layer, attribute = ref.layer, ref.attribute
         layer.__dict__.pop(attribute, None)
         layer._modules.pop(child_name(attribute), None)
+        if not any(isinstance(value, LazyWeight) for value in layer.__dict__.values()):
+            stop_checking(layer)
         setattr(layer, attribute, parameter)
-        _restore_order(layer)
+        restore_order(layer)
     group.value = parameter
 
 
@@ -84,8 +88,17 @@ def plain_parameters(module: nn.Module) -> Iterator[None]:
 def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run the library's own `module.save_pretrained` with dense weights under the library's own names."""
     write = type(module).save_pretrained  # type: ignore[attr-defined]
-    if kwargs.get("state_dict") is not None:
+    state = kwargs.get("state_dict")
+    if state is not None and not any(is_own_name(name) for name in state):
         return write(module, *args, **kwargs)
+    if state is not None:  # as accelerate's get_state_dict returns it
+        present = module.state_dict()
+        if any(name not in present or present[name].data_ptr() != tensor.data_ptr() for name, tensor in state.items()):
+            raise StateDictError(
+                "save_pretrained: expected a state dict of dense weights, got tensors of managed weights, which no "
+                "library can load: leave out state_dict="
+            )
+        kwargs = {**kwargs, "state_dict": None}
     training = [(layer, layer.training) for layer in module.modules()]
     module.eval()  # an adapter's dropout must not be saved
     try:
@@ -105,10 +118,14 @@ def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: 
     layer, attribute = ref.layer, ref.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     layer._parameters.pop(attribute, None)
+    forget(layer, attribute)
     if register:
         layer.add_module(child_name(attribute), managed)
-    # By setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) update them.
-    setattr(layer, attribute, lazy)
+    if isinstance(getattr(type(layer), attribute, None), property):
+        layer.__dict__[attribute] = lazy
+    else:  # by setattr, so that layers that keep lists of their weights (nn.LSTM) update them
+        setattr(layer, attribute, lazy)
+    check_loading(layer)
 
 
 def parameter_names(layer: nn.Module) -> list[str]:
@@ -123,7 +140,7 @@ def _in_order(layer: nn.Module, names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def _restore_order(layer: nn.Module) -> None:
+def restore_order(layer: nn.Module) -> None:
     """Restore the order of a layer's parameters, on which optimizers and their state dicts depend."""
     for name in _in_order(layer, list(layer._parameters)):
         layer._parameters[name] = layer._parameters.pop(name)

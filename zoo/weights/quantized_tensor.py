@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from zoo.weights.offload import HOOK, fetch
+
 
 class Codec(Protocol):
     """Dequantizes stored tensors into a dense weight. A frozen dataclass: hashable, comparable, without tensors.
@@ -63,7 +65,10 @@ class QuantizedTensor(nn.Module):
         They are looked up at every call, because FSDP2 and `functional_call` replace them.
         """
         parameters = self._parameters
-        return tuple([parameters[name] for name in self.names])  # type: ignore[misc]
+        found = tuple([parameters[name] for name in self.names])
+        if HOOK in self.__dict__ and found[0].is_meta:  # type: ignore[union-attr]
+            return tuple([fetch(self, name, parameters[name]) for name in self.names])  # type: ignore[arg-type]
+        return found  # type: ignore[return-value]
 
     def forward(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the dense weight: a fresh tensor of `shape`, in `dtype` or the weight's own dtype."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import call
 from zoo.weights.parts import PartOf
 from zoo.weights.quantized_tensor import Codec
 from zoo.weights.update import Factors, LowRankUpdate, Scaling, Update, without_autocast
@@ -118,7 +119,7 @@ class Selection:
         """Return the active updates' factors for this part."""
         whole, found = self._whole, []
         for update, share in zip(whole._updates_in_use, whole._shares, strict=True):
-            left, right = update.matrices()  # type: ignore[operator]
+            left, right = call(update, update.matrices)  # type: ignore[arg-type]
             if self.layout is not whole.layout:
                 right = right[self._start]
             found.append(Factors(self.of(left), right, share * update.scale))  # type: ignore[operator, arg-type]

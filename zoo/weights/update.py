@@ -115,6 +115,15 @@ class Update(nn.Module):
         """Return the weight that replaces the base if the update does not depend on the base, else None."""
         return None
 
+    def look_up(self, index: Tensor, rows: Tensor) -> Tensor | None:
+        """Return the updated weight's rows at `index`, given the base's there; None if it takes the whole weight.
+
+        Args:
+            index: (...).
+            rows: (..., features).
+        """
+        return None
+
     def for_bias(self, shape: torch.Size) -> Update | None:
         """Return this adapter's update of the bias (of `shape`) of the weight's layer, or None.
 

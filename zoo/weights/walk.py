@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from zoo.errors import WeightError
 from zoo.weights.layout import layout_of
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import fetch, follow, is_offloaded, tied_identity
 from zoo.weights.quantized_tensor import QuantizedTensor
 
 SUFFIX = "_store"  # ends the name of the child module that is a managed weight; part of state dicts
@@ -69,13 +70,25 @@ class TiedGroup:
         """Return the weight as its layers see it once it is managed. The module does not change."""
         value, prepared = self.value, self.prepared
         if prepared is None or (isinstance(value, ManagedWeight) and prepared._zoo_store is not value):
-            prepared = LazyWeight(value if isinstance(value, ManagedWeight) else self.managed(value))
-            self.prepared = prepared
+            managed = value if isinstance(value, ManagedWeight) else self.managed(value)
+            if managed is not value and value.is_meta:
+                for ref in self.refs:
+                    follow(managed, "base", ref.layer, ref.attribute)
+            self.prepared = prepared = LazyWeight(managed)
         return prepared
 
     def managed(self, base: nn.Parameter | QuantizedTensor) -> ManagedWeight:
         """Return a managed weight with the base `base` for these places, without putting it there."""
         return ManagedWeight(base, layout_of([(ref.layer, ref.attribute) for ref in self.refs], base.shape))
+
+    def tensor(self) -> Tensor:
+        """Return the parameter's values, also if they are offloaded; of a managed weight the dense weight."""
+        if isinstance(self.value, ManagedWeight):
+            return self.value.dense()
+        for ref in self.refs if self.value.is_meta else ():
+            if is_offloaded(ref.layer, ref.attribute):
+                return fetch(ref.layer, ref.attribute, self.value)
+        return self.value
 
 
 class BufferRef(NamedTuple):
@@ -196,17 +209,18 @@ def index_module(module: nn.Module) -> ModuleIndex:
     Raises:
         WeightError: a managed weight was replaced from outside.
     """
-    groups: dict[int, TiedGroup] = {}
+    groups: dict[Any, TiedGroup] = {}
     buffers: dict[str, BufferRef] = {}
     registered: set[int] = set()
     for path, layer in library_modules(module, remove_duplicate=False):
         for attribute, value in (*layer._parameters.items(), *_lazy_weights(layer)):
             if value is not None:
                 ref = parameter_ref(path, layer, attribute)
-                if id(value) in groups:
-                    groups[id(value)].refs.append(ref)
+                key = _identity(layer, attribute, value)
+                if key in groups:
+                    groups[key].refs.append(ref)
                 else:
-                    groups[id(value)] = TiedGroup(value, [ref])
+                    groups[key] = TiedGroup(value, [ref])
         for attribute, buffer in layer._buffers.items():
             if buffer is not None:
                 name = f"{path}.{attribute}" if path else attribute
@@ -220,6 +234,12 @@ def index_module(module: nn.Module) -> ModuleIndex:
         if isinstance(group.value, ManagedWeight) and id(group.value) not in registered:
             raise _replaced(group.refs[-1])
     return ModuleIndex(list(groups.values()), buffers)
+
+
+def _identity(layer: nn.Module, attribute: str, value: nn.Parameter | ManagedWeight) -> Any:
+    """Return a key that is the same for all places of one weight."""
+    tied = tied_identity(layer, attribute) if isinstance(value, Tensor) and value.is_meta else None
+    return id(value) if tied is None else tied
 
 
 def _lazy_weights(layer: nn.Module) -> list[tuple[str, ManagedWeight]]:

@@ -67,7 +67,14 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
         "task_type": None,
         "use_dora": config.dora,
         "use_rslora": config.rslora,
+        **(
+            {"trainable_token_indices": _rows(config.trainable_token_indices)} if config.trainable_token_indices else {}
+        ),
     }
+
+
+def _rows(indices: Any) -> dict[str, list[int]]:
+    return {path: list(rows) for path, rows in indices.items()}
 
 
 def from_other(module: nn.Module, config: Adapter, placed: list[tuple[Slot, str]]) -> dict[str, Any]:

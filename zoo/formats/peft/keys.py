@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from zoo.errors import AdapterError
+from zoo.weights.foreign.weight import acts_as
 from zoo.weights.layout import Layout, is_hf_conv1d
 from zoo.weights.parameters import parameter_names
 from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
@@ -27,6 +28,8 @@ from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
 PREFIX = "base_model.model."
 ZOO_PREFIX = "zoo."
 WRAPPED = ".base_layer"
+TOKENS_LAYER = ".token_adapter"
+TOKENS = f"{TOKENS_LAYER}.trainable_tokens_delta"
 # PEFT adds the update of an attention's out_proj to its weight twice, merged or not (peft 0.14 to 0.21 at least).
 OUT_PROJ = 2.0
 _LORA = re.compile(r"(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|(?P<other>embedding_[AB]|magnitude_vector))")
@@ -118,7 +121,7 @@ def _is_experts(ref: ParameterRef) -> bool:
 
 
 def _kind(layer: nn.Module) -> str:
-    if isinstance(layer, nn.Linear) or is_hf_conv1d(layer):
+    if isinstance(layer, nn.Linear) or is_hf_conv1d(layer) or acts_as(layer) == "linear":
         return "linear"
     if isinstance(layer, nn.modules.conv._ConvNd):
         return "" if isinstance(layer, nn.modules.conv._ConvTransposeNd) else "conv"
@@ -143,6 +146,16 @@ def has_kind(kind: str, slot: Slot) -> bool:
         return True
     padded = kind != "ia3" and getattr(layer, "padding_mode", "zeros") != "zeros"
     return isinstance(layer, _KINDS.get(kind, ())) and not padded
+
+
+def ties_rows(module: nn.Module, refs: list[ParameterRef]) -> bool:
+    """Return whether PEFT's `trainable_token_indices` of a weight's first place reach all its places."""
+    try:
+        first = module.get_input_embeddings() is refs[0].layer  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        first = False
+    tied = first and bool(getattr(getattr(module, "config", None), "tie_word_embeddings", False))
+    return len(refs) == 1 or tied
 
 
 def wrapped(placed: Iterable[Slot]) -> dict[str, int]:

@@ -13,9 +13,10 @@ from zoo.errors import AdapterError
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.config import Adapter, LoRA
+from zoo.methods.rows import row_groups
 from zoo.methods.targets import adaptable, match_parameters, matches, path_of
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import ParameterRef, TiedGroup, named_buffers, tied_groups
+from zoo.weights.walk import BufferRef, ParameterRef, TiedGroup, index_module, named_buffers
 
 ALIASES = {"lora_A": "A", "lora_B": "B"}  # in zoo's keys → names of an update's parameters
 
@@ -24,8 +25,9 @@ class Place(NamedTuple):
     """The weight of a key, and the form of the key.
 
     Attributes:
-        how: "zoo" for a key of zoo, "peft" for one of PEFT, "full" for a fully trained weight.
-        path: a slot's path for "peft", else a parameter's name.
+        how: "zoo" for a key of zoo, "peft" for one of PEFT, "full" for a fully trained weight, "rows" for some rows of
+            one, "buffer" for a buffer that belongs to the adapter.
+        path: a slot's path for "peft", else a parameter's or buffer's name.
     """
 
     how: str
@@ -41,6 +43,8 @@ class Reading(NamedTuple):
         slots: by the prefix of PEFT's keys.
         groups: by parameter name, each place of a tied weight.
         saved: names of parameters and buffers in modules that are saved whole.
+        rows: by the first name of a weight, those of its rows that train.
+        buffers: the module's persistent buffers, by each of their names.
     """
 
     adapters: AdapterSet
@@ -48,6 +52,8 @@ class Reading(NamedTuple):
     slots: dict[str, Slot]
     groups: dict[str, TiedGroup]
     saved: set[str]
+    rows: dict[str, tuple[int, ...]]
+    buffers: dict[str, BufferRef]
 
 
 def new_reading(adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any]) -> Reading:
@@ -56,7 +62,8 @@ def new_reading(adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any]
     Raises:
         AdapterError: the configuration names parameters or modules that the model has not.
     """
-    found = tied_groups(adapters.module)
+    index = index_module(adapters.module)
+    found = index.groups
     groups = {ref.name: group for group in found for ref in group.refs}
     parameters = fields.get("target_parameters") or ()
     if not isinstance(parameters, list | tuple) or not all(isinstance(name, str) and name for name in parameters):
@@ -66,8 +73,10 @@ def new_reading(adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any]
         wanted = tuple(config.modules_to_save)
         whole = {ref.name for group in match_parameters(found, wanted, "modules_to_save:") for ref in group.refs}
         saved = {name for name in whole if _inside(name, wanted)}
-        saved |= {name for name in named_buffers(adapters.module) if _inside(name, wanted)}
-    return Reading(adapters, config, keys.slots(adapters.module, parameters), groups, saved)
+        saved |= {name for name in index.buffers if _inside(name, wanted)}
+    rows = {name: indices for name, (_, indices) in row_groups(found, config).items()}
+    buffers = {name: ref for name, ref in index.buffers.items() if ref.persistent}
+    return Reading(adapters, config, keys.slots(adapters.module, parameters), groups, saved, rows, buffers)
 
 
 def _inside(name: str, modules: tuple[str, ...]) -> bool:
@@ -102,7 +111,11 @@ def place_of(reading: Reading, name: str, full: str) -> tuple[Place, str] | None
         raise _unexpected(name)
     bare = rest if rest in reading.groups else keys.bare_name(rest)
     if bare in reading.saved or (bare.endswith(".bias") and bare in reading.groups and reading.config.bias != "none"):
+        if bare in reading.buffers:
+            return Place("buffer", bare), "value"
         return (Place("full", bare), "weight") if bare in reading.groups else None
+    if rest.endswith(keys.TOKENS) and (table := keys.bare_name(rest.removesuffix(keys.TOKENS))) in _tables(reading):
+        return Place("rows", _tables(reading)[table]), "rows"
     key = _lora_key(reading, name, rest) if isinstance(reading.config, LoRA) else _other_key(reading, rest)
     if key is None and (_base_copy(reading, rest) is None):
         raise _unexpected(name)
@@ -131,17 +144,26 @@ def _other_key(reading: Reading, rest: str) -> tuple[Place, str] | None:
 
 
 def _zoo_key(reading: Reading, name: str, rest: str) -> tuple[Place, str]:
+    if rest in reading.buffers:
+        return Place("buffer", rest), "value"
     parts = rest.split(".")
     for end in range(len(parts) - 1, 0, -1):
         path = ".".join(parts[:end])
         if path in reading.groups:
             factor = ".".join(parts[end:])
-            return Place("zoo", path), ALIASES.get(factor, factor)
+            how = "rows" if factor == "rows" and reading.groups[path].name in reading.rows else "zoo"
+            return Place(how, path), ALIASES.get(factor, factor)
     if parts[-1] in ALIASES and len(parts) > 1:
         raise AdapterError(
             f"{name!r} matches no weight of {reading.adapters.entry.name!r}; it was made for another model"
         )
     raise _unexpected(name)
+
+
+def _tables(reading: Reading) -> dict[str, str]:
+    """Return layer's path → name of the weights of which rows train."""
+    refs = [ref for name in reading.rows for ref in reading.groups[name].refs]
+    return {ref.path: ref.name for ref in refs if ref.attribute == "weight"}
 
 
 def _unexpected(name: str) -> AdapterError:
@@ -151,20 +173,27 @@ def _unexpected(name: str) -> AdapterError:
 def _base_copy(reading: Reading, rest: str) -> ParameterRef | None:
     """Return the weight of which a key holds a copy: PEFT saves embeddings and heads that it adapts."""
     path, _, attribute = rest.rpartition(".")
-    slot = reading.slots.get(path.removesuffix(keys.WRAPPED))
+    slot = reading.slots.get(path.removesuffix(keys.WRAPPED).removesuffix(keys.TOKENS_LAYER))
     if attribute != "weight" or slot is None or slot.ref.attribute != "weight":
         return None
     return slot.ref if adaptable(reading.groups[slot.ref.name].value) else None
 
 
-def check_copy(reading: Reading, rest: str, tensor: Tensor) -> None:
-    """Raise `AdapterError` unless a copy in the file equals the base's weight, up to its precision, or its buffer.
+def changed_rows(reading: Reading, rest: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Return the weight of which the file has a copy, and the rows in which that is not the base's to its precision.
+
+    An embedding that was resized has new rows, which are other ones in each process; PEFT's file holds all of it then.
 
     Args:
         reading: from `new_reading`.
         rest: the key without its prefix.
         tensor: the copy.
+
+    Raises:
+        AdapterError: the copy is not of this base: of another shape, or half of the rows or more differ.
     """
+    rows: tuple[int, ...] = ()
+    name = ""
     ref = _base_copy(reading, rest)
     if ref is None:
         name = keys.bare_name(rest)
@@ -177,15 +206,21 @@ def check_copy(reading: Reading, rest: str, tensor: Tensor) -> None:
         expected = value.base_tensor().detach() if isinstance(value, ManagedWeight) else value.detach()
         tolerance = 0.3 if isinstance(value, ManagedWeight) and value.packed is not None else 0.02
         same = tuple(tensor.shape) == tuple(expected.shape) and tensor.is_floating_point()
+        name = reading.groups[ref.name].name
         if same and not expected.is_meta:
-            expected = expected.float()
-            same = bool((tensor.to(expected) - expected).norm() <= tolerance * expected.norm())
+            expected = expected.float().flatten(1)
+            distance = (tensor.to(expected.device, expected.dtype).flatten(1) - expected).norm(dim=1)  # (rows,)
+            differ = ~(distance <= tolerance * expected.norm(dim=1))
+            rows = tuple(differ.nonzero().flatten().tolist())
+            same = 2 * len(rows) < len(differ) and tensor.dim() == 2
+            same = same or not rows
         what = f"the weight of {path_of(ref)} itself"
     if not same:
         raise AdapterError(
             f"it holds {what}, {tuple(tensor.shape)}, and that is not this base's; the base was extended or trained, "
             "and zoo does not load such parts of it"
         )
+    return name, rows
 
 
 def check_values(place: Place, factor: str, tensor: Tensor) -> None:

@@ -14,9 +14,10 @@ from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot, check_shapes
-from zoo.formats.peft.places import Place, Reading, check_copy, check_values, new_reading, place_of, ref_of
+from zoo.formats.peft.places import Place, Reading, changed_rows, check_values, new_reading, place_of, ref_of
 from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
+from zoo.methods.rows import RowsUpdate
 from zoo.methods.targets import adaptable, path_of
 from zoo.plugin import hooks
 from zoo.weights.lazy_weight import LazyWeight
@@ -26,8 +27,8 @@ from zoo.weights.walk import TiedGroup
 
 def updates_of(
     adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> dict[str, Update]:
-    """Return the updates by the name of each weight's first place, ready to be attached.
+) -> tuple[dict[str, Update], dict[str, Tensor]]:
+    """Return the updates by the name of each weight's first place, ready to be attached, and the adapter's buffers.
 
     Args:
         adapters: the model's adapters.
@@ -41,15 +42,22 @@ def updates_of(
     reading = new_reading(adapters, config, fields)
     bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
     found: dict[Place, dict[str, Tensor]] = {}
+    buffers: dict[str, Tensor] = {}
+    copies: dict[str, tuple[tuple[int, ...], Tensor]] = {}
     for name, tensor in tensors.items():
         full = PREFIX + name if bare else name
         key = place_of(reading, name, full)
         if key is None:
-            check_copy(reading, full.removeprefix(PREFIX), tensor)
+            weight, rows = changed_rows(reading, full.removeprefix(PREFIX), tensor)
+            if rows:
+                copies[weight] = (rows, tensor)
+            continue
+        if key[0].how == "buffer":
+            buffers |= _buffer(reading, key[0].path, tensor)
             continue
         check_values(*key, tensor)
         found.setdefault(key[0], {})[key[1]] = tensor
-    if not found:
+    if not found and not copies:
         raise AdapterError("the file holds no adapter at all")
     updates: dict[str, Update] = {}
     covered: set[str] = set()
@@ -64,9 +72,13 @@ def updates_of(
                 "adapters; zoo keeps tied weights tied and cannot load it"
             )
         updates[first] = update
-        covered |= {other.name for other in group.refs} if place.how == "zoo" else {ref.name}
+        everywhere = place.how == "zoo" or (place.how == "rows" and keys.ties_rows(adapters.module, group.refs))
+        covered |= {other.name for other in group.refs} if everywhere else {ref.name}
+    for weight, (rows, copy) in copies.items():
+        updates[weight] = _with_rows(reading, weight, updates.get(weight), rows, copy)
+        covered |= {other.name for other in reading.groups[weight].refs}
     _check_complete(reading, fields, updates, covered)
-    return updates
+    return updates, buffers
 
 
 def _from_peft(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
@@ -151,8 +163,49 @@ def _from_full(reading: Reading, group: TiedGroup, path: str, factors: dict[str,
     return update
 
 
+def _from_rows(reading: Reading, group: TiedGroup, path: str, factors: dict[str, Tensor]) -> Update:
+    """Return the update of some rows of a weight: the file has the rows themselves."""
+    indices = reading.rows[group.name]
+    check_shapes(group.refs[0], factors.values(), ((len(indices), *group.value.shape[1:]),))
+    update = RowsUpdate(group.lazy(), indices)
+    _fill(update, factors)
+    return update
+
+
+def _with_rows(reading: Reading, name: str, update: Update | None, rows: tuple[int, ...], copy: Tensor) -> Update:
+    """Return an update of the rows that `update` trains already and of those in which a copy differs from the base."""
+    trained = update.indices if isinstance(update, RowsUpdate) else ()
+    if not isinstance(reading.config, LoRA) or not isinstance(update, RowsUpdate | None):
+        raise AdapterError(
+            f"it holds rows of {name} itself that are not this base's, beside an adapter of it; the base was extended "
+            "or trained, and zoo loads new rows only of a weight that has no other adapter"
+        )
+    added = tuple(row for row in rows if row not in set(trained))
+    values = [copy[list(added)].float()] if added else []
+    if isinstance(update, RowsUpdate):
+        values = [update.rows.detach().cpu(), *values]
+    result = RowsUpdate(reading.groups[name].lazy(), (*trained, *added))
+    _fill(result, {"rows": torch.cat(values)})
+    return result
+
+
+def _buffer(reading: Reading, name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Return a buffer's value from the file, by its first name in the module."""
+    layer, attribute, _ = reading.buffers[name]
+    present: Tensor = layer._buffers[attribute]  # type: ignore[assignment]
+    if tensor.shape != present.shape or tensor.is_floating_point() != present.is_floating_point():
+        raise AdapterError(
+            f"{name}: expected {tuple(present.shape)} of {present.dtype}, got {tuple(tensor.shape)} of {tensor.dtype}; "
+            "the adapter was made for another model"
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise AdapterError(f"{name}: expected finite numbers, got NaN or Inf")
+    first = next(key for key, ref in reading.buffers.items() if ref.layer is layer and ref.attribute == attribute)
+    return {first: tensor.to(present.device, copy=True)}
+
+
 _MAKERS: dict[str, Callable[[Reading, TiedGroup, str, dict[str, Tensor]], Update]]
-_MAKERS = {"peft": _from_peft, "zoo": _from_zoo, "full": _from_full}
+_MAKERS = {"peft": _from_peft, "zoo": _from_zoo, "full": _from_full, "rows": _from_rows}
 
 
 def _injected(
@@ -223,6 +276,8 @@ def _check_complete(
             continue
         value, refs = group.value, group.refs
         ref = next(ref for ref in refs if ref.name == name)
+        if refs[0].name in reading.rows and refs[0].name not in updates:
+            raise AdapterError(f"the configuration trains rows of {name}, and the file does not hold them")
         if name in reading.saved and value.dtype.is_floating_point:
             raise AdapterError(f"the configuration saves {name} whole, and the file does not hold it")
         if refs[0].name in updates and adaptable(value):

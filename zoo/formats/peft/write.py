@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.adapters.adapter_set import AdapterSet
 from zoo.adapters.swap import unpadded
 from zoo.errors import AdapterError
 from zoo.formats.peft import config as peft_config
@@ -18,11 +19,13 @@ from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.config import Adapter, LoRA
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.full import FullUpdate
+from zoo.methods.rows import RowsUpdate
 from zoo.methods.targets import matches
 from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.parameters import parameter_names
 from zoo.weights.update import LowRankUpdate, Update
-from zoo.weights.walk import ParameterRef, library_modules, named_buffers, plain_names, submodule, tied_groups
+from zoo.weights.walk import ParameterRef, library_modules, submodule, tied_groups
 
 
 class Part(NamedTuple):
@@ -63,30 +66,32 @@ def parts_of(module: nn.Module, name: str) -> list[Part]:
 
 def _check_whole(name: str, shape: torch.Size, update: Update) -> None:
     """Raise `AdapterError` if a process holds only a shard of an update, as in `FullyShardedDataParallel`."""
-    factors = update.pair() if isinstance(update, LowRankUpdate) else ()
+    factors, dims = (update.pair(), 2 + update.stacked) if isinstance(update, LowRankUpdate) else ((), 0)
     is_shard = isinstance(update, FullUpdate) and update.weight.shape != shape
-    if is_shard or any(factor.dim() < 2 for factor in factors):
+    if is_shard or any(factor.dim() != dims for factor in factors):
         raise AdapterError(
             f"{name}: this process has a shard of its adapter: save it inside "
             "FullyShardedDataParallel.summon_full_params(module), or shard with torch.distributed.fsdp.fully_shard"
         )
 
 
-def to_peft(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def to_peft(adapters: AdapterSet, name: str, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return PEFT's configuration and the state dict of an adapter.
 
     Args:
-        module: the base model.
-        config: the adapter's configuration.
+        adapters: the model's adapters.
+        name: the adapter's name.
         parts: from `parts_of`.
 
     Raises:
         AdapterError: a part has no file format.
     """
+    module, config = adapters.module, adapters.configs[name]
     if isinstance(config, LoRA):
         config = _plain(config)
     full = [part for part in parts if isinstance(part.update, FullUpdate)]
-    rest = [part for part in parts if not isinstance(part.update, FullUpdate)]
+    rows = [part for part in parts if isinstance(part.update, RowsUpdate)]
+    rest = [part for part in parts if not isinstance(part.update, FullUpdate | RowsUpdate)]
     placed = _low_rank_slots(module, config, rest) if isinstance(config, LoRA) else _other_slots(module, config, rest)
     tensors: dict[str, Tensor] = {}
     for part in rest:
@@ -97,6 +102,9 @@ def to_peft(module: nn.Module, config: Adapter, parts: list[Part]) -> tuple[dict
     chosen = [(slot, part) for part in rest for slot in placed.get(part.name, ())]
     saved = _saved_modules(module, config, full)
     tensors |= _full_tensors(module, config, full, saved, [slot for slot, _ in chosen])
+    tensors |= _buffer_tensors(adapters, name, saved, [slot for slot, _ in chosen])
+    for part in rows:
+        tensors |= _row_tensors(module, part)
     if isinstance(config, LoRA):
         fields = peft_config.from_lora(module, config, [(slot, part.update) for slot, part in chosen])
     else:
@@ -155,7 +163,7 @@ def _peft_tensors(slot: Slot, part: Part) -> dict[str, Tensor]:
 def _full_tensors(
     module: nn.Module, config: Adapter, parts: list[Part], saved: Mapping[str, str], placed: Iterable[Slot]
 ) -> dict[str, Tensor]:
-    """Return the fully trained weights: under PEFT's keys for biases and the modules in `saved`, with their buffers."""
+    """Return the fully trained weights: under PEFT's keys for biases and the modules in `saved`."""
     tensors: dict[str, Tensor] = {}
     wrapped = keys.wrapped(placed)
     biases = isinstance(config, LoRA) and config.bias != "none"
@@ -168,13 +176,32 @@ def _full_tensors(
             continue
         for ref in part.refs:
             tensors[f"{PREFIX}{keys.file_path(ref.path, wrapped, inside=True)}.{ref.attribute}"] = value
-    for path in saved:
-        layer = submodule(module, path)
-        kept = set(map(plain_names(layer), layer.state_dict()))
-        buffers = {name: buffer for name, buffer in named_buffers(layer).items() if name in kept}
-        place = keys.file_path(path, wrapped, inside=True)
-        tensors |= {f"{PREFIX}{place}.{name}": buffer for name, buffer in buffers.items()}
     return tensors
+
+
+def _buffer_tensors(
+    adapters: AdapterSet, name: str, saved: Mapping[str, str], placed: Iterable[Slot]
+) -> dict[str, Tensor]:
+    """Return the adapter's buffers: as PEFT all those of the modules in `saved`, and others under zoo's keys."""
+    wrapped = keys.wrapped(placed)
+    tensors: dict[str, Tensor] = {}
+    for path in saved:
+        place = keys.file_path(path, wrapped, inside=True)
+        inside = adapters.buffers.within(submodule(adapters.module, path), name)
+        tensors |= {f"{PREFIX}{place}.{buffer}": value for buffer, value in inside.items()}
+    own = adapters.buffers.own.get(name, {})
+    outside = [buffer for buffer in own if not any(buffer.startswith(path + ".") for path in saved)]
+    return {**tensors, **{f"{ZOO_PREFIX}{buffer}": own[buffer] for buffer in outside}}
+
+
+def _row_tensors(module: nn.Module, part: Part) -> dict[str, Tensor]:
+    """Return the trained rows of a table: under PEFT's key where PEFT computes the same."""
+    first, rows = part.refs[0], dict(part.update.named_parameters())["rows"]
+    layer = first.layer
+    table = isinstance(layer, nn.Embedding) or (isinstance(layer, nn.Linear) and "bias" not in parameter_names(layer))
+    if first.attribute != "weight" or not first.path or not table or not keys.ties_rows(module, part.refs):
+        return _zoo_tensors(part)
+    return {f"{PREFIX}{first.path}{keys.TOKENS}": rows}
 
 
 def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, str]:

@@ -58,6 +58,15 @@ def embedding(
     dense = managed.effective_base()
     needs_dense = len(managed.shape) != 2 or transforms_active() or scale_grad_by_freq
     needs_dense = needs_dense or (managed.training and any(update.dropout for update in updates))
+    only = managed.only_update() if low_rank is None and not (needs_dense or sparse) else None
+    if only is not None:
+        y = _rows(managed, index) if dense is None else F.embedding(index, dense)
+        changed = only.look_up(index, y)
+        if changed is not None:
+            if padding_idx is None:
+                return changed
+            padding = (index == padding_idx % managed.shape[0]).unsqueeze(-1)  # (..., 1): its row takes no gradient
+            return torch.where(padding, changed.detach(), changed)
     if low_rank is None or needs_dense:
         # scale_grad_by_freq divides the weight's gradient row by row, which needs the dense weight's gradient.
         return F.embedding(index, managed.dense(), padding_idx, None, norm_type, scale_grad_by_freq, sparse)

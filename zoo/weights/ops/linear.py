@@ -133,7 +133,9 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *[None] * len(others)
 
 
-def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False) -> Tensor | None:
+def linear(
+    managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False, follow: bool = False
+) -> Tensor | None:
     """Return x @ W.T + bias for a two-dimensional weight, or with `flip` x @ W + bias.
 
     Args:
@@ -141,6 +143,7 @@ def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, fli
         x: (..., in).
         bias: (out,).
         flip: Whether the weight is (in, out).
+        follow: Whether a quantized weight is dequantized to the dtype of x, whatever its own is.
 
     Returns:
         (..., out); None if only the dense weight can serve, or the library's own error (mixed dtypes, scalars).
@@ -148,7 +151,7 @@ def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, fli
     if len(managed.shape) != 2 or not x.dim():
         return None
     dense, updates = managed.effective_base(), managed.active_updates()
-    dtype = managed.dtype if dense is None else dense.dtype
+    dtype = (x.dtype if follow else managed.dtype) if dense is None else dense.dtype
     cast = compute_dtype(x, dtype)
     if cast is not None:
         x = x.to(cast)
