@@ -253,9 +253,10 @@ def check_base(
         made_for, base = content["base"].get("fingerprint"), adapters.base
         found = None if base is None else _other_buffer(adapters, content.get("buffers", {}))
         if isinstance(made_for, str) and base is not None and (found or made_for != base.hexdigest()):
-            weights, replaced = content.get("weights"), content.get("replaced", {})
+            apart = content.get("renamed")  # by the library, since the adapter was saved
+            weights, replaced = content.get("weights"), {**content.get("replaced", {}), **(apart or {})}
             found = (base.difference(weights, replaced) if weights else None) or found
-            if weights and found is None and (replaced or not base.same_types(weights)):
+            if weights and found is None and (replaced or apart is not None or not base.same_types(weights)):
                 return
             first = f", first in {found}" if found else ""
             raise AdapterError(
