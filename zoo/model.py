@@ -30,7 +30,7 @@ from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.scheme import Quantization
 from zoo.weights.state_dicts import stop_checking
-from zoo.weights.walk import TiedGroup, tied_groups
+from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
 
 if TYPE_CHECKING:
     from zoo.hub.publish import PushResult
@@ -194,7 +194,8 @@ class Model(TrainingVerbs, AdapterVerbs):
         Raises:
             TuningError: there is none.
         """
-        found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+        plain = plain_names(self.module)
+        found = [(plain(name), one) for name, one in self.module.named_parameters() if one.requires_grad]
         if not found:
             first = "activate an adapter first, model.activate(...)"
             raise TuningError(f"nothing can train: {first if self.adapters else 'add one with lora= or add_adapter'}")
@@ -256,30 +257,39 @@ class Model(TrainingVerbs, AdapterVerbs):
         """
         self.adapter_set.unload()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
-            self.module.__dict__.pop(name, None)
+            unwrapped(self.module).__dict__.pop(name, None)
         stop_checking(self.module, root=True)
         return self.module
 
-    def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
-        """Write adapters in PEFT's format, and return the folder.
+    def save_adapter(
+        self,
+        folder: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        format: str = "peft",
+        prefix: str | None = None,
+    ) -> Path:
+        """Write adapters in PEFT's format or another one, and return the folder.
 
         Args:
             folder: where to. Of several adapters, "default" is written into it and each other one into a subfolder of
                 its name, as PEFT does.
             name: of one adapter; default all of them.
+            format: "peft"; "diffusers" (`load_lora_adapter`, pipelines' `load_lora_weights`); "kohya" (also LyCORIS).
+            prefix: what keys of the last two begin with; default what files for a pipeline with such a model have.
 
         Raises:
-            AdapterError: there is no such adapter, or it has no file format.
+            AdapterError: there is no such adapter, or the format has no place for a part of it, which is named.
             OutputError: the folder cannot be written; its content is then unchanged.
         """
         if name is None:
             if not self.adapters:
                 raise AdapterError("there is no adapter to save: add one with lora= or add_adapter")
             if len(self.adapters) > 1:
-                return saved.save_all(self.adapter_set, Path(folder))
+                return saved.save_all(self.adapter_set, Path(folder), format, prefix)
             name = next(iter(self.adapters))
         self.adapter_set.known(name)
-        return saved.save(self.adapter_set, Path(folder), name)
+        return saved.save(self.adapter_set, Path(folder), name, format, prefix)
 
     def push(
         self,

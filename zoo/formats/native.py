@@ -15,8 +15,7 @@ from zoo.storage import atomic
 from zoo.storage.checkpoint import SUMS, check_alone
 from zoo.storage.model_folder import write_digests
 from zoo.torch_state.modes import evaluating
-from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import tied_groups
+from zoo.weights.walk import plain_names, tied_groups
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
@@ -29,11 +28,11 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     dense: dict[str, Tensor] = {}
     with evaluating(module):
         for group in tied_groups(module):
-            weight = group.value.dense() if isinstance(group.value, ManagedWeight) else group.value
-            dense |= dict.fromkeys((ref.name for ref in group.refs), weight.detach())
+            dense |= dict.fromkeys((ref.name for ref in group.refs), group.tensor().detach())
     state = module.state_dict()
     buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    return dense | {name: tensor for name, tensor in state.items() if name in buffers}
+    plain = plain_names(module)
+    return dense | {plain(name): tensor for name, tensor in state.items() if name in buffers}
 
 
 def save(model: LoadedModel, folder: Path, digests: bool = False, as_packed: AdapterSet | None = None) -> Path:

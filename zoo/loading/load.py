@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,11 +29,12 @@ from zoo.plugin.quantize import check_keep, pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import offload_hook
 from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
 from zoo.weights.state_dicts import check_loading
-from zoo.weights.walk import TiedGroup, index_module, managed_weights
+from zoo.weights.walk import TiedGroup, index_module, managed_weights, unwrapped
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -126,6 +128,7 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     """
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
+    _check_distribution(module)
     scheme = as_quantization(bits)
     if managed_weights(module):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
@@ -140,9 +143,12 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
 
 def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: int | None) -> Model:
     """Return the model of a module in which other libraries' weights are managed already."""
-    entry = Entry(name=type(module).__name__, plugin=None, source="module")
+    entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
     check_keep(groups, scheme)
+    # Only the structure is there.
+    on_meta = all(group.value.device.type == "meta" for group in groups)
+    on_meta = on_meta and not any(map(offload_hook, module.modules()))
     fingerprint = Fingerprint()
     quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
     for group in groups:
@@ -151,12 +157,18 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
             if parameter.device.type != "meta":
                 fingerprint.add(group.name, parameter.base_tensor())
             continue
-        if parameter.device.type != "meta":
-            fingerprint.add(group.name, parameter)
-        packed = None if scheme is None else pack_weight(entry, group, parameter.detach(), scheme, parameter.dtype)
+        tensor = group.tensor()
+        if not tensor.is_meta:
+            fingerprint.add(group.name, tensor)
+        elif not on_meta:
+            raise ZooError(
+                f"zoo.wrap: {group.name} has no values, it is on 'meta', and no hook of its layer's keeps them: load "
+                "the weights first, and offload the module afterwards"
+            )
+        packed = None if scheme is None else pack_weight(entry, group, tensor.detach(), scheme, parameter.dtype)
         if packed is not None:
             quantized.append((group, parameter, packed))
-    first = groups[0].value if groups else torch.empty(0)
+    first = groups[0].tensor() if groups else torch.empty(0)
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint, groups)
     try:  # preparing an adapter may refuse, and sees the weights as they will be stored
@@ -170,6 +182,22 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
     return _ready(model, prepared, groups)
 
 
+def _check_distribution(module: nn.Module) -> None:
+    """Refuse a module whose weights torch shards in place; warn of one whose new parameters it will not average."""
+    for layer in module.modules():
+        kinds = {kind.__name__ for kind in type(layer).__mro__}
+        if "FullyShardedDataParallel" in kinds:
+            raise ZooError(
+                "zoo.wrap: the module is in FullyShardedDataParallel already, which writes to its weights in place: "
+                "wrap it before, and shard model.module afterwards with torch.distributed.fsdp.fully_shard"
+            )
+        if "DistributedDataParallel" in kinds and layer.process_group.size() > 1:  # type: ignore[operator]
+            logging.getLogger("zoo").warning(
+                "zoo.wrap: the module is in DistributedDataParallel already, which will not average the gradients of "
+                "adapters that are made now: to train them, wrap it before"
+            )
+
+
 def _named(lora: Lora) -> dict[str, Any]:
     if isinstance(lora, Mapping):
         return dict(lora)
@@ -180,9 +208,10 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         # Quantized weights cannot train, so freeze the whole base.
         model.adapter_set.freeze_base(groups, permanently=True)
-    model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
-    if callable(getattr(type(model.module), "save_pretrained", None)):
-        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.adapter_set)
+    inner = unwrapped(model.module)
+    inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
+    if callable(getattr(type(inner), "save_pretrained", None)):
+        inner.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.adapter_set)
     check_loading(model.module, root=True)
     for one in prepared:
         model.adapter_set.attach(one)

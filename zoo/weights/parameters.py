@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from zoo.errors import StateDictError, WeightError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import forget
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.state_dicts import check_loading, is_own_name, stop_checking
-from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups
+from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups, unwrapped
 
 ORDER = "_zoo_parameter_order"
 
@@ -117,6 +118,7 @@ def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: 
     layer, attribute = ref.layer, ref.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     layer._parameters.pop(attribute, None)
+    forget(layer, attribute)
     if register:
         layer.add_module(child_name(attribute), managed)
     if isinstance(getattr(type(layer), attribute, None), property):
@@ -162,7 +164,7 @@ def find_parameter(module: nn.Module, name: str) -> Any:
     Libraries that look parameters up by name (transformers' `tie_weights`) get the same object as from `layer.weight`.
     """
     path, _, attribute = name.rpartition(".")
-    layer = module.get_submodule(path)
+    layer = unwrapped(module.get_submodule(path))
     if isinstance(layer.__dict__.get(attribute), LazyWeight):
         return layer.__dict__[attribute]
     return type(module).get_parameter(module, name)
