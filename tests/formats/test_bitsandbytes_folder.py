@@ -122,6 +122,22 @@ def test_what_transformers_cannot_say_is_written_in_zoos_own_format(theirs, tmp_
     torch.testing.assert_close(zoo.load(str(tmp_path), device="cpu")(IDS).logits, model(IDS).logits, rtol=0, atol=0)
 
 
+def test_with_the_embeddings_kept_transformers_loads_what_zoo_quantized(theirs, tmp_path):
+    auto, folder, _ = theirs
+    keep = ("embed_tokens", "word_embeddings", "position_embeddings", "token_type_embeddings")
+    with pytest.raises(zoo.QuantizationError, match=r"keep: '.*' matches no weight"):
+        zoo.load(str(folder / "full"), bits=zoo.Quantization(4, keep=keep), device="cpu")
+    kept = keep[:1] if "llama" in json.loads((folder / "full" / "config.json").read_text())["model_type"] else keep[1:]
+    model = zoo.load(str(folder / "full"), bits=zoo.Quantization(4, keep=list(kept)), device="cpu")
+    model.save(tmp_path, packed=True)
+    module = loaded(auto, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(module(IDS).logits, model(IDS).logits, rtol=1e-5, atol=1e-5)
+    assert sum(isinstance(layer, bnb.nn.Linear4bit) for layer in module.modules()) > 10
+    again = zoo.load(str(tmp_path), device="cpu")
+    assert (again.scheme, again.fingerprint) == (model.scheme, model.fingerprint)
+
+
 def test_a_model_of_which_one_weight_was_merged_is_loaded_by_transformers(theirs, tmp_path, perturb):
     """The merged weight is dense, and named among those that are not quantized."""
     auto, folder, _ = theirs

@@ -80,6 +80,18 @@ def test_a_layer_that_is_passed_over_is_named(layer, stored):
         zoo.wrap(nn.Sequential(layer()), lora=2)
 
 
+@pytest.mark.parametrize("kind", ["float4_e2m1fn_x2", "float8_e8m0fnu", "int16", "uint4"])
+def test_types_without_arithmetic_are_named(kind):
+    layer = nn.Module()
+    data = torch.randint(0, 200, (8, 8), dtype=torch.uint8)
+    stored = data.to(torch.int16) if kind == "int16" else data.view(getattr(torch, kind))
+    layer.register_parameter("weight", nn.Parameter(stored, requires_grad=False))
+    with pytest.warns(UserWarning, match=rf"no adapter: 1 \(Module, weight of type torch\.{kind}\)"):
+        zoo.wrap(nn.Sequential(nn.Linear(8, 8), layer), lora=2)
+    with pytest.raises(zoo.AdapterError, match=rf"1 \(Module, weight of type torch\.{kind}\) takes no adapter"):
+        zoo.wrap(nn.Sequential(nn.Linear(8, 8), layer), lora=zoo.LoRA(2, targets=["1"]))
+
+
 def test_a_layer_that_is_not_meant_is_not_named():
     model = zoo.wrap(nn.Sequential(nn.Linear(8, 8), Unknown()), lora=zoo.LoRA(2, targets=["0"]))
     model.add_adapter("other", zoo.LoRA(2, targets=["0"]))

@@ -321,3 +321,10 @@ def test_on_meta(scheme: Quantization) -> None:
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
     assert meta().shape == (9, 70)
     assert meta().is_meta
+
+
+@pytest.mark.parametrize("keep", ["lm_head", [""], [1]])
+def test_what_to_keep_is_a_list_of_names(keep):
+    with pytest.raises(QuantizationError, match="keep: expected suffixes"):
+        Quantization(4, keep=keep)
+    assert Quantization(4, keep=["lm_head"]) == Quantization(4, keep=("lm_head",))

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.storage import atomic
-from zoo.storage.bitsandbytes_file import METHOD
-from zoo.storage.config_json import CONFIG, read_json_object
+from zoo.storage.config_json import BITSANDBYTES, CONFIG, in_four_bit, read_json_object
 from zoo.storage.model_folder import WEIGHTS
 from zoo.weights.codecs import FourBit
 from zoo.weights.foreign.bitsandbytes import quant_state
@@ -73,7 +72,7 @@ def write(
         "architectures": [type(module).__name__],
         "dtype": dtype,
         "quantization_config": {
-            "quant_method": METHOD,
+            "quant_method": BITSANDBYTES,
             "load_in_4bit": True,
             "load_in_8bit": False,
             "bnb_4bit_quant_type": codec.scheme,
@@ -88,9 +87,9 @@ def write(
 
 def scheme_of(config: Mapping[str, Any]) -> Quantization | None:
     """Return the quantization of a folder that transformers wrote with bitsandbytes in 4 bit; None for any other."""
-    told = config.get("quantization_config")
-    if not isinstance(told, Mapping) or told.get("quant_method") != METHOD or not told.get("load_in_4bit"):
+    if not in_four_bit(config):
         return None
+    told = config["quantization_config"]
     kind = told.get("bnb_4bit_quant_type", "fp4")
     if kind not in ("nf4", "fp4"):
         return None

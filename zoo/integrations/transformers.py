@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CheckpointError, OutputError, ZooError, one_line
-from zoo.storage import bitsandbytes_file
+from zoo.storage.config_json import in_four_bit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,7 +52,7 @@ def library_config(
     values = dict(values)
     # Where to find code to run, and how a quantized file was written: both are ignored.
     values.pop("auto_map", None)
-    if bitsandbytes_file.is_packed(values):
+    if in_four_bit(values):
         values.pop("quantization_config")
     if values.pop("quantization_config", None):
         raise CheckpointError(

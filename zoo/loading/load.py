@@ -25,7 +25,7 @@ from zoo.methods.config import Adapter
 from zoo.model import Model
 from zoo.plugin import hooks
 from zoo.plugin.foreign import foreign_weights
-from zoo.plugin.quantize import pack_weight
+from zoo.plugin.quantize import check_keep, pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
@@ -93,6 +93,7 @@ def load(
     with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
         module = hooks.construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
+    check_keep(index.groups, scheme)
     if target.type == "meta":
         fingerprint = None
         fill_meta(index, entry, scheme, compute)
@@ -144,6 +145,7 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
     """Return the model of a module in which other libraries' weights are managed already."""
     entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
+    check_keep(groups, scheme)
     # Only the structure is there.
     on_meta = all(group.value.device.type == "meta" for group in groups)
     on_meta = on_meta and not any(map(offload_hook, module.modules()))

@@ -33,8 +33,11 @@ def matrix_like(shape: torch.Size) -> bool:
 
 
 def adaptable(value: nn.Parameter | ManagedWeight) -> bool:
-    """Return whether a weight can take a low-rank update: floating point, of two or more dimensions."""
-    return matrix_like(value.shape) and value.dtype.is_floating_point
+    """Return whether a weight can take a low-rank update: floating point, of two or more dimensions.
+
+    Floats of 8 bit or fewer are only stored in; where zoo knows how, the weight's dtype is another one (`zoo.wrap`).
+    """
+    return matrix_like(value.shape) and value.dtype.is_floating_point and value.dtype.itemsize > 1
 
 
 def match_parameters(groups: list[TiedGroup], targets: Targets, what: str = "target") -> list[TiedGroup]:

@@ -233,9 +233,10 @@ def describe(entry: Entry) -> dict[str, str] | None:
 def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> bool | None:
     """Write the model in the library's native format (optional).
 
-    Gets the model, an empty folder, and the full-precision weights in the library's own names. Returns True when it
-    wrote the folder so that the library's own loading reads it back, None to leave it to zoo (config.json and
-    safetensors). Called by `model.save`::
+    Gets the model, an empty folder, and the full-precision weights in the library's own names; none of them for
+    `model.save(folder, packed=True)`, which takes only what lies beside the weights. Returns True when it wrote
+    the folder so that the library's own loading reads it back, None to leave it to zoo (config.json and safetensors).
+    Called by `model.save`::
 
         model.module.save_pretrained(folder, state_dict=state_dict)
         return True

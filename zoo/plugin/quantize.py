@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.catalog.entry import Entry
-from zoo.errors import QuantizationError
+from zoo.errors import QuantizationError, did_you_mean
 from zoo.methods.targets import matches, matrix_like, path_of
 from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat
@@ -21,13 +21,25 @@ from zoo.weights.walk import TiedGroup
 Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
 
 
+def check_keep(groups: list[TiedGroup], scheme: Quantization | None) -> None:
+    """Raise `QuantizationError` if `scheme.keep` names a weight that there is not."""
+    paths = sorted({path_of(ref) for group in groups for ref in group.refs})
+    for name in () if scheme is None else scheme.keep:
+        if not any(matches(path, (name,)) for path in paths):
+            endings = sorted({path.split(".")[-1] for path in paths})
+            raise QuantizationError(
+                f"keep: {name!r} matches no weight.{did_you_mean(name, [*endings, *paths])} Weights end in: "
+                f"{', '.join(endings[:12])}{', …' if len(endings) > 12 else ''}"
+            )
+
+
 def pack_weight(
     entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization, dtype: torch.dtype
 ) -> QuantizedTensor | None:
     """Return a weight quantized by `scheme`; None if it stays a plain parameter in `dtype`.
 
     These stay: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
-    what the entry's `keep` names, what the architecture's own hook returns as it is, and integers.
+    what the entry's `keep` and the scheme's name, what the architecture's own hook returns as it is, and integers.
 
     Raises:
         QuantizationError: no plugin has the scheme, or it cannot quantize this weight.
@@ -37,7 +49,8 @@ def pack_weight(
         return None
     if scheme.bits < 16 and sum(size > 1 for size in value.shape) < 2:
         return None
-    if entry.keep and any(matches(path_of(ref), entry.keep) for ref in refs):
+    keep = (*entry.keep, *scheme.keep)
+    if keep and any(matches(path_of(ref), keep) for ref in refs):
         return None
     name = refs[0].name
     if layout_of([(ref.layer, ref.attribute) for ref in refs], value.shape).stacked:

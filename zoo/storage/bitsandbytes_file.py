@@ -20,16 +20,9 @@ from zoo.weights.codecs import SCALE_BLOCK, FourBit, dynamic_map
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import BLOCK_SIZES
 
-METHOD = "bitsandbytes"
 _STATE = ".quant_state.bitsandbytes__"
 _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def is_packed(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration says that its weights are bitsandbytes' in 4 bit."""
-    told = config.get("quantization_config")
-    return isinstance(told, Mapping) and told.get("quant_method") == METHOD and bool(told.get("load_in_4bit"))
 
 
 def assembled(pairs: Iterable[tuple[str, Tensor]], names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:

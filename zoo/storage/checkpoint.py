@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.errors import CheckpointError, OutputError
 from zoo.storage import bitsandbytes_file
+from zoo.storage.config_json import in_four_bit
 from zoo.storage.file_names import MODEL_WEIGHTS
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
         )
     files = weight_files(entry.folder)
     verify(entry.folder, files)
-    if not bitsandbytes_file.is_packed(entry.config):
+    if not in_four_bit(entry.config):
         return _each(files)
     return bitsandbytes_file.assembled(_each(files), [name for path in files for name in _names(path)])
 

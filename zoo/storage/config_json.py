@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
 CONFIG = "config.json"
+BITSANDBYTES = "bitsandbytes"  # a configuration's `quant_method`
 
 
 def read_json_file(path: Path) -> Any:
@@ -88,3 +89,9 @@ def check_counts(config: Mapping[str, Any], *names: str, least: int = 1, where: 
         value = config.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise CheckpointError(f"{where}: expected {name} as a whole number, at least {least}, got {value!r}")
+
+
+def in_four_bit(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration says that its weights are bitsandbytes' in 4 bit."""
+    told = config.get("quantization_config")
+    return isinstance(told, Mapping) and told.get("quant_method") == BITSANDBYTES and bool(told.get("load_in_4bit"))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# One-byte types that can be cast to float32; others hold several numbers in a byte.
+NUMBERS = (torch.bool, torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
 SAMPLES = 64  # values looked at per weight, spread evenly over it
 KEPT = 8  # of those, how many an entry holds, to compare with a weight of another float type
 BUDGET = 1 << 19  # about how many bytes all entries may take together: an adapter's JSON file has a limit
@@ -155,11 +157,15 @@ def readable(tensor: Tensor) -> bool:
 
 
 def sample(tensor: Tensor) -> Sample:
-    """Return a few values of a weight."""
+    """Return a few values of a weight; of one whose type torch cannot read as numbers, its bytes."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.detach())
     flat = tensor.detach().reshape(-1)
+    if tensor.dtype.itemsize == 1 and tensor.dtype not in NUMBERS:
+        flat = flat.view(torch.uint8)
     if flat.numel() > SAMPLES:
         flat = flat[_positions(flat.numel()).to(flat.device)]
-    return Sample(tuple(tensor.shape), tensor.dtype, flat.to("cpu", torch.float32, copy=True))
+    return Sample(tuple(tensor.shape), flat.dtype, flat.to("cpu", torch.float32, copy=True))
 
 
 def _positions(count: int) -> Tensor:

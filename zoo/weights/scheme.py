@@ -22,6 +22,7 @@ class Quantization:
             quantizer plugin. None selects the default of `bits`: nf4, int8, bf16 or fp32.
         block_size: Values that share a scale (nf4, fp4, dynamic8): 64, 128, … 4096.
         double: Whether the scales of nf4 and fp4 are quantized too, to 8 bit in blocks of 256.
+        keep: Suffixes of weights that stay in full precision, such as `("embed_tokens", "lm_head")`.
 
     Raises:
         QuantizationError: bits, scheme and block size do not go together.
@@ -31,8 +32,12 @@ class Quantization:
     scheme: str | None = None
     block_size: int = 64
     double: bool = True
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.keep, str) or not all(isinstance(name, str) and name for name in self.keep):
+            raise QuantizationError(f"keep: expected suffixes such as ['embed_tokens'], got {self.keep!r}")
+        object.__setattr__(self, "keep", tuple(self.keep))
         if isinstance(self.bits, bool) or not isinstance(self.bits, int):
             raise QuantizationError(f"bits: expected a whole number such as 4, got {self.bits!r}")
         if self.scheme is None:

@@ -178,6 +178,33 @@ def test_what_cannot_be_had_is_refused_in_one_line():
     assert "a Module reads it in a way of its own" in refused(nn.Sequential(odd, nn.Linear(8, 8)), lora=2)
 
 
+def test_values_that_are_elsewhere_and_forward_passes_of_others_are_refused():
+    layer = MAKERS["nf4"](64, 64).to("cpu")
+    away = torch.empty_like(layer.weight.data, device="meta")
+    layer.weight = bnb.nn.Params4bit(away, quant_state=layer.weight.quant_state, bnb_quantized=True)
+    assert "on 'meta'" in refused(nn.Sequential(nn.Linear(8, 8), layer), lora=2)
+    hooked = MAKERS["int8"](64, 64).to("cpu")
+    inner = hooked.forward
+    hooked.forward = lambda x: inner(x)
+    assert "has replaced the layer's forward pass" in refused(nn.Sequential(nn.Linear(8, 8), hooked), lora=2)
+
+
+def test_accelerates_hooks_go_on_around_the_layer(perturb):
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
+
+    net, x = nn.Sequential(MAKERS["nf4"](64, 64)).to("cpu"), torch.randn(3, 64)
+    before = net(x)
+    add_hook_to_module(net[0], AlignDevicesHook("cpu", io_same_device=True))
+    model = zoo.wrap(net, lora=2)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+    perturb(model)
+    assert not torch.allclose(model(x), before, atol=0.1)
+    model.unload()
+    torch.testing.assert_close(net(x), before, rtol=0, atol=0)
+    remove_hook_from_module(net[0])
+    torch.testing.assert_close(net(x), before, rtol=0, atol=0)
+
+
 def test_the_rest_of_a_module_takes_the_same_bits():
     model = zoo.wrap(nn.Sequential(MAKERS["nf4"](64, 64).to("cpu"), nn.Linear(64, 64)), bits=4)
     assert model.footprint().quantized_share > 0.95

@@ -51,9 +51,6 @@ def find(module: nn.Module, read: Reader) -> list[Found]:
     owners: dict[int, str] = {}
     for path, layer in library_modules(module):
         for weight in [] if records_of(layer) else read(layer, dtype):
-            if weight.forward is not None and _replaced_forward(layer):
-                reason = "another library has replaced the layer's forward pass: wrap the module before that"
-                weight = replace(weight, packed=None, reason=reason)
             found.append(Found(path, layer, weight))
             stored = tensor_of(layer, weight.attribute) if weight.packed is not None else None
             if stored is not None and owners.setdefault(id(stored), path) != path:
@@ -62,17 +59,6 @@ def find(module: nn.Module, read: Reader) -> list[Found]:
                     "layer, load the model without quantizing tied weights"
                 )
     return found
-
-
-def _replaced_forward(layer: nn.Module) -> bool:
-    """Return whether a forward pass was set on the layer itself by others than accelerate, which keeps the old one.
-
-    diffusers' casting of weights for each use does no harm: zoo dequantizes them at each use anyway.
-    """
-    if "forward" not in layer.__dict__ or "_old_forward" in layer.__dict__:
-        return False
-    hooks = getattr(getattr(layer, "_diffusers_hook", None), "hooks", None)
-    return hooks is None or set(map(str, hooks)) != {"layerwise_casting"}
 
 
 def _computing_dtype(module: nn.Module) -> torch.dtype:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -27,22 +29,48 @@ def read(layer: nn.Module, dtype: torch.dtype) -> list[ForeignWeight]:
     for reader in READERS:
         weights = reader(layer, dtype)
         if weights:
-            return weights
+            return [_checked(layer, weight) for weight in weights]
     return []
+
+
+def _checked(layer: nn.Module, weight: ForeignWeight) -> ForeignWeight:
+    """Return a layer's weight, or the reason why it cannot be managed now."""
+    if weight.packed is None:
+        return weight
+    reason = ""
+    if any(tensor.is_meta for tensor in weight.packed.tensors()):
+        reason = "its values are not here but on 'meta': load or onload them first"
+    elif weight.forward is not None and _replaced_forward(layer):
+        reason = "another library has replaced the layer's forward pass: wrap the module before that"
+    return replace(weight, packed=None, reason=reason) if reason else weight
+
+
+def _replaced_forward(layer: nn.Module) -> bool:
+    """Return whether a forward pass was set on the layer itself by others than accelerate, which keeps the old one.
+
+    diffusers' casting of weights for each use does no harm: zoo dequantizes them at each use anyway.
+    """
+    if "forward" not in layer.__dict__ or "_old_forward" in layer.__dict__:
+        return False
+    hooks = getattr(getattr(layer, "_diffusers_hook", None), "hooks", None)
+    return hooks is None or set(map(str, hooks)) != {"layerwise_casting"}
 
 
 def packed_data(layer: nn.Module) -> str | None:
     """Return how a layer of an unknown library seems to store a weight that zoo cannot use; None for other layers.
 
-    That is a parameter of integers, or a buffer of integers called like a weight or beside scales, where the layer has
-    no ordinary weight of its own; and torch's own quantized layers.
+    That is a parameter of integers (of 64 bits if it is called like a weight) or of floats without arithmetic; where
+    the layer has no ordinary weight, also a buffer of integers called like a weight or beside scales; and torch's own
+    quantized layers.
     """
     if type(layer).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
         return None if type(layer).__name__ == "LinearPackedParams" else "torch's quantized modules"
     if records_of(layer):
         return None
     for name, parameter in layer._parameters.items():
-        if parameter is not None and not parameter.dtype.is_floating_point and parameter.numel() > 1:
+        if parameter is None or parameter.numel() < 2 or _computes(parameter.dtype):
+            continue
+        if parameter.dtype not in (torch.int64, torch.bool) or _called_weight(name):
             return f"{name} of type {parameter.dtype}"
     tensors = own_tensors(layer)
     if any(_is_weight(tensor) for tensor in tensors.values()) or _has_managed(layer):
@@ -51,20 +79,23 @@ def packed_data(layer: nn.Module) -> str | None:
         word in name.lower() for name, one in tensors.items() if one.dtype.is_floating_point for word in SCALE_NAMES
     )
     for name, tensor in tensors.items():
-        if tensor.dtype in PACKED_TYPES and tensor.dim() >= 2 and tensor.numel() > 1:
-            called = any(word in name.lower() for word in PACKED_NAMES)
-            if called or scaled:
-                return f"{name} of type {tensor.dtype}"
+        stored = tensor.dtype in PACKED_TYPES and tensor.dim() >= 2 and tensor.numel() > 1
+        if stored and (scaled or _called_weight(name)):
+            return f"{name} of type {tensor.dtype}"
     return None
 
 
+def _called_weight(name: str) -> bool:
+    return any(word in name.lower() for word in PACKED_NAMES)
+
+
+def _computes(dtype: torch.dtype) -> bool:
+    """Return whether torch has arithmetic for numbers of this type that are no integers."""
+    return dtype.is_complex or (dtype.is_floating_point and dtype.itemsize > 1)
+
+
 def _is_weight(tensor: Tensor) -> bool:
-    return (
-        tensor.dtype.is_floating_point
-        and tensor.dtype.itemsize > 1
-        and tensor.dim() >= 2
-        and isinstance(tensor, nn.Parameter)
-    )
+    return _computes(tensor.dtype) and tensor.dim() >= 2 and isinstance(tensor, nn.Parameter)
 
 
 def _has_managed(layer: nn.Module) -> bool:
