@@ -16,7 +16,6 @@ from zoo.catalog.names import is_commit, is_entry_name, is_repository, is_safe
 from zoo.errors import AdapterError
 from zoo.storage import atomic, untrusted_json
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
-from zoo.storage.fingerprint import sample
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
@@ -94,6 +93,8 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
 
 def _buffer_entries(adapters: AdapterSet, name: str) -> dict[str, str]:
     """Return name → entry of the base's buffers of numbers that the adapter has not its own values for."""
+    from zoo.storage.fingerprint import sample
+
     own, values = adapters.buffers.own.get(name, {}), adapters.buffers.of_base()
     needed = sorted(key for key, value in values.items() if value.is_floating_point() and key not in own)
     return {key: sample(values[key]).entry() for key in needed[:: max(1, -(-len(needed) // BUFFERS))]}
@@ -270,6 +271,8 @@ def check_base(
 
 def _other_buffer(adapters: AdapterSet, entries: Mapping[str, str]) -> str | None:
     """Return the name of the first of the base's buffers that is another one than its entry says; None for none."""
+    from zoo.storage.fingerprint import sample
+
     values = adapters.buffers.of_base()
     for name, entry in sorted(entries.items()):
         if name not in values or not (values[name].is_meta or sample(values[name]).equals(entry)):
