@@ -230,7 +230,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             folder = resolve_path(lora)
             config, updates, buffers = saved.restore(self.adapter_set, folder)
             return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
-        wanted = with_names(as_adapter(lora, self.entry.targets or "all"), self.module)
+        wanted = as_adapter(with_names(lora, self.module), self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
         with nullcontext() if seed is None else seeded(seed, self.device):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)

@@ -156,7 +156,7 @@ def _restored(
 ) -> Restored:
     """Return the adapter; `fields` are from the file `source`, `targets` from the user."""
     try:
-        config = with_names(_config(fields, targets), adapters.module)
+        config: Adapter = with_names(_config(fields, targets), adapters.module)
     except AdapterError as error:
         raise _with_place(source, error) from error
     if config.modules_to_save:
@@ -165,7 +165,7 @@ def _restored(
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
         updates, buffers = peft_read.updates_of(adapters, config, fields, tensors)
-        return Restored(with_rows_of(config, updates), updates, buffers)
+        return Restored(with_rows_of(config, updates, tied_groups(adapters.module)), updates, buffers)
     except AdapterError as error:
         raise _with_place(place, error) from error
 

@@ -27,8 +27,8 @@ from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
 PREFIX = "base_model.model."
 ZOO_PREFIX = "zoo."
 WRAPPED = ".base_layer"
-TOKENS_LAYER = ".token_adapter"
-TOKENS = f"{TOKENS_LAYER}.trainable_tokens_delta"
+TOKENS = ".trainable_tokens_delta"
+TOKENS_LAYER = ".token_adapter"  # before it, of a LoRA's `trainable_token_indices`
 # PEFT adds the update of an attention's out_proj to its weight twice, merged or not (peft 0.14 to 0.21 at least).
 OUT_PROJ = 2.0
 _LORA = re.compile(r"(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|(?P<other>embedding_[AB]|magnitude_vector))")
