@@ -188,8 +188,9 @@ def _row_tensors(module: nn.Module, config: Adapter, part: Part) -> dict[str, Te
     table = isinstance(layer, nn.Embedding) or (isinstance(layer, nn.Linear) and "bias" not in parameter_names(layer))
     if first.attribute != "weight" or not first.path or not table or not keys.ties_rows(module, part.refs):
         return _zoo_tensors(part)
-    inside = keys.TOKENS_LAYER if isinstance(config, LoRA) else ""
-    return {f"{PREFIX}{first.path}{inside}{keys.TOKENS}": rows}
+    if isinstance(config, LoRA):
+        return {f"{PREFIX}{first.path}{keys.TOKENS_LAYER}{keys.TOKENS}": rows}
+    return {f"{PREFIX}{ref.path}{keys.TOKENS}": rows for ref in part.refs}
 
 
 def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, str]:
