@@ -258,7 +258,8 @@ def check_base(
             found = (base.difference(weights, replaced) if weights else None) or found
             if weights and found is None and (replaced or not base.same_types(weights)):
                 return
-            first = f", first in {found}" if found else ""
+            named = found if found is None or found.isprintable() else repr(found)  # it may be from the file
+            first = f", first in {named:.200}{base.misfit(str(found), weights or {})}" if named else ""
             raise AdapterError(
                 f"{folder}: made for the base {content['base'].get('name')!r} (fingerprint {made_for[:8]}), and "
                 f"{adapters.entry.name!r} is another one ({base.hexdigest()[:8]}){first}; load that base"
