@@ -145,9 +145,8 @@ class Fingerprint:
         """Return how a weight's shape is another one than its entry says, with a leading space; "" if it is not."""
         match = _ENTRY.fullmatch(entries.get(name, ""))
         here = "x".join(map(str, self.shape(name))) if name in self else None
-        return (
-            "" if here is None or match is None or match["shape"] == here else f" of shape {here}, not {match['shape']}"
-        )
+        there = here if match is None else match["shape"]
+        return "" if here is None or here == there else f" of shape {here}, not {there}"
 
     def same_types(self, entries: Mapping[str, str]) -> bool:
         """Return whether all weights that the entries name have the types that they say."""
