@@ -1,6 +1,8 @@
 """Memory and time of loading a checkpoint in 4 bit: a synthetic, sharded Llama of over 1 GB in float32.
 
-    python benchmarks/load.py [--bits 4 8 none] [--json] [--quick]
+    python benchmarks/load.py [--bits 4 8 packed none] [--json] [--quick]
+
+`packed` loads what `model.save(folder, packed=True)` wrote of the model in 4 bit; its ratio is to reading that folder.
 
 Each load runs in a fresh process. Memory is the peak of anonymous memory (RssAnon, sampled every 2 ms; the mapped
 file's own pages are the kernel's to drop) over the process's value after imports. Time is a ratio to reading the same
@@ -189,26 +191,52 @@ def load_once(folder: Path, bits: int | None) -> dict[str, Any]:
     }
 
 
+def save_packed(folder: Path, target: Path) -> None:
+    """Load the model in 4 bit and save it as it is in memory."""
+    import zoo
+
+    zoo.load(str(folder), bits=4, device="cpu").save(target, packed=True)
+
+
 def measure(folder: Path, bits: str) -> dict[str, Any]:
     """Return the measurements of `load_once` in a process of its own."""
-    command = [sys.executable, __file__, "--child", str(folder), "--bits", bits]
+    if bits == "packed":
+        child(folder, "--pack")
+        return {**measure(packed_folder(folder), "none"), "bits": "packed"}
+    return json.loads(child(folder, "--bits", bits).splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def child(folder: Path, *options: str) -> str:
+    """Run this script in a process of its own, and return what it prints."""
+    command = [sys.executable, __file__, "--child", str(folder), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return done.stdout
+
+
+def packed_folder(folder: Path) -> Path:
+    """Return where the packed model of a checkpoint goes."""
+    return folder / "packed"
 
 
 def main() -> None:
     """Print a row for each number of bits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bits", nargs="+", default=["4", "8", "none"], choices=["4", "8", "16", "32", "none"])
+    parser.add_argument(
+        "--bits", nargs="+", default=["4", "8", "packed", "none"], choices=["4", "8", "16", "32", "packed", "none"]
+    )
     parser.add_argument(
         "--quick", action="store_true", help="a checkpoint of 3 MB: checks the script, measures nothing"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--pack", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.child and options.pack:
+        save_packed(options.child, packed_folder(options.child))
+        return
     if options.child:
         print(json.dumps(load_once(options.child, None if options.bits[0] == "none" else int(options.bits[0]))))
         return
@@ -224,11 +252,11 @@ def main() -> None:
         print(json.dumps({"checkpoint_bytes": total, "shards": shards, "loads": rows}, indent=1))
         return
     print(f"checkpoint: {total / 2**30:.2f} GiB of float32 in {shards} shards")
-    print(f"{'bits':>5} {'peak anon':>10} {'model':>9} {'CPU s':>6} {'/reading':>8} {'wall s':>6}  stages, CPU seconds")
+    print(f"{'bits':>6} {'peak anon':>10} {'model':>9} {'CPU s':>6} {'/reading':>8} {'wall s':>6}  stages, CPU seconds")
     for row in rows:
         stages = ", ".join(f"{stage} {value:.2f}" for stage, value in row["stages"].items())
         print(
-            f"{row['bits'] or 'none':>5} {row['peak_bytes'] / 2**20:>6.0f} MiB {row['model_bytes'] / 2**20:>5.0f} MiB "
+            f"{row['bits'] or 'none':>6} {row['peak_bytes'] / 2**20:>6.0f} MiB {row['model_bytes'] / 2**20:>5.0f} MiB "
             f"{row['cpu_seconds']:>6.2f} {row['cpu_ratio']:>7.1f}x {row['seconds']:>6.2f}  {stages}"
         )
 

@@ -39,6 +39,7 @@ _HOME = {
     "Quantization": "zoo.weights.scheme",
     "QuantizedTensor": "zoo.weights.quantized_tensor",
     "Codec": "zoo.weights.quantized_tensor",
+    "ForeignWeight": "zoo.weights.foreign.weight",
     "Update": "zoo.weights.update",
     "LoRAUpdate": "zoo.weights.update",
     "Layout": "zoo.weights.layout",
@@ -136,6 +137,7 @@ if TYPE_CHECKING:
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.footprint import Footprint as Footprint
+    from zoo.weights.foreign.weight import ForeignWeight as ForeignWeight
     from zoo.weights.layout import Layout as Layout
     from zoo.weights.lazy_weight import LazyWeight as LazyWeight
     from zoo.weights.quantized_tensor import Codec as Codec

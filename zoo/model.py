@@ -22,7 +22,7 @@ from zoo.formats import manifest, native, saved
 from zoo.hub.adapters import resolve_path
 from zoo.methods.config import as_adapter, check_name
 from zoo.methods.rows import with_names
-from zoo.plugin import hooks
+from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
 from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import evaluating, seeded
@@ -30,7 +30,7 @@ from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.scheme import Quantization
 from zoo.weights.state_dicts import stop_checking
-from zoo.weights.walk import TiedGroup, tied_groups
+from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
 
 if TYPE_CHECKING:
     from zoo.hub.publish import PushResult
@@ -194,7 +194,8 @@ class Model(TrainingVerbs, AdapterVerbs):
         Raises:
             TuningError: there is none.
         """
-        found = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+        plain = plain_names(self.module)
+        found = [(plain(name), one) for name, one in self.module.named_parameters() if one.requires_grad]
         if not found:
             first = "activate an adapter first, model.activate(...)"
             raise TuningError(f"nothing can train: {first if self.adapters else 'add one with lora= or add_adapter'}")
@@ -232,6 +233,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
         wanted = as_adapter(with_names(lora, self.module), self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
+        foreign.check_targets(self.module, groups, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
@@ -255,30 +257,39 @@ class Model(TrainingVerbs, AdapterVerbs):
         """
         self.adapter_set.unload()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
-            self.module.__dict__.pop(name, None)
+            unwrapped(self.module).__dict__.pop(name, None)
         stop_checking(self.module, root=True)
         return self.module
 
-    def save_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
-        """Write adapters in PEFT's format, and return the folder.
+    def save_adapter(
+        self,
+        folder: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        format: str = "peft",
+        prefix: str | None = None,
+    ) -> Path:
+        """Write adapters in PEFT's format or another one, and return the folder.
 
         Args:
             folder: where to. Of several adapters, "default" is written into it and each other one into a subfolder of
                 its name, as PEFT does.
             name: of one adapter; default all of them.
+            format: "peft"; "diffusers" (`load_lora_adapter`, pipelines' `load_lora_weights`); "kohya" (also LyCORIS).
+            prefix: what keys of the last two begin with; default what files for a pipeline with such a model have.
 
         Raises:
-            AdapterError: there is no such adapter, or it has no file format.
+            AdapterError: there is no such adapter, or the format has no place for a part of it, which is named.
             OutputError: the folder cannot be written; its content is then unchanged.
         """
         if name is None:
             if not self.adapters:
                 raise AdapterError("there is no adapter to save: add one with lora= or add_adapter")
             if len(self.adapters) > 1:
-                return saved.save_all(self.adapter_set, Path(folder))
+                return saved.save_all(self.adapter_set, Path(folder), format, prefix)
             name = next(iter(self.adapters))
         self.adapter_set.known(name)
-        return saved.save(self.adapter_set, Path(folder), name)
+        return saved.save(self.adapter_set, Path(folder), name, format, prefix)
 
     def push(
         self,
@@ -313,17 +324,20 @@ class Model(TrainingVerbs, AdapterVerbs):
             self, self.adapter_set, repo_id, name, private=private, branch=branch, message=message, samples=samples
         )
 
-    def save(self, folder: str | os.PathLike[str], *, digests: bool = False) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, packed: bool = False, digests: bool = False) -> Path:
         """Write the model in its library's native format, full precision, active and merged adapters included.
 
         Other files in the folder stay.
 
         Args:
             folder: where to.
+            packed: write the weights as they are in memory instead, quantized ones with their codes and scales, merged
+                adapters included, for `zoo.load(folder)`; transformers loads the folder too if it is a model of its own
+                of which only linear layers are in nf4 or fp4.
             digests: write SHA256SUMS too, which `zoo.load` verifies; one that is there already is always renewed.
 
         Raises:
             OutputError: the folder cannot be written, or holds weights that would be taken for the model's; what was
-                there is then as it was.
+                there is then as it was. With `packed`: an adapter is active, or a weight's form cannot be written.
         """
-        return native.save(self, Path(folder), digests)
+        return native.save(self, Path(folder), digests, self.adapter_set if packed else None)

@@ -194,6 +194,8 @@ def test_strict_shows_the_traceback():
         (["sample"], "Missing argument 'NAME'"),
         (["tune", "ddpm", "--stesp", "3"], "--steps"),
         (["tune", "ddpm", "--steps", "3", "--minutes", "1"], "give --steps or --minutes, not both"),
+        (["tune", "ddpm", "--full", "--format", "kohya"], "--format is of an adapter's files"),
+        (["tune", "ddpm", "--format", "zip"], "'zip' is not one of"),
         (["sample", "ddpm", "-n", "0"], "x>=1"),
         (["sample", "ddpm", "-o", "steps"], "expected KEY=VALUE, got 'steps'"),
         (["sample", "ddpm", "--bits", "5"], "'5' is not one of"),
@@ -238,8 +240,8 @@ class Fake:
         self.calls.append(("evaluate", data))
         return {"perplexity": 12.5, "accuracy": 0.25}
 
-    def save_adapter(self, folder):
-        self.calls.append(("save_adapter", folder))
+    def save_adapter(self, folder, **more):
+        self.calls.append(("save_adapter", folder, *more.values()))
 
     def save(self, folder):
         self.calls.append(("save", folder))
@@ -301,6 +303,11 @@ def test_tune_trains_an_adapter_and_saves_it_in_the_runs_folder(fake, capsys):
     assert fake.calls == [("tune", "letters:serif", expected), ("save_adapter", folder / "adapter")]
     assert out == "runs/ddpm/adapter\n"
     assert "zoo sample ddpm --lora runs/ddpm/adapter" in err
+
+
+def test_tune_writes_the_adapter_for_another_tool(fake):
+    assert main(["tune", "ddpm", "--steps", "2", "--format", "kohya"]) == 0
+    assert fake.calls[-1] == ("save_adapter", Path("runs/ddpm/adapter"), "kohya")
 
 
 def test_tune_full_saves_the_model(fake, capsys):

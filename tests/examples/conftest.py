@@ -48,6 +48,8 @@ def run(tmp_path: Path) -> Run:
         empty = tmp_path / "empty"
         empty.mkdir(exist_ok=True)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ZOO_", "PYTEST_"))}
+        # A killed build of an extension (PEFT's BOFT) leaves a lock behind, for which the next one waits forever.
+        inherited["TORCH_EXTENSIONS_DIR"] = str(tmp_path / "extensions")
         path = os.pathsep.join(map(str, sites))
         return subprocess.run(
             [sys.executable, *arguments],

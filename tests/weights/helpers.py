@@ -79,8 +79,8 @@ def reference(store: ManagedWeight) -> Reference:
     for update in store.active_updates():
         A, B = (one.detach().double().requires_grad_() for one in (update.A, update.B))
         leaves += [A, B]
-        delta = torch.einsum("or,ri->oi", B, A)
-        weight = weight + update.scale * (delta.t() if store.layout.transposed else delta).reshape(weight.shape)
+        delta = torch.einsum("...or,...ri->...oi", B, A)
+        weight = weight + update.scale * (delta.mT if store.layout.transposed else delta).reshape(weight.shape)
     return Reference(weight, leaves)
 
 
@@ -115,6 +115,16 @@ def compare(op: Callable[..., Tensor], weight: LazyWeight, *inputs: Tensor, tole
         still = op(weight, *mine)
     errors = {"output": error(y, expected), "output without gradients": error(still, expected)}
     assert y.dtype == still.dtype == (mine[0] if mine[0].is_floating_point() else weight).dtype
+    with torch.no_grad():
+        still64 = op(dense.detach(), *theirs)
+    for one, other in ((y, expected), (still, still64)):
+        # Not a view where torch's own is none: autograd lets no one change some views in place.
+        assert one.stride() == other.stride()
+        assert one._is_view() <= other._is_view()
+    if not expected._is_view():
+        op(weight, *mine).mul_(2.0)
+    if not still64._is_view():
+        still.mul_(torch.ones((), requires_grad=True))
     g = torch.randn_like(expected)
     names = [f"input {n}" for n, one in enumerate(mine) if one.requires_grad]
     wanted = [one for one in mine if one.requires_grad]

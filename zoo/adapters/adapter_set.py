@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adapters.buffers import Buffers
+from zoo.adapters.offloaded import refuse_offloaded
 from zoo.adapters.updates import for_biases
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import LARGEST, Adapter
 from zoo.plugin.quantize import Packer
 from zoo.storage.fingerprint import Fingerprint, readable
+from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, is_outdated, managed_weights, tied_groups
+from zoo.weights.walk import TiedGroup, is_outdated, managed_weights, plain_names, tied_groups
 
 
 class PreparedAdapter(NamedTuple):
@@ -184,8 +186,9 @@ class AdapterSet:
                 self._trained[group.name] = group.value.requires_grad
 
     def _unfreeze_base(self) -> None:
+        plain = plain_names(self.module)
         for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(self._trained.get(name, True) and parameter.is_floating_point())
+            parameter.requires_grad_(self._trained.get(plain(name), True) and parameter.is_floating_point())
 
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
         """Activate exactly these adapters, in this order.
@@ -234,12 +237,14 @@ class AdapterSet:
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
+        if set(self.configs) == {name} and not self.base_is_frozen:
+            refuse_offloaded(self.module, "remove the last adapter", followed=True)
         for group in tied_groups(self.module):
             managed = group.value
             if isinstance(managed, ManagedWeight):
                 managed.remove(name)
                 # A weight with its original dense base and no adapters becomes a plain parameter again.
-                if managed.base is not None and managed.dense_base() is managed.base and not managed.updates:
+                if managed.base is not None and managed.dense_parameter() is managed.base and not managed.updates:
                     restore_parameter(group, managed.base)
         del self.configs[name]
         self.weights.pop(name, None)
@@ -309,11 +314,13 @@ class AdapterSet:
 
     def unload(self) -> None:
         """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
+        refuse_offloaded(self.module, "unload")
+        give_all_back(self.module)
         for group in tied_groups(self.module):
             managed = group.value
             if isinstance(managed, ManagedWeight):
                 with torch.no_grad():
-                    dense = managed.dense_base()
+                    dense = managed.dense_parameter()
                     restore_parameter(group, nn.Parameter(managed.base_tensor()) if dense is None else dense)
         if self.configs or self.base_is_frozen:
             self._unfreeze_base()

@@ -1,7 +1,8 @@
 """Combine adapters into a new one: by concatenation, sums of factors, or arithmetic on dense updates and their SVD.
 
 The methods, and their names, are those of PEFT's `add_weighted_adapter`. Notation: adapter i has weight w_i, and for
-each of the model's weights A_i (rank, inputs), B_i (outputs, rank) and a scale s_i: ΔW_i = s_i·B_i·A_i.
+each of the model's weights A_i (rank, inputs), B_i (outputs, rank) and a scale s_i: ΔW_i = s_i·B_i·A_i. In a stack of
+matrices both factors have one more dimension in front, here (…), and each matrix is combined by itself.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def combine(
     if adapters.device.type == "meta":
         raise AdapterError("adapters on 'meta' have no values to combine: load the model on a device")
     contributions = _contributions(adapters, weights)
-    largest_rank = max(one.A.shape[0] for parts in contributions.values() for one in parts)
+    largest_rank = max(one.A.shape[-2] for parts in contributions.values() for one in parts)
     combined: dict[str, CombinedUpdate] = {}
     error = total = 0.0
     with torch.no_grad():
@@ -123,12 +124,12 @@ def combine(
                 combined[path] = _combined(path, parts, method, mix, rank or largest_rank)
         for path, parts in contributions.items():
             A, B = _stacked(parts)  # the exact weighted sum
-            error += _squared_norm(torch.cat([combined[path].B, -B], 1), torch.cat([combined[path].A, A]))
+            error += _squared_norm(torch.cat([combined[path].B, -B], -1), torch.cat([combined[path].A, A], -2))
             total += _squared_norm(B, A)
         adapters.attach(_prepare(adapters, name, weights, combined), active=False)
     squared_norm = sum(one.squared_norm for one in combined.values())
     kept = sum(one.kept * one.squared_norm for one in combined.values()) / squared_norm if squared_norm else 1.0
-    new_rank = max(one.A.shape[0] for one in combined.values())
+    new_rank = max(one.A.shape[-2] for one in combined.values())
     return CombineReport(name, method, new_rank, kept, math.sqrt(error / total) if total else 0.0)
 
 
@@ -199,7 +200,7 @@ def _combined(path: str, parts: list[Contribution], method: str, mix: Mix | None
     assert mix is not None
     if method.endswith("_svd"):
         return _truncated(mix([one.scale * (one.B @ one.A) for one in parts], [one.weight for one in parts]), rank)
-    ranks = [one.A.shape[0] for one in parts]
+    ranks = [one.A.shape[-2] for one in parts]
     if len(set(ranks)) > 1:
         raise AdapterError(
             f"{path}: method {method!r} adds factors and needs equal ranks, got {', '.join(map(str, ranks))}; "
@@ -214,8 +215,8 @@ def _combined(path: str, parts: list[Contribution], method: str, mix: Mix | None
 
 def _stacked(parts: list[Contribution]) -> tuple[Tensor, Tensor]:
     """Return (A, B) of the exact weighted sum: all factors concatenated, weights and scales in A."""
-    A = torch.cat([one.A * (one.weight * one.scale) for one in parts])  # (sum of ranks, inputs)
-    return A, torch.cat([one.B for one in parts], 1)  # (outputs, sum of ranks)
+    A = torch.cat([one.A * (one.weight * one.scale) for one in parts], -2)  # (…, sum of ranks, inputs)
+    return A, torch.cat([one.B for one in parts], -1)  # (…, outputs, sum of ranks)
 
 
 def _truncated_factors(A: Tensor, B: Tensor, rank: int) -> CombinedUpdate:
@@ -237,8 +238,9 @@ def _truncated(delta: Tensor, rank: int) -> CombinedUpdate:
 
 
 def _truncate(U: Tensor, values: Tensor, Vh: Tensor, rank: int, dtype: torch.dtype) -> CombinedUpdate:
-    total, kept = float(values.square().sum()), float(values[:rank].square().sum())
-    A, B = Vh[:rank], U[:, :rank] * values[:rank]  # (rank, inputs), (outputs, rank)
+    largest = values[..., :rank]
+    total, kept = float(values.square().sum()), float(largest.square().sum())
+    A, B = Vh[..., :rank, :], U[..., :rank] * largest[..., None, :]  # (…, rank, inputs), (…, outputs, rank)
     return CombinedUpdate(A.to(dtype), B.to(dtype), kept / total if total else 1.0, total)
 
 
@@ -259,7 +261,7 @@ def _prepare(
     adapters: AdapterSet, name: str, weights: Mapping[str, float], combined: Mapping[str, CombinedUpdate]
 ) -> PreparedAdapter:
     """Return the combined updates as an ordinary LoRA with alpha = rank, created by the architecture's plugin."""
-    ranks = {path.removesuffix(".weight"): one.A.shape[0] for path, one in combined.items()}
+    ranks = {path.removesuffix(".weight"): one.A.shape[-2] for path, one in combined.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     own = {"^" + re.escape(path): other for path, other in ranks.items() if other != rank}
     targets = _targets(adapters, weights, combined)
@@ -269,7 +271,7 @@ def _prepare(
     for path, (A, B, _, _) in combined.items():
         update = updates[path]
         if not isinstance(update, LowRankUpdate) or update.A.shape != A.shape or update.scale == 0:
-            raise AdapterError(f"{path}: no plugin makes a low-rank update of rank {A.shape[0]} for it")
+            raise AdapterError(f"{path}: no plugin makes a low-rank update of rank {A.shape[-2]} for it")
         update.A.copy_(A)
         update.B.copy_(B / update.scale)
     adapters.buffers.notice()

@@ -153,10 +153,11 @@ def unpadded(update: Update) -> Update | None:
     result._parameters = dict(update._parameters)
     for key, tensor in _tensors(update).items():  # PiSSA has two pairs, each of half the rank
         if key.startswith("A"):
-            kept = tensor.shape[0] * swapped_in.rank // update.rank
-            result._parameters[key] = nn.Parameter(tensor[:kept], requires_grad=False)
+            kept = tensor.shape[-2] * swapped_in.rank // update.rank
+            result._parameters[key] = nn.Parameter(tensor[..., :kept, :], requires_grad=False)
         elif key.startswith("B"):
-            kept = tensor.shape[1] * swapped_in.rank // update.rank
-            cut = tensor[:, :kept] * (update.scale / swapped_in.scale if swapped_in.scale else 1.0)  # (outputs, kept)
+            kept = tensor.shape[-1] * swapped_in.rank // update.rank
+            ratio = update.scale / swapped_in.scale if swapped_in.scale else 1.0
+            cut = tensor[..., :kept] * ratio  # (…, outputs, kept)
             result._parameters[key] = nn.Parameter(cut, requires_grad=False)
     return result

@@ -119,6 +119,14 @@ def sample(
     help="Train every weight, not an adapter; with --minutes from random weights unless --weights says otherwise.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The run's folder [default: runs/NAME].")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["peft", "diffusers", "kohya"]),
+    default="peft",
+    show_default=True,
+    help="Whose files the adapter is written as.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random at the start, and the data.")
 @model_options
@@ -135,6 +143,7 @@ def tune(
     lora: str | None,
     full: bool,
     out: Path | None,
+    file_format: str,
     resume: bool,
     seed: int,
     as_json: bool,
@@ -152,6 +161,8 @@ def tune(
         note(f"starting from random weights (--weights {EMBEDDED}, or another place, starts from trained ones)")
     fresh = loading["weights"] == RANDOM
     full = full or (fresh and lora is None)
+    if full and file_format != "peft":
+        raise click.UsageError("--format is of an adapter's files, and --full writes the model in its library's own")
     out = out or Path("runs") / file_name(name)
     model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
     given = {
@@ -173,8 +184,10 @@ def tune(
         model.save(saved, digests=True)
     elif full:
         model.save(saved)
-    else:
+    elif file_format == "peft":
         model.save_adapter(saved)
+    else:
+        model.save_adapter(saved, format=file_format)
     place = str(saved) if "/" in str(saved) else f"./{saved}"  # a name without a slash is looked up in the registry
     use = f"zoo sample {shlex.quote(place)}" if full else f"zoo sample {name} --lora {shlex.quote(str(saved))}"
     metrics = {"metrics": model.evaluate()} if fresh and full else {}

@@ -1,13 +1,12 @@
-"""LyCORIS's and kohya's format: LoCon, LoHa and LoKr under a layer's path with underscores for dots.
+"""Low-rank adapters, LoHa and LoKr in the parts of LyCORIS's files, which those of all tools have after `spellings`.
 
-`lycoris_<path>.lora_down.weight`, `.lora_up.weight`, `.alpha` (default: the rank); kohya's begin with `lora_unet_`.
-`.dora_scale` is the magnitude of each output, `.scalar` one more factor, `.lora_mid.weight` the core of a Tucker
-decomposition, which is multiplied into the first factor (arXiv 2309.14859, appendix B).
+`lora_down.weight`, `lora_up.weight` and `alpha` (without it, and for 0, the rank); `dora_scale` is the magnitude of
+each output, `scalar` one more factor, `lora_mid.weight` the core of a Tucker decomposition, which is multiplied into
+the first factor (arXiv 2309.14859, appendix B); `hada_…` of LoHa, `lokr_…` of LoKr.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,94 +14,122 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import AdapterError
-from zoo.formats.low_rank import FlatPaths, configuration
+from zoo.formats import differences
+from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
+from zoo.formats.spellings import (
+    DIFFERENCES,
+    DOWN,
+    EMBEDDING_A,
+    EMBEDDING_B,
+    MAGNITUDE,
+    MID,
+    SCALE,
+    UP,
+    as_kernel,
+    number,
+    squeezed,
+)
 from zoo.methods.loha_lokr import factorize
 from zoo.weights.walk import library_modules
 
-_KEY = re.compile(r"(?P<prefix>lycoris|lora_unet|lora_transformer|lora_prior_unet|lora)_(?P<flat>[^.]+)\.(?P<what>.+)")
-_KINDS = {"lora_up.weight": "LORA", "hada_w1_a": "LOHA", "lokr_w1": "LOKR", "lokr_w1_a": "LOKR"}
+_KINDS = {UP: "LORA", DOWN: "LORA", EMBEDDING_A: "LORA", "hada_w1_a": "LOHA", "lokr_w1": "LOKR", "lokr_w1_a": "LOKR"}
 _PARTS = {
-    "LORA": {"lora_up.weight", "lora_down.weight", "lora_mid.weight"},
+    "LORA": {UP, DOWN, MID, EMBEDDING_A, EMBEDDING_B, MAGNITUDE},
     "LOHA": {f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     "LOKR": {f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
 }
-_SHARED = {"alpha", "dora_scale", "scalar"}
-
-
-def recognises(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a file's keys are LyCORIS's or kohya's."""
-    return any(_KEY.fullmatch(key) for key in tensors)
+_SHARED = {"alpha", SCALE, "scalar", "diff_b"}
 
 
 def translate(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], module: nn.Module
+    layers: Mapping[str, Mapping[str, Tensor]], module: nn.Module
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return PEFT's configuration and state dict.
 
     Args:
-        tensors: the file's.
-        metadata: of the file's header; not used.
+        layers: layer's path → name of the part → tensor.
         module: the base model.
 
     Raises:
-        AdapterError: a key is unknown or of no layer of `module`, or zoo cannot express the adapter.
+        AdapterError: parts are missing or do not fit, or zoo cannot express the adapter.
     """
-    parts, kind = _layers(tensors, FlatPaths(module))
-    layers, slots = dict(library_modules(module, remove_duplicate=False)), keys.slots(module)
+    modules, slots = dict(library_modules(module, remove_duplicate=False)), keys.slots(module)
+    given = {path: number(path, "alpha", part["alpha"]) for path, part in layers.items() if "alpha" in part}
+    parts, kind = _adapters(layers)
+    saved = differences.values(layers, modules)
+    if not parts:
+        return differences.alone(saved)
     found: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
-    for path, part in parts.items():
-        unexpected = sorted(set(part) - _PARTS[kind] - _SHARED)
-        if unexpected:
-            raise AdapterError(
-                f"{path}: unexpected {unexpected[0]!r}, which zoo does not read in a {kind} of LyCORIS's"
-            )
+    for path, whole in parts.items():
+        part = _shaped(slots.get(path), whole)
         ranks[path] = _rank(kind, path, part)
-        alphas[path] = _number(path, "alpha", part["alpha"]) if "alpha" in part else float(ranks[path])
+        alphas[path] = given.get(path, 0.0)
         if not alphas[path] or {"lokr_w1", "lokr_w2"} <= set(part):  # 0 means the rank; full factors have no rank
             alphas[path] = float(ranks[path])
-        scalar = _number(path, "scalar", part["scalar"]) if "scalar" in part else 1.0
-        named = _low_rank(path, part) if kind == "LORA" else _products(kind, path, part, layers[path])
-        first = "lora_B.weight" if kind == "LORA" else next(iter(named))
+        scalar = number(path, "scalar", part["scalar"]) if "scalar" in part else 1.0
+        named = _low_rank(path, part) if kind == "LORA" else _products(kind, path, part, modules[path])
+        first = next((name for name in ("lora_B.weight", EMBEDDING_B) if name in named), next(iter(named)))
         named[first] = named[first] * scalar if scalar != 1 else named[first]
-        if "dora_scale" in part:
-            named["lora_magnitude_vector"] = _magnitude(kind, path, part["dora_scale"], layers[path])
-        found |= _keys(slots[path], named) if kind == "LORA" else {f"{PREFIX}{path}.{n}": t for n, t in named.items()}
-    dora = [path for path, part in parts.items() if "dora_scale" in part]
+        if MAGNITUDE in part:
+            named[MAGNITUDE] = part[MAGNITUDE]
+        if SCALE in part:
+            named[MAGNITUDE] = _magnitude(kind, path, part[SCALE], modules[path])
+        slot = slots.get(path)
+        found |= _keys(slot, named) if kind == "LORA" and slot else {f"{PREFIX}{path}.{n}": t for n, t in named.items()}
+    dora = [path for path, part in parts.items() if {SCALE, MAGNITUDE} & set(part)]
     if dora and len(dora) < len(parts):
         raise AdapterError(f"{dora[0]} has a dora_scale and other layers have none, which zoo does not read")
-    return _configuration(kind, ranks, alphas, parts, layers, bool(dora)), found
+    fields = _configuration(kind, ranks, alphas, parts, modules, bool(dora))
+    fields["target_modules"] = peft_config.target_modules(module, set(ranks))
+    return differences.beside(module, saved, fields, found)
 
 
-def _layers(tensors: Mapping[str, Tensor], paths: FlatPaths) -> tuple[dict[str, dict[str, Tensor]], str]:
-    """Return the tensors of each layer by its path, and their kind."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    prefixes: dict[str, str] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise AdapterError(f"unexpected key {key!r}: expected lycoris_<path>.lora_up.weight and the like")
-        path = paths.resolve(match["flat"], key)
-        if prefixes.setdefault(path, match["prefix"]) != match["prefix"]:
-            raise AdapterError(f"{path} is written twice, as {prefixes[path]}_… and as {match['prefix']}_…")
-        parts.setdefault(path, {})[match["what"]] = tensor
+def _adapters(layers: Mapping[str, Mapping[str, Tensor]]) -> tuple[dict[str, Mapping[str, Tensor]], str]:
+    """Return the layers that have factors, and their kind."""
+    parts = {path: part for path, part in layers.items() if not part.keys() <= set(DIFFERENCES)}
     kinds = {path: {_KINDS[what] for what in part if what in _KINDS} for path, part in parts.items()}
     for path, kind in kinds.items():
         if len(kind) != 1:
             raise AdapterError(
                 f"{path}: expected the factors of a LoCon, a LoHa or a LoKr, got {', '.join(parts[path])}"
             )
+        (one,) = kind
+        unexpected = sorted(set(parts[path]) - _PARTS[one] - _SHARED)
+        if unexpected:
+            raise AdapterError(f"{path}: unexpected {unexpected[0]!r}, which zoo does not read in a {one} of LyCORIS's")
     every = {next(iter(kind)) for kind in kinds.values()}
     if len(every) > 1:
         raise AdapterError(f"layers of several kinds in one file, {' and '.join(sorted(every))}: save each alone")
-    return parts, every.pop()
+    return parts, every.pop() if every else ""
+
+
+def _shaped(slot: Slot | None, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a layer's parts with the dimensions that its own weight has."""
+    is_kernel = slot is not None and slot.kind == "conv"
+    kernel = torch.Size(slot.ref.layer.weight.shape) if is_kernel else None  # type: ignore[union-attr, arg-type]
+    shaped = {}
+    for name, tensor in part.items():
+        flat = squeezed(tensor)
+        if name in (UP, DOWN) and kernel is not None:
+            # The core of a Tucker decomposition has the kernel, and both factors have none.
+            ones = torch.Size([1, flat.shape[-1], *(1 for _ in kernel[2:])])
+            tensor = as_kernel(tensor, kernel if name == DOWN and MID not in part else ones)
+        elif name in (UP, DOWN) and slot is not None and slot.kind == "linear":
+            tensor = flat
+        elif name == "lokr_w2" and kernel is not None:
+            tensor = tensor.reshape(*flat.shape, *kernel[2:]) if flat.dim() == 2 and kernel[2:].numel() == 1 else tensor
+        elif name.startswith(("hada_w", "lokr_w")):
+            tensor = flat
+        shaped[name] = tensor
+    return shaped
 
 
 def _rank(kind: str, path: str, part: Mapping[str, Tensor]) -> int:
-    names = {"LORA": ("lora_down.weight",), "LOHA": ("hada_w1_b",), "LOKR": ("lokr_w2_b", "lokr_w1_b")}[kind]
+    names = {"LORA": (DOWN, EMBEDDING_A), "LOHA": ("hada_w1_b",), "LOKR": ("lokr_w2_b", "lokr_w1_b")}[kind]
     for name in names:
         if name in part:
             if part[name].dim() < 2:
@@ -110,11 +137,21 @@ def _rank(kind: str, path: str, part: Mapping[str, Tensor]) -> int:
             return part[name].shape[0]
     if kind == "LOKR" and {"lokr_w1", "lokr_w2"} <= set(part):
         return max(1, *part["lokr_w1"].shape[:2], *part["lokr_w2"].shape[:2])  # PEFT's smallest rank for full factors
-    raise AdapterError(f"{path}: its {names[0]} is missing")
+    raise AdapterError(_missing(path, names[0]))
+
+
+def _missing(path: str, name: str) -> str:
+    here, there = ("B", "A") if name == DOWN else ("A", "B")
+    half = f"it has a factor {here}, and {there} is missing: " if name in (UP, DOWN) else ""
+    return f"{path}: {half}its {name} is missing"
 
 
 def _low_rank(path: str, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    up, down, core = part["lora_up.weight"], part["lora_down.weight"], part.get("lora_mid.weight")
+    if EMBEDDING_A in part:
+        return {name: part[name] for name in (EMBEDDING_A, EMBEDDING_B) if name in part}
+    if UP not in part:
+        raise AdapterError(_missing(path, UP))
+    up, down, core = part[UP], part[DOWN], part.get(MID)
     if core is not None:
         rank = down.shape[0]
         fits = core.dim() == down.dim() and tuple(core.shape[:2]) == (rank, rank) and down[0, 0].numel() == 1
@@ -133,7 +170,7 @@ def _keys(slot: Slot, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if slot.kind != "conv" or not slot.reason_against():
         return {f"{PREFIX}{slot.path}.{name}": tensor for name, tensor in named.items()}
-    zoo_names = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
+    zoo_names = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", MAGNITUDE: "magnitude"}
     flat = {name: tensor.flatten() if "vector" in name else tensor.flatten(1) for name, tensor in named.items()}
     return {f"{ZOO_PREFIX}{slot.ref.name}.{zoo_names[name]}": tensor for name, tensor in flat.items()}
 
@@ -151,12 +188,13 @@ def _products(kind: str, path: str, part: Mapping[str, Tensor], layer: nn.Module
 def _magnitude(kind: str, path: str, scale: Tensor, layer: nn.Module) -> Tensor:
     if kind != "LORA":
         raise AdapterError(f"{path}: a dora_scale on a {kind}, which zoo does not have")
-    outputs, ones = layer.weight.shape[0], [1] * (scale.dim() - 1)  # type: ignore[index]
-    if tuple(scale.shape) != (outputs, *ones) or scale.dim() != layer.weight.dim():  # type: ignore[operator]
+    shape = torch.Size(layer.weight.shape)  # type: ignore[arg-type]
+    outputs, dimensions = shape[0], len(shape)
+    if scale.dim() == 0 or scale.shape[0] != outputs or scale.numel() != outputs:
         raise AdapterError(
             f"{path}: its dora_scale has shape {tuple(scale.shape)}, expected one value for each of {outputs} outputs"
         )
-    return scale.flatten() if scale.dim() == 2 else scale.transpose(0, 1)
+    return scale.flatten() if dimensions == 2 else scale.reshape(1, outputs, *[1] * (dimensions - 2))
 
 
 def _configuration(
@@ -168,13 +206,13 @@ def _configuration(
     dora: bool,
 ) -> dict[str, Any]:
     if kind == "LORA":
-        return configuration(kind, ranks, alphas, use_dora=dora)
+        return peft_config.patterned(kind, ranks, alphas, use_dora=dora)
     cores = any(name in ("hada_t1", "lokr_t2") for part in parts.values() for name in part)
     more: dict[str, Any] = {"use_effective_conv2d": cores}
     if kind == "LOKR":
         more |= {"decompose_both": any("lokr_w1_a" in part for part in parts.values())}
         more |= {"decompose_factor": _factor(parts, layers)}
-    return configuration(kind, ranks, alphas, **more)
+    return peft_config.patterned(kind, ranks, alphas, **more)
 
 
 def _factor(parts: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, nn.Module]) -> int:
@@ -198,9 +236,3 @@ def _shape(part: Mapping[str, Tensor], name: str, kernel: int) -> tuple[int, int
     if whole is not None or a is None or b is None or a.dim() != 2 or b.dim() != 2:
         raise AdapterError(f"{name} is missing or no matrix")
     return (a.shape[1], b.shape[1]) if "lokr_t2" in part and name == "lokr_w2" else (a.shape[0], b.shape[1] // kernel)
-
-
-def _number(path: str, what: str, tensor: Tensor) -> float:
-    if tensor.numel() != 1 or not tensor.is_floating_point():
-        raise AdapterError(f"{path}: expected one number as its {what}, got a tensor of shape {tuple(tensor.shape)}")
-    return float(tensor)

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import OutputError
+from zoo.formats import packed
 from zoo.plugin import hooks
 from zoo.storage import atomic
 from zoo.storage.checkpoint import SUMS, check_alone
 from zoo.storage.model_folder import write_digests
 from zoo.torch_state.modes import evaluating
-from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import tied_groups
+from zoo.weights.walk import plain_names, tied_groups
 
 if TYPE_CHECKING:
+    from zoo.adapters.adapter_set import AdapterSet
     from zoo.plugin.contract import LoadedModel
 
 
@@ -27,15 +28,21 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     dense: dict[str, Tensor] = {}
     with evaluating(module):
         for group in tied_groups(module):
-            weight = group.value.dense() if isinstance(group.value, ManagedWeight) else group.value
-            dense |= dict.fromkeys((ref.name for ref in group.refs), weight.detach())
+            dense |= dict.fromkeys((ref.name for ref in group.refs), group.tensor().detach())
     state = module.state_dict()
     buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    return dense | {name: tensor for name, tensor in state.items() if name in buffers}
+    plain = plain_names(module)
+    return dense | {plain(name): tensor for name, tensor in state.items() if name in buffers}
 
 
-def save(model: LoadedModel, folder: Path, digests: bool = False) -> Path:
-    """Write the model into a folder that its library loads; see `zoo.Model.save`.
+def save(model: LoadedModel, folder: Path, digests: bool = False, as_packed: AdapterSet | None = None) -> Path:
+    """Write the model into a folder; see `zoo.Model.save`.
+
+    Args:
+        model: The model.
+        folder: Where to.
+        digests: Whether to write SHA256SUMS too.
+        as_packed: The model's adapters, to write its weights as they are in memory; None for dense ones.
 
     Raises:
         OutputError: the model has no values, or the folder cannot be written or has other weights.
@@ -43,12 +50,19 @@ def save(model: LoadedModel, folder: Path, digests: bool = False) -> Path:
     if model.device.type == "meta":
         raise OutputError("a model on 'meta' has no weights to save: load it on a device")
     with atomic.staged_folder(folder) as staged:
-        state = {name: tensor.cpu().contiguous() for name, tensor in state_dict(model.module).items()}
-        if model.entry.plugin is None or not hooks.save(model, staged, state):
-            if model.entry.config:
-                atomic.write_json(staged / "config.json", model.entry.config)
-            atomic.save_tensors(staged / "model.safetensors", state, {"format": "pt"})
+        if as_packed is not None:
+            packed.write(model, as_packed, staged)
+        else:
+            _write_dense(model, staged)
         if digests or (folder / SUMS).is_file():  # those of other weights would make these look damaged
             write_digests(staged)
         check_alone(folder, staged)
     return folder
+
+
+def _write_dense(model: LoadedModel, staged: Path) -> None:
+    state = {name: tensor.cpu().contiguous() for name, tensor in state_dict(model.module).items()}
+    if model.entry.plugin is None or not hooks.save(model, staged, state):
+        if model.entry.config:
+            atomic.write_json(staged / "config.json", model.entry.config)
+        atomic.save_tensors(staged / "model.safetensors", state, {"format": "pt"})

@@ -17,9 +17,10 @@ from torch import Tensor
 from zoo.adapters import unsaved
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
-from zoo.formats import detect, manifest
+from zoo.formats import detect, export, manifest
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import read as peft_read
+from zoo.formats.peft import renamed
 from zoo.formats.peft import write as peft_write
 from zoo.methods.config import Adapter
 from zoo.methods.rows import RowsUpdate, with_names, with_rows_of
@@ -29,52 +30,68 @@ from zoo.storage import atomic
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST
 from zoo.storage.untrusted import read_tensors
 from zoo.weights.update import Update
-from zoo.weights.walk import tied_groups
+from zoo.weights.walk import tied_groups, unwrapped
 
 USUAL_HEADS = ("classifier", "score")  # PEFT names both for every classifier, whichever of them the model has
 
 
-def save(adapters: AdapterSet, folder: Path, name: str) -> Path:
+def save(adapters: AdapterSet, folder: Path, name: str, format: str = "peft", prefix: str | None = None) -> Path:
     """Write one adapter into `folder`, all files or none; other files there stay.
 
     Args:
         adapters: the model's adapters.
         folder: where to; created if it is missing.
         name: the adapter's name.
+        format: one of `export.FORMATS`.
+        prefix: what keys of other formats than PEFT's begin with; None for the usual one.
 
     Raises:
-        AdapterError: the adapter has no values, or no file format.
+        AdapterError: the adapter has no values, or no place in the format.
         OutputError: the folder cannot be written.
     """
+    export.check_format(format, prefix)
+    export.check_folder(folder, format, name)
     with atomic.staged_folder(folder) as staged:
-        _write(adapters, staged, name)
+        _write(adapters, staged, name, format, prefix)
     return folder
 
 
-def save_all(adapters: AdapterSet, folder: Path) -> Path:
+def save_all(adapters: AdapterSet, folder: Path, format: str = "peft", prefix: str | None = None) -> Path:
     """Write every adapter as PEFT does: "default" into `folder`, each other one into a subfolder of its name.
+
+    Args:
+        adapters: as `save`.
+        folder: as `save`.
+        format: as `save`.
+        prefix: as `save`.
 
     Raises:
         AdapterError: as `save`.
         OutputError: as `save`.
     """
+    export.check_format(format, prefix)
+    for name in adapters.configs:
+        export.check_folder(folder if name == "default" else folder / name, format, name)
     with atomic.staged_folder(folder) as staged:
         for name in adapters.configs:
             place = staged if name == "default" else staged / name
             place.mkdir(exist_ok=True)
-            _write(adapters, place, name)
+            _write(adapters, place, name, format, prefix)
     return folder
 
 
-def _write(adapters: AdapterSet, folder: Path, name: str) -> None:
+def _write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: str | None) -> None:
     if adapters.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to save: load the model on a device")
     unsaved.check_base(adapters)
     adapters.buffers.notice()
+    if format != "peft":
+        export.write(adapters, folder, name, format, prefix)
+        return
     parts = peft_write.parts_of(adapters.module, name)
     fields, tensors = peft_write.to_peft(adapters, name, parts)
     replaced = _replaced({part.name: part.update for part in parts})
-    library = type(adapters.module)
+    library = type(unwrapped(adapters.module))
     fields |= {
         "auto_mapping": {"base_model_class": library.__name__, "parent_library": library.__module__},
         "base_model_name_or_path": manifest.hub_base(adapters) or adapters.entry.name,
@@ -156,15 +173,21 @@ def _restored(
 ) -> Restored:
     """Return the adapter; `fields` are from the file `source`, `targets` from the user."""
     try:
-        config: Adapter = with_names(_config(fields, targets), adapters.module)
+        config: Adapter = with_names(_config(renamed.plain_fields(fields), targets), adapters.module)
     except AdapterError as error:
         raise _with_place(source, error) from error
+    try:
+        plain = renamed.plain_keys(tensors, adapters.module)
+        now, tensors = renamed.current(renamed.plain_fields(fields), plain, adapters.module, config)
+        config = config if tensors is plain else with_names(_config(now, None), adapters.module)
+    except AdapterError as error:
+        raise _with_place(place, error) from error
     if config.modules_to_save:
         names, groups = config.modules_to_save, tied_groups(adapters.module)
         present = tuple(name for name in names if name not in USUAL_HEADS or has_match(groups, name))
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
-        updates, buffers = peft_read.updates_of(adapters, config, fields, tensors)
+        updates, buffers = peft_read.updates_of(adapters, config, now, tensors)
         return Restored(with_rows_of(config, updates, tied_groups(adapters.module)), updates, buffers)
     except AdapterError as error:
         raise _with_place(place, error) from error

@@ -19,6 +19,7 @@ from zoo.formats import saved
 from zoo.storage import atomic
 from zoo.weights import parameters
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.walk import unwrapped
 
 WEIGHTS = "model.safetensors"
 
@@ -32,7 +33,7 @@ def save_pretrained(adapters: AdapterSet, *args: Any, **kwargs: Any) -> Any:
     trains = adapters.configs and not adapters.merged and kwargs.get("state_dict") is None
     if trains and isinstance(folder, str | os.PathLike) and _is_trainer(sys._getframe(1).f_locals.get("self")):
         return save_checkpoint(adapters, Path(folder)) if kwargs.get("is_main_process", True) else None
-    return parameters.save_pretrained(adapters.module, *args, **kwargs)
+    return parameters.save_pretrained(unwrapped(adapters.module), *args, **kwargs)
 
 
 def save_checkpoint(adapters: AdapterSet, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.storage import atomic
 from zoo.storage.config_json import CONFIG, read_json_object
 from zoo.storage.model_folder import write_model
+from zoo.weights.walk import library_modules
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,12 +20,78 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 # other names.
 _OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 _NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_NEW_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(weight|bias)")
+_OLD_NAME = {new: old for old, new in _NEW_NAME.items()}
 
 
 def current_name(name: str) -> str:
     """Return the name that today's diffusers gives to a checkpoint's parameter."""
     old = _OLD_ATTENTION.fullmatch(name)
     return f"{old[1]}.{_NEW_NAME[old[2]]}.{old[3]}" if old else name
+
+
+def older_name(name: str) -> str:
+    """Return the name that checkpoints before diffusers 0.15 gave to a parameter."""
+    new = _NEW_ATTENTION.fullmatch(name)
+    return f"{new[1]}.{_OLD_NAME[new[2]]}.{new[3]}" if new else name
+
+
+# The parts of a residual block, and of what is outside the blocks, as Stability's own code calls them.
+_RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_OUTSIDE = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_BLOCK = re.compile(
+    r"(?P<where>down_blocks|up_blocks|mid_block)(?:\.(?P<block>\d+))?"
+    r"\.(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<number>\d+)(?:\.(?P<rest>.+))?"
+)
+
+
+def original_names(module: nn.Module) -> dict[str, str]:
+    """Return layer's path in Stability's own code → in diffusers, of a U-Net of Stable Diffusion; of others nothing.
+
+    kohya's scripts train Stable Diffusion XL with that code.
+    """
+    per_block = getattr(getattr(module, "config", None), "layers_per_block", None)
+    if type(module).__name__ != "UNet2DConditionModel" or not isinstance(per_block, int):
+        return {}
+    paths = [path for path, _ in library_modules(module)]
+    named = {path: _original(path, per_block + 1, set(paths)) for path in paths}
+    return {original: path for path, original in named.items() if original is not None}
+
+
+def _original(path: str, rows: int, paths: set[str]) -> str | None:
+    """Return the original path of a layer; `rows` are the blocks of the original for each one of diffusers'."""
+    match = _BLOCK.fullmatch(path)
+    if match is None:
+        return _OUTSIDE.get(path)
+    where, kind, block, number = match["where"], match["kind"], int(match["block"] or 0), int(match["number"])
+    rest = match["rest"] or ""
+    inner = "." + _RESIDUAL.get(rest, rest) if kind == "resnets" else f".{rest}"
+    column = int(kind == "attentions")
+    if where == "mid_block":
+        return f"middle_block.{1 if column else 2 * number}{inner}"
+    if kind == "downsamplers":
+        return f"input_blocks.{(block + 1) * rows}.0.op" if rest == "conv" else None
+    if kind == "upsamplers":
+        column = 2 if f"up_blocks.{block}.attentions.0" in paths else 1
+        return f"output_blocks.{(block + 1) * rows - 1}.{column}{inner}"
+    if where == "down_blocks":
+        return f"input_blocks.{block * rows + number + 1}.{column}{inner}"
+    return f"output_blocks.{block * rows + number}.{column}{inner}"
 
 
 def save_library_model(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CheckpointError, OutputError, ZooError, one_line
+from zoo.storage import bitsandbytes_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +40,8 @@ def library_config(
         called: what errors call the architecture.
 
     Raises:
-        CheckpointError: the type is not known, the values are not valid, or the checkpoint is quantized already.
+        CheckpointError: the type is not known, the values are not valid, or the checkpoint is quantized already in
+            another way than by bitsandbytes to 4 bit.
     """
     from transformers import CONFIG_MAPPING
 
@@ -50,6 +52,8 @@ def library_config(
     values = dict(values)
     # Where to find code to run, and how a quantized file was written: both are ignored.
     values.pop("auto_map", None)
+    if bitsandbytes_file.is_packed(values):
+        values.pop("quantization_config")
     if values.pop("quantization_config", None):
         raise CheckpointError(
             f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch import nn
 from zoo.adapters.adapter_set import PreparedAdapter
 from zoo.catalog.entry import RANDOM, Entry
 from zoo.errors import AdapterError, ZooError
+from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
 from zoo.loading.device import pick_device, pick_dtype
 from zoo.loading.random_weights import initial_tensors
@@ -22,14 +24,17 @@ from zoo.loading.stream import fill_meta, meta_parameters, stream
 from zoo.methods.config import Adapter
 from zoo.model import Model
 from zoo.plugin import hooks
+from zoo.plugin.foreign import foreign_weights
 from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
+from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import offload_hook
 from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
 from zoo.weights.state_dicts import check_loading
-from zoo.weights.walk import TiedGroup, index_module
+from zoo.weights.walk import TiedGroup, index_module, managed_weights, unwrapped
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
 Bits = int | Quantization | None
@@ -58,12 +63,13 @@ def load(
         weights: another Hub repository or local folder than the entry's; "embedded" for those that the plugin carries;
             "random" for weights as the library initialises them, to train from (see `Model.tune`).
         revision: another branch, tag or commit than the entry's.
-        bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are.
+        bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are. A model that was
+            saved with `packed=True`, or by transformers with bitsandbytes, is loaded without quantizing it again.
         lora: a rank, a `zoo.LoRA`, the place of a saved adapter (a folder, a Hub repository `owner/name`,
             `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
         device: default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
-        dtype: the compute dtype; default bfloat16 on a GPU that has it, else float32. Random weights, all of which are
-            to be trained, are float32 by default on any device.
+        dtype: the compute dtype; default that of a packed model, else bfloat16 on a GPU that has it, else float32.
+            Random weights, all of which are to be trained, are float32 by default on any device.
         seed: for random weights, and for the adapters' random initialisation.
 
     Raises:
@@ -73,6 +79,10 @@ def load(
     target = pick_device(device)
     compute = pick_dtype(torch.float32 if dtype is None and weights == RANDOM else dtype, target)
     entry = resolve(name, weights=weights, revision=revision, download=target.type != "meta")
+    stored = None if entry.weights == RANDOM else packed.read(entry)
+    if stored is not None:
+        scheme = stored.check_scheme(scheme)
+        compute = stored.dtype if dtype is None and stored.dtype is not None else compute
     named = _named(lora)
     if entry.adapter is not None:
         if DEFAULT in named:
@@ -87,8 +97,14 @@ def load(
         fingerprint = None
         fill_meta(index, entry, scheme, compute)
     else:
-        tensors = initial_tensors(entry, seed) if entry.weights == RANDOM else hooks.checkpoint(entry, module)
-        fingerprint = stream(tensors, index, entry, scheme, target, compute)
+        if entry.weights == RANDOM:
+            tensors = initial_tensors(entry, seed)
+        elif stored is not None and stored.weights is not None:
+            tensors = packed.tensors(entry, stored)
+        else:
+            tensors = hooks.checkpoint(entry, module)
+        base = None if stored is None else stored.base
+        fingerprint = stream(tensors, index, entry, None if stored else scheme, target, compute, base)
     module.eval()
     model = Model(module, entry, target, compute, scheme, fingerprint, index.groups)
     prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]
@@ -111,22 +127,46 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     """
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
+    _check_distribution(module)
     scheme = as_quantization(bits)
-    entry = Entry(name=type(module).__name__, plugin=None, source="module")
-    groups = index_module(module).groups
-    if any(isinstance(group.value, ManagedWeight) for group in groups):
+    if managed_weights(module):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
+    foreign = foreign_weights(module, scheme)
+    try:
+        adopt_all(module, foreign)
+        return _wrapped(module, scheme, lora, seed)
+    except BaseException:
+        give_all_back(module)
+        raise
+
+
+def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: int | None) -> Model:
+    """Return the model of a module in which other libraries' weights are managed already."""
+    entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
+    groups = index_module(module).groups
+    # Only the structure is there.
+    on_meta = all(group.value.device.type == "meta" for group in groups)
+    on_meta = on_meta and not any(map(offload_hook, module.modules()))
     fingerprint = Fingerprint()
     quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
     for group in groups:
         parameter = group.value
-        assert isinstance(parameter, nn.Parameter)
-        if parameter.device.type != "meta":
-            fingerprint.add(group.name, parameter)
-        packed = None if scheme is None else pack_weight(entry, group, parameter.detach(), scheme, parameter.dtype)
+        if isinstance(parameter, ManagedWeight):
+            if parameter.device.type != "meta":
+                fingerprint.add(group.name, parameter.base_tensor())
+            continue
+        tensor = group.tensor()
+        if not tensor.is_meta:
+            fingerprint.add(group.name, tensor)
+        elif not on_meta:
+            raise ZooError(
+                f"zoo.wrap: {group.name} has no values, it is on 'meta', and no hook of its layer's keeps them: load "
+                "the weights first, and offload the module afterwards"
+            )
+        packed = None if scheme is None else pack_weight(entry, group, tensor.detach(), scheme, parameter.dtype)
         if packed is not None:
             quantized.append((group, parameter, packed))
-    first = groups[0].value if groups else torch.empty(0)
+    first = groups[0].tensor() if groups else torch.empty(0)
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint, groups)
     try:  # preparing an adapter may refuse, and sees the weights as they will be stored
@@ -140,6 +180,22 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     return _ready(model, prepared, groups)
 
 
+def _check_distribution(module: nn.Module) -> None:
+    """Refuse a module whose weights torch shards in place; warn of one whose new parameters it will not average."""
+    for layer in module.modules():
+        kinds = {kind.__name__ for kind in type(layer).__mro__}
+        if "FullyShardedDataParallel" in kinds:
+            raise ZooError(
+                "zoo.wrap: the module is in FullyShardedDataParallel already, which writes to its weights in place: "
+                "wrap it before, and shard model.module afterwards with torch.distributed.fsdp.fully_shard"
+            )
+        if "DistributedDataParallel" in kinds and layer.process_group.size() > 1:  # type: ignore[operator]
+            logging.getLogger("zoo").warning(
+                "zoo.wrap: the module is in DistributedDataParallel already, which will not average the gradients of "
+                "adapters that are made now: to train them, wrap it before"
+            )
+
+
 def _named(lora: Lora) -> dict[str, Any]:
     if isinstance(lora, Mapping):
         return dict(lora)
@@ -150,9 +206,10 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         # Quantized weights cannot train, so freeze the whole base.
         model.adapter_set.freeze_base(groups, permanently=True)
-    model.module.get_parameter = functools.partial(find_parameter, model.module)  # type: ignore[method-assign]
-    if callable(getattr(type(model.module), "save_pretrained", None)):
-        model.module.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.adapter_set)
+    inner = unwrapped(model.module)
+    inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
+    if callable(getattr(type(inner), "save_pretrained", None)):
+        inner.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.adapter_set)
     check_loading(model.module, root=True)
     for one in prepared:
         model.adapter_set.attach(one)

@@ -14,6 +14,7 @@ from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
 from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
+from zoo.weights.carrier import carried
 from zoo.weights.parameters import replace_parameter, set_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.walk import ModuleIndex, TiedGroup
@@ -60,6 +61,7 @@ def stream(
     scheme: Quantization | None,
     device: torch.device,
     dtype: torch.dtype,
+    base: Fingerprint | None = None,
 ) -> Fingerprint:
     """Fill the module from its checkpoint, one tensor at a time, and return the checkpoint's fingerprint.
 
@@ -70,6 +72,7 @@ def stream(
         scheme: how to quantize weights, or None.
         device: where the tensors go.
         dtype: the compute dtype, in which weights that are not quantized are stored.
+        base: the fingerprint, where it is known already.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
@@ -98,8 +101,16 @@ def stream(
                         "two that differ; its configuration is not the one that it was made with"
                     )
                 continue
-            fingerprint.add(first, tensor)
-            place(entry, group, tensor.to(device), scheme, dtype)
+            packed = carried(tensor)
+            if tensor.is_meta and packed is None:
+                raise CheckpointError(f"{entry.name!r}: {name} is joined from quantized parts, which zoo cannot do")
+            if base is None:
+                fingerprint.add(first, tensor if packed is None else packed())
+            if packed is None:
+                place(entry, group, tensor.to(device), scheme, dtype)
+            else:
+                packed.dtype = dtype
+                replace_parameter(group, packed.to(device))
             missing.discard(first)
         else:
             unexpected.append(name)
@@ -112,7 +123,7 @@ def stream(
         raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
     for layer, attribute, _ in index.buffers.values():
         layer._buffers[attribute] = layer._buffers[attribute].to(device)  # type: ignore[union-attr]
-    return fingerprint
+    return fingerprint if base is None else base
 
 
 def _current(index: ModuleIndex) -> Iterator[tuple[str, Tensor]]:

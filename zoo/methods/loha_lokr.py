@@ -54,7 +54,7 @@ class DenseUpdate(Update):
         self, weight: LazyWeight, scale: float, rank_dropout: float, module_dropout: float, rescale: bool
     ) -> None:
         super().__init__()
-        self.shape, self.layout, self.scale = torch.Size(weight.shape), weight.layout, scale
+        self.shape, self.layout, self.scale = torch.Size(weight.shape), weight.layout.flat, scale
         self.rank_dropout, self.module_dropout, self.rescale = rank_dropout, module_dropout, rescale
         self.dropout = max(rank_dropout, module_dropout)
 
@@ -105,7 +105,7 @@ class LoHaUpdate(DenseUpdate):
         super().__init__(weight, config.scale_of(path), config.rank_dropout, config.module_dropout, rescale=True)
         rank, kernel = config.rank_of(path), torch.Size(weight.shape[2:])
         self.cores = config.use_effective_conv2d and is_kernel(weight) and kernel.numel() > 1
-        outputs, inputs = weight.layout.matrix(weight.shape)
+        outputs, inputs = weight.layout.flat.matrix(weight.shape)
         for number in (1, 2):
             if self.cores:
                 self.add_parameter(f"hada_t{number}", *core_shape(rank, kernel), like=weight)
@@ -155,7 +155,7 @@ class LoKrUpdate(DenseUpdate):
         scale = config.scale_of(path)
         super().__init__(weight, scale, config.rank_dropout, config.module_dropout, config.rank_dropout_scale)
         rank, factor = config.rank_of(path), config.decompose_factor
-        outputs, inputs = weight.layout.matrix(weight.shape)
+        outputs, inputs = weight.layout.flat.matrix(weight.shape)
         kernel = torch.Size(weight.shape[2:]) if is_kernel(weight) else torch.Size()
         a, b = factorize(outputs, factor)
         c, d = factorize(inputs // kernel.numel(), factor)

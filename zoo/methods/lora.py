@@ -1,6 +1,7 @@
 """LoRA's update of one weight: the variant that its configuration selects, and the initialization of A and B.
 
-A is (rank, inputs), B is (outputs, rank), of a weight seen as a matrix (outputs, inputs).
+A is (rank, inputs), B is (outputs, rank), of a weight seen as a matrix (outputs, inputs); of a stack of matrices each
+has one more dimension in front, here (…).
 """
 
 from __future__ import annotations
@@ -63,17 +64,19 @@ def init_update(update: LowRankUpdate, weight: LazyWeight, init: str, gain: floa
         init_factors(A, B, Layout())  # for the part of A and B beyond the weight's own rank, if any
         matrix, scale = gain * as_matrix(weight), gain * update.scale
         A0, B0 = _olora(matrix, update.rank) if init == "olora" else _pissa(matrix, update.rank, scale, init)
-        A[: A0.shape[0]] = A0  # (rank or fewer, inputs)
-        B[:, : B0.shape[1]] = B0  # (outputs, rank or fewer)
+        A[..., : A0.shape[-2], :] = A0  # (…, rank or fewer, inputs)
+        B[..., : B0.shape[-1]] = B0  # (…, outputs, rank or fewer)
     else:
         init_factors(A, B, layout)
 
 
 def as_matrix(weight: LazyWeight) -> Tensor:
-    """Return the base of a weight as (outputs, inputs), in float32 or better."""
-    base = weight.base(torch.promote_types(weight.dtype, torch.float32))
-    outputs, inputs = weight.layout.matrix(weight.shape)
-    return base.reshape(inputs, outputs).t() if weight.layout.transposed else base.reshape(outputs, inputs)
+    """Return the base of a weight as (…, outputs, inputs), in float32 or better."""
+    base, layout = weight.base(torch.promote_types(weight.dtype, torch.float32)), weight.layout
+    if not layout.stacked:
+        outputs, inputs = layout.matrix(weight.shape)
+        base = base.reshape(inputs, outputs) if layout.transposed else base.reshape(outputs, inputs)
+    return base.mT if layout.transposed else base
 
 
 def _orthogonal(A: Tensor, B: Tensor) -> None:
@@ -81,10 +84,11 @@ def _orthogonal(A: Tensor, B: Tensor) -> None:
 
     https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation, with PEFT's factor of a tenth.
     """
-    rank, half = A.shape[0], A.shape[0] // 2
-    basis = torch.linalg.qr(torch.randn(rank, rank, device=A.device)).Q  # (rank, rank)
-    A.copy_(basis[0::2].t() @ torch.randn(half, A.shape[1], device=A.device) / 10)  # (rank, inputs)
-    B.copy_(torch.randn(B.shape[0], half, device=A.device) @ basis[1::2] / 10)  # (outputs, rank)
+    *stack, rank, inputs = A.shape
+    half, device = rank // 2, A.device
+    basis = torch.linalg.qr(torch.randn(*stack, rank, rank, device=device)).Q  # (…, rank, rank)
+    A.copy_(basis[..., 0::2, :].mT @ torch.randn(*stack, half, inputs, device=device) / 10)  # (…, rank, inputs)
+    B.copy_(torch.randn(*stack, B.shape[-2], half, device=device) @ basis[..., 1::2, :] / 10)  # (…, outputs, rank)
 
 
 def _pissa(matrix: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, Tensor]:
@@ -96,16 +100,17 @@ def _pissa(matrix: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, 
     if match := re.fullmatch(r"pissa_niter_(\d+)", init):
         with torch.random.fork_rng(devices=[matrix.device] if matrix.device.type == "cuda" else []):
             torch.manual_seed(0)
-            U, S, V = torch.svd_lowrank(matrix, min(rank, *matrix.shape), niter=int(match[1]))
+            U, S, V = torch.svd_lowrank(matrix, min(rank, *matrix.shape[-2:]), niter=int(match[1]))
     else:
         U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
         V = Vh.mH
-    root = torch.sqrt(S[:rank] / abs(scale)) if scale else torch.sqrt(S[:rank])  # (rank,)
-    sign = math.copysign(1.0, scale)
-    return root[:, None] * V[:, :rank].mH, sign * U[:, :rank] * root  # (rank, inputs), (outputs, rank)
+    S = S[..., :rank]  # (…, rank)
+    root = torch.sqrt(S / abs(scale)) if scale else torch.sqrt(S)
+    A, B = root[..., None] * V[..., :rank].mH, U[..., :rank] * root[..., None, :]
+    return A, math.copysign(1.0, scale) * B  # (…, rank, inputs), (…, outputs, rank)
 
 
 def _olora(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return A and B from the QR decomposition of the weight (OLoRA, arXiv 2406.01775, algorithm 1)."""
     Q, R = torch.linalg.qr(matrix)
-    return R[:rank], Q[:, :rank]  # (rank, inputs), (outputs, rank)
+    return R[..., :rank, :], Q[..., :rank]  # (…, rank, inputs), (…, outputs, rank)

@@ -45,8 +45,8 @@ class PiSSAUpdate(LowRankUpdate):
         """Return A (2r, inputs) and B (outputs, 2r) of the equivalent ordinary LoRA with the same `scale`."""
         A, B = super().pair()
         parameters = self._parameters
-        A = torch.cat([A, parameters["A0"]])  # type: ignore[list-item]  # (2r, inputs)
-        B = torch.cat([B, -parameters["B0"]], dim=1)  # type: ignore[operator]  # (outputs, 2r)
+        A = torch.cat([A, parameters["A0"]], dim=-2)  # type: ignore[list-item]  # (…, 2r, inputs)
+        B = torch.cat([B, -parameters["B0"]], dim=-1)  # type: ignore[operator]  # (…, outputs, 2r)
         return A, B
 
     def pair(self) -> tuple[Tensor, Tensor]:

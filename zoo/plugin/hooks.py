@@ -20,6 +20,7 @@ from zoo.errors import PluginError, ZooError
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
+    all_names,
     at_fault,
     caller,
     failed,
@@ -33,6 +34,7 @@ from zoo.plugin.manager import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
+    from zoo.weights.foreign.weight import ForeignWeight
     from zoo.weights.lazy_weight import LazyWeight
     from zoo.weights.quantized_tensor import QuantizedTensor
     from zoo.weights.scheme import Quantization
@@ -55,6 +58,7 @@ __all__ = [
     "describe",
     "draw",
     "evaluate",
+    "foreign_weight",
     "implemented",
     "inject_adapter",
     "load",
@@ -146,6 +150,24 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
     plugins = (entry.plugin, _not_builtin(getattr(config, "kind", None)), BUILTIN)
     update, plugin = _first("inject_adapter", plugins, entry=entry, name=name, weight=weight, config=config)
     return _checked(update, update is None or isinstance(update, Update), plugin, "inject_adapter", "an Update")
+
+
+def foreign_weight(layer: nn.Module, dtype: torch.dtype) -> ForeignWeight | None:
+    """Return how an installed plugin reads a layer that another library quantized; None if none of them does.
+
+    Plugins that do not load are skipped.
+    """
+    from zoo.weights.foreign.weight import ForeignWeight
+
+    for name in all_names():
+        try:
+            able = not observes(name) and "foreign_weight" in implemented(name)
+        except ZooError:
+            continue
+        weight = _call("foreign_weight", name, layer=layer, dtype=dtype) if able else None
+        if weight is not None:
+            return _checked(weight, isinstance(weight, ForeignWeight), name, "foreign_weight", "a zoo.ForeignWeight")
+    return None
 
 
 def sample(model: LoadedModel, request: SampleRequest) -> Samples:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    import torch
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
+    from zoo.weights.foreign.weight import ForeignWeight
     from zoo.weights.lazy_weight import LazyWeight
     from zoo.weights.quantized_tensor import QuantizedTensor
     from zoo.weights.scheme import Quantization
@@ -111,6 +113,23 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Q
     `scheme.scheme`, then on zoo::
 
         return weight if name.endswith("att_src") else None
+    """
+
+
+@hookspec(firstresult=True)
+def foreign_weight(layer: nn.Module, dtype: torch.dtype) -> ForeignWeight | None:
+    """Return the weight of a layer that another library has quantized (optional).
+
+    Gets a layer that seems to store its weight as integers, which zoo itself cannot read, and the dtype of the module's
+    other weights. Returns a `zoo.ForeignWeight`: the stored tensors as a `zoo.QuantizedTensor`, under which names the
+    layer holds them, and its forward pass in terms of `layer.weight`; or None. Called by `zoo.wrap` on every installed
+    plugin, for each such layer::
+
+        if type(layer).__name__ != "PackedLinear":
+            return None
+        tensors = {"codes": layer.codes, "scale": layer.scale}
+        packed = zoo.QuantizedTensor(Codec(), layer.shape, dtype, tensors)
+        return zoo.ForeignWeight("packed", packed, (("codes", "codes"), ("scale", "scale")), forward, "linear")
     """
 
 

@@ -246,6 +246,11 @@ def installed(name: str | None) -> str | None:
     return name if known else None
 
 
+def all_names() -> tuple[str, ...]:
+    """Return the names of all plugins, installed ones and those of this process; zoo's own is not among them."""
+    return tuple(dict.fromkeys((*discovery.claims(), *(name for name in _state.plugins if name != BUILTIN))))
+
+
 def one_line(error: BaseException, limit: int = 400) -> str:
     """Return an exception in one line, with its type unless it is zoo's own."""
     text = " ".join(str(error).split())

@@ -12,6 +12,7 @@ from zoo.errors import QuantizationError
 from zoo.methods.targets import matches, matrix_like, path_of
 from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat
+from zoo.weights.layout import layout_of
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
 from zoo.weights.walk import TiedGroup
@@ -39,6 +40,8 @@ def pack_weight(
     if entry.keep and any(matches(path_of(ref), entry.keep) for ref in refs):
         return None
     name = refs[0].name
+    if layout_of([(ref.layer, ref.attribute) for ref in refs], value.shape).stacked:
+        weight = weight.flatten(0, 1)  # (matrices · rows, columns): a scale of a row is not that of a whole matrix
     try:
         stored = hooks.quantize(entry, name, weight, scheme)
     except QuantizationError as error:
@@ -47,9 +50,10 @@ def pack_weight(
         raise unknown_scheme(scheme.scheme)
     if not isinstance(stored, QuantizedTensor):
         return None
-    if tuple(stored.shape) != tuple(value.shape):
-        expected = tuple(value.shape)
+    if tuple(stored.shape) != tuple(weight.shape):
+        expected = tuple(weight.shape)
         raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
+    stored.shape = torch.Size(value.shape)
     if isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype:
         return None
     stored.dtype = dtype

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import CheckpointError, OutputError
+from zoo.storage import bitsandbytes_file
 from zoo.storage.file_names import MODEL_WEIGHTS
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor) of every weight in the entry's folder, under the checkpoint's names, on the CPU.
 
     Safetensors files, sharded or not, are memory-mapped, so that a tensor costs memory only while it is used. A
-    `.bin` or `.pth` is read with `torch.load(weights_only=True)`, which executes nothing.
+    `.bin` or `.pth` is read with `torch.load(weights_only=True)`, which executes nothing. Weights that bitsandbytes has
+    quantized to 4 bit are each one tensor without values, which `zoo.load` knows.
 
     Raises:
         CheckpointError: a file is missing, truncated or damaged, or a pickle holds code.
@@ -35,7 +37,9 @@ def tensors(entry: Entry) -> Iterator[tuple[str, Tensor]]:
         )
     files = weight_files(entry.folder)
     verify(entry.folder, files)
-    return _each(files)
+    if not bitsandbytes_file.is_packed(entry.config):
+        return _each(files)
+    return bitsandbytes_file.assembled(_each(files), [name for path in files for name in _names(path)])
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -131,6 +135,19 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 yield name, file.get_tensor(name)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); get the file again") from error
+
+
+def _names(path: Path) -> list[str]:
+    """Return the names of the tensors in a file of safetensors; none of any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return []
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return list(file.keys())
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); get the file again") from error
 

@@ -207,3 +207,33 @@ def _close(first: Tensor, second: Tensor, one: torch.dtype, other: torch.dtype) 
     close = torch.isclose(first, second, rtol=0, atol=0, equal_nan=True)
     close |= (first - second).abs() <= relative * torch.maximum(first.abs(), second.abs()) + absolute
     return bool(close.all())
+
+
+def to_json(fingerprint: Fingerprint) -> dict[str, list[str]]:
+    """Return name → (dtype, shape, values) of all weights, from which `from_json` makes the fingerprint again."""
+    return {
+        name: [
+            str(one.dtype).removeprefix("torch."),
+            "x".join(map(str, one.shape)),
+            base64.b64encode(one.values.numpy().tobytes()).decode(),
+        ]
+        for name, one in sorted(fingerprint._samples.items())
+    }
+
+
+def from_json(content: object) -> Fingerprint | None:
+    """Return the fingerprint that `to_json` wrote; None for anything else."""
+    fingerprint = Fingerprint()
+    if not isinstance(content, dict):
+        return None
+    for name, fields in content.items():
+        if not (isinstance(fields, list) and len(fields) == 3 and all(isinstance(one, str) for one in fields)):
+            return None
+        dtype, shape, values = getattr(torch, fields[0], None), fields[1], _decoded(fields[2])
+        if not isinstance(dtype, torch.dtype) or not re.fullmatch(r"(\d{1,18}(x\d{1,18})*)?", shape):
+            return None
+        sizes = tuple(map(int, shape.split("x"))) if shape else ()
+        if values.numel() != min(SAMPLES, torch.Size(sizes).numel()):
+            return None
+        fingerprint._samples[name] = Sample(sizes, dtype, values)
+    return fingerprint

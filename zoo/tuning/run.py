@@ -22,6 +22,7 @@ from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
+from zoo.weights.walk import named_buffers, plain_names
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -240,7 +241,7 @@ class Run:
         checkpoints.check_settings(folder, last.settings, self.facts)
         self.buffers = _buffers(self.model.module)
         checkpoints.check_tensors(folder, last.model, self._tensors())
-        live = {**dict(self.model.module.named_buffers(remove_duplicate=False)), **dict(self.named)}
+        live = {**named_buffers(self.model.module), **dict(self.named)}
         with torch.no_grad():
             for name, tensor in last.model.items():
                 live[name].copy_(tensor)
@@ -323,8 +324,9 @@ def _check_loss(loss: Any) -> None:
 
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
     """Return copies of the module's persistent buffers, such as running means."""
+    plain = plain_names(module)
     return {
-        f"{path}.{name}" if path else name: buffer.detach().clone()
+        plain(f"{path}.{name}" if path else name): buffer.detach().clone()
         for path, layer in module.named_modules()
         for name, buffer in layer._buffers.items()
         if buffer is not None and name not in layer._non_persistent_buffers_set

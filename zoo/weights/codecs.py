@@ -9,52 +9,50 @@ Notation for shapes:
 
 from __future__ import annotations
 
-import functools
-import logging
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.errors import QuantizationError
-from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.four_bit import quantize_four_bit, thresholds
+from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
+from zoo.weights.quantized_tensor import Codec, QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
 
 SCALE_BLOCK = 256  # scales that share a second scale; fixed by bitsandbytes
 CHUNK = 1 << 18  # values quantized to 8 bit at once: bounds the temporary tensors
-PIECE = 1 << 16  # values quantized to 4 bit at once: a multiple of every block size, and small enough for the cache
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-# diffusers imports bitsandbytes as well, which at every import warns about an optional kernel package.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-_loaded = False  # not functools.cache: torch.compile can read a flag, but would trace the import
 
 
-def kernels():  # type: ignore[no-untyped-def]
-    """Return `torch.ops.bitsandbytes`, imported when the first weight is quantized or dequantized."""
-    global _loaded
-    if not _loaded:
-        import bitsandbytes  # noqa: F401
+@dataclass(frozen=True)
+class Piece:
+    """Some values of a weight whose tensors hold whole blocks.
 
-        _loaded = True
-    return torch.ops.bitsandbytes
+    Attributes:
+        codec: Dequantizes all values of the blocks.
+        first: The first of the values that count.
+        size: The number of values in the blocks.
+    """
 
+    codec: FourBit | Dynamic8
+    first: int
+    size: int
 
-_MAPS: dict[torch.device, Tensor] = {}  # a plain dict, which torch.compile can read
+    @property
+    def scheme(self) -> str:
+        """The scheme's name."""
+        return self.codec.scheme
 
+    @property
+    def bits(self) -> int:
+        """Stored bits per value."""
+        return self.codec.bits
 
-def dynamic_map(device: torch.device) -> Tensor:
-    """Return the values of bitsandbytes' dynamic 8-bit type, float32 (256,), built once per device."""
-    code = _MAPS.get(device)
-    if code is None:
-        kernels()
-        from bitsandbytes.functional import create_dynamic_map
-
-        code = _MAPS[device] = create_dynamic_map().to(device)
-    return code
+    def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the dense weight; see `Codec.unpack`."""
+        flat = self.codec.unpack(tensors, torch.Size((self.size,)), dtype)
+        return flat[self.first : self.first + shape.numel()].view(shape)
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,25 @@ class FourBit:
         flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_dtype)
         return flat.view(index.numel(), width).to(dtype)
 
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]]:
+        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
+        block, packed = self.block_size, tensors[0]
+        first, last = start // block, -(-stop // block)  # blocks
+        size = min(last * block, 2 * packed.numel()) - first * block
+        packed = packed[first * block // 2 : (first * block + size + 1) // 2]
+        codec = self
+        if not self.double:
+            tensors = (packed, tensors[1][first:last])
+        elif first % SCALE_BLOCK == 0:
+            group, end = first // SCALE_BLOCK, -(-last // SCALE_BLOCK)
+            tensors = (packed, tensors[1][first:last], tensors[2][group:end], tensors[3])
+        else:
+            blocks = torch.arange(first, last, device=packed.device)
+            scales = dynamic_map(packed.device)[tensors[1][first:last].int()] * tensors[2][blocks // SCALE_BLOCK]
+            tensors, codec = (packed, scales + tensors[3]), FourBit(self.scheme, block, False)
+        whole = start == first * block and stop - start == size
+        return (codec if whole else Piece(codec, start - first * block, size)), tensors
+
 
 @dataclass(frozen=True)
 class Int8Rows:
@@ -142,6 +159,14 @@ class Int8Rows:
             return None
         return self.unpack((values[index], scales[index]), torch.Size((index.numel(), width)), dtype)
 
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]] | None:
+        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
+        values, scales = tensors
+        width = values.shape[1]
+        if start % width or stop % width:
+            return None
+        return self, (values[start // width : stop // width], scales[start // width : stop // width])
+
 
 @dataclass(frozen=True)
 class Dynamic8:
@@ -162,6 +187,15 @@ class Dynamic8:
         flat = kernels().dequantize_blockwise.default(values, scales, code, self.block_size, kernel_dtype)
         return flat.view(shape).to(dtype)
 
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]]:
+        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
+        values, block = tensors[0].view(-1), self.block_size
+        first, last = start // block, -(-stop // block)
+        size = min(last * block, values.numel()) - first * block
+        chosen = (values[first * block : first * block + size], tensors[1][first:last])
+        whole = start == first * block and stop - start == size
+        return (self if whole else Piece(self, start - first * block, size)), chosen
+
 
 @dataclass(frozen=True)
 class StoredFloat:
@@ -175,11 +209,15 @@ class StoredFloat:
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return the dense weight; see `Codec.unpack`."""
-        return tensors[0].to(dtype, copy=True)
+        return tensors[0].to(dtype, copy=True).view(shape)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
         """Return rows `index` (n,) as (n, width)."""
         return tensors[0].view(-1, width)[index].to(dtype)
+
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]]:
+        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
+        return self, (tensors[0].view(-1)[start:stop],)
 
 
 def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None) -> QuantizedTensor:
@@ -210,18 +248,10 @@ def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None)
     if name == "dynamic8":
         code = dynamic_map(weight.device)
         source = weight.contiguous() if weight.dtype in KERNEL_DTYPES else weight.float().contiguous()
-        _require_finite(source)
+        require_finite(source)
         values, scales = kernels().quantize_blockwise.default(source, code, scheme.block_size)
         return QuantizedTensor(Dynamic8(scheme.block_size), weight.shape, dtype, {"values": values, "scales": scales})
     return _pack_four_bit(weight, dtype, scheme)
-
-
-def _require_finite(values: Tensor) -> None:
-    """Raise `QuantizationError` for NaN and Inf, without a temporary tensor: both show in the extremes."""
-    if values.device.type == "meta" or not values.numel():
-        return
-    if not bool(torch.isfinite(values.amax()) & torch.isfinite(values.amin())):
-        raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
 
 
 def _require_no_overflow(weight: Tensor, values: Tensor) -> None:
@@ -248,7 +278,7 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
         largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])  # (step,)
         scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)  # (step, K)
         values[start : start + step] = scaled.round_()
-    _require_finite(scales)
+    require_finite(scales)
     return QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
 
 
@@ -256,12 +286,12 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
     ops = kernels()
     name, block = str(scheme.scheme), scheme.block_size
     flat = weight.reshape(-1)  # (N,)
-    if flat.device.type == "cpu" and _thresholds(name) is not None:
-        packed, scales = _quantize_four_bit(flat, block, name)
+    if flat.device.type == "cpu" and thresholds(name) is not None:
+        packed, scales = quantize_four_bit(flat, block, name)
     else:
         if flat.dtype not in KERNEL_DTYPES:
             flat = flat.float()
-        _require_finite(flat)
+        require_finite(flat)
         packed, scales = ops.quantize_4bit.default(flat.contiguous(), block, name, torch.uint8)
     codec = FourBit(name, block, scheme.double)
     if not scheme.double:
@@ -271,70 +301,3 @@ def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> 
     scales8, scales2 = ops.quantize_blockwise.default(scales - offset, code, SCALE_BLOCK)  # shapes as in `FourBit`
     tensors = {"packed": packed, "scales": scales8, "scales2": scales2, "offset": offset.view(1)}
     return QuantizedTensor(codec, weight.shape, dtype, tensors)
-
-
-def _quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Tensor]:
-    """Compute bitsandbytes' `quantize_4bit` of a flat tensor on the CPU, bit for bit, about 20 times as fast.
-
-    A value's code is the number of thresholds below it. Counting them one threshold after the other, on pieces that
-    stay in the cache, beats a search per value; and numpy's comparisons, unlike torch's, write bytes at full speed.
-    """
-    import numpy as np
-
-    thresholds, pairs = _thresholds(name)  # type: ignore[misc]
-    n, whole = flat.numel(), flat.numel() // block * block
-    packed = torch.empty((n + 1) // 2, 1, dtype=torch.uint8)
-    scales = torch.empty(-(-n // block), dtype=torch.float32)
-    size = min(whole, PIECE)
-    scaled, is_above = torch.empty(size), np.empty(size, dtype=np.bool_)
-    counts = np.empty(size, dtype=np.uint8)
-    for start in range(0, whole, PIECE):
-        stop = min(start + PIECE, whole)
-        part = flat[start:stop].float().view(-1, block)  # (blocks of the piece, block)
-        largest = torch.amax(part.abs(), dim=1, out=scales[start // block : stop // block])  # (blocks of the piece,)
-        _require_finite(largest)
-        target = scaled[: stop - start].view(-1, block)
-        torch.mul(part, (1.0 / largest.clamp(min=1e-38)).unsqueeze(1), out=target)
-        values, above, count = target.view(-1).numpy(), is_above[: stop - start], counts[: stop - start]
-        count[:] = 0
-        for threshold in thresholds:
-            np.greater(values, threshold, out=above)
-            np.add(count, above.view(np.uint8), out=count)
-        # Two codes per byte, the first in the upper half.
-        pair = count.view("<u2")
-        joined = ((pair << 4) | (pair >> 8)).astype(np.uint8)
-        packed[start // 2 : stop // 2, 0] = torch.from_numpy(joined if pairs is None else pairs.take(joined))
-    if whole < n:  # bitsandbytes scales an incomplete last block in another way
-        rest = flat[whole:].float()
-        _require_finite(rest)
-        packed[whole // 2 :], scales[whole // block :] = kernels().quantize_4bit.default(rest, block, name, torch.uint8)
-    return packed, scales
-
-
-@functools.cache
-def _thresholds(name: str) -> tuple[Any, Any] | None:
-    """Return the 15 ascending thresholds between a 4-bit type's values, and a map from a byte of ranks to one of codes.
-
-    The map is None if ranks are codes (nf4). The result is None if bitsandbytes assigns another code to any
-    threshold, or to one of the two values next to it.
-    """
-    import numpy as np
-
-    ops = kernels()
-    from bitsandbytes.functional import get_4bit_type
-
-    code = get_4bit_type(name, device="cpu")
-    order = torch.argsort(code)
-    middle = (code[order[:-1]] + code[order[1:]]) / 2
-    far = torch.full_like(middle, 2.0)
-    probe = torch.cat([torch.ones(1), middle, torch.nextafter(middle, far), torch.nextafter(middle, -far)])
-    probe = torch.nn.functional.pad(probe, (0, 64 - probe.numel()))
-    expected, _ = ops.quantize_4bit.default(probe, 64, name, torch.uint8)
-    ranks = (probe[:, None] > middle).sum(1)  # (64,)
-    codes = order[ranks].to(torch.uint8)
-    if not torch.equal(codes[::2] << 4 | codes[1::2], expected.view(-1)):
-        return None
-    identity = bool((order == torch.arange(16)).all())
-    byte = np.arange(256)
-    code_of = order.numpy().astype(np.uint8)  # (16,)
-    return list(middle.numpy()), None if identity else code_of[byte >> 4] << 4 | code_of[byte & 15]

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from zoo.errors import WeightError
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.ops.base import transforms_active
 from zoo.weights.ops.table import DIRECT, PATHS, to_dense
+from zoo.weights.selection import Selection, select
 
 WRITES = (
     "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
@@ -37,7 +39,7 @@ class LazyWeight:
     those.
 
     Args:
-        managed: The managed weight.
+        managed: The managed weight, or a part of it.
         detached: Whether the weight is detached from the graph, as `.data` is.
 
     Attributes:
@@ -48,7 +50,7 @@ class LazyWeight:
     shape: torch.Size
     layout: Layout
 
-    def __init__(self, managed: ManagedWeight, detached: bool = False) -> None:
+    def __init__(self, managed: ManagedWeight | Selection, detached: bool = False) -> None:
         # Not by __setattr__, which refuses to write a tensor's attributes. Shape and layout never change.
         attributes = self.__dict__
         attributes["_zoo_store"], attributes["_zoo_detached"] = managed, detached
@@ -211,10 +213,41 @@ class LazyWeight:
         return self.shape[0]
 
     def __iter__(self) -> Any:
-        return iter(self.dense())
+        return iter(self.unbind())
 
-    def __getitem__(self, index: Any) -> Tensor:
-        return self.dense()[index]
+    def unbind(self, dim: int = 0) -> Any:
+        """Return the entries along a dimension, as `torch.Tensor.unbind`; of the first without the dense weight."""
+        parts = [self._part(index) for index in range(len(self))] if dim == 0 else [None]
+        return tuple(parts) if parts and None not in parts else self.dense().unbind(dim)
+
+    def select(self, dim: int, index: int) -> Any:
+        """Return one entry along a dimension, as `torch.Tensor.select`."""
+        return self[index] if dim == 0 else self.dense().select(dim, index)
+
+    def narrow(self, dim: int, start: int, length: int) -> Any:
+        """Return some entries along a dimension, as `torch.Tensor.narrow`."""
+        within = dim == 0 and 0 <= int(start) <= int(start) + length <= len(self)
+        return self[int(start) : int(start) + length] if within else self.dense().narrow(dim, start, length)
+
+    def __getitem__(self, index: Any) -> Any:
+        rest: tuple[Any, ...] = ()
+        if isinstance(index, tuple) and index:
+            index, rest = index[0], index[1:]
+        part = self._part(index)
+        if part is None:
+            return self.dense()[(index, *rest) if rest else index]
+        return part[rest if isinstance(index, int | Tensor) else (slice(None), *rest)] if rest else part
+
+    def _part(self, index: Any) -> Any:
+        """Return the part that `index` selects along the first dimension; None if the dense weight has to be indexed.
+
+        Without gradients it is dense, else a lazy weight, which is dequantized again in the backward pass.
+        """
+        managed = self._zoo_store
+        selection = select(managed, index) if isinstance(managed, ManagedWeight) and not transforms_active() else None
+        if selection is None:
+            return None
+        return LazyWeight(selection, self._zoo_detached) if torch.is_grad_enabled() else selection.dense()
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise WeightError(WRITES.format(name="item assignment"))

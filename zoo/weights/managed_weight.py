@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.errors import AdapterError, WeightError
 from zoo.weights.layout import Layout
+from zoo.weights.offload import HOOK, call, device_of, fetch, present
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.update import Factors, Scaling, Update
 
@@ -75,22 +76,32 @@ class ManagedWeight(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that the layer sees."""
-        dense = self.dense_base()
+        dense = self.dense_parameter()
         return dense.dtype if dense is not None else self.quantized_base().dtype
 
     @property
     def device(self) -> torch.device:
-        """The base's device."""
-        dense = self.dense_base()
-        return dense.device if dense is not None else self.quantized_base().tensors()[0].device
+        """The device on which the base is used."""
+        dense = self.dense_parameter()
+        if dense is not None:
+            return device_of(self, dense)
+        packed = self.quantized_base()
+        return device_of(packed, packed._parameters[packed.names[0]])  # type: ignore[arg-type]
 
-    def dense_base(self) -> nn.Parameter | None:
-        """Return the dense parameter of the current base (merged, or never quantized); None if it is quantized."""
+    def dense_parameter(self) -> nn.Parameter | None:
+        """Return the current base's dense parameter, a placeholder if it is offloaded; None if it is quantized."""
         parameters = self._parameters
         merged = parameters["merged"]
         if merged is not None:
             return merged
         return parameters["base"] if self._modules["merged_packed"] is None else None
+
+    def dense_base(self) -> Tensor | None:
+        """Return the values of the current dense base (merged, or never quantized); None if it is quantized."""
+        dense = self.dense_parameter()
+        if HOOK in self.__dict__ and dense is not None and dense.is_meta:
+            return fetch(self, "base" if dense is self._parameters["base"] else "merged", dense)
+        return dense
 
     def quantized_base(self) -> QuantizedTensor:
         """Return the current base if `dense_base` is None: quantized, perhaps again after a merge."""
@@ -102,12 +113,12 @@ class ManagedWeight(nn.Module):
         """Return the dense tensor that `active_updates` apply to: an active replacement, else `dense_base()`."""
         if not self._replacing:
             return self.dense_base()
-        weight, dtype = self._replacing[0].replacement(), self.dtype
+        weight, dtype = call(self._replacing[0], self._replacing[0].replacement), self.dtype
         return weight if weight.dtype is dtype else weight.to(dtype)  # type: ignore[union-attr]
 
     def is_dense(self) -> bool:
         """Return whether `dense()` has nothing to compute."""
-        return not self._updates_in_use and (bool(self._replacing) or self.dense_base() is not None)
+        return not self._updates_in_use and (bool(self._replacing) or self.dense_parameter() is not None)
 
     def active_updates(self) -> tuple[Update, ...]:
         """Return the active updates that have an effect, in order.
@@ -127,7 +138,8 @@ class ManagedWeight(nn.Module):
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the weight as its layer sees it: base and active updates, differentiable in everything that trains."""
         if self._replacing:
-            weight = self._replacing[0].replacement().to(dtype or self.dtype)  # type: ignore[union-attr]
+            replacement = call(self._replacing[0], self._replacing[0].replacement)
+            weight = replacement.to(dtype or self.dtype)  # type: ignore[union-attr]
         else:
             weight = self.base_tensor(dtype)
         return apply_updates(weight, zip(self._updates_in_use, self._shares, strict=True))
@@ -136,7 +148,7 @@ class ManagedWeight(nn.Module):
         """Return the active updates' low-rank factors, weights in their scales; None if one is not low-rank."""
         factors = []
         for update, weight in zip(self._updates_in_use, self._shares, strict=True):
-            own = update.factors()
+            own = call(update, update.factors)
             if own is None:
                 return None
             factors.append(own if weight == 1.0 else Factors(own.left, own.right, weight * own.scale))
@@ -148,9 +160,12 @@ class ManagedWeight(nn.Module):
         None if there are others, if it does more, or if several dimensions index the outputs, which operations on the
         weight do not support.
         """
-        if len(self._updates_in_use) != 1 or self._shares[0] != 1.0 or self.layout.split != 1:
+        if len(self._updates_in_use) != 1 or self._shares[0] != 1.0:
             return None
-        return self._updates_in_use[0].scaling(self._detached_base)
+        if self.layout.split != 1 or self.layout.stacked:
+            return None
+        update = self._updates_in_use[0]
+        return call(update, update.scaling, self._detached_base)
 
     def only_update(self) -> Update | None:
         """Return the one active update, if there is no other and its weight is 1."""
@@ -281,14 +296,22 @@ def apply_updates(base: Tensor, updates: Iterable[tuple[Update, float]]) -> Tens
     weight = base
     for update, factor in updates:
         if factor == 1.0:
-            weight = update(weight, base) if update.takes_base else update(weight)
-            base = weight if update.replacement() is not None else base
+            weight = _applied(update, weight, base) if update.takes_base else _applied(update, weight)
+            base = weight if update.replaces and call(update, update.replacement) is not None else base
         elif factor != 0.0:  # for 16-bit weights the small difference is computed in float32
             dtype = torch.promote_types(weight.dtype, torch.float32)
             wide = weight.to(dtype)
-            full = update(wide, base.to(dtype)) if update.takes_base else update(wide)
+            args = (wide, base.to(dtype)) if update.takes_base else (wide,)
+            full = _applied(update, *args)
             weight = (wide + factor * (full - wide)).to(weight.dtype)
     return weight
+
+
+def _applied(update: Update, *args: Tensor) -> Tensor:
+    if HOOK not in update.__dict__:
+        return update(*args)
+    with present(update):  # not by its hook, for whose tensors a gradient would be lost
+        return type(update).forward(update, *args)
 
 
 def _norm(tensor: Tensor) -> float:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from zoo.errors import StateDictError, WeightError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import forget
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.state_dicts import check_loading, is_own_name, stop_checking
-from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups
+from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups, unwrapped
 
 ORDER = "_zoo_parameter_order"
 
@@ -60,7 +61,7 @@ def restore_parameter(group: TiedGroup, parameter: nn.Parameter) -> None:
         if not any(isinstance(value, LazyWeight) for value in layer.__dict__.values()):
             stop_checking(layer)
         setattr(layer, attribute, parameter)
-        _restore_order(layer)
+        restore_order(layer)
     group.value = parameter
 
 
@@ -117,10 +118,13 @@ def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: 
     layer, attribute = ref.layer, ref.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     layer._parameters.pop(attribute, None)
+    forget(layer, attribute)
     if register:
         layer.add_module(child_name(attribute), managed)
-    # By setattr, not __dict__, so that layers that keep lists of their weights (nn.LSTM) update them.
-    setattr(layer, attribute, lazy)
+    if isinstance(getattr(type(layer), attribute, None), property):
+        layer.__dict__[attribute] = lazy
+    else:  # by setattr, so that layers that keep lists of their weights (nn.LSTM) update them
+        setattr(layer, attribute, lazy)
     check_loading(layer)
 
 
@@ -136,7 +140,7 @@ def _in_order(layer: nn.Module, names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def _restore_order(layer: nn.Module) -> None:
+def restore_order(layer: nn.Module) -> None:
     """Restore the order of a layer's parameters, on which optimizers and their state dicts depend."""
     for name in _in_order(layer, list(layer._parameters)):
         layer._parameters[name] = layer._parameters.pop(name)
@@ -160,7 +164,7 @@ def find_parameter(module: nn.Module, name: str) -> Any:
     Libraries that look parameters up by name (transformers' `tie_weights`) get the same object as from `layer.weight`.
     """
     path, _, attribute = name.rpartition(".")
-    layer = module.get_submodule(path)
+    layer = unwrapped(module.get_submodule(path))
     if isinstance(layer.__dict__.get(attribute), LazyWeight):
         return layer.__dict__[attribute]
     return type(module).get_parameter(module, name)

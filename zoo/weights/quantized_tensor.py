@@ -8,9 +8,18 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from zoo.weights.offload import HOOK, fetch
+
 
 class Codec(Protocol):
-    """Dequantizes stored tensors into a dense weight. A frozen dataclass: hashable, comparable, without tensors."""
+    """Dequantizes stored tensors into a dense weight. A frozen dataclass: hashable, comparable, without tensors.
+
+    A codec may have two more methods. Without them the whole weight is dequantized where a part would do:
+
+    - `rows(tensors, index, width, dtype)`: the rows `index` (n,) of a weight (rows, width), dense (n, width), or None.
+    - `part(tensors, start, stop)`: a codec and tensors of the values from `start` to `stop` in the order of memory, as
+      views where possible, or None.
+    """
 
     @property
     def scheme(self) -> str:
@@ -56,7 +65,10 @@ class QuantizedTensor(nn.Module):
         They are looked up at every call, because FSDP2 and `functional_call` replace them.
         """
         parameters = self._parameters
-        return tuple([parameters[name] for name in self.names])  # type: ignore[misc]
+        found = tuple([parameters[name] for name in self.names])
+        if HOOK in self.__dict__ and found[0].is_meta:  # type: ignore[union-attr]
+            return tuple([fetch(self, name, parameters[name]) for name in self.names])  # type: ignore[arg-type]
+        return found  # type: ignore[return-value]
 
     def forward(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the dense weight: a fresh tensor of `shape`, in `dtype` or the weight's own dtype."""

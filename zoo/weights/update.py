@@ -142,7 +142,8 @@ class Update(nn.Module):
 class LowRankUpdate(Update):
     """W + scale · B @ A with A (rank, inputs) and B (outputs, rank), for a weight seen as a matrix by `layout`.
 
-    The base class of LoRA and its variants. A and B are created empty: the caller fills them (`zoo.methods.lora`).
+    For a stack of matrices A is (matrices, rank, inputs) and B (matrices, outputs, rank), a pair for each. The base
+    class of LoRA and its variants. A and B are created empty: the caller fills them (`zoo.methods.lora`).
     """
 
     kind = "lora"
@@ -160,10 +161,12 @@ class LowRankUpdate(Update):
     ) -> None:
         super().__init__()
         outputs, inputs = layout.matrix(shape)
+        stack = tuple(shape[:1]) if layout.stacked else ()
         self.shape, self.rank, self.scale = torch.Size(shape), rank, scale
-        self.split, self.transposed, self.dropout = layout.split, layout.transposed, dropout
-        self.A = nn.Parameter(torch.empty(rank, inputs, dtype=dtype, device=device))  # (rank, inputs)
-        self.B = nn.Parameter(torch.empty(outputs, rank, dtype=dtype, device=device))  # (outputs, rank)
+        self.split, self.transposed, self.stacked = layout.split, layout.transposed, layout.stacked
+        self.dropout = dropout
+        self.A = nn.Parameter(torch.empty(*stack, rank, inputs, dtype=dtype, device=device))  # (…, rank, inputs)
+        self.B = nn.Parameter(torch.empty(*stack, outputs, rank, dtype=dtype, device=device))  # (…, outputs, rank)
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Return the current (A, B), whose product times `scale` is the update."""
@@ -173,11 +176,11 @@ class LowRankUpdate(Update):
     def matrices(self) -> tuple[Tensor, Tensor]:
         """Return (left, right) with ΔW = scale · left @ right in the weight's own layout (rows, columns)."""
         A, B = self.pair()
-        return (A.t(), B.t()) if self.transposed else (B, A)  # (rows, rank), (rank, columns)
+        return (A.mT, B.mT) if self.transposed else (B, A)  # (…, rows, rank), (…, rank, columns)
 
     def factors(self) -> Factors | None:
         """Return the factors if the rows are the first dimension alone; see `Update.factors`."""
-        if self.split != 1:
+        if self.split != 1 or self.stacked:
             return None
         return Factors(*self.matrices(), self.scale)
 
@@ -185,7 +188,7 @@ class LowRankUpdate(Update):
         """Return scale · B @ A in the weight's shape."""
         left, right = self.matrices()
         with without_autocast(left):
-            return self.scale * (left @ right).view(self.shape)  # (rows, columns) -> the weight's shape
+            return self.scale * (left @ right).view(self.shape)  # (…, rows, columns) -> the weight's shape
 
     def dropped(self, change: Tensor) -> Tensor:
         """Apply dropout to a change of the weight.
@@ -194,8 +197,10 @@ class LowRankUpdate(Update):
         """
         if not (self.dropout and self.training):
             return change
-        split = len(self.shape[: self.split])
-        sizes = [size if (dim < split) == self.transposed else 1 for dim, size in enumerate(self.shape)]
+        rows = (1,) if self.stacked else range(self.split)  # the dimensions of the rows
+        sizes = [size if (dim in rows) == self.transposed else 1 for dim, size in enumerate(self.shape)]
+        if self.stacked:
+            sizes[0] = self.shape[0]  # each matrix has inputs of its own
         mask = F.dropout(change.new_ones(sizes), self.dropout)  # the weight's shape with all outputs of size 1
         return change * mask
 
@@ -241,5 +246,6 @@ def init_factors(A: Tensor, B: Tensor, layout: Layout) -> None:
         nn.init.zeros_(A)
         nn.init.normal_(B)
     else:
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+        bound = 1 / math.sqrt(max(A.shape[-1], 1))  # that of Kaiming's uniform initialization with a = √5
+        nn.init.uniform_(A, -bound, bound)
         nn.init.zeros_(B)

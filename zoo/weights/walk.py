@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.errors import WeightError
 from zoo.weights.layout import layout_of
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import fetch, follow, is_offloaded, tied_identity
 from zoo.weights.quantized_tensor import QuantizedTensor
 
 SUFFIX = "_store"  # ends the name of the child module that is a managed weight; part of state dicts
+
+# Modules that run another one in its place, by the names of their classes → the child that is the other one. It is at
+# the wrapper's own path for us, as it was before somebody compiled or distributed it.
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",  # torch.compile
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "ActivationWrapper": "_checkpoint_wrapped_module",  # torch's checkpoint_wrapper and offload_wrapper
+    "DeepSpeedEngine": "module",
+}
+_LIBRARIES = ("torch", "deepspeed")
 
 
 class ParameterRef(NamedTuple):
     """A place where a layer looks a parameter up.
 
     Attributes:
-        path: The layer's path in the module; "" for the module itself.
+        path: The layer's path in the module, without `WRAPPERS`; "" for the module itself.
         layer: The layer.
         attribute: The layer's attribute.
-        name: The parameter's name, as in `module.named_parameters()`.
+        name: The parameter's name, as in `module.named_parameters()` without `WRAPPERS`.
     """
 
     path: str
@@ -57,13 +70,25 @@ class TiedGroup:
         """Return the weight as its layers see it once it is managed. The module does not change."""
         value, prepared = self.value, self.prepared
         if prepared is None or (isinstance(value, ManagedWeight) and prepared._zoo_store is not value):
-            prepared = LazyWeight(value if isinstance(value, ManagedWeight) else self.managed(value))
-            self.prepared = prepared
+            managed = value if isinstance(value, ManagedWeight) else self.managed(value)
+            if managed is not value and value.is_meta:
+                for ref in self.refs:
+                    follow(managed, "base", ref.layer, ref.attribute)
+            self.prepared = prepared = LazyWeight(managed)
         return prepared
 
     def managed(self, base: nn.Parameter | QuantizedTensor) -> ManagedWeight:
         """Return a managed weight with the base `base` for these places, without putting it there."""
         return ManagedWeight(base, layout_of([(ref.layer, ref.attribute) for ref in self.refs], base.shape))
+
+    def tensor(self) -> Tensor:
+        """Return the parameter's values, also if they are offloaded; of a managed weight the dense weight."""
+        if isinstance(self.value, ManagedWeight):
+            return self.value.dense()
+        for ref in self.refs if self.value.is_meta else ():
+            if is_offloaded(ref.layer, ref.attribute):
+                return fetch(ref.layer, ref.attribute, self.value)
+        return self.value
 
 
 class BufferRef(NamedTuple):
@@ -93,7 +118,9 @@ class ModuleIndex(NamedTuple):
 
 
 def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
-    """Yield `named_modules()` without the managed weights: the modules that the library itself made.
+    """Yield `named_modules()` without managed weights and `WRAPPERS`: the modules that the library itself made.
+
+    A wrapper with parameters or buffers of its own is given too, at the path of what it wraps and before it.
 
     Args:
         module: Where to begin.
@@ -105,14 +132,73 @@ def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterato
         if id(layer) in seen or isinstance(layer, ManagedWeight):
             return
         seen.add(id(layer))
-        yield path, layer
+        wrapped = _wrapped_name(layer)
+        if wrapped is None or layer._parameters or layer._buffers:
+            yield path, layer
         for name, child in layer._modules.items():
             if child is not None:
-                yield from walk(f"{path}.{name}" if path else name, child)
+                yield from walk(path if name == wrapped else f"{path}.{name}" if path else name, child)
         if not remove_duplicate:
             seen.discard(id(layer))  # so that only a module inside itself is skipped
 
     yield from walk("", module)
+
+
+def _wrapped_name(layer: nn.Module) -> str | None:
+    """Return the name of the child that a wrapper runs in its place, or None if the layer is no wrapper."""
+    children = layer._modules
+    if not children or children.keys().isdisjoint(WRAPPERS.values()):
+        return None
+    for base in type(layer).__mro__:
+        name = WRAPPERS.get(base.__name__)
+        if name in children and base.__module__.partition(".")[0] in _LIBRARIES:
+            return name
+    return None
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module that the library itself made: what is inside `WRAPPERS`, if `module` is one of them."""
+    while (name := _wrapped_name(module)) is not None:
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
+
+
+def plain_names(module: nn.Module) -> Callable[[str], str]:
+    """Return a function that takes the parts of `WRAPPERS` out of a name from the module's own listings."""
+    inside = [
+        (f"{path}.{name}." if path else f"{name}.", f"{path}." if path else "")
+        for path, layer in module.named_modules(remove_duplicate=False)
+        if (name := _wrapped_name(layer)) is not None
+    ]
+    inside.reverse()  # the innermost first
+
+    def plain(name: str) -> str:
+        for prefix, outside in inside:
+            if name.startswith(prefix):
+                name = outside + name[len(prefix) :]
+        return name
+
+    return plain
+
+
+def named_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the module's buffers by each of their names, without `WRAPPERS`."""
+    plain = plain_names(module)
+    return {plain(name): buffer for name, buffer in module.named_buffers(remove_duplicate=False)}
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module:
+    """Return the library's module at a path of `library_modules`.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    layer = unwrapped(module)
+    for name in path.split(".") if path else ():
+        if name not in layer._modules or layer._modules[name] is None:
+            raise AttributeError(f"{type(layer).__name__} has no module {name!r}")
+        layer = unwrapped(layer._modules[name])  # type: ignore[arg-type]
+    return layer
 
 
 def index_module(module: nn.Module) -> ModuleIndex:
@@ -123,17 +209,18 @@ def index_module(module: nn.Module) -> ModuleIndex:
     Raises:
         WeightError: a managed weight was replaced from outside.
     """
-    groups: dict[int, TiedGroup] = {}
+    groups: dict[Any, TiedGroup] = {}
     buffers: dict[str, BufferRef] = {}
     registered: set[int] = set()
     for path, layer in library_modules(module, remove_duplicate=False):
         for attribute, value in (*layer._parameters.items(), *_lazy_weights(layer)):
             if value is not None:
                 ref = parameter_ref(path, layer, attribute)
-                if id(value) in groups:
-                    groups[id(value)].refs.append(ref)
+                key = _identity(layer, attribute, value)
+                if key in groups:
+                    groups[key].refs.append(ref)
                 else:
-                    groups[id(value)] = TiedGroup(value, [ref])
+                    groups[key] = TiedGroup(value, [ref])
         for attribute, buffer in layer._buffers.items():
             if buffer is not None:
                 name = f"{path}.{attribute}" if path else attribute
@@ -149,12 +236,18 @@ def index_module(module: nn.Module) -> ModuleIndex:
     return ModuleIndex(list(groups.values()), buffers)
 
 
+def _identity(layer: nn.Module, attribute: str, value: nn.Parameter | ManagedWeight) -> Any:
+    """Return a key that is the same for all places of one weight."""
+    tied = tied_identity(layer, attribute) if isinstance(value, Tensor) and value.is_meta else None
+    return id(value) if tied is None else tied
+
+
 def _lazy_weights(layer: nn.Module) -> list[tuple[str, ManagedWeight]]:
     """Return (attribute, managed weight) of a layer's own lazy weights."""
     return [
         (attribute, value._zoo_store)
         for attribute, value in layer.__dict__.items()
-        if isinstance(value, LazyWeight) and not value._zoo_detached
+        if isinstance(value, LazyWeight) and isinstance(value._zoo_store, ManagedWeight) and not value._zoo_detached
     ]
 
 

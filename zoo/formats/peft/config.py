@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ ZOO_TYPE = "ZOO_"
 
 def rank_of(update: Any) -> int:
     """Return the rank that a low-rank update has in a file: a PiSSA update is an ordinary LoRA of twice its rank."""
-    return update.pair()[0].shape[0] if isinstance(update, LowRankUpdate) else update.rank
+    return update.pair()[0].shape[-2] if isinstance(update, LowRankUpdate) else update.rank
 
 
 def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]]) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def from_lora(module: nn.Module, config: LoRA, placed: Iterable[tuple[Slot, Any]
         "peft_type": "LORA",
         "r": config.rank,
         "rank_pattern": {**ranks, **config.rank_pattern},
-        "target_modules": _target_modules(module, layers),
+        "target_modules": target_modules(module, layers),
         "target_parameters": parameters or None,
         "task_type": None,
         "use_dora": config.dora,
@@ -88,7 +89,7 @@ def from_other(module: nn.Module, config: Adapter, placed: list[tuple[Slot, str]
     paths, targets = {slot.name for slot, _ in placed}, config.targets
     every = {path for path, _ in library_modules(module)}
     if placed and not (isinstance(targets, tuple) and paths == {path for path in every if matches(path, targets)}):
-        fields["target_modules"] = _target_modules(module, paths)
+        fields["target_modules"] = target_modules(module, paths)
         inputs = fields.get("feedforward_modules")  # (IA)³'s, which must be among the others
         if inputs:
             chosen = tuple(inputs) if isinstance(inputs, list) else inputs
@@ -101,8 +102,8 @@ def from_other(module: nn.Module, config: Adapter, placed: list[tuple[Slot, str]
     return fields
 
 
-def _target_modules(module: nn.Module, paths: set[str]) -> list[str] | str:
-    """Return the paths, or a regular expression for just these if other modules' paths end in one of them."""
+def target_modules(module: nn.Module, paths: set[str]) -> list[str] | str:
+    """Return modules' paths, or a regular expression for just these if other modules' paths end in one of them."""
     others = [path for path, _ in library_modules(module) if path not in paths]
     if any(matches(other, tuple(paths)) for other in others):
         return "|".join(re.escape(path) for path in sorted(paths))
@@ -116,3 +117,28 @@ def expected_paths(fields: Mapping[str, Any]) -> Callable[[str], bool]:
         return lambda path: False  # too vague, or too involved, to check the file against it
     wanted, excluded = (tuple(v) if isinstance(v, list) else v for v in (targets, fields.get("exclude_modules") or ()))
     return lambda path: matches(path, wanted) and not matches(path, excluded)
+
+
+def patterned(kind: str, ranks: Mapping[str, int], alphas: Mapping[str, float], **more: Any) -> dict[str, Any]:
+    """Return PEFT's configuration of given ranks and alphas; the most frequent rank and alpha are its defaults.
+
+    Args:
+        kind: PEFT's `peft_type`.
+        ranks: layer's path → rank.
+        alphas: layer's path → alpha.
+        **more: further fields.
+    """
+    rank, alpha = _most(ranks.values()), _most(alphas.values())
+    return {
+        "peft_type": kind,
+        "r": rank,
+        "lora_alpha" if kind == "LORA" else "alpha": alpha,
+        "target_modules": sorted(ranks),
+        "rank_pattern": {"^" + re.escape(path): value for path, value in ranks.items() if value != rank},
+        "alpha_pattern": {"^" + re.escape(path): value for path, value in alphas.items() if value != alpha},
+        **more,
+    }
+
+
+def _most(values: Iterable[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from zoo.errors import AdapterError
+from zoo.weights.foreign.weight import acts_as
 from zoo.weights.layout import Layout, is_hf_conv1d
 from zoo.weights.parameters import parameter_names
 from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
@@ -120,7 +121,7 @@ def _is_experts(ref: ParameterRef) -> bool:
 
 
 def _kind(layer: nn.Module) -> str:
-    if isinstance(layer, nn.Linear) or is_hf_conv1d(layer):
+    if isinstance(layer, nn.Linear) or is_hf_conv1d(layer) or acts_as(layer) == "linear":
         return "linear"
     if isinstance(layer, nn.modules.conv._ConvNd):
         return "" if isinstance(layer, nn.modules.conv._ConvTransposeNd) else "conv"
@@ -256,6 +257,40 @@ def factors_from_file(slot: Slot, layout: Layout, shape: torch.Size, A: Tensor, 
         B = B * OUT_PROJ
     A, B = A.flatten(1), B.flatten(1)
     return (A, B) if slot.inputs_first == layout.transposed else (B.t(), A.t())
+
+
+def stack_layout(ref: ParameterRef) -> Layout:
+    """Return the layout of a stack of matrices as PEFT sees it: a layer may say that its inputs come first."""
+    return Layout(transposed=bool(getattr(ref.layer, "is_transposed", False)), stacked=True)
+
+
+def stack_to_file(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return PEFT's two matrices for the factors of a stack of matrices: (matrices · rank, in), (out, rank · matrices).
+
+    Args:
+        A: (matrices, rank, in).
+        B: (matrices, out, rank).
+    """
+    return A.flatten(0, 1), B.permute(1, 2, 0).flatten(1)
+
+
+def stack_from_file(slot: Slot, layout: Layout, shape: torch.Size, rank: int, A: Tensor, B: Tensor) -> list[Tensor]:
+    """Return the factors of a stack of matrices, the reverse of `stack_to_file`.
+
+    Args:
+        slot: the weight's place.
+        layout: of the weight, stacked.
+        shape: of the weight.
+        rank: of each matrix's factors.
+        A: PEFT's `lora_A`.
+        B: PEFT's `lora_B`.
+
+    Raises:
+        AdapterError: the tensors have other shapes than the weight requires.
+    """
+    outputs, inputs = layout.matrix(shape)
+    check_shapes(slot.ref, (A, B), ((rank * shape[0], inputs), (outputs, rank * shape[0])))
+    return [A.view(shape[0], rank, inputs), B.view(outputs, rank, shape[0]).permute(2, 0, 1)]
 
 
 def check_shapes(ref: ParameterRef, found: Iterable[Tensor], expected: Iterable[tuple[int, ...]]) -> None:

@@ -16,7 +16,7 @@ from zoo.methods.config import Adapter, LoRA
 from zoo.methods.rows import row_groups
 from zoo.methods.targets import adaptable, match_parameters, matches, path_of
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import BufferRef, ParameterRef, TiedGroup, index_module
+from zoo.weights.walk import BufferRef, ParameterRef, TiedGroup, index_module, named_buffers
 
 ALIASES = {"lora_A": "A", "lora_B": "B"}  # in zoo's keys → names of an update's parameters
 
@@ -199,7 +199,7 @@ def changed_rows(reading: Reading, rest: str, tensor: Tensor) -> tuple[str, tupl
     ref = _base_copy(reading, rest)
     if ref is None:
         name = keys.bare_name(rest)
-        expected = reading.adapters.module.get_buffer(name)
+        expected = named_buffers(reading.adapters.module)[name]
         same = tuple(expected.shape) == tuple(tensor.shape)
         same = same and (expected.is_meta or torch.equal(expected, tensor.to(expected)))
         what = name

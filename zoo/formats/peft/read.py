@@ -17,13 +17,11 @@ from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot, check_shapes
 from zoo.formats.peft.places import Place, Reading, changed_rows, check_values, new_reading, place_of, ref_of
 from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
-from zoo.methods.experts import Experts
 from zoo.methods.rows import RowsUpdate, TrainableTokens
 from zoo.methods.targets import adaptable, path_of
 from zoo.plugin import hooks
 from zoo.weights.lazy_weight import LazyWeight
-from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.update import LowRankUpdate, Update
+from zoo.weights.update import LoRAUpdate, LowRankUpdate, Update
 from zoo.weights.walk import TiedGroup
 
 
@@ -112,7 +110,7 @@ def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, fact
     if reason := slot.reason_against():
         raise AdapterError(f"{ref.name}: its adapter is not one that zoo can apply: {reason}")
     if slot.kind == "experts":
-        return _experts(config, slot, value, factors)
+        return _stack(config, slot, value.shape, value.device, factors)
     layout, rank = group.lazy().layout, config.rank_of(slot.name)
     A, B = keys.factors_from_file(slot, layout, value.shape, factors["A"], factors["B"])
     if A.shape[0] != rank:
@@ -132,15 +130,12 @@ def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, fact
     return update
 
 
-def _experts(config: LoRA, slot: Slot, value: nn.Parameter | ManagedWeight, factors: dict[str, Tensor]) -> Update:
-    rank, inputs_first = config.rank_of(slot.name), bool(getattr(slot.ref.layer, "is_transposed", False))
-    experts, outputs, inputs = value.shape
-    if inputs_first:
-        outputs, inputs = inputs, outputs
-    check_shapes(slot.ref, (factors["A"], factors["B"]), ((rank * experts, inputs), (outputs, rank * experts)))
-    update = Experts.empty(value.shape, rank, config.scale_of(slot.name), inputs_first, value.device)
-    if value.device.type != "meta":
-        update.fill_from_peft(factors["A"], factors["B"])
+def _stack(config: LoRA, slot: Slot, shape: torch.Size, device: torch.device, factors: dict[str, Tensor]) -> LoRAUpdate:
+    """Return the update of a stack of matrices."""
+    rank, layout = config.rank_of(slot.name), keys.stack_layout(slot.ref)
+    A, B = keys.stack_from_file(slot, layout, shape, rank, factors["A"], factors["B"])
+    update = LoRAUpdate(shape, rank, config.scale_of(slot.name), layout=layout, device=device)
+    _fill(update, {"A": A, "B": B})
     return update
 
 

@@ -18,7 +18,6 @@ from zoo.formats.peft import keys
 from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot
 from zoo.methods.config import Adapter, LoRA
 from zoo.methods.dora import DoRAUpdate
-from zoo.methods.experts import Experts
 from zoo.methods.full import FullUpdate
 from zoo.methods.rows import RowsUpdate
 from zoo.methods.targets import matches
@@ -26,7 +25,7 @@ from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import parameter_names
 from zoo.weights.update import LowRankUpdate, Update
-from zoo.weights.walk import ParameterRef, library_modules, tied_groups
+from zoo.weights.walk import ParameterRef, library_modules, submodule, tied_groups
 
 
 class Part(NamedTuple):
@@ -49,15 +48,31 @@ class Part(NamedTuple):
 
 
 def parts_of(module: nn.Module, name: str) -> list[Part]:
-    """Return the parts of the adapter called `name`, in module order."""
+    """Return the parts of the adapter called `name`, in module order.
+
+    Raises:
+        AdapterError: this process holds only shards of them.
+    """
     parts = []
     for group in tied_groups(module):
         value = group.value
         update = unpadded(value.updates[name]) if isinstance(value, ManagedWeight) and name in value.updates else None  # type: ignore[arg-type]
         # An update derived from that of another weight, as a bias's may be, has no parameters.
         if update is not None and any(True for _ in update.parameters()):
+            _check_whole(group.name, value.shape, update)
             parts.append(Part(group.refs, value.shape, update))
     return parts
+
+
+def _check_whole(name: str, shape: torch.Size, update: Update) -> None:
+    """Raise `AdapterError` if a process holds only a shard of an update, as in `FullyShardedDataParallel`."""
+    factors, dims = (update.pair(), 2 + update.stacked) if isinstance(update, LowRankUpdate) else ((), 0)
+    is_shard = isinstance(update, FullUpdate) and update.weight.shape != shape
+    if is_shard or any(factor.dim() != dims for factor in factors):
+        raise AdapterError(
+            f"{name}: this process has a shard of its adapter: save it inside "
+            "FullyShardedDataParallel.summon_full_params(module), or shard with torch.distributed.fsdp.fully_shard"
+        )
 
 
 def to_peft(adapters: AdapterSet, name: str, parts: list[Part]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -123,8 +138,6 @@ def _plain(config: LoRA) -> LoRA:
 def _zoo_tensors(part: Part) -> dict[str, Tensor]:
     """Return an update's parameters under zoo's keys; those of a low-rank one as an ordinary LoRA's."""
     update = part.update
-    if isinstance(update, Experts):
-        raise AdapterError(f"{part.name}: factors for each of several matrices have no place outside PEFT's own format")
     named: dict[str, Tensor] = dict(update.named_parameters())
     if isinstance(update, LowRankUpdate):
         A, B = update.pair()
@@ -134,12 +147,12 @@ def _zoo_tensors(part: Part) -> dict[str, Tensor]:
 
 def _peft_tensors(slot: Slot, part: Part) -> dict[str, Tensor]:
     update, path = part.update, PREFIX + slot.path
-    if isinstance(update, Experts):
-        A, B = update.to_peft()
-        return {f"{path}.lora_A.weight": A, f"{path}.lora_B.weight": B}
     if not isinstance(update, LowRankUpdate):
         return {f"{path}.{name}": tensor for name, tensor in update.named_parameters()}
     A, B = update.pair()
+    if update.stacked:
+        A, B = keys.stack_to_file(A.detach(), B.detach())
+        return {f"{path}.lora_A.weight": A, f"{path}.lora_B.weight": B}
     tensors = keys.factors_to_file(slot, A.detach(), B.detach(), part.shape, update.transposed)
     if isinstance(update, DoRAUpdate):
         shape = keys.magnitude_shape(slot, part.shape)
@@ -174,7 +187,7 @@ def _buffer_tensors(
     tensors: dict[str, Tensor] = {}
     for path in saved:
         place = keys.file_path(path, wrapped, inside=True)
-        inside = adapters.buffers.within(adapters.module.get_submodule(path), name)
+        inside = adapters.buffers.within(submodule(adapters.module, path), name)
         tensors |= {f"{PREFIX}{place}.{buffer}": value for buffer, value in inside.items()}
     own = adapters.buffers.own.get(name, {})
     outside = [buffer for buffer in own if not any(buffer.startswith(path + ".") for path in saved)]
@@ -276,9 +289,11 @@ def _is_called(ref: ParameterRef, taken: set[str]) -> bool:
 def _as_matrix(part: Part) -> bool:
     """Return whether the update has the orientation that PEFT gives the update of a parameter."""
     update, shape = part.update, part.shape
-    if isinstance(update, Experts):
-        return update.inputs_first == bool(getattr(part.refs[0].layer, "is_transposed", False))
-    if not isinstance(update, LowRankUpdate) or update.transposed:
+    if not isinstance(update, LowRankUpdate):
+        return False
+    if update.stacked:
+        return update.transposed == keys.stack_layout(part.refs[0]).transposed
+    if update.transposed:
         return False
     return (len(shape), update.split) in ((2, 1), (3, 2)) and (len(shape) == 2 or shape[0] == 1)
 

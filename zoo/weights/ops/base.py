@@ -106,6 +106,15 @@ def add_product(y: Tensor, first: Tensor, second: Tensor, scale: float) -> Tenso
     return y.addmm_(first, second, alpha=scale)
 
 
+def fresh(y: Tensor) -> Tensor:
+    """Return `y`, the caller's own tensor, as one that autograd does not take for a view of another tensor.
+
+    `torch.nn.functional.linear` views the product of flattened inputs. A view that an autograd function returns, or
+    that was made without gradients, cannot be changed in place later (`nn.ReLU(inplace=True)`).
+    """
+    return torch.ops.aten._unsafe_view.default(y, y.shape)
+
+
 def prefer_folding(positions: int, rows: int, columns: int, dtype: torch.dtype) -> bool:
     """Return whether ΔW should be added to the weight rather than applied separately to the activations.
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from zoo.errors import WeightError
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.ops.base import join, transforms_active
+from zoo.weights.ops.base import fresh, join, transforms_active
 from zoo.weights.update import without_autocast
 
 RENORM = (
@@ -85,7 +85,7 @@ def embedding(
         # The padding row takes no gradient, neither in its row of `left` nor in `right`, which all rows share.
         padding_idx %= managed.shape[0]  # -1 is the last row
         flat = torch.where((index == padding_idx).reshape(-1, 1), flat.detach(), flat)  # (positions, features)
-    return flat.view(y.shape)
+    return fresh(flat.view(y.shape))
 
 
 def _rows(managed: ManagedWeight, index: Tensor) -> Tensor:
@@ -101,5 +101,5 @@ def _rows(managed: ManagedWeight, index: Tensor) -> Tensor:
                 raise IndexError(f"index out of range: expected 0 … {bounds - 1}, got {low if low < 0 else high}")
         selected = rows(packed.tensors(), index.reshape(-1), width, packed.dtype)
         if selected is not None:
-            return selected.view(*index.shape, width)
+            return fresh(selected.view(*index.shape, width))
     return F.embedding(index, packed())

@@ -19,6 +19,7 @@ from zoo.weights.ops.base import (
     compute_dtype,
     dense_of,
     fold,
+    fresh,
     join,
     needs_graph,
     prefer_dense_gradient,
@@ -35,10 +36,12 @@ def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors
     rows, columns = shape
     if factors is not None and prefer_folding(_positions(x), rows, columns, x.dtype):
         weight = fold(codec, shape, tensors, factors)
-        return F.linear(x, weight.t() if flip else weight, bias)
-    weight = dense_of(codec, shape, x.dtype, tensors)
-    y = F.linear(x, weight.t() if flip else weight, bias)
-    return y if factors is None else add_low_rank(y, x, factors, flip)
+        y = F.linear(x, weight.t() if flip else weight, bias)
+    else:
+        weight = dense_of(codec, shape, x.dtype, tensors)
+        y = F.linear(x, weight.t() if flip else weight, bias)
+        y = y if factors is None else add_low_rank(y, x, factors, flip)
+    return y if y.dim() == 2 else fresh(y)
 
 
 def _positions(x: Tensor) -> int:
@@ -53,6 +56,8 @@ def add_low_rank(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
     left, right, scale = factors
     down, up = (left, right) if flip else (right.t(), left.t())  # (in, rank), (rank, out)
     hidden = x.reshape(-1, x.shape[-1]).mm(down)  # (positions, rank)
+    if y.dim() == 2:
+        return add_product(y, hidden, up, scale)
     return add_product(y.reshape(-1, y.shape[-1]), hidden, up, scale).view(y.shape)
 
 
@@ -128,7 +133,9 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *[None] * len(others)
 
 
-def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False) -> Tensor | None:
+def linear(
+    managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False, follow: bool = False
+) -> Tensor | None:
     """Return x @ W.T + bias for a two-dimensional weight, or with `flip` x @ W + bias.
 
     Args:
@@ -136,6 +143,7 @@ def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, fli
         x: (..., in).
         bias: (out,).
         flip: Whether the weight is (in, out).
+        follow: Whether a quantized weight is dequantized to the dtype of x, whatever its own is.
 
     Returns:
         (..., out); None if only the dense weight can serve, or the library's own error (mixed dtypes, scalars).
@@ -143,7 +151,7 @@ def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, fli
     if len(managed.shape) != 2 or not x.dim():
         return None
     dense, updates = managed.effective_base(), managed.active_updates()
-    dtype = managed.dtype if dense is None else dense.dtype
+    dtype = (x.dtype if follow else managed.dtype) if dense is None else dense.dtype
     cast = compute_dtype(x, dtype)
     if cast is not None:
         x = x.to(cast)
@@ -164,7 +172,7 @@ def linear(managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, fli
         for update, factors in zip(updates, low_rank, strict=True):
             dropped = F.dropout(x, update.dropout)
             y = add_low_rank(y, dropped, Factors(factors.left.to(dtype), factors.right.to(dtype), factors.scale), flip)
-        return y
+        return y if y.dim() == 2 else fresh(y)
     return _apply(x, bias, base, join(low_rank, dtype), flip)
 
 
@@ -212,4 +220,5 @@ def matmul_left(managed: ManagedWeight, x: Tensor) -> Tensor | None:
     if x.dim() == 1:
         return linear(managed, x)
     y = linear(managed, x.mT)  # (..., n, out)
-    return y if y is None else y.mT.contiguous()  # in memory as torch.matmul's result, which callers may view
+    # In memory as torch.matmul's result, which callers may view.
+    return y if y is None else y.mT.clone(memory_format=torch.contiguous_format)

@@ -38,6 +38,11 @@ def quantize(name: str) -> Wrapper:
 
 
 @zoo.hookimpl(wrapper=True)
+def foreign_weight(layer: Any) -> Wrapper:
+    return (yield from timed("foreign_weight", type(layer).__name__))
+
+
+@zoo.hookimpl(wrapper=True)
 def inject_adapter(name: str) -> Wrapper:
     return (yield from timed("inject_adapter", name))
 

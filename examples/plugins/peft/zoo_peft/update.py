@@ -37,7 +37,7 @@ def tuner_update(name: str, weight: Any, config: Peft) -> zoo.Update:
         zoo.AdapterError: PEFT has no such tuner for the weight's shape; the message names it.
     """
     kind = kind_of(config.config)
-    view = View(weight.layout, weight.shape, kind in EMBEDDINGS)
+    view = View(weight.layout.flat, weight.shape, kind in EMBEDDINGS)
     dtype = torch.promote_types(weight.dtype, torch.float32)
     base = weight.base().detach()
     # PEFT computes with what it starts from, so on meta it gets zeros, and the tuner is moved there.

@@ -24,10 +24,7 @@ class Gains(zoo.Update):
 
     def __init__(self, shape: torch.Size, layout: zoo.Layout, side: str, device: torch.device | None) -> None:
         super().__init__()
-        # The leading dimensions are the layer's outputs and the next one its inputs, or the reverse; the dimensions
-        # after them (a convolution's kernel) are neither.
-        leading = (side == "outputs") != layout.transposed
-        chosen = range(layout.split) if leading else (layout.split,)
+        chosen = layout.output_dims if side == "outputs" else layout.input_dims
         sizes = [size if place in chosen else 1 for place, size in enumerate(shape)]
         self.gain = nn.Parameter(torch.zeros(sizes, device=device))
 
