@@ -258,7 +258,8 @@ class Model(TrainingVerbs, AdapterVerbs):
         self.adapter_set.unload()
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
             unwrapped(self.module).__dict__.pop(name, None)
-        stop_checking(self.module, root=True)
+        for root in (self.module, unwrapped(self.module)):
+            stop_checking(root, root=True)
         return self.module
 
     def save_adapter(

@@ -14,7 +14,7 @@ from zoo.adapters.merge import MergeReport
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
 from zoo.weights.scheme import Quantization
-from zoo.weights.walk import TiedGroup
+from zoo.weights.walk import TiedGroup, submodule
 
 
 class AdapterVerbs(ABC):
@@ -144,7 +144,7 @@ class AdapterVerbs(ABC):
         """
         for path in modules:
             try:
-                self.adapter_set.module.get_submodule(path)
+                submodule(self.adapter_set.module, path)
             except AttributeError:
                 path = ""
             if not path:

@@ -47,7 +47,7 @@ def save_checkpoint(adapters: AdapterSet, folder: Path) -> None:
         saved.save(adapters, folder, next(iter(adapters.configs)))
     else:
         saved.save_all(adapters, folder)
-    atomic.save_tensors(folder / WEIGHTS, trained_tensors(adapters.module), {"format": "pt"})
+    atomic.save_tensors(folder / WEIGHTS, trained_tensors(unwrapped(adapters.module)), {"format": "pt"})
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:

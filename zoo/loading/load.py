@@ -210,7 +210,8 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
     inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
     if callable(getattr(type(inner), "save_pretrained", None)):
         inner.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.adapter_set)
-    check_loading(model.module, root=True)
+    for root in dict.fromkeys((model.module, inner)):
+        check_loading(root, root=True)
     for one in prepared:
         model.adapter_set.attach(one)
     return model

@@ -17,7 +17,7 @@ from zoo.methods.peft_fields import HARMLESS
 from zoo.methods.targets import matches
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup
+from zoo.weights.walk import TiedGroup, library_modules, unwrapped
 
 
 class RowsUpdate(Update):
@@ -118,8 +118,8 @@ def with_names(config: Any, module: nn.Module) -> Any:
         return config
     layer: Any = None
     with suppress(AttributeError, NotImplementedError):
-        layer = module.get_input_embeddings()  # type: ignore[operator]
-    path = next((path for path, other in module.named_modules() if other is layer and path), None)
+        layer = unwrapped(module).get_input_embeddings()  # type: ignore[operator]
+    path = next((path for path, other in library_modules(module) if other is layer and path), None)
     if path is None:
         raise AdapterError(
             f"trainable_token_indices: {type(module).__name__} does not say which its input embedding is: expected its "

@@ -23,7 +23,7 @@ from zoo.errors import AdapterError
 from zoo.weights.foreign.weight import acts_as
 from zoo.weights.layout import Layout, is_hf_conv1d
 from zoo.weights.parameters import parameter_names
-from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
+from zoo.weights.walk import ParameterRef, library_modules, parameter_ref, unwrapped
 
 PREFIX = "base_model.model."
 ZOO_PREFIX = "zoo."
@@ -150,6 +150,7 @@ def has_kind(kind: str, slot: Slot) -> bool:
 
 def ties_rows(module: nn.Module, refs: list[ParameterRef]) -> bool:
     """Return whether PEFT's `trainable_token_indices` of a weight's first place reach all its places."""
+    module = unwrapped(module)
     try:
         first = module.get_input_embeddings() is refs[0].layer  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
