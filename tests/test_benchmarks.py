@@ -55,6 +55,13 @@ def test_small_layers() -> None:
 
 
 @pytest.mark.slow
+def test_experts() -> None:
+    found = figures("experts.py")["figures"]["64"]
+    for name in ("plain, frozen", "zoo LoRA", "zoo 8-bit", "zoo 4-bit", "zoo 4-bit LoRA"):
+        assert found[name]["forward, no grad"]["seconds"] > 0, name
+
+
+@pytest.mark.slow
 def test_quality() -> None:
     (found,) = figures("quality.py", "vit", "--figure", "loss")
     assert found["data"] == "letters:serif"

@@ -256,9 +256,10 @@ class Model(TrainingVerbs, AdapterVerbs):
         Merged adapters stay in the weights; others are dropped.
         """
         self.adapter_set.unload()
+        inner = unwrapped(self.module)
         for name in ("get_parameter", "save_pretrained"):  # zoo's own, see zoo.loading.load
-            unwrapped(self.module).__dict__.pop(name, None)
-        for root in (self.module, unwrapped(self.module)):
+            inner.__dict__.pop(name, None)
+        for root in {self.module, inner}:
             stop_checking(root, root=True)
         return self.module
 

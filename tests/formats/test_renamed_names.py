@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from torch import nn
 
 import zoo
 import zoo_ia3
+from zoo.errors import AdapterError
 from zoo.integrations.old_names import old_names, renamings
 
-from .test_renamed import TEXT, VISION, neox, run
+from .test_renamed import TEXT, VISION, mixtral, neox, run
 
 
 def vit() -> nn.Module:
@@ -117,3 +119,71 @@ def test_renamings_that_a_class_outside_the_library_declares() -> None:
 def test_a_module_of_no_library_has_no_other_names() -> None:
     assert renamings(nn.Sequential(nn.Linear(2, 2))) is None
     assert old_names(nn.Sequential(nn.Linear(2, 2))) == {}
+
+
+def aged(folder: Path, names: dict[str, str]) -> None:
+    """Give an adapter of zoo's the names that weights had in an earlier release, in all of its files."""
+
+    def renamed(text: str) -> str:
+        for today, before in names.items():
+            text = text.replace(today, before)
+        return text
+
+    manifest = json.loads((folder / "zoo.json").read_text())
+    tensors, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    save_file({renamed(key): tensor for key, tensor in load_file(tensors).items()}, tensors, {"format": "pt"})
+    config.write_text(json.dumps({**json.loads(config.read_text()), "rank_pattern": {}, "target_modules": ["query"]}))
+    for part in ("weights", "replaced", "buffers"):
+        manifest[part] = {renamed(name): value for name, value in manifest[part].items()}
+    manifest["targets"] = ["query"]
+    manifest["base"]["fingerprint"] = "0" * 32
+    manifest["sha256"] = {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in (tensors, config)}
+    (folder / "zoo.json").write_text(json.dumps(manifest))
+
+
+OLD = {"layers.0": "encoder.layer.0", "attention.q_proj": "attention.attention.query", "mlp.fc1": "intermediate.dense"}
+
+
+def test_the_base_is_compared_under_its_old_names(tmp_path: Path) -> None:
+    lora = zoo.LoRA(2, targets=["q_proj"], modules_to_save=["layernorm_before"])
+    model = zoo.wrap(vit(), lora=lora)
+    with torch.no_grad():
+        for _, parameter in model.trainable_parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_adapter(tmp_path)
+    aged(tmp_path, OLD)
+    assert any("encoder.layer.0" in name for name in json.loads((tmp_path / "zoo.json").read_text())["weights"])
+    again = zoo.wrap(vit(), lora=tmp_path)
+    torch.testing.assert_close(run(again), run(model))
+    other = vit()
+    with torch.no_grad():
+        other.get_parameter("layers.0.mlp.fc1.weight").add_(1)
+    with pytest.raises(AdapterError, match=r"first in layers\.0\.mlp\.fc1\.weight"):
+        zoo.wrap(other, lora=tmp_path)
+    other = vit()
+    with torch.no_grad():
+        other.get_parameter("layers.0.layernorm_before.weight").mul_(3)  # which the adapter replaces
+    assert zoo.wrap(other, lora=tmp_path).active == ("default",)
+
+
+def test_a_base_whose_weights_were_joined_since_is_compared_by_the_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = mixtral().eval()
+    model = zoo.wrap(copy.deepcopy(module), lora=zoo.LoRA(2, targets=["q_proj"]))
+    model.save_adapter(tmp_path)
+    manifest = json.loads((tmp_path / "zoo.json").read_text())
+    experts = [name for name in manifest["weights"] if "experts" in name]
+    entry = manifest["weights"][experts[0]]
+    for name in experts:
+        del manifest["weights"][name]
+    for number in range(3):
+        manifest["weights"][f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight"] = entry
+    gate = manifest["weights"].pop("model.layers.0.mlp.gate.weight")
+    manifest["weights"]["model.layers.0.block_sparse_moe.gate.weight"] = gate
+    manifest["base"]["fingerprint"] = "0" * 32
+    (tmp_path / "zoo.json").write_text(json.dumps(manifest))
+    assert zoo.wrap(copy.deepcopy(module), lora=tmp_path).active == ("default",)
+    with torch.no_grad():
+        module.get_parameter("model.layers.0.mlp.gate.weight").add_(1)
+    with pytest.raises(AdapterError, match=r"first in model\.layers\.0\.mlp\.gate\.weight"):
+        zoo.wrap(module, lora=tmp_path)

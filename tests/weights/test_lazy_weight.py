@@ -17,8 +17,9 @@ from torch.nn.utils import parametrizations, prune
 
 import zoo
 from zoo.errors import WeightError
-from zoo.weights.lazy_weight import IN_PLACE, LazyWeight, names_in_place
+from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.walk import managed_weights
+from zoo.weights.writes import IN_PLACE, names_in_place
 
 BITS = [None, 8, 4]
 quantized = pytest.mark.parametrize("bits", BITS)

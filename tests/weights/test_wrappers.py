@@ -130,6 +130,37 @@ def test_the_library_still_saves_a_compiled_model(tmp_path: Path) -> None:
     torch.testing.assert_close(again(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
 
 
+def test_rows_of_a_compiled_models_embedding(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 20}
+        return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+
+    model = zoo.wrap(compiled(made()), lora=zoo.LoRA(2, targets=["c_attn"], trainable_token_indices=[3, 5]))
+    with torch.no_grad():
+        for _, parameter in model.trainable_parameters():
+            parameter.normal_()
+    ids = torch.arange(2, 8)[None]
+    model.save_adapter(tmp_path)
+    again = zoo.wrap(made(), lora=tmp_path)
+    torch.testing.assert_close(again(ids).logits, model(ids).logits)
+    assert again.adapters["default"].trainable_token_indices == {"transformer.wte": (3, 5)}  # type: ignore[attr-defined]
+
+
+def test_statistics_that_training_changed_in_a_compiled_module(tmp_path: Path) -> None:
+    model, x = zoo.wrap(compiled(net()), lora=zoo.LoRA(2, targets=["first"])), torch.randn(9, 6)
+    model.train()
+    model(x)
+    model.eval()
+    expected = model(x)
+    model.save_adapter(tmp_path)
+    torch.testing.assert_close(zoo.wrap(net(), lora=tmp_path)(x), expected)
+    model.deactivate()
+    torch.testing.assert_close(model(x), net()(x))
+
+
 def test_a_module_of_that_name_is_none_of_torchs_wrappers() -> None:
     class Mine(nn.Module):
         def __init__(self) -> None:

@@ -254,9 +254,10 @@ def check_base(
         made_for, base = content["base"].get("fingerprint"), adapters.base
         found = None if base is None else _other_buffer(adapters, content.get("buffers", {}))
         if isinstance(made_for, str) and base is not None and (found or made_for != base.hexdigest()):
-            weights, replaced = content.get("weights"), content.get("replaced", {})
+            apart = content.get("renamed")  # by the library, since the adapter was saved
+            weights, replaced = content.get("weights"), {**content.get("replaced", {}), **(apart or {})}
             found = (base.difference(weights, replaced) if weights else None) or found
-            if weights and found is None and (replaced or not base.same_types(weights)):
+            if weights and found is None and (replaced or apart is not None or not base.same_types(weights)):
                 return
             named = found if found is None or found.isprintable() else repr(found)  # it may be from the file
             first = f", first in {named:.200}{base.misfit(str(found), weights or {})}" if named else ""

@@ -30,7 +30,7 @@ from zoo.weights.carrier import carry
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization
-from zoo.weights.walk import TiedGroup, tied_groups
+from zoo.weights.walk import TiedGroup, plain_names, tied_groups
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
@@ -95,7 +95,9 @@ def write(model: LoadedModel, adapters: AdapterSet, staged: Path) -> None:
     packed = {name: value for name, value in values.items() if isinstance(value, QuantizedTensor)}
     plain = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
     state = model.module.state_dict()
-    plain |= {name: state[name] for name, _ in model.module.named_buffers(remove_duplicate=False) if name in state}
+    short = plain_names(model.module)
+    buffers = [name for name, _ in model.module.named_buffers(remove_duplicate=False) if name in state]
+    plain |= {short(name): state[name] for name in buffers}
     _companions(model, staged)
     description: dict[str, Any] = {
         "format": FORMAT,

@@ -150,6 +150,7 @@ def restore(adapters: AdapterSet, place: Path) -> Restored:
 def _restore_peft(adapters: AdapterSet, folder: Path) -> Restored:
     fields, recorded = manifest.read_json(folder / ADAPTER_CONFIG), manifest.read(folder)
     manifest.check_files(folder, recorded)
+    recorded = renamed.current_record(recorded, adapters.module)
     manifest.check_base(adapters, fields, recorded, folder)
     try:
         tensors = read_tensors(folder / ADAPTER_TENSORS).tensors

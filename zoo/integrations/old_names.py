@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from zoo.integrations.diffusers import current_name, older_name, original_names
-from zoo.weights.walk import library_modules, tied_groups
+from zoo.weights.walk import library_modules, named_buffers, tied_groups
 
 _BASES = {
     "transformers": ("transformers.modeling_utils", "PreTrainedModel"),
@@ -84,7 +84,7 @@ def renamings(module: nn.Module) -> Callable[[Iterable[str]], dict[str, Renamed]
     of its own too.
     """
     own = {ref.name for group in tied_groups(module) for ref in group.refs}
-    known = own | {f"{path}.weight" for path, _ in library_modules(module)}
+    known = own | {f"{path}.weight" for path, _ in library_modules(module)} | named_buffers(module).keys()
     parts = [(path, _transformers(path, model, own)) for path, model in _library_models(module, "transformers")]
     parts += [(path, _diffusers) for path, _ in _library_models(module, "diffusers")]
     if not parts:

@@ -210,7 +210,7 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
     inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
     if callable(getattr(type(inner), "save_pretrained", None)):
         inner.__dict__["save_pretrained"] = functools.partial(save_pretrained, model.adapter_set)
-    for root in dict.fromkeys((model.module, inner)):
+    for root in {model.module, inner}:
         check_loading(root, root=True)
     for one in prepared:
         model.adapter_set.attach(one)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from zoo.errors import WeightError
 from zoo.weights.layout import Layout
@@ -16,6 +15,7 @@ from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
 from zoo.weights.ops.table import DIRECT, PATHS, to_dense
 from zoo.weights.selection import Selection, select
+from zoo.weights.writes import in_place_name
 
 WRITES = (
     "a managed weight (quantized or with an adapter) cannot be written in place by {name}: change it through the "
@@ -244,6 +244,10 @@ class LazyWeight:
         Without gradients it is dense, else a lazy weight, which is dequantized again in the backward pass.
         """
         managed = self._zoo_store
+        if type(index) is int and type(managed) is ManagedWeight and not torch.is_grad_enabled():
+            entry = managed.kept_entry(index)
+            if entry is not None:
+                return entry
         selection = select(managed, index) if isinstance(managed, ManagedWeight) and not transforms_active() else None
         if selection is None:
             return None
@@ -276,33 +280,9 @@ class LazyWeight:
         return f"LazyWeight({tuple(self.shape)}, {self.dtype}, {self._zoo_store})"
 
 
-def names_in_place(name: str) -> bool:
-    """Return whether a function of this name writes to its first argument, by torch's convention."""
-    return name.endswith("_") and not name.endswith("__")
-
-
-def _in_place_functions() -> dict[Callable[..., Any], str]:
-    spaces = (Tensor, torch, F, nn.init, torch._C._nn)
-    functions = [value for space in spaces for value in (getattr(space, key) for key in dir(space)) if callable(value)]
-    names = [(function, getattr(function, "__name__", "")) for function in functions]
-    return {function: name for function, name in names if names_in_place(name)}
-
-
-# torch's functions that write in place. Dynamo cannot read a function's name, but it can look up a function here.
-IN_PLACE = _in_place_functions()
-
-
-def _in_place_name(func: Callable[..., Any]) -> str | None:
-    """Return the name of a function that writes to its first argument; None for any other."""
-    if torch.compiler.is_dynamo_compiling():
-        return IN_PLACE.get(func)
-    name = getattr(func, "__name__", "")
-    return name if names_in_place(name) else None
-
-
 def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
     """Raise `WeightError` for a function that would write to a lazy weight: the write would be lost."""
-    name = _in_place_name(func)
+    name = in_place_name(func)
     if name is not None:
         target = args[0] if args else (kwargs or {}).get("tensor", (kwargs or {}).get("self"))
         if _has_lazy_weight(target):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.errors import AdapterError, WeightError
 from zoo.weights.layout import Layout
 from zoo.weights.offload import HOOK, call, device_of, fetch, present
+from zoo.weights.parts import kept_entry
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.update import Factors, Scaling, Update
 
@@ -127,6 +128,15 @@ class ManagedWeight(nn.Module):
         only the updates after it follow here. Updates of weight 0 are left out.
         """
         return self._updates_in_use
+
+    def kept_entry(self, index: int) -> Tensor | None:
+        """Return a copy of one matrix of a stack if it is dequantized already; None if it has to be computed."""
+        whole = self.shape
+        if self._updates_in_use or self._replacing or len(whole) < 3 or not 0 <= index < whole[0]:
+            return None
+        if torch.compiler.is_compiling() or self.dense_parameter() is not None:
+            return None
+        return kept_entry(self.quantized_base(), index)
 
     def base_tensor(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the base without any active update; the parameter itself if it is dense already."""

@@ -121,12 +121,10 @@ def _in_pefts_form(module: nn.Module, own: Mapping[str, Any], pairs: Mapping[str
         left, right = pair.left, pair.right
         if left.dim() == 2:
             made.tensors.update(keys.factors_to_file(slot, right, left, own[name].shape, transposed=False))
-        else:  # PEFT has the ranks of all experts in one dimension: (experts · rank, in) and (out, rank · experts)
-            if getattr(slot.ref.layer, "is_transposed", False):
-                left, right = right.mT, left.mT
+        else:
+            A, B = (left.mT, right.mT) if keys.stack_layout(slot.ref).transposed else (right, left)
             path = PREFIX + slot.path
-            made.tensors[f"{path}.{A_KEY}"] = right.flatten(0, 1)
-            made.tensors[f"{path}.{B_KEY}"] = left.permute(1, 2, 0).flatten(1)
+            made.tensors[f"{path}.{A_KEY}"], made.tensors[f"{path}.{B_KEY}"] = keys.stack_to_file(A, B)
         if pair.magnitude is not None:
             made.tensors[f"{PREFIX}{slot.path}.{MAGNITUDE}"] = pair.magnitude
     return made

@@ -148,6 +148,37 @@ def current(
     return _configuration(module, fields, config, layers, where, joined), found | joined.tensors
 
 
+def current_record(content: dict[str, Any] | None, module: nn.Module) -> dict[str, Any] | None:
+    """Return what `zoo.json` says of the base under the names that the library gives to its parts today.
+
+    Weights that were joined or split since cannot be compared, and are left out: `renamed`, which is there if any name
+    is new, has what they are today.
+
+    Args:
+        content: of `zoo.json`.
+        module: the base model.
+    """
+    parts = {key: (content or {}).get(key) for key in ("weights", "replaced", "buffers")}
+    named = {name for part in parts.values() if isinstance(part, dict) for name in part}
+    own = {ref.name for group in tied_groups(module) for ref in group.refs} | named_buffers(module).keys()
+    today = renamings(module) if named - own else None
+    where = today(named - own) if today is not None else {}
+    if content is None or not where:
+        return content
+    moved = {name: where[name].name if name in where else name for name in named}
+    joined = {name for name, one in where.items() if one.conversion is not None}
+    found = {
+        key: {moved[name]: value for name, value in part.items() if name not in joined}
+        for key, part in parts.items()
+        if isinstance(part, dict)
+    }
+    if not found.get("weights"):
+        return content
+    parameters = own - named_buffers(module).keys()
+    apart = dict.fromkeys(parameters - found["weights"].keys() if joined else ())
+    return {**content, **found, "renamed": apart}
+
+
 def _entry(key: str, known: set[str]) -> _Entry:
     start = next((prefix for prefix in (PREFIX, ZOO_PREFIX) if key.startswith(prefix)), "")
     rest = key.removeprefix(start)
