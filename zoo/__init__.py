@@ -31,6 +31,7 @@ _HOME = {
     "Adapter": "zoo.methods.config",
     "LoRA": "zoo.methods.config",
     "Full": "zoo.methods.config",
+    "TrainableTokens": "zoo.methods.rows",
     "LoHa": "zoo.methods.loha_lokr_config",
     "LoKr": "zoo.methods.loha_lokr_config",
     "Targets": "zoo.methods.config",
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
     from zoo.methods.loha_lokr_config import LoHa as LoHa
     from zoo.methods.loha_lokr_config import LoKr as LoKr
     from zoo.methods.lora import lora_update as lora_update
+    from zoo.methods.rows import TrainableTokens as TrainableTokens
     from zoo.model import Model as Model
     from zoo.plugin.contract import LoadedModel as LoadedModel
     from zoo.plugin.hooks import observe as observe

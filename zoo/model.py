@@ -231,7 +231,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             folder = resolve_path(lora)
             config, updates, buffers = saved.restore(self.adapter_set, folder)
             return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
-        wanted = with_names(as_adapter(lora, self.entry.targets or "all"), self.module)
+        wanted = as_adapter(with_names(lora, self.module), self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
         foreign.check_targets(self.module, groups, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):

@@ -71,7 +71,7 @@ CHANGES: dict[str, tuple[Callable[[Net], None], str]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_it_is_named(change: str, tmp_path: Path) -> None:
     alter, match = CHANGES[change]
-    model = zoo.wrap(Net(), lora={"a": zoo.LoRA(rank=2, targets=["0"]), "b": zoo.LoRA(rank=2, targets=["0"])})
+    model = zoo.wrap(Net(), lora={"a": zoo.LoRA(rank=2, targets=["body.0"]), "b": zoo.LoRA(rank=2, targets=["body.0"])})
     model.save_adapter(tmp_path / "before")
     alter(model.module)  # type: ignore[arg-type]
     for name in ("a", None):
@@ -82,16 +82,16 @@ def test_it_is_named(change: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("alter", [thawed, new_head])
 def test_training_stops_before_it_is_in_vain(alter: Callable[[Net], None]) -> None:
-    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["0"]))
+    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["body.0"]))
     alter(model.module)  # type: ignore[arg-type]
     with pytest.raises(AdapterError, match="expected every weight that trains to be in an adapter"):
         model.tune(steps=1)
 
 
 def test_an_adapter_that_comes_after_the_change_has_it(tmp_path: Path) -> None:
-    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["0"]))
+    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["body.0"]))
     new_head(model.module)  # type: ignore[arg-type]
-    model.add_adapter("after", zoo.LoRA(rank=2, targets=["0"], modules_to_save=["head"]))
+    model.add_adapter("after", zoo.LoRA(rank=2, targets=["body.0"], modules_to_save=["head"]))
     folder = model.save_adapter(tmp_path, "after")
     model.activate("after")
     ids = torch.arange(12)
@@ -105,6 +105,28 @@ def test_an_adapter_that_comes_after_the_change_has_it(tmp_path: Path) -> None:
     assert torch.equal(zoo.wrap(base, lora=folder)(ids), expected)
 
 
+def test_what_trains_beside_and_is_no_part_of_the_adapter(tmp_path: Path) -> None:
+    """As a discriminator does."""
+    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["body.0"]))
+    model.module.probe = nn.Sequential(nn.Linear(8, 1), nn.BatchNorm1d(1))  # type: ignore[assignment]
+    with pytest.raises(AdapterError, match=r"probe\.0\.weight, .*model\.train_beside"):
+        model.save_adapter(tmp_path)
+    with pytest.raises(AdapterError, match="expected paths of modules, got 'probe', 'other'"):
+        model.train_beside("probe", "other")
+    model.train_beside("probe")
+    model.train()
+    model.module.probe(torch.randn(4, 8))
+    model.add_adapter("second", zoo.LoRA(rank=2, targets=["body.0"]))
+    model.module.probe(torch.randn(4, 8))
+    model.save_adapter(tmp_path)
+    statistics = model.module.probe[1].running_mean.clone()
+    model.deactivate()
+    assert torch.equal(model.module.probe[1].running_mean, statistics)
+    base = Net()
+    base.load_state_dict({k: v for k, v in model.state_dict().items() if "probe" not in k})
+    assert zoo.wrap(base, lora={"a": tmp_path, "b": tmp_path / "second"}).active == ("a", "b")
+
+
 def test_what_a_quantized_model_has_in_full_precision(tmp_path: Path) -> None:
     model = zoo.wrap(Net(), bits=4, lora=2)
     model.save_adapter(tmp_path / "before")
@@ -114,7 +136,7 @@ def test_what_a_quantized_model_has_in_full_precision(tmp_path: Path) -> None:
 
 
 def test_a_cast_and_a_merge_are_no_change(tmp_path: Path) -> None:
-    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["0"], modules_to_save=["head"], bias="all"))
+    model = zoo.wrap(Net(), lora=zoo.LoRA(rank=2, targets=["body.0"], modules_to_save=["head"], bias="all"))
     model.merge()
     model.module.bfloat16()
     model.save_adapter(tmp_path)

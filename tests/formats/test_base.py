@@ -75,9 +75,9 @@ def test_new_rows_that_are_drawn_at_random_in_each_process(tmp_path: Path) -> No
     folder, expected = saved(tmp_path, Net(1, rows=23), lora)
     with torch.no_grad():
         assert torch.equal(zoo.wrap(Net(2, rows=23), lora=folder)(IDS), expected)
-    for module in (Net(1), Net(1, rows=24)):
-        with pytest.raises(AdapterError, match=r"first in embed\.weight"):
-            zoo.wrap(module, lora=folder)
+    for rows in (20, 24):
+        with pytest.raises(AdapterError, match=rf"first in embed\.weight of shape {rows}x8, not 23x8; load that base"):
+            zoo.wrap(Net(1, rows=rows), lora=folder)
     other = Net(1, rows=23)
     with torch.no_grad():
         other.embed.weight[:20] *= 1.01
@@ -139,6 +139,18 @@ def test_a_damaged_list_of_weights(change: dict[str, Any], tmp_path: Path) -> No
     (folder / "zoo.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(AdapterError, match=r"zoo\.json: expected texts in weights"):
         zoo.wrap(Net(), lora=folder)
+
+
+def test_what_a_file_names_stays_in_one_line(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path, Net(), zoo.LoRA(rank=2, targets=["0"]))
+    content = json.loads((folder / "zoo.json").read_text())
+    content["base"]["fingerprint"] = "0" * 32
+    content["weights"]["a\nb" + "c" * 1000] = ""
+    (folder / "zoo.json").write_text(json.dumps(content))
+    with pytest.raises(AdapterError, match="made for the base") as caught:
+        zoo.wrap(Net(), lora=folder)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 def test_a_file_of_an_older_format_has_one_fingerprint(tmp_path: Path) -> None:

@@ -121,6 +121,22 @@ def test_copies_refuse_too(model: zoo.Model) -> None:
         copied.load_state_dict(model.module.state_dict())
 
 
+def test_dense_weights_for_a_compiled_module() -> None:
+    model = stirred(zoo.wrap(torch.compile(Net().eval(), backend="eager"), lora=2))
+    plain, inner = frozen(model), model.module._orig_mod
+    assert "head.weight" in plain, "the library's names"
+    raw = copy.deepcopy(model.module.state_dict())
+    for module, prefix in ((model.module, ""), (model.module, "_orig_mod."), (inner, "")):
+        with pytest.raises(StateDictError, match="got a dense weight"):
+            module.load_state_dict({prefix + name: tensor for name, tensor in plain.items()}, strict=False)
+    model.module.load_state_dict(raw)
+    with pytest.raises(StateDictError, match="is no managed weight of this module"):
+        inner.load_state_dict(raw, strict=False)
+    model.unload()
+    assert not inner._load_state_dict_pre_hooks
+    assert not model.module._load_state_dict_pre_hooks
+
+
 def test_an_average_comes_back_through_a_file(model: zoo.Model, tmp_path: Path) -> None:
     average = torch.optim.swa_utils.AveragedModel(model.module)
     expected = average(IDS)

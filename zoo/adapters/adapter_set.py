@@ -22,7 +22,7 @@ from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, managed_weights, plain_names, tied_groups
+from zoo.weights.walk import TiedGroup, is_outdated, managed_weights, plain_names, tied_groups
 
 
 class PreparedAdapter(NamedTuple):
@@ -61,6 +61,7 @@ class AdapterSet:
         records: How each adapter was made, as in `zoo.json`.
         buffers: The persistent buffers of the base and of each adapter.
         base_is_frozen: Whether the base never trains, with or without adapters.
+        beside: Paths of modules that are part of neither the base nor an adapter.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class AdapterSet:
         self._before_merge: dict[str, float] = {}  # the active adapters and their weights before the merge
         self._merge_weights: dict[str, float] = {}  # the merged adapters' weights
         self.buffers = Buffers(module)
+        self.beside: tuple[str, ...] = ()
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -99,6 +101,10 @@ class AdapterSet:
     def fingerprint(self) -> str | None:
         """The fingerprint of the base's weights; None on `meta`."""
         return None if self.base is None else self.base.hexdigest()
+
+    def is_beside(self, group: TiedGroup) -> bool:
+        """Return whether all places of a weight are in modules that are part of neither the base nor an adapter."""
+        return all(any(f"{ref.path}.".startswith(f"{path}.") for path in self.beside) for ref in group.refs)
 
     def known(self, name: str) -> Adapter:
         """Return the configuration of an adapter.
@@ -130,7 +136,7 @@ class AdapterSet:
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
         """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base."""
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
-        if groups is None or _outdated(groups):
+        if groups is None or is_outdated(groups):
             groups = tied_groups(self.module)
         self._note_base(groups)
         if not self.configs:
@@ -155,6 +161,8 @@ class AdapterSet:
         self.base.keep_only(group.name for group in groups)
         for group in groups:
             value = group.value
+            if self.is_beside(group):
+                continue
             if isinstance(value, nn.Parameter) and readable(value) and not self.base.holds(group.name, value):
                 self.base.add(group.name, value)
 
@@ -321,18 +329,6 @@ class AdapterSet:
         self._merge_weights = {}
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
         self.scheme, self.base_is_frozen = None, False
-
-
-def _outdated(groups: list[TiedGroup]) -> bool:
-    """Return whether the module has changed since the walk that found `groups`."""
-    for group in groups:
-        ref, value = group.refs[0], group.value
-        current = ref.layer._parameters.get(ref.attribute)
-        if current is None:
-            current = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
-        if current is not value:
-            return True
-    return False
 
 
 def check_weight(name: str, weight: object) -> float:

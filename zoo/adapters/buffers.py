@@ -30,6 +30,7 @@ class Buffers:
     Attributes:
         base: The values without any adapter, by the buffer's name; empty while there is none.
         own: By adapter the values that changed under it.
+        ignored: Paths of modules that are part of neither the base nor an adapter.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -38,6 +39,7 @@ class Buffers:
         self.own: dict[str, dict[str, Tensor]] = {}
         self._shown: dict[str, Tensor] = {}  # as they were when they were last looked at
         self._owner: str | None = None  # whose the next change is; None for the base's
+        self.ignored: tuple[str, ...] = ()
         self._watched = False
         self._lent: dict[str, Tensor] | None = None  # while `lend` is in force, the module's own tensors
 
@@ -143,6 +145,8 @@ class Buffers:
 
     def _all_places(self) -> Iterator[_Place]:
         for path, layer in library_modules(self.module):
+            if any(f"{path}.".startswith(f"{ignored}.") for ignored in self.ignored):
+                continue
             for attribute, tensor in layer._buffers.items():
                 persists = tensor is not None and attribute not in layer._non_persistent_buffers_set
                 if persists and tensor.layout is torch.strided:  # type: ignore[union-attr]

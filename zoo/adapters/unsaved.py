@@ -15,12 +15,14 @@ def check_trained(adapters: AdapterSet, groups: list[TiedGroup] | None = None) -
     if not adapters.configs:
         return
     groups = tied_groups(adapters.module) if groups is None else groups
-    names = [group.name for group in groups if isinstance(group.value, nn.Parameter) and group.value.requires_grad]
+    trained = [group for group in groups if isinstance(group.value, nn.Parameter) and group.value.requires_grad]
+    names = [group.name for group in trained if not adapters.is_beside(group)]
     if names:
         modules = sorted({name.rpartition(".")[0] or name for name in names})
         raise AdapterError(
             f"{_some(names)}: expected every weight that trains to be in an adapter, got {len(names)} in none, which "
-            f"would be lost: add the adapter after the change, with modules_to_save={modules[:3]!r}, or freeze them"
+            f"would be lost: add the adapter after the change, with modules_to_save={modules[:3]!r}, or freeze "
+            "them, or say model.train_beside(...) of modules that are no part of it"
         )
 
 
@@ -36,11 +38,12 @@ def check_base(adapters: AdapterSet) -> None:
             f"{_some(gone)}: expected the base as it was when its adapters came, got a module without it: change the "
             "module before the adapter is added"
         )
-    for group in groups if base is not None else ():
+    for group in [group for group in groups if not adapters.is_beside(group)] if base is not None else ():
         value, name = group.value, group.name
         plain = isinstance(value, nn.Parameter)
         if name in base and base.shape(name) == tuple(value.shape):  # type: ignore[operator, union-attr]
-            if not plain or not readable(value) or base.holds(name, value):  # type: ignore[union-attr, arg-type]
+            renormed = any(getattr(ref.layer, "max_norm", None) is not None for ref in group.refs)  # at every look-up
+            if not plain or renormed or not readable(value) or base.holds(name, value):  # type: ignore[union-attr, arg-type]
                 continue
             got = "other values"
         else:

@@ -11,9 +11,10 @@ from zoo.adapters import combine, merge, swap
 from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
 from zoo.adapters.combine import CombineReport
 from zoo.adapters.merge import MergeReport
+from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
 from zoo.weights.scheme import Quantization
-from zoo.weights.walk import TiedGroup
+from zoo.weights.walk import TiedGroup, submodule
 
 
 class AdapterVerbs(ABC):
@@ -129,6 +130,27 @@ class AdapterVerbs(ABC):
         """
         options = {"rank": rank, "density": density, "majority_sign": majority_sign, "seed": seed}
         return combine.combine(self.adapter_set, name, adapters, method=method, **options)  # type: ignore[arg-type]
+
+    def train_beside(self, *modules: str) -> None:
+        """Let modules train beside the adapters without being part of them, such as a discriminator or a probe.
+
+        `save_adapter` leaves them out, which would otherwise be an error.
+
+        Args:
+            *modules: paths in the module.
+
+        Raises:
+            AdapterError: there is no such module; nothing has changed then.
+        """
+        for path in modules:
+            try:
+                submodule(self.adapter_set.module, path)
+            except AttributeError:
+                path = ""
+            if not path:
+                raise AdapterError(f"train_beside: expected paths of modules, got {', '.join(map(repr, modules))}")
+        self.adapter_set.beside = (*self.adapter_set.beside, *modules)
+        self.adapter_set.buffers.ignored = self.adapter_set.beside
 
     def merge(self, *names: str, bits: int | Quantization | None = None) -> MergeReport:
         """Merge adapters into the weights, active ones with their weights, others with weight 1.

@@ -16,7 +16,6 @@ from zoo.catalog.names import is_commit, is_entry_name, is_repository, is_safe
 from zoo.errors import AdapterError
 from zoo.storage import atomic, untrusted_json
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
-from zoo.storage.fingerprint import sample
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
@@ -94,6 +93,8 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
 
 def _buffer_entries(adapters: AdapterSet, name: str) -> dict[str, str]:
     """Return name → entry of the base's buffers of numbers that the adapter has not its own values for."""
+    from zoo.storage.fingerprint import sample
+
     own, values = adapters.buffers.own.get(name, {}), adapters.buffers.of_base()
     needed = sorted(key for key, value in values.items() if value.is_floating_point() and key not in own)
     return {key: sample(values[key]).entry() for key in needed[:: max(1, -(-len(needed) // BUFFERS))]}
@@ -258,7 +259,8 @@ def check_base(
             found = (base.difference(weights, replaced) if weights else None) or found
             if weights and found is None and (replaced or apart is not None or not base.same_types(weights)):
                 return
-            first = f", first in {found}" if found else ""
+            named = found if found is None or found.isprintable() else repr(found)  # it may be from the file
+            first = f", first in {named:.200}{base.misfit(str(found), weights or {})}" if named else ""
             raise AdapterError(
                 f"{folder}: made for the base {content['base'].get('name')!r} (fingerprint {made_for[:8]}), and "
                 f"{adapters.entry.name!r} is another one ({base.hexdigest()[:8]}){first}; load that base"
@@ -271,6 +273,8 @@ def check_base(
 
 def _other_buffer(adapters: AdapterSet, entries: Mapping[str, str]) -> str | None:
     """Return the name of the first of the base's buffers that is another one than its entry says; None for none."""
+    from zoo.storage.fingerprint import sample
+
     values = adapters.buffers.of_base()
     for name, entry in sorted(entries.items()):
         if name not in values or not (values[name].is_meta or sample(values[name]).equals(entry)):

@@ -174,13 +174,13 @@ def _restored(
 ) -> Restored:
     """Return the adapter; `fields` are from the file `source`, `targets` from the user."""
     try:
-        config = with_names(_config(renamed.plain_fields(fields), targets), adapters.module)
+        config: Adapter = with_names(_config(renamed.plain_fields(fields), targets), adapters.module)
     except AdapterError as error:
         raise _with_place(source, error) from error
     try:
         plain = renamed.plain_keys(tensors, adapters.module)
         now, tensors = renamed.current(renamed.plain_fields(fields), plain, adapters.module, config)
-        config = config if tensors is plain else _config(now, None)
+        config = config if tensors is plain else with_names(_config(now, None), adapters.module)
     except AdapterError as error:
         raise _with_place(place, error) from error
     if config.modules_to_save:
@@ -189,7 +189,7 @@ def _restored(
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
         updates, buffers = peft_read.updates_of(adapters, config, now, tensors)
-        return Restored(with_rows_of(config, updates), updates, buffers)
+        return Restored(with_rows_of(config, updates, tied_groups(adapters.module)), updates, buffers)
     except AdapterError as error:
         raise _with_place(place, error) from error
 

@@ -249,15 +249,20 @@ def _check_tokens(value: Any) -> Tokens:
     if value is None or (isinstance(value, dict | list | tuple) and not value):
         return None
     if isinstance(value, dict) and all(isinstance(name, str) and name for name in value):
-        return {name: _check_rows(rows) for name, rows in value.items()}
-    return _check_rows(value)
+        return {name: check_rows("trainable_token_indices", rows) for name, rows in value.items()}
+    return check_rows("trainable_token_indices", value)
 
 
-def _check_rows(rows: Any) -> tuple[int, ...]:
+def check_rows(name: str, rows: Any) -> tuple[int, ...]:
+    """Return the indices of rows as a tuple.
+
+    Raises:
+        AdapterError: they are not different whole numbers from 0.
+    """
     whole = isinstance(rows, list | tuple) and all(type(row) is int and row >= 0 for row in rows)
     if not whole or not rows or len(set(rows)) != len(rows):
         raise AdapterError(
-            f"trainable_token_indices: expected different whole numbers from 0, or a dict of them, got {rows!r:.80}"
+            f"{name}: expected different whole numbers from 0 (zoo.LoRA takes a dict of them too), got {rows!r:.80}"
         )
     return tuple(rows)
 

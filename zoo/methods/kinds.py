@@ -11,6 +11,7 @@ from zoo.methods.loha_lokr import LoHaUpdate, LoKrUpdate
 from zoo.methods.loha_lokr_config import LoHa, LoKr
 from zoo.methods.lora import lora_update
 from zoo.methods.peft_fields import lora_from_peft
+from zoo.methods.rows import RowsUpdate, TrainableTokens
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.update import Update
 
@@ -33,6 +34,11 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "lora": Kind(LoRA, lora_from_peft, lora_update),
     "full": Kind(Full, Full.from_peft, lambda name, weight, config: FullUpdate(weight)),
+    "trainable_tokens": Kind(
+        TrainableTokens,
+        TrainableTokens.from_peft,
+        lambda name, weight, config: RowsUpdate(weight, config.token_indices),
+    ),
     "loha": Kind(LoHa, LoHa.from_peft, LoHaUpdate),
     "lokr": Kind(LoKr, LoKr.from_peft, LoKrUpdate),
 }

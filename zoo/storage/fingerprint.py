@@ -143,6 +143,13 @@ class Fingerprint:
                 return name
         return None
 
+    def misfit(self, name: str, entries: Mapping[str, str]) -> str:
+        """Return how a weight's shape is another one than its entry says, with a leading space; "" if it is not."""
+        match = _ENTRY.fullmatch(entries.get(name, ""))
+        here = "x".join(map(str, self.shape(name))) if name in self else None
+        there = here if match is None else match["shape"]
+        return "" if here is None or here == there else f" of shape {here}, not {there}"
+
     def same_types(self, entries: Mapping[str, str]) -> bool:
         """Return whether all weights that the entries name have the types that they say."""
         return all(

@@ -15,7 +15,7 @@ from torch import nn
 from zoo.errors import StateDictError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import SUFFIX
+from zoo.weights.walk import SUFFIX, plain_names
 
 _OWN = re.compile(rf"(?P<store>.+{SUFFIX})\.(?:base$|packed\.|merged$|merged_packed\.|updates\.)")
 INSTEAD = (
@@ -54,10 +54,12 @@ def stop_checking(layer: nn.Module, root: bool = False) -> None:
 
 def _check(layer: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     """Raise `StateDictError` for what the layer, or one below it, cannot load, before anything is loaded."""
+    plain = plain_names(layer)
     for name in _weights(layer):
-        if prefix + name in state:
+        dense = next((prefix + one for one in (name, plain(name)) if prefix + one in state), None)
+        if dense is not None:
             raise StateDictError(
-                f"{prefix + name}: Unexpected key: expected the tensors of a managed weight (quantized or with an "
+                f"{dense}: Unexpected key: expected the tensors of a managed weight (quantized or with an "
                 f"adapter), got a dense weight, in which base and adapters cannot be told apart: {INSTEAD}"
             )
     stores: dict[str, set[str]] | None = None

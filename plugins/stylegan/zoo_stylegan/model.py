@@ -116,6 +116,7 @@ def add_discriminator(model: Model, seed: int = 0) -> None:
     model.module.config = configs.complete({**model.module.config, "discriminator": True})
     model.module.discriminator = made.to(model.device, model.dtype)
     model.module.discriminator.requires_grad_(True).train(model.module.training)
+    model.train_beside("discriminator")
 
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:

@@ -78,6 +78,27 @@ def test_peft_and_zoo_read_each_other(indices: Any, tied: bool, tmp_path: Path) 
             zoo.wrap(llama(tied, seed=2), lora=tmp_path / "ours")
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("targets", [None, ["embed_tokens"]])
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_alone_as_peft_has_them(tied: bool, targets: list[str] | None, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.TrainableTokensConfig(token_indices=NEW, target_modules=targets)
+    theirs = peft.get_peft_model(llama(tied), config).eval()
+    stir(parameter for parameter in theirs.parameters() if parameter.requires_grad)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    ours = zoo.wrap(llama(tied), lora=tmp_path / "theirs")
+    assert close(run(ours), run(theirs))
+    ours.add_adapter("new", zoo.TrainableTokens(token_indices=NEW[:2], targets=targets))
+    ours.activate("new")
+    assert torch.equal(run(ours), run(llama(tied)))
+    stir(parameter for _, parameter in ours.trainable_parameters())
+    ours.save_adapter(tmp_path / "ours", "new")
+    read = peft.PeftModel.from_pretrained(llama(tied), str(tmp_path / "ours")).eval()
+    assert close(run(read), run(ours))
+    assert torch.equal(run(zoo.wrap(llama(tied), lora=tmp_path / "ours")), run(ours))
+
+
 @pytest.mark.parametrize("bits", [None, 4])
 @pytest.mark.parametrize("tied", [True, False])
 def test_only_these_rows_train(tied: bool, bits: int | None) -> None:
@@ -121,9 +142,9 @@ def test_gradients_are_those_of_a_dense_table() -> None:
     torch.testing.assert_close(gradient, dense[[8, 2, 5]])
 
 
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("named", [NEW, NEW[:2], []], ids=["all", "some", "none"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_whole_table_that_peft_writes_after_a_resize(tied: bool, named: bool, tmp_path: Path) -> None:
+def test_the_whole_table_that_peft_writes_after_a_resize(tied: bool, named: list[int], tmp_path: Path) -> None:
     """PEFT finds the original vocabulary in the base's folder, and then writes embedding and head whole."""
     from transformers import LlamaForCausalLM
 
@@ -139,7 +160,7 @@ def test_the_whole_table_that_peft_writes_after_a_resize(tied: bool, named: bool
             module.resize_token_embeddings(68, mean_resizing=False)
         return module.eval()  # type: ignore[no-any-return]
 
-    more = {"trainable_token_indices": NEW[:2]} if named else {}
+    more = {"trainable_token_indices": named} if named else {}
     theirs = peft.get_peft_model(base(1), peft.LoraConfig(r=2, target_modules=["q_proj"], **more)).eval()
     stir(parameter for parameter in theirs.parameters() if parameter.requires_grad)
     with pytest.warns(UserWarning, match="has been resized"):

@@ -23,13 +23,13 @@ from zoo.errors import AdapterError
 from zoo.weights.foreign.weight import acts_as
 from zoo.weights.layout import Layout, is_hf_conv1d
 from zoo.weights.parameters import parameter_names
-from zoo.weights.walk import ParameterRef, library_modules, parameter_ref
+from zoo.weights.walk import ParameterRef, library_modules, parameter_ref, unwrapped
 
 PREFIX = "base_model.model."
 ZOO_PREFIX = "zoo."
 WRAPPED = ".base_layer"
-TOKENS_LAYER = ".token_adapter"
-TOKENS = f"{TOKENS_LAYER}.trainable_tokens_delta"
+TOKENS = ".trainable_tokens_delta"
+TOKENS_LAYER = ".token_adapter"  # before it, of a LoRA's `trainable_token_indices`
 # PEFT adds the update of an attention's out_proj to its weight twice, merged or not (peft 0.14 to 0.21 at least).
 OUT_PROJ = 2.0
 _LORA = re.compile(r"(?P<path>.+)\.lora_(?:(?P<factor>[AB])\.weight|(?P<other>embedding_[AB]|magnitude_vector))")
@@ -150,6 +150,7 @@ def has_kind(kind: str, slot: Slot) -> bool:
 
 def ties_rows(module: nn.Module, refs: list[ParameterRef]) -> bool:
     """Return whether PEFT's `trainable_token_indices` of a weight's first place reach all its places."""
+    module = unwrapped(module)
     try:
         first = module.get_input_embeddings() is refs[0].layer  # type: ignore[operator]
     except (AttributeError, NotImplementedError):

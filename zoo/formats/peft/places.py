@@ -114,7 +114,9 @@ def place_of(reading: Reading, name: str, full: str) -> tuple[Place, str] | None
         if bare in reading.buffers:
             return Place("buffer", bare), "value"
         return (Place("full", bare), "weight") if bare in reading.groups else None
-    if rest.endswith(keys.TOKENS) and (table := keys.bare_name(rest.removesuffix(keys.TOKENS))) in _tables(reading):
+    stem = rest.removesuffix(keys.TOKENS)
+    table = keys.bare_name(stem.removesuffix(keys.TOKENS_LAYER)) if stem != rest else ""
+    if table in _tables(reading):
         return Place("rows", _tables(reading)[table]), "rows"
     key = _lora_key(reading, name, rest) if isinstance(reading.config, LoRA) else _other_key(reading, rest)
     if key is None and (_base_copy(reading, rest) is None):

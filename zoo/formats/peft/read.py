@@ -17,7 +17,7 @@ from zoo.formats.peft.keys import PREFIX, ZOO_PREFIX, Slot, check_shapes
 from zoo.formats.peft.places import Place, Reading, changed_rows, check_values, new_reading, place_of, ref_of
 from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
-from zoo.methods.rows import RowsUpdate
+from zoo.methods.rows import RowsUpdate, TrainableTokens
 from zoo.methods.targets import adaptable, path_of
 from zoo.plugin import hooks
 from zoo.weights.lazy_weight import LazyWeight
@@ -175,7 +175,7 @@ def _from_rows(reading: Reading, group: TiedGroup, path: str, factors: dict[str,
 def _with_rows(reading: Reading, name: str, update: Update | None, rows: tuple[int, ...], copy: Tensor) -> Update:
     """Return an update of the rows that `update` trains already and of those in which a copy differs from the base."""
     trained = update.indices if isinstance(update, RowsUpdate) else ()
-    if not isinstance(reading.config, LoRA) or not isinstance(update, RowsUpdate | None):
+    if not isinstance(reading.config, LoRA | TrainableTokens) or not isinstance(update, RowsUpdate | None):
         raise AdapterError(
             f"it holds rows of {name} itself that are not this base's, beside an adapter of it; the base was extended "
             "or trained, and zoo loads new rows only of a weight that has no other adapter"

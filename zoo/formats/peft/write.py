@@ -104,7 +104,7 @@ def to_peft(adapters: AdapterSet, name: str, parts: list[Part]) -> tuple[dict[st
     tensors |= _full_tensors(module, config, full, saved, [slot for slot, _ in chosen])
     tensors |= _buffer_tensors(adapters, name, saved, [slot for slot, _ in chosen])
     for part in rows:
-        tensors |= _row_tensors(module, part)
+        tensors |= _row_tensors(module, config, part)
     if isinstance(config, LoRA):
         fields = peft_config.from_lora(module, config, [(slot, part.update) for slot, part in chosen])
     else:
@@ -194,14 +194,16 @@ def _buffer_tensors(
     return {**tensors, **{f"{ZOO_PREFIX}{buffer}": own[buffer] for buffer in outside}}
 
 
-def _row_tensors(module: nn.Module, part: Part) -> dict[str, Tensor]:
+def _row_tensors(module: nn.Module, config: Adapter, part: Part) -> dict[str, Tensor]:
     """Return the trained rows of a table: under PEFT's key where PEFT computes the same."""
     first, rows = part.refs[0], dict(part.update.named_parameters())["rows"]
     layer = first.layer
     table = isinstance(layer, nn.Embedding) or (isinstance(layer, nn.Linear) and "bias" not in parameter_names(layer))
     if first.attribute != "weight" or not first.path or not table or not keys.ties_rows(module, part.refs):
         return _zoo_tensors(part)
-    return {f"{PREFIX}{first.path}{keys.TOKENS}": rows}
+    if isinstance(config, LoRA):
+        return {f"{PREFIX}{first.path}{keys.TOKENS_LAYER}{keys.TOKENS}": rows}
+    return {f"{PREFIX}{ref.path}{keys.TOKENS}": rows for ref in part.refs}
 
 
 def _saved_modules(module: nn.Module, config: Adapter, parts: list[Part]) -> dict[str, str]:
