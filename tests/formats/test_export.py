@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+from packaging.version import Version
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -58,11 +60,13 @@ def test_diffusers_reads_what_was_written_for_it(make: Callable[[], nn.Module], 
     theirs.load_lora_adapter(tmp_path, prefix=prefix, use_safetensors=True)  # type: ignore[operator]
     expected = run(model, *inputs)
     assert close(run(theirs, *inputs), expected)
+    assert not close(run(module, *inputs), expected, 1e-3)
+    assert close(run(zoo.wrap(copy.deepcopy(module), lora=tmp_path), *inputs), expected)
+    if kind == "convolutions and ranks" and Version(diffusers.__version__) < Version("0.40"):
+        pytest.skip(f"diffusers {diffusers.__version__} takes, without metadata, one rank for the alpha of all layers")
     without_metadata = copy.deepcopy(module)
     without_metadata.load_lora_adapter(load_file(tmp_path / FILE), prefix=prefix)  # type: ignore[operator]
     assert close(run(without_metadata, *inputs), expected)
-    assert not close(run(module, *inputs), expected, 1e-3)
-    assert close(run(zoo.wrap(copy.deepcopy(module), lora=tmp_path), *inputs), expected)
 
 
 def test_a_pipeline_reads_it(tmp_path: Path) -> None:

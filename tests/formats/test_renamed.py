@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -215,12 +216,20 @@ def test_alphas_of_their_own_and_rslora(tmp_path: Path) -> None:
     assert (run(zoo.wrap(old.module, lora=folder)) - expected).norm() < 1e-5 * expected.norm()
 
 
-def test_modules_to_save_by_their_old_name(tmp_path: Path) -> None:
-    old = Old(neox, tmp_path)
-    folder = old.adapter(old.names("query_key_value.weight"), modules_to_save=["embed_out"])
+@pytest.mark.parametrize(
+    ("make", "layer", "before"),
+    [(neox, "query_key_value.weight", "embed_out"), (llava, "q_proj.weight", "language_model.lm_head")],
+)
+def test_modules_to_save_by_their_old_name(
+    make: Callable[[], nn.Module], layer: str, before: str, tmp_path: Path
+) -> None:
+    old = Old(make, tmp_path)
+    if hasattr(old.module, before):
+        pytest.skip(f"transformers {transformers.__version__} has not renamed {before} yet")
+    folder = old.adapter(old.names(layer), modules_to_save=[before])
     tensors = load_file(folder / "adapter_model.safetensors")
-    old.tensors["embed_out.weight"] = torch.randn(40, 16)
-    tensors["base_model.model.embed_out.weight"] = old.tensors["embed_out.weight"]
+    old.tensors[f"{before}.weight"] = torch.randn(40, 16)
+    tensors[f"base_model.model.{before}.weight"] = old.tensors[f"{before}.weight"]
     save_file(tensors, folder / "adapter_model.safetensors")
     model = zoo.wrap(old.module, lora=folder)
     assert model.adapters["default"].modules_to_save == ("lm_head",)

@@ -111,6 +111,10 @@ def test_fused_experts_of_transformers(config: type, more: dict[str, int], imple
     dense = copy.deepcopy(net)
     dense.load_state_dict(small.state_dict())
     assert _rel(small(ids).logits, dense(ids).logits) < 1e-5
+    if implementation == "batched_mm" and transformers.__version__.startswith("5.9."):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # its clamp_ of the router's choice
+            net(ids).logits.sum().backward()
+        pytest.skip(f"transformers {transformers.__version__} cannot train experts with batched_mm, plain ones neither")
     small(ids).logits.sum().backward()
     assert all(parameter.grad is not None for _, parameter in small.trainable_parameters())
 

@@ -47,7 +47,7 @@ def tensors(
     """Return the file's tensors, and the configuration for its metadata.
 
     The scale is in B, so that alpha is the rank: readers of the tensors alone, and earlier releases of diffusers, which
-    know no metadata, take it for that.
+    know no metadata, take it for that; diffusers before 0.40 only where all layers have one rank.
 
     Args:
         fields: PEFT's configuration.

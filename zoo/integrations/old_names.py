@@ -194,6 +194,6 @@ def _backwards(model: Any) -> Callable[[str], str]:
     reverse = [one.reverse_transform() for one in reversed(renames)]
 
     def older(name: str) -> str:
-        return rename_source_key(name, reverse, [], reverse=True)[0]
+        return rename_source_key(name, reverse, [])[0]
 
     return older
