@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.errors import AdapterError, OutputError
 
-from .test_detect import EXPECTED, close, conditional, noisy, run, small, vae
+from .helpers import EXPECTED, close, conditional, noisy, run, small, vae
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from zoo.catalog import registry
-from zoo.testing import Site
+from zoo.errors import PluginError
+from zoo.testing import Site, check_plugin, subject
+from zoo.testing.fresh import Seen
+
+from .mutations import Mutation
 
 SOURCES = Path(__file__).with_name("toys")
 ROOTS = {"toy": "zoo_toy", "round": "zoo_round", "gain": "zoo_gain", "watch": "zoo_watch"}
+IN_A_FRESH_PROCESS = ("heavy import", "prints", "facts import torch")
 
 
 def sources(name: str) -> dict[str, str]:
@@ -55,3 +60,23 @@ def install(site: Site) -> Callable[..., None]:
         registry.forget()
 
     return put
+
+
+@pytest.fixture
+def names_what_is_broken(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Check that the suite names the plugin, hook and fix of a mutation."""
+
+    def check(name: str, path: str, kind: str, mutation: Mutation) -> None:
+        if kind not in IN_A_FRESH_PROCESS:
+            monkeypatch.setattr(subject, "import_in_subprocess", lambda name: Seen())
+        install(name, {path: [(mutation.old, mutation.new), (mutation.old2, mutation.new2)]})
+        with pytest.raises(PluginError) as caught:
+            check_plugin(name)
+        said = str(caught.value)
+        assert f"plugin {name!r}" in said
+        assert getattr(caught.value, "hook", None) == mutation.hook
+        assert mutation.found in said.partition("found: ")[2]
+        assert "Fix: " in said
+        assert "\n" not in said
+
+    return check

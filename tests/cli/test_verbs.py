@@ -1,0 +1,162 @@
+"""The commands that sample, tune and evaluate, on a model that records its calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from zoo.cli import main
+from zoo.errors import DataError
+from zoo.tuning.result import TuneResult
+
+
+class Fake:
+    def __init__(self, kind: str = "text") -> None:
+        self.kind, self.calls, self.error = kind, [], None
+
+    def sample(self, n, *, seed=None, **options):
+        self.calls.append(("sample", n, seed, options))
+        if self.kind == "text":
+            return zoo.Samples([f"text {index}" for index in range(n)], "text")
+        return zoo.Samples(torch.rand(n, 1, 8, 8), "image")
+
+    def tune(self, data, **more):
+        self.calls.append(("tune", data, more))
+        if self.error is not None:
+            more["out"].mkdir(parents=True)
+            (more["out"] / "checkpoint").mkdir()
+            raise self.error
+        return TuneResult(losses=(2.0, 1.0), steps=2, seconds=1.0, batch_size=4, lr=1e-3, seed=0, trainable=9)
+
+    def evaluate(self, data):
+        self.calls.append(("evaluate", data))
+        return {"perplexity": 12.5, "accuracy": 0.25}
+
+    def save_adapter(self, folder, **more):
+        self.calls.append(("save_adapter", folder, *more.values()))
+
+    def save(self, folder):
+        self.calls.append(("save", folder))
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """Make `zoo.load` return a `Fake`; `.loaded` are the arguments of the call."""
+    made = Fake()
+
+    def load(name, **options):
+        made.loaded = (name, {key: value for key, value in options.items() if value is not None})
+        return made
+
+    monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_sample_prints_text_and_passes_every_option(fake, capsys):
+    words = ["sample", "gpt", "-n", "2", "--seed", "3", "--bits", "4", "--lora", "runs/a", "--device", "cpu"]
+    assert main([*words, "-o", "top-k=5", "-o", "prompt=The list", "-o", "greedy=true", "-o", "x=[1, 2]"]) == 0
+    out, err = capsys.readouterr()
+    assert "text 0" in out
+    assert "text 1" in out
+    assert err == ""
+    assert fake.loaded == ("gpt", {"bits": 4, "lora": "runs/a", "device": "cpu"})
+    options = {"top_k": 5, "prompt": "The list", "greedy": True, "x": [1, 2]}
+    assert fake.calls == [("sample", 2, 3, options)]
+
+
+def test_sample_writes_images_to_a_png_and_prints_its_name(fake, capsys, tmp_path):
+    fake.kind = "image"
+    assert main(["sample", "ddpm"]) == 0
+    assert capsys.readouterr().out == "ddpm.png\n"
+    assert (tmp_path / "ddpm.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["sample", "ddpm", "--json", "--out", "a.png"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "name": "ddpm",
+        "n": 1,
+        "seed": None,
+        "kind": "image",
+        "out": "a.png",
+        "captions": None,
+    }
+
+
+def test_sample_json_holds_the_texts(fake, capsys):
+    assert main(["sample", "gpt", "-n", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == ["text 0", "text 1"]
+
+
+def test_tune_trains_an_adapter_and_saves_it_in_the_runs_folder(fake, capsys):
+    assert main(["tune", "ddpm", "--data", "letters:serif", "--bits", "4", "--steps", "20", "--lr", "1e-3"]) == 0
+    out, err = capsys.readouterr()
+    folder = Path("runs/ddpm")
+    assert fake.loaded == ("ddpm", {"bits": 4, "lora": 8, "seed": 0})
+    expected = {"steps": 20, "batch_size": None, "lr": 1e-3, "out": folder, "resume": False, "seed": 0}
+    assert fake.calls == [("tune", "letters:serif", expected), ("save_adapter", folder / "adapter")]
+    assert out == "runs/ddpm/adapter\n"
+    assert "zoo sample ddpm --lora runs/ddpm/adapter" in err
+
+
+def test_tune_writes_the_adapter_for_another_tool(fake):
+    assert main(["tune", "ddpm", "--steps", "2", "--format", "kohya"]) == 0
+    assert fake.calls[-1] == ("save_adapter", Path("runs/ddpm/adapter"), "kohya")
+
+
+def test_tune_full_saves_the_model(fake, capsys):
+    assert main(["tune", "ddpm", "--full", "--out", "my run", "--json"]) == 0
+    assert fake.loaded == ("ddpm", {"seed": 0})
+    assert fake.calls[-1] == ("save", Path("my run/model"))
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["saved"] == "my run/model"
+    assert facts["losses"] == [2.0, 1.0]
+
+
+def test_evaluate_prints_figures_with_the_main_one_first(fake, capsys):
+    assert main(["evaluate", "gpt", "--data", "text:licences"]) == 0
+    assert capsys.readouterr().out == "perplexity  12.5\naccuracy    0.25\n"
+    assert fake.calls == [("evaluate", "text:licences")]
+    assert main(["evaluate", "gpt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == {"perplexity": 12.5, "accuracy": 0.25}
+
+
+def test_ctrl_c_says_how_to_resume(fake, capsys):
+    fake.error = KeyboardInterrupt()
+    assert main(["tune", "ddpm", "--out", "my run", "--steps", "5"]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.strip() == (
+        "interrupted: to go on from the last checkpoint, type zoo tune ddpm --out 'my run' --steps 5 --resume"
+    )
+
+
+def test_ctrl_c_elsewhere_just_ends(fake, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fake, "evaluate", stop)
+    assert main(["evaluate", "gpt"]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DataError("expected a folder,\nfound a file"), "error: expected a folder, found a file\n"),
+        (FileNotFoundError(2, "No such file", "x.txt"), "error: [Errno 2] No such file: 'x.txt'\n"),
+        (RuntimeError("odd"), "error: RuntimeError: odd (not a mistake of yours: ZOO_STRICT=1 shows where)\n"),
+    ],
+)
+def test_what_a_verb_raises_is_one_line(fake, monkeypatch, capsys, error, message):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(fake, "evaluate", fail)
+    assert main(["evaluate", "gpt"]) == 1
+    assert capsys.readouterr() == ("", message)
+    monkeypatch.setenv("ZOO_STRICT", "1")
+    with pytest.raises(type(error)):
+        main(["evaluate", "gpt"])
