@@ -20,7 +20,7 @@ from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
 from zoo.formats import manifest, native, saved
 from zoo.hub.adapters import resolve_path
-from zoo.methods.config import as_adapter, check_name
+from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
@@ -231,7 +231,8 @@ class Model(TrainingVerbs, AdapterVerbs):
             folder = resolve_path(lora)
             config, updates, buffers = saved.restore(self.adapter_set, folder)
             return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
-        wanted = as_adapter(with_names(lora, self.module), self.entry.targets or "all")
+        named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
+        wanted = as_adapter(named, self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
         foreign.check_targets(self.module, groups, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):

@@ -14,15 +14,15 @@ from zoo.adapters.offloaded import refuse_offloaded
 from zoo.adapters.updates import for_biases
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
-from zoo.methods.config import LARGEST, Adapter
+from zoo.methods.config import Adapter, check_weight
 from zoo.plugin.quantize import Packer
-from zoo.storage.fingerprint import Fingerprint, readable
+from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, is_outdated, managed_weights, plain_names, tied_groups
+from zoo.weights.walk import TiedGroup, managed_weights, plain_names, tied_groups
 
 
 class PreparedAdapter(NamedTuple):
@@ -136,11 +136,11 @@ class AdapterSet:
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
         """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base."""
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
-        if groups is None or is_outdated(groups):
+        if groups is None or _outdated(groups):
             groups = tied_groups(self.module)
         self._note_base(groups)
         if not self.configs:
-            self.buffers.watch()
+            self.buffers.watched = True
             self.freeze_base(groups)
         if any(update.changes_bias for update in updates.values()):
             updates = {**for_biases(groups, updates), **updates}
@@ -150,7 +150,6 @@ class AdapterSet:
                 managed.add(name, updates[group.name])
         self.configs[name] = prepared.config
         self.records[name] = dict(prepared.record or {})
-        self.buffers.notice()
         self.buffers.own[name] = dict(prepared.buffers)
         self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
 
@@ -158,13 +157,9 @@ class AdapterSet:
         """Note weights that have changed since the module was loaded: an adapter's base is what it is when it comes."""
         if self.base is None:
             return
-        self.base.keep_only(group.name for group in groups)
-        for group in groups:
-            value = group.value
-            if self.is_beside(group):
-                continue
-            if isinstance(value, nn.Parameter) and readable(value) and not self.base.holds(group.name, value):
-                self.base.add(group.name, value)
+        plain = {group.name: group.value for group in groups if isinstance(group.value, nn.Parameter)}
+        beside = {group.name for group in groups if self.is_beside(group)} if self.beside else set()
+        self.base.renew({group.name: None if group.name in beside else plain.get(group.name) for group in groups})
 
     def freeze_base(self, groups: list[TiedGroup], permanently: bool = False) -> None:
         """Freeze the base, and remember which parameters trained.
@@ -226,7 +221,9 @@ class AdapterSet:
             if isinstance(group.value, ManagedWeight):
                 group.value.activate(names, weights)
                 for name, update in group.value.updates.items():
-                    update.requires_grad_(weights.get(name, 0.0) != 0.0)  # an adapter without effect does not train
+                    trains = weights.get(name, 0.0) != 0.0  # an adapter without effect does not train
+                    if trains != any(parameter.requires_grad for parameter in update.parameters()):
+                        update.requires_grad_(trains)
         self.weights = dict(weights)
         self.show_buffers(weights)
 
@@ -331,12 +328,13 @@ class AdapterSet:
         self.scheme, self.base_is_frozen = None, False
 
 
-def check_weight(name: str, weight: object) -> float:
-    """Return an adapter's weight as a float.
-
-    Raises:
-        AdapterError: it is not a number, or too large.
-    """
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
-        raise AdapterError(f"the weight of {name!r}: expected a number, got {weight!r}")
-    return float(weight)
+def _outdated(groups: list[TiedGroup]) -> bool:
+    """Return whether the module has changed since the walk that found `groups`."""
+    for group in groups:
+        ref, value = group.refs[0], group.value
+        current = ref.layer._parameters.get(ref.attribute)
+        if current is None:
+            current = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
+        if current is not value:
+            return True
+    return False

@@ -30,6 +30,8 @@ class Buffers:
     Attributes:
         base: The values without any adapter, by the buffer's name; empty while there is none.
         own: By adapter the values that changed under it.
+        watched: Set with the first adapter, when the buffers are as the base has them, until `reset`. Else the methods
+            that change anything do nothing.
         ignored: Paths of modules that are part of neither the base nor an adapter.
     """
 
@@ -40,13 +42,8 @@ class Buffers:
         self._shown: dict[str, Tensor] = {}  # as they were when they were last looked at
         self._owner: str | None = None  # whose the next change is; None for the base's
         self.ignored: tuple[str, ...] = ()
-        self._watched = False
+        self.watched = False
         self._lent: dict[str, Tensor] | None = None  # while `lend` is in force, the module's own tensors
-
-    def watch(self) -> None:
-        """Begin: what the buffers are now is the base's. Before, and after `reset`, the other methods do nothing."""
-        self._watched = True
-        self.notice()
 
     def notice(self) -> None:
         """Compare every buffer with what it was, and keep what has changed under an adapter."""
@@ -98,11 +95,11 @@ class Buffers:
 
     def of_base(self) -> dict[str, Tensor]:
         """Return the base's values."""
-        return dict(self.base) if self._watched else {place.name: place.tensor for place in self._all_places()}
+        return dict(self.base) if self.watched else {place.name: place.tensor for place in self._all_places()}
 
     def reset(self) -> None:
         """Forget the base and all adapters; the buffers keep the values that they have now."""
-        self._watched = False
+        self.watched = False
         self.base, self.own, self._shown, self._owner = {}, {}, {}, None
 
     @torch.no_grad()
@@ -139,11 +136,13 @@ class Buffers:
 
     def _places(self) -> Iterator[_Place]:
         """Yield every persistent buffer, while some are lent those; none if they are not watched."""
-        if not self._watched or self._lent == {}:
+        if not self.watched or self._lent == {}:
             return
         yield from (place for place in self._all_places() if self._lent is None or place.name in self._lent)
 
     def _all_places(self) -> Iterator[_Place]:
+        if not any(layer._buffers for layer in self.module.modules()):
+            return
         for path, layer in library_modules(self.module):
             if any(f"{path}.".startswith(f"{ignored}.") for ignored in self.ignored):
                 continue

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from zoo.adapters import arithmetic
-from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter, check_weight
+from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
 from zoo.adapters.swap import unpadded
 from zoo.adapters.updates import make_updates
 from zoo.errors import AdapterError, did_you_mean
-from zoo.methods.config import LoRA, Targets, check_name
+from zoo.methods.config import LoRA, Targets, check_name, check_weight
 from zoo.methods.targets import match_weights
 from zoo.torch_state.modes import seeded
 from zoo.weights.update import LowRankUpdate

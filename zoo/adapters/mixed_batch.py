@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.adapters import rows
-from zoo.adapters.adapter_set import AdapterSet, check_weight
+from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
+from zoo.methods.config import check_weight
 from zoo.plugin import hooks
 from zoo.torch_state.modes import evaluating, seeded
 from zoo.weights.walk import managed_weights

@@ -8,7 +8,7 @@ from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter, Full
 from zoo.methods.kinds import KINDS
-from zoo.methods.rows import RowsUpdate, row_groups
+from zoo.methods.rows import RowsUpdate, TrainableTokens, row_groups
 from zoo.methods.targets import match_parameters, match_weights
 from zoo.plugin import hooks
 from zoo.weights.update import Update
@@ -32,8 +32,9 @@ def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict
     match = match_parameters if config.any_shape else match_weights
     chosen = match(groups, config.targets)
     updates: dict[str, Update] = {}
-    for name, (group, indices) in row_groups(groups, config).items():
-        updates[name] = RowsUpdate(group.lazy(), indices)
+    if isinstance(config, TrainableTokens) or getattr(config, "trainable_token_indices", None):
+        for name, (group, indices) in row_groups(groups, config).items():
+            updates[name] = RowsUpdate(group.lazy(), indices)
     for group in fully_trained(groups, config, chosen):
         if group.name in updates:
             raise AdapterError(f"{group.name}: expected either rows of it to train or all of it, got both")

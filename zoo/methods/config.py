@@ -335,3 +335,14 @@ def check_name(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise AdapterError(f"adapter name {name!r}: expected letters, digits, '_' and '-', starting with none of '-'")
     return name
+
+
+def check_weight(name: str, weight: object) -> float:
+    """Return an adapter's weight as a float.
+
+    Raises:
+        AdapterError: it is not a number, or too large.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
+        raise AdapterError(f"the weight of {name!r}: expected a number, got {weight!r}")
+    return float(weight)

@@ -33,7 +33,7 @@ def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.
             gain · W, so its scale is divided by the gain.
     """
     rank, scale = config.rank_and_scale(name.removesuffix(".weight"))
-    device = weight.device
+    device = weight._zoo_store.device
     kind = DoRAUpdate if config.dora else PiSSAUpdate if config.init.startswith(RESIDUAL) else LoRAUpdate
     update = kind(
         weight.shape,
@@ -44,7 +44,7 @@ def lora_update(name: str, weight: LazyWeight, config: LoRA, *, gain: float = 1.
         device=device,
     )
     with torch.no_grad():
-        if device.type != "meta":
+        if device.type != "meta" and not (kind is LoRAUpdate and config.init == "default"):  # drawn already
             init_update(update, weight, config.init, gain)
         if isinstance(update, DoRAUpdate | PiSSAUpdate):
             update.init_from(weight)

@@ -108,9 +108,16 @@ class Fingerprint:
         """Return whether `tensor` is the weight `name`, perhaps in another float type, or cast to one and back."""
         return name in self._samples and self._samples[name].agrees(sample(tensor))
 
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Forget every weight but these."""
-        self._samples = {name: self._samples[name] for name in names if name in self._samples}
+    def renew(self, weights: Mapping[str, Tensor | None]) -> None:
+        """Forget every weight but these, and look again at those that have changed.
+
+        Args:
+            weights: Name → tensor, or None for a weight that stays as it was noted.
+        """
+        self._samples = {name: self._samples[name] for name in weights if name in self._samples}
+        for name, tensor in weights.items():
+            if tensor is not None and readable(tensor) and not self.holds(name, tensor):
+                self.add(name, tensor)
 
     def hexdigest(self) -> str:
         """Return the fingerprint of all weights, 32 hexadecimal digits."""

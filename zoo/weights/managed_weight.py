@@ -85,7 +85,7 @@ class ManagedWeight(nn.Module):
         """The device on which the base is used."""
         dense = self.dense_parameter()
         if dense is not None:
-            return device_of(self, dense)
+            return device_of(self, dense) if dense.is_meta else dense.device
         packed = self.quantized_base()
         return device_of(packed, packed._parameters[packed.names[0]])  # type: ignore[arg-type]
 

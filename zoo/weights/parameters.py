@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.errors import StateDictError, WeightError
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.offload import forget
+from zoo.weights.offload import HOOK, forget
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.state_dicts import check_loading, is_own_name, stop_checking
 from zoo.weights.walk import SUFFIX, ParameterRef, TiedGroup, tied_groups, unwrapped
@@ -118,7 +118,8 @@ def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: 
     layer, attribute = ref.layer, ref.attribute
     layer.__dict__.setdefault(ORDER, tuple(layer._parameters))
     layer._parameters.pop(attribute, None)
-    forget(layer, attribute)
+    if HOOK in layer.__dict__:
+        forget(layer, attribute)
     if register:
         layer.add_module(child_name(attribute), managed)
     if isinstance(getattr(type(layer), attribute, None), property):
