@@ -137,6 +137,7 @@ def test_unknown_names_suggest_near_ones() -> None:
     refused(lambda: zoo.load("./nowhere"), r"expected a folder that exists", UnknownNameError)
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_one_error_and_soon(tmp_path: Path) -> None:
     code = """
         import time, zoo

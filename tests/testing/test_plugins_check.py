@@ -78,6 +78,7 @@ def test_what_is_light_is_imported_in_another_process(site, capsys, kind):
     assert not {"pkg_read", "pkg_zero"} & set(sys.modules)
 
 
+@pytest.mark.slow
 def test_an_import_that_does_not_end_is_given_up(site, monkeypatch, capsys):
     monkeypatch.setattr(fresh, "PATIENCE", 6.0)
     slow = "import time\nwhile True:\n    time.sleep(1)\n"

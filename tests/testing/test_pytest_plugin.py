@@ -44,6 +44,7 @@ def test_the_entry_point_is_the_module_with_the_fixtures():
     assert project["entry-points"]["pytest11"] == {"zoo": "zoo.testing.pytest_plugin"}
 
 
+@pytest.mark.slow
 def test_every_promise_is_a_case_and_the_fixtures_work(install, site, tmp_path):
     install("toy", {"zoo_toy/__init__.py": [("manual_seed(request.seed)", "manual_seed(5)")]})
     folder = tmp_path / "theirs"

@@ -39,6 +39,7 @@ if torch.distributed.is_initialized():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo here")
 def test_two_processes_are_one_with_twice_the_batches(fake, tmp_path):
     with socket.socket() as free:

@@ -81,7 +81,11 @@ def fresh_dynamo() -> None:
 @pytest.mark.parametrize(
     ("backend", "name", "bits"),
     [
-        *(("aot_eager", name, bits) for name in CASES for bits in BITS),
+        *(
+            pytest.param("aot_eager", name, bits, marks=[] if bits == 4 else [pytest.mark.slow])
+            for name in CASES
+            for bits in BITS
+        ),
         pytest.param("inductor", "words", 4, marks=pytest.mark.slow),
     ],
 )

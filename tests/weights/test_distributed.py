@@ -186,7 +186,7 @@ def spawn(how: str, cases: str) -> str:
 @pytest.mark.parametrize(
     ("how", "cases"),
     [
-        ("fsdp", "net-4"),
+        pytest.param("fsdp", "net-4", marks=pytest.mark.slow),
         pytest.param("fsdp", "net-None net-8 tied-None tied-4 kinds-4", marks=pytest.mark.slow),
         pytest.param("ddp", "net-None net-8 net-4 tied-None tied-4 kinds-4", marks=pytest.mark.slow),
     ],
