@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ class _Run(NamedTuple):
 
 
 _recent: dict[tuple[Any, ...], _Run] = {}
+_lock = threading.Lock()  # for changes of the dict
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ class PartOf:
         if run is not None and run.source() is source and run.versions == versions:
             return run.values
         values = self._entries(tensors, first, last, dtype)
-        _recent.pop(key, None)
-        while len(_recent) >= KEPT:
-            _recent.pop(next(iter(_recent)), None)
-        _recent[key] = _Run(weakref.ref(source), versions, values)
+        with _lock:
+            _recent.pop(key, None)
+            while len(_recent) >= KEPT:
+                del _recent[next(iter(_recent))]
+            _recent[key] = _Run(weakref.ref(source), versions, values)
         return values
 
 
