@@ -17,42 +17,12 @@ from torch import Tensor
 from zoo.errors import QuantizationError
 from zoo.weights.four_bit import quantize_four_bit, thresholds
 from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
-from zoo.weights.quantized_tensor import Codec, QuantizedTensor
+from zoo.weights.quantized_tensor import Part, QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
 
 SCALE_BLOCK = 256  # scales that share a second scale; fixed by bitsandbytes
 CHUNK = 1 << 18  # values quantized to 8 bit at once: bounds the temporary tensors
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some values of a weight whose tensors hold whole blocks.
-
-    Attributes:
-        codec: Dequantizes all values of the blocks.
-        first: The first of the values that count.
-        size: The number of values in the blocks.
-    """
-
-    codec: FourBit | Dynamic8
-    first: int
-    size: int
-
-    @property
-    def scheme(self) -> str:
-        """The scheme's name."""
-        return self.codec.scheme
-
-    @property
-    def bits(self) -> int:
-        """Stored bits per value."""
-        return self.codec.bits
-
-    def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return the dense weight; see `Codec.unpack`."""
-        flat = self.codec.unpack(tensors, torch.Size((self.size,)), dtype)
-        return flat[self.first : self.first + shape.numel()].view(shape)
 
 
 @dataclass(frozen=True)
@@ -116,8 +86,8 @@ class FourBit:
         flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_dtype)
         return flat.view(index.numel(), width).to(dtype)
 
-    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]]:
-        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> Part:
+        """Return the blocks that hold the values from `start` to `stop`; see `Codec`."""
         block, packed = self.block_size, tensors[0]
         first, last = start // block, -(-stop // block)  # blocks
         size = min(last * block, 2 * packed.numel()) - first * block
@@ -132,8 +102,7 @@ class FourBit:
             blocks = torch.arange(first, last, device=packed.device)
             scales = dynamic_map(packed.device)[tensors[1][first:last].int()] * tensors[2][blocks // SCALE_BLOCK]
             tensors, codec = (packed, scales + tensors[3]), FourBit(self.scheme, block, False)
-        whole = start == first * block and stop - start == size
-        return (codec if whole else Piece(codec, start - first * block, size)), tensors
+        return Part(codec, tensors, start - first * block, size)
 
 
 @dataclass(frozen=True)
@@ -159,13 +128,14 @@ class Int8Rows:
             return None
         return self.unpack((values[index], scales[index]), torch.Size((index.numel(), width)), dtype)
 
-    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]] | None:
-        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> Part | None:
+        """Return the rows that are the values from `start` to `stop`; see `Codec`."""
         values, scales = tensors
         width = values.shape[1]
         if start % width or stop % width:
             return None
-        return self, (values[start // width : stop // width], scales[start // width : stop // width])
+        rows = slice(start // width, stop // width)
+        return Part(self, (values[rows], scales[rows]), 0, stop - start)
 
 
 @dataclass(frozen=True)
@@ -187,14 +157,13 @@ class Dynamic8:
         flat = kernels().dequantize_blockwise.default(values, scales, code, self.block_size, kernel_dtype)
         return flat.view(shape).to(dtype)
 
-    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]]:
-        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> Part:
+        """Return the blocks that hold the values from `start` to `stop`; see `Codec`."""
         values, block = tensors[0].view(-1), self.block_size
         first, last = start // block, -(-stop // block)
         size = min(last * block, values.numel()) - first * block
         chosen = (values[first * block : first * block + size], tensors[1][first:last])
-        whole = start == first * block and stop - start == size
-        return (self if whole else Piece(self, start - first * block, size)), chosen
+        return Part(self, chosen, start - first * block, size)
 
 
 @dataclass(frozen=True)
@@ -215,9 +184,9 @@ class StoredFloat:
         """Return rows `index` (n,) as (n, width)."""
         return tensors[0].view(-1, width)[index].to(dtype)
 
-    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> tuple[Codec, tuple[Tensor, ...]]:
-        """Return the values from `start` to `stop`, in the order of memory; see `Codec.part`."""
-        return self, (tensors[0].view(-1)[start:stop],)
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> Part:
+        """Return the values from `start` to `stop`; see `Codec`."""
+        return Part(self, (tensors[0].view(-1)[start:stop],), 0, stop - start)
 
 
 def pack(weight: Tensor, scheme: Quantization, dtype: torch.dtype | None = None) -> QuantizedTensor:

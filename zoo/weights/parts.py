@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.weights.quantized_tensor import Codec, QuantizedTensor
+from zoo.weights.quantized_tensor import Codec, Part, QuantizedTensor
 
 # Dequantizing takes about 15 µs and .12 ns a value on a CPU core, as much for a matrix of 128 × 128 as its product with
 # 64 rows. Entries of small matrices are therefore dequantized together, and the last few runs of them are kept, of 1
@@ -71,27 +71,36 @@ class PartOf:
 
     def _entries(self, tensors: tuple[Tensor, ...], start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Return entries of the first dimension, dense: (stop - start, …)."""
-        size, rest = self.whole[1:].numel(), self.whole[1:]
-        part = self.codec.part(tensors, start * size, stop * size)  # type: ignore[attr-defined]
+        rest = self.whole[1:]
+        size = rest.numel()
+        part: Part | None = self.codec.part(tensors, start * size, stop * size)  # type: ignore[attr-defined]
         if part is None:
             return self.codec.unpack(tensors, self.whole, dtype)[start:stop].clone()
-        codec, stored = part
-        return codec.unpack(stored, torch.Size((stop - start, *rest)), dtype)
+        flat = part.codec.unpack(part.tensors, torch.Size((part.size,)), dtype)
+        return flat[part.first : part.first + (stop - start) * size].view(stop - start, *rest)
 
     def _run(self, tensors: tuple[Tensor, ...], first: int, last: int, dtype: torch.dtype) -> Tensor:
-        source = tensors[0]
-        key = (id(source), first, dtype)
-        versions = tuple([tensor._version for tensor in tensors])
-        run = _recent.get(key)
-        if run is not None and run.source() is source and run.versions == versions:
-            return run.values
-        values = self._entries(tensors, first, last, dtype)
+        values = _kept(tensors, first, dtype)
+        if values is not None:
+            return values
+        values, key = self._entries(tensors, first, last, dtype), (id(tensors[0]), first, dtype)
         with _lock:
             _recent.pop(key, None)
             while len(_recent) >= KEPT:
                 del _recent[next(iter(_recent))]
-            _recent[key] = _Run(weakref.ref(source), versions, values)
+            _recent[key] = _Run(weakref.ref(tensors[0]), _versions(tensors), values)
         return values
+
+
+def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+    return tuple([tensor._version for tensor in tensors])
+
+
+def _kept(tensors: tuple[Tensor, ...], first: int, dtype: torch.dtype) -> Tensor | None:
+    """Return the kept run of these tensors that begins with entry `first`; None if there is none, or it is outdated."""
+    run = _recent.get((id(tensors[0]), first, dtype))
+    current = run is not None and run.source() is tensors[0] and run.versions == _versions(tensors)
+    return run.values if current else None  # type: ignore[union-attr]
 
 
 def kept_entry(packed: QuantizedTensor, entry: int) -> Tensor | None:
@@ -99,20 +108,13 @@ def kept_entry(packed: QuantizedTensor, entry: int) -> Tensor | None:
 
     What `PartOf` does, without the objects around it, which cost as much as a small product.
     """
-    parameters = packed._parameters
-    source: Tensor = parameters[packed.names[0]]  # type: ignore[assignment]
-    whole = packed.shape
+    tensors, whole = packed.tensors(), packed.shape
     together = RUN // whole[1:].numel() if whole.numel() else 0
-    if together < 2 or not _may_keep(source):
+    if together < 2 or not _may_keep(tensors[0]):
         return None
     first = entry - entry % together
-    run = _recent.get((id(source), first, packed.dtype))
-    if run is None or run.source() is not source:
-        return None
-    for name, version in zip(packed.names, run.versions, strict=True):
-        if parameters[name]._version != version:  # type: ignore[union-attr]
-            return None
-    return run.values[entry - first].clone()  # the caller may write to it
+    values = _kept(tensors, first, packed.dtype)
+    return None if values is None else values[entry - first].clone()  # the caller may write to it
 
 
 def _may_keep(source: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ class Codec(Protocol):
     A codec may have two more methods. Without them the whole weight is dequantized where a part would do:
 
     - `rows(tensors, index, width, dtype)`: the rows `index` (n,) of a weight (rows, width), dense (n, width), or None.
-    - `part(tensors, start, stop)`: a codec and tensors of the values from `start` to `stop` in the order of memory, as
-      views where possible, or None.
+    - `part(tensors, start, stop)`: a `Part` with the values from `start` to `stop` in the order of memory, or None.
     """
 
     @property
@@ -34,6 +33,22 @@ class Codec(Protocol):
 
         The result is a fresh tensor, which the caller may write to.
         """
+
+
+class Part(NamedTuple):
+    """Some values of a quantized weight, and perhaps others around them, because tensors hold whole blocks.
+
+    Attributes:
+        codec: Dequantizes the tensors.
+        tensors: The tensors, views where possible.
+        first: Where among the tensors' values the ones that count begin.
+        size: The number of values that the tensors hold.
+    """
+
+    codec: Codec
+    tensors: tuple[Tensor, ...]
+    first: int
+    size: int
 
 
 class QuantizedTensor(nn.Module):

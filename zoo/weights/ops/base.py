@@ -35,9 +35,14 @@ class BaseTensors(NamedTuple):
     tensors: tuple[Tensor, ...]
 
 
-def base_tensors(managed: ManagedWeight) -> BaseTensors:
-    """Return the current base. Its tensors are looked up at every use and never kept."""
-    dense = managed.effective_base()
+def base_tensors(managed: ManagedWeight, dense: Tensor | None = None) -> BaseTensors:
+    """Return the current base. Its tensors are looked up at every use and never kept.
+
+    Args:
+        managed: The weight.
+        dense: Its `effective_base()`, if the caller has just looked that up.
+    """
+    dense = managed.effective_base() if dense is None else dense
     if dense is not None:
         return BaseTensors(None, managed.shape, (dense,))
     packed = managed.quantized_base()

@@ -166,7 +166,7 @@ def linear(
     low_rank = managed.factors()
     if low_rank is None:
         return _scaled(managed, x, bias, dtype, flip)
-    base = base_tensors(managed)
+    base = base_tensors(managed, dense)
     if managed.training and any(update.dropout for update in updates):
         y = _apply(x, bias, base, None, flip)
         for update, factors in zip(updates, low_rank, strict=True):
