@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zoo
+from zoo.formats import packed
 from zoo.formats.packed import DESCRIPTION, WEIGHTS
 from zoo.plugin import hooks
 from zoo.storage.atomic import digest
 from zoo.weights import footprint
+from zoo.weights.carrier import carried
 from zoo.weights.walk import managed_weights
 
 ARCHITECTURES = ["gpt", "bert", "ddpm", "vae", "vit", "stylegan", "gat"]
@@ -69,6 +72,33 @@ def test_every_architecture(name, tmp_path):
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_every_scheme(scheme, tmp_path):
     reloaded(zoo.load("gat", bits=scheme, device="cpu"), tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_stack_of_matrices(bits, tmp_path):
+    """transformers' fused experts, which quantizers get as one matrix of all their rows."""
+    config = transformers.MixtralConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=3,
+        vocab_size=64,
+    )
+    model = zoo.wrap(transformers.MixtralForCausalLM(config), bits=bits)
+    model.save(tmp_path, packed=True)
+    entry = replace(model.entry, folder=tmp_path)
+    folder = packed.read(entry)
+    assert folder is not None
+    read = {name: carried(tensor) for name, tensor in packed.tensors(entry, folder)}
+    expected = {name: store.quantized_base() for name, store in managed_weights(model.module).items()}
+    assert any(len(store.shape) == 3 for store in expected.values())
+    for name, store in expected.items():
+        again = read[name]
+        assert again is not None, name
+        assert (again.codec, again.shape, again.names) == (store.codec, store.shape, store.names)
+        assert all(again.state_dict()[part].equal(value) for part, value in store.state_dict().items())
 
 
 def test_another_compute_type_is_kept(tmp_path):

@@ -23,6 +23,7 @@ from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, CheckpointError, OutputError, QuantizationError, ZooError
 from zoo.formats import bitsandbytes_folder
 from zoo.plugin import hooks
+from zoo.plugin.quantize import quantizer_shape
 from zoo.storage import atomic, fingerprint, untrusted, untrusted_json
 from zoo.storage.checkpoint import verify
 from zoo.storage.fingerprint import Fingerprint
@@ -110,7 +111,9 @@ def write(model: LoadedModel, adapters: AdapterSet, staged: Path) -> None:
         bitsandbytes_folder.write(model.module, staged, groups, packed, plain)
     else:
         description["weights"] = {
-            name: _described(model.entry, name, one, adapters.scheme) for name, one in packed.items()
+            group.name: _described(model.entry, group, packed[group.name], adapters.scheme)
+            for group in groups
+            if group.name in packed
         }
         tensors = {f"{name}.{part}": one._parameters[part] for name, one in packed.items() for part in one.names}
         atomic.save_tensors(staged / WEIGHTS, _on_cpu(plain | tensors))
@@ -141,29 +144,32 @@ def _base(adapters: AdapterSet, groups: list[TiedGroup]) -> Fingerprint | None:
     return base
 
 
-def _described(entry: Entry, name: str, packed: QuantizedTensor, scheme: Quantization | None) -> dict[str, Any]:
+def _described(entry: Entry, group: TiedGroup, packed: QuantizedTensor, scheme: Quantization | None) -> dict[str, Any]:
     """Return what the description says of one weight.
 
     Args:
         entry: The model's entry.
-        name: The weight's name.
+        group: The weight's places.
         packed: The weight.
         scheme: The model's quantization, for a codec that does not say its own.
 
     Raises:
         OutputError: what it says would not lead back to the weight's codec.
     """
-    codec, why = packed.codec, ""
+    codec, why, name, seen = packed.codec, "", group.name, quantizer_shape(group)
+    form = {"shape": list(packed.shape), "tensors": list(packed.names)}
+    if seen != packed.shape:
+        form["quantized_shape"] = list(seen)
     known = {one.name: getattr(codec, one.name) for one in fields(Quantization) if hasattr(codec, one.name)}
     for choice in (known, {} if scheme is None else asdict(scheme)):
         try:
             made = Quantization(**choice)
-            expected = _expected(entry, name, made, packed.shape)
+            expected = _expected(entry, name, made, seen)
         except (ZooError, TypeError) as error:
             why = why or f" ({error})"
             continue
         if expected.codec == codec and _forms(expected) == _forms(packed):
-            return {"quantization": asdict(made), "shape": list(packed.shape), "tensors": list(packed.names)}
+            return {"quantization": asdict(made), **form}
     raise OutputError(
         f"{name}: stored as {codec.scheme}, which no quantizer of zoo or a plugin makes from its bits, block_size and "
         f"double alone{why}: write it with the library that made it, after model.unload(), or dense"
@@ -273,8 +279,11 @@ def _weight(entry: Entry, packed: PackedFolder, name: str, told: Any, found: dic
     where = packed.folder / DESCRIPTION
     if not isinstance(told, dict) or not _sizes(told.get("shape")) or not isinstance(told.get("tensors"), list):
         raise CheckpointError(f"{where}: damaged, expected shape and tensors of {name}; get the folder again")
-    shape, scheme = torch.Size(told["shape"]), _quantization(where, told.get("quantization"))
-    expected = _expected(entry, name, scheme, shape)
+    shape, seen = torch.Size(told["shape"]), told.get("quantized_shape", told["shape"])
+    if not isinstance(seen, list) or not _sizes(seen) or torch.Size(seen).numel() != shape.numel():
+        raise CheckpointError(f"{where}: damaged, {name} has another number of values quantized; get the folder again")
+    scheme = _quantization(where, told.get("quantization"))
+    expected = _expected(entry, name, scheme, torch.Size(seen))
     stored = {part: found.pop(f"{name}.{part}", None) for part in expected.names}
     if told["tensors"] != list(expected.names) or any(tensor is None for tensor in stored.values()):
         raise CheckpointError(

@@ -33,6 +33,16 @@ def check_keep(groups: list[TiedGroup], scheme: Quantization | None) -> None:
             )
 
 
+def quantizer_shape(group: TiedGroup) -> torch.Size:
+    """Return the shape in which quantizers get a weight: its own, or (matrices · rows, columns) for a stack.
+
+    So that each row of each matrix can have a scale, and not only each matrix.
+    """
+    shape = torch.Size(group.value.shape)
+    stacked = layout_of([(ref.layer, ref.attribute) for ref in group.refs], shape).stacked
+    return torch.Size((shape[0] * shape[1], shape[2])) if stacked else shape
+
+
 def pack_weight(
     entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization, dtype: torch.dtype
 ) -> QuantizedTensor | None:
@@ -53,8 +63,7 @@ def pack_weight(
     if keep and any(matches(path_of(ref), keep) for ref in refs):
         return None
     name = refs[0].name
-    if layout_of([(ref.layer, ref.attribute) for ref in refs], value.shape).stacked:
-        weight = weight.flatten(0, 1)  # (matrices · rows, columns): a scale of a row is not that of a whole matrix
+    weight = weight.reshape(quantizer_shape(group))
     try:
         stored = hooks.quantize(entry, name, weight, scheme)
     except QuantizationError as error:
