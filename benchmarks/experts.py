@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable
 
 import torch
-from timing import interleaved, median, ratio
+from timing import interleaved, median, ratio, task_of
 from torch import Tensor, nn
 
 ROWS, RANK = 64, 8
@@ -41,28 +40,6 @@ class Experts(nn.Module):
         return y
 
 
-def call(module: nn.Module, task: str, x: Tensor) -> Callable[[], object]:
-    """Return a function that runs `task` once.
-
-    Args:
-        module: the experts.
-        task: one of `TASKS`.
-        x: `[ROWS, width]`; it requires grad, so that the plain frozen loop has a backward pass too.
-    """
-
-    def run() -> object:
-        if task == "forward, no grad":
-            with torch.no_grad():
-                return module(x)
-        y = module(x)
-        y.sum().backward()
-        module.zero_grad(set_to_none=True)
-        x.grad = None
-        return y
-
-    return run
-
-
 def measure(experts: int, width: int, rounds: int, device: str) -> dict[str, dict[str, dict[str, float]]]:
     """Return variant → task → seconds, and the ratio to the plain loop."""
     import zoo
@@ -75,7 +52,7 @@ def measure(experts: int, width: int, rounds: int, device: str) -> dict[str, dic
     x = torch.randn(ROWS, width, device=device, requires_grad=True)
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in modules}
     for task in TASKS:
-        seconds = interleaved({name: call(module, task, x) for name, module in modules.items()}, rounds, device)
+        seconds = interleaved({name: task_of(module, task, x) for name, module in modules.items()}, rounds, device)
         floor = seconds["plain, frozen"]
         for name, one in seconds.items():
             results[name][task] = {"seconds": median(one), "ratio": ratio(one, floor)}

@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable
 
 import torch
-from timing import interleaved, median, ratio
-from torch import Tensor, nn
+from timing import interleaved, median, ratio, task_of
+from torch import nn
 
 WIDTH, ROWS, RANK = 64, 16, 8
 TASKS = ("forward, no grad", "forward", "forward and backward")
@@ -48,29 +47,6 @@ def variants(layers: int) -> dict[str, nn.Module | str]:
     return models
 
 
-def call(module: nn.Module, task: str, x: Tensor) -> Callable[[], object]:
-    """Return a function that runs `task` once.
-
-    Args:
-        module: the chain.
-        task: one of `TASKS`.
-        x: `[ROWS, WIDTH]`; it requires grad, so that the plain frozen chain has a backward pass too.
-    """
-
-    def run() -> object:
-        if task == "forward, no grad":
-            with torch.no_grad():
-                return module(x)
-        y = module(x)
-        if task == "forward and backward":
-            y.sum().backward()
-            module.zero_grad(set_to_none=True)
-            x.grad = None
-        return y
-
-    return run
-
-
 def main() -> None:
     """Print a row for each variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -87,7 +63,8 @@ def main() -> None:
     x = torch.randn(ROWS, WIDTH, device=options.device, requires_grad=True)
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in modules}
     for task in TASKS:
-        seconds = interleaved({name: call(module, task, x) for name, module in modules.items()}, rounds, options.device)
+        calls = {name: task_of(module, task, x) for name, module in modules.items()}
+        seconds = interleaved(calls, rounds, options.device)
         floor = seconds["plain, frozen"]
         for name, one in seconds.items():
             results[name][task] = {"seconds": median(one), "ratio": ratio(one, floor)}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor, nn
 
 
 def interleaved(
@@ -38,6 +39,29 @@ def interleaved(
 def _synchronize(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def task_of(module: nn.Module, task: str, x: Tensor) -> Callable[[], object]:
+    """Return a function that runs a module once.
+
+    Args:
+        module: one that takes one tensor.
+        task: "forward, no grad", "forward" or "forward and backward".
+        x: what the module takes; it requires grad, so that a frozen module has a backward pass too.
+    """
+
+    def run() -> object:
+        if task == "forward, no grad":
+            with torch.no_grad():
+                return module(x)
+        y = module(x)
+        if task == "forward and backward":
+            y.sum().backward()
+            module.zero_grad(set_to_none=True)
+            x.grad = None
+        return y
+
+    return run
 
 
 def median(seconds: list[float]) -> float:
