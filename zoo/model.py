@@ -28,6 +28,7 @@ from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import evaluating, seeded
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
+from zoo.weights.foreign.weight import only_ordinary
 from zoo.weights.scheme import Quantization
 from zoo.weights.state_dicts import stop_checking
 from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
@@ -234,7 +235,8 @@ class Model(TrainingVerbs, AdapterVerbs):
         named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
         wanted = as_adapter(named, self.entry.targets or "all")
         groups = tied_groups(self.module) if groups is None else groups
-        foreign.check_targets(self.module, groups, wanted.targets)
+        if not only_ordinary(self.module):
+            foreign.check_targets(self.module, groups, wanted.targets)
         with nullcontext() if seed is None else seeded(seed, self.device):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 

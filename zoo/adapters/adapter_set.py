@@ -22,7 +22,7 @@ from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, managed_weights, plain_names, tied_groups
+from zoo.weights.walk import TiedGroup, is_within, managed_weights, plain_names, tied_groups
 
 
 class PreparedAdapter(NamedTuple):
@@ -61,7 +61,6 @@ class AdapterSet:
         records: How each adapter was made, as in `zoo.json`.
         buffers: The persistent buffers of the base and of each adapter.
         base_is_frozen: Whether the base never trains, with or without adapters.
-        beside: Paths of modules that are part of neither the base nor an adapter.
     """
 
     def __init__(
@@ -90,7 +89,6 @@ class AdapterSet:
         self._before_merge: dict[str, float] = {}  # the active adapters and their weights before the merge
         self._merge_weights: dict[str, float] = {}  # the merged adapters' weights
         self.buffers = Buffers(module)
-        self.beside: tuple[str, ...] = ()
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -102,9 +100,14 @@ class AdapterSet:
         """The fingerprint of the base's weights; None on `meta`."""
         return None if self.base is None else self.base.hexdigest()
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Paths of modules that are part of neither the base nor an adapter."""
+        return self.buffers.ignored
+
     def is_beside(self, group: TiedGroup) -> bool:
         """Return whether all places of a weight are in modules that are part of neither the base nor an adapter."""
-        return all(any(f"{ref.path}.".startswith(f"{path}.") for path in self.beside) for ref in group.refs)
+        return all(is_within(ref.path, self.beside) for ref in group.refs)
 
     def known(self, name: str) -> Adapter:
         """Return the configuration of an adapter.

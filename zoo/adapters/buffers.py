@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.weights.walk import library_modules
+from zoo.weights.walk import is_within, library_modules
 
 
 class _Place(NamedTuple):
@@ -144,7 +144,7 @@ class Buffers:
         if not any(layer._buffers for layer in self.module.modules()):
             return
         for path, layer in library_modules(self.module):
-            if any(f"{path}.".startswith(f"{ignored}.") for ignored in self.ignored):
+            if is_within(path, self.ignored):
                 continue
             for attribute, tensor in layer._buffers.items():
                 persists = tensor is not None and attribute not in layer._non_persistent_buffers_set

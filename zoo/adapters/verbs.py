@@ -149,8 +149,7 @@ class AdapterVerbs(ABC):
                 path = ""
             if not path:
                 raise AdapterError(f"train_beside: expected paths of modules, got {', '.join(map(repr, modules))}")
-        self.adapter_set.beside = (*self.adapter_set.beside, *modules)
-        self.adapter_set.buffers.ignored = self.adapter_set.beside
+        self.adapter_set.buffers.ignored += modules
 
     def merge(self, *names: str, bits: int | Quantization | None = None) -> MergeReport:
         """Merge adapters into the weights, active ones with their weights, others with weight 1.

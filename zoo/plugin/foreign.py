@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.errors import AdapterError
 from zoo.methods.config import Targets
@@ -13,13 +13,9 @@ from zoo.methods.targets import adaptable, matches
 from zoo.plugin import hooks
 from zoo.weights.foreign import table
 from zoo.weights.foreign.adopt import Found, check_usable, find
-from zoo.weights.foreign.weight import RECORD, ForeignWeight, records_of
-from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.foreign.weight import ForeignWeight, records_of
 from zoo.weights.scheme import Quantization
 from zoo.weights.walk import TiedGroup, library_modules
-
-COMPUTES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 
 
 def foreign_weights(module: nn.Module, scheme: Quantization | None) -> list[Found]:
@@ -62,17 +58,6 @@ def _warn(what: str, layers: list[str]) -> None:
         )
 
 
-def _is_ordinary(layer: nn.Module) -> bool:
-    """Return whether a layer has nothing but plain tensors to compute with, or is one of zoo's own."""
-    if isinstance(layer, ManagedWeight | QuantizedTensor) or RECORD in layer.__dict__:
-        return True
-    parameters = [one for one in layer._parameters.values() if one is not None]
-    others = [one for place in (layer._buffers, layer.__dict__) for one in place.values() if isinstance(one, Tensor)]
-    plain = all(type(one) is nn.Parameter and one.dtype in COMPUTES for one in parameters)
-    plain = plain and all(one.dtype in COMPUTES or one.dtype in (torch.int64, torch.bool) for one in others)
-    return plain and not any(name in type(layer).__module__ for name in ("quant", "bitsandbytes", "torchao", "awq"))
-
-
 def check_targets(module: nn.Module, groups: list[TiedGroup], targets: Targets) -> None:
     """Say which layers an adapter passes over because their library stores them in a form that zoo cannot use.
 
@@ -86,8 +71,6 @@ def check_targets(module: nn.Module, groups: list[TiedGroup], targets: Targets) 
     Raises:
         AdapterError: the targets name such a layer, or all weights and the form is known, or there is nothing else.
     """
-    if all(map(_is_ordinary, module.modules())):
-        return
     passed: list[str] = []
     for path, layer in library_modules(module):
         for weight in [] if records_of(layer) else table.read(layer, torch.float32):

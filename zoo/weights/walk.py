@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -115,6 +115,11 @@ class ModuleIndex(NamedTuple):
 
     groups: list[TiedGroup]
     buffers: dict[str, BufferRef]
+
+
+def is_within(path: str, modules: Iterable[str]) -> bool:
+    """Return whether a path is that of one of these modules, or of something in one of them."""
+    return any(f"{path}.".startswith(f"{module}.") for module in modules)
 
 
 def library_modules(module: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:

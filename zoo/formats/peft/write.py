@@ -25,7 +25,7 @@ from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import parameter_names
 from zoo.weights.update import LowRankUpdate, Update
-from zoo.weights.walk import ParameterRef, library_modules, submodule, tied_groups
+from zoo.weights.walk import ParameterRef, is_within, library_modules, submodule, tied_groups
 
 
 class Part(NamedTuple):
@@ -170,7 +170,7 @@ def _full_tensors(
     for part in parts:
         value = part.update.replacement()
         assert value is not None
-        inside = all(any(ref.path == path or ref.path.startswith(path + ".") for path in saved) for ref in part.refs)
+        inside = all(is_within(ref.path, saved) for ref in part.refs)
         if not inside and not (biases and all(ref.attribute == "bias" and ref.path for ref in part.refs)):
             tensors |= _zoo_tensors(part)
             continue
@@ -190,7 +190,7 @@ def _buffer_tensors(
         inside = adapters.buffers.within(submodule(adapters.module, path), name)
         tensors |= {f"{PREFIX}{place}.{buffer}": value for buffer, value in inside.items()}
     own = adapters.buffers.own.get(name, {})
-    outside = [buffer for buffer in own if not any(buffer.startswith(path + ".") for path in saved)]
+    outside = [buffer for buffer in own if not is_within(buffer, saved)]
     return {**tensors, **{f"{ZOO_PREFIX}{buffer}": own[buffer] for buffer in outside}}
 
 

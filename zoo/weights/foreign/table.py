@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from zoo.weights.foreign import bitsandbytes, float8, grouped, hqq, subclass
 from zoo.weights.foreign.adopt import Reader
-from zoo.weights.foreign.weight import ForeignWeight, own_tensors, records_of
+from zoo.weights.foreign.weight import ForeignWeight, computes, own_tensors, records_of
+from zoo.weights.managed_weight import ManagedWeight
 
 # Asked in this order; the first that finds any counts.
 READERS: tuple[Reader, ...] = (bitsandbytes.read, hqq.read, subclass.read, float8.read, grouped.read)
@@ -68,7 +69,7 @@ def packed_data(layer: nn.Module) -> str | None:
     if records_of(layer):
         return None
     for name, parameter in layer._parameters.items():
-        if parameter is None or parameter.numel() < 2 or _computes(parameter.dtype):
+        if parameter is None or parameter.numel() < 2 or computes(parameter.dtype):
             continue
         if parameter.dtype not in (torch.int64, torch.bool) or _called_weight(name):
             return f"{name} of type {parameter.dtype}"
@@ -89,14 +90,9 @@ def _called_weight(name: str) -> bool:
     return any(word in name.lower() for word in PACKED_NAMES)
 
 
-def _computes(dtype: torch.dtype) -> bool:
-    """Return whether torch has arithmetic for numbers of this type that are no integers."""
-    return dtype.is_complex or (dtype.is_floating_point and dtype.itemsize > 1)
-
-
 def _is_weight(tensor: Tensor) -> bool:
-    return _computes(tensor.dtype) and tensor.dim() >= 2 and isinstance(tensor, nn.Parameter)
+    return computes(tensor.dtype) and tensor.dim() >= 2 and isinstance(tensor, nn.Parameter)
 
 
 def _has_managed(layer: nn.Module) -> bool:
-    return any(name.endswith("_store") for name in layer._modules)
+    return any(isinstance(child, ManagedWeight) for child in layer._modules.values())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
 
 RECORD = "_zoo_foreign"  # under which a layer keeps its `ForeignWeight`s by attribute while zoo manages them
@@ -68,8 +69,28 @@ def own_tensors(layer: nn.Module) -> dict[str, Tensor]:
     return {name: value for place in places for name, value in place.items() if isinstance(value, Tensor)}
 
 
+def computes(dtype: torch.dtype) -> bool:
+    """Return whether torch has arithmetic for numbers of this type that are no integers."""
+    return dtype.is_complex or (dtype.is_floating_point and dtype.itemsize > 1)
+
+
 def float_dtype(layer: nn.Module, default: torch.dtype) -> torch.dtype:
     """Return the dtype of a layer's bias where it has one that can be computed with, else `default`."""
     bias = tensor_of(layer, "bias")
-    computes = bias is not None and bias.dtype.is_floating_point and bias.dtype.itemsize > 1
-    return bias.dtype if computes else default  # type: ignore[union-attr]
+    usable = bias is not None and not bias.dtype.is_complex and computes(bias.dtype)
+    return bias.dtype if usable else default  # type: ignore[union-attr]
+
+
+def only_ordinary(module: nn.Module) -> bool:
+    """Return whether all layers have nothing but plain tensors to compute with: there is no other form to look for."""
+    return all(map(_is_ordinary, module.modules()))
+
+
+def _is_ordinary(layer: nn.Module) -> bool:
+    if isinstance(layer, ManagedWeight | QuantizedTensor) or RECORD in layer.__dict__:
+        return True
+    parameters = [one for one in layer._parameters.values() if one is not None]
+    others = [one for place in (layer._buffers, layer.__dict__) for one in place.values() if isinstance(one, Tensor)]
+    plain = all(type(one) is nn.Parameter and computes(one.dtype) for one in parameters)
+    plain = plain and all(computes(one.dtype) or one.dtype in (torch.int64, torch.bool) for one in others)
+    return plain and not any(name in type(layer).__module__ for name in ("quant", "bitsandbytes", "torchao", "awq"))
