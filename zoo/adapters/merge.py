@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
-from zoo.plugin.quantize import Packer, pack_weight
+from zoo.plugin.quantize import Packer, pack_weight, plan
 from zoo.weights.managed_weight import WeightMerge
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
@@ -77,10 +77,11 @@ def merge(adapters: AdapterSet, names: Sequence[str], bits: int | Quantization |
 
 def _packer(adapters: AdapterSet, scheme: Quantization) -> Packer:
     groups = {group.name: group for group in tied_groups(adapters.module)}
+    chosen = plan(adapters.entry, list(groups.values()), scheme)
 
     def pack(name: str) -> Callable[[Tensor], QuantizedTensor | None]:
         group = groups[name]
-        return lambda weight: pack_weight(adapters.entry, group, weight, scheme, group.value.dtype)
+        return lambda weight: pack_weight(adapters.entry, group, weight, chosen, group.value.dtype)
 
     return pack
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from zoo.methods.config import Adapter
 from zoo.model import Model
 from zoo.plugin import hooks
 from zoo.plugin.foreign import foreign_weights
-from zoo.plugin.quantize import check_keep, pack_weight
+from zoo.plugin.quantize import pack_weight, plan
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
@@ -37,7 +37,7 @@ from zoo.weights.state_dicts import check_loading
 from zoo.weights.walk import TiedGroup, index_module, managed_weights, unwrapped
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
-Bits = int | Quantization | None
+Bits = int | Quantization | Mapping[str, int | Quantization] | None
 
 DEFAULT = "default"  # name of an adapter that the user has not named
 
@@ -48,6 +48,7 @@ def load(
     weights: str | None = None,
     revision: str | None = None,
     bits: Bits = None,
+    keep: Sequence[str] = (),
     lora: Lora = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
@@ -63,8 +64,11 @@ def load(
         weights: another Hub repository or local folder than the entry's; "embedded" for those that the plugin carries;
             "random" for weights as the library initialises them, to train from (see `Model.tune`).
         revision: another branch, tag or commit than the entry's.
-        bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are. A model that was
-            saved with `packed=True`, or by transformers with bitsandbytes, is loaded without quantizing it again.
+        bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are. A dict says it by
+            suffixes of weights, `{"lm_head": 8, "all": 4}`. In 4 bit the smallest weights are in 8 bit, unless
+            `zoo.Quantization(mixed=False)`. A model that was saved with `packed=True`, or by transformers with
+            bitsandbytes, is loaded without quantizing it again.
+        keep: suffixes of weights that stay in full precision.
         lora: a rank, a `zoo.LoRA`, the place of a saved adapter (a folder, a Hub repository `owner/name`,
             `owner/name@revision`, `owner/name/folder`), or a dict of several by name; all of them become active.
         device: default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
@@ -75,7 +79,7 @@ def load(
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
-    scheme = as_quantization(bits)
+    scheme = as_quantization(bits, keep)
     target = pick_device(device)
     compute = pick_dtype(torch.float32 if dtype is None and weights == RANDOM else dtype, target)
     entry = resolve(name, weights=weights, revision=revision, download=target.type != "meta")
@@ -93,10 +97,10 @@ def load(
     with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
         module = hooks.construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
-    check_keep(index.groups, scheme)
+    chosen = plan(entry, index.groups, scheme)
     if target.type == "meta":
         fingerprint = None
-        fill_meta(index, entry, scheme, compute)
+        fill_meta(index, entry, chosen, compute)
     else:
         if entry.weights == RANDOM:
             tensors = initial_tensors(entry, seed)
@@ -105,14 +109,16 @@ def load(
         else:
             tensors = hooks.checkpoint(entry, module)
         base = None if stored is None else stored.base
-        fingerprint = stream(tensors, index, entry, None if stored else scheme, target, compute, base)
+        fingerprint = stream(tensors, index, entry, {} if stored else chosen, target, compute, base)
     module.eval()
     model = Model(module, entry, target, compute, scheme, fingerprint, index.groups)
     prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]
     return _ready(model, prepared, index.groups)
 
 
-def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int | None = None) -> Model:
+def wrap(
+    module: nn.Module, *, bits: Bits = None, keep: Sequence[str] = (), lora: Lora = None, seed: int | None = None
+) -> Model:
     """Quantize and adapt the weights of any `nn.Module` in place, without a plugin.
 
     Methods that need a plugin (`sample`, `batches`, `loss`, `tune`, …) raise an error.
@@ -120,6 +126,7 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     Args:
         module: any module on any device, however it uses its weights.
         bits: as in `zoo.load`.
+        keep: as in `zoo.load`.
         lora: as in `zoo.load`.
         seed: as in `zoo.load`.
 
@@ -129,7 +136,7 @@ def wrap(module: nn.Module, *, bits: Bits = None, lora: Lora = None, seed: int |
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
     _check_distribution(module)
-    scheme = as_quantization(bits)
+    scheme = as_quantization(bits, keep)
     if managed_weights(module):
         raise ZooError("zoo.wrap: the module is managed already; wrap it once, then model.add_adapter, or model.unload")
     foreign = foreign_weights(module, scheme)
@@ -145,7 +152,7 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
     """Return the model of a module in which other libraries' weights are managed already."""
     entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
-    check_keep(groups, scheme)
+    chosen = plan(entry, groups, scheme)
     # Only the structure is there.
     on_meta = all(group.value.device.type == "meta" for group in groups)
     on_meta = on_meta and not any(map(offload_hook, module.modules()))
@@ -165,7 +172,7 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
                 f"zoo.wrap: {group.name} has no values, it is on 'meta', and no hook of its layer's keeps them: load "
                 "the weights first, and offload the module afterwards"
             )
-        packed = None if scheme is None else pack_weight(entry, group, tensor.detach(), scheme, parameter.dtype)
+        packed = pack_weight(entry, group, tensor.detach(), chosen, parameter.dtype)
         if packed is not None:
             quantized.append((group, parameter, packed))
     first = groups[0].tensor() if groups else torch.empty(0)

@@ -12,11 +12,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
-from zoo.plugin.quantize import pack_weight
+from zoo.plugin.quantize import Plan, pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.carrier import carried
 from zoo.weights.parameters import replace_parameter, set_parameter
-from zoo.weights.scheme import Quantization
 from zoo.weights.walk import ModuleIndex, TiedGroup
 
 
@@ -47,18 +46,18 @@ def meta_parameters() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def fill_meta(index: ModuleIndex, entry: Entry, scheme: Quantization | None, dtype: torch.dtype) -> None:
+def fill_meta(index: ModuleIndex, entry: Entry, chosen: Plan, dtype: torch.dtype) -> None:
     """Give every parameter its dtype and quantized form on `meta`, without values."""
     for group in index.groups:
         if isinstance(group.value, nn.Parameter):
-            place(entry, group, group.value.detach(), scheme, dtype)
+            place(entry, group, group.value.detach(), chosen, dtype)
 
 
 def stream(
     tensors: Iterable[tuple[str, Tensor]],
     index: ModuleIndex,
     entry: Entry,
-    scheme: Quantization | None,
+    chosen: Plan,
     device: torch.device,
     dtype: torch.dtype,
     base: Fingerprint | None = None,
@@ -69,7 +68,7 @@ def stream(
         tensors: (name, tensor) of every weight, one after the other.
         index: the parameters, on `meta`, and the buffers of the module.
         entry: the model's entry.
-        scheme: how to quantize weights, or None.
+        chosen: how to quantize each weight.
         device: where the tensors go.
         dtype: the compute dtype, in which weights that are not quantized are stored.
         base: the fingerprint, where it is known already.
@@ -107,7 +106,7 @@ def stream(
             if base is None:
                 fingerprint.add(first, tensor if packed is None else packed())
             if packed is None:
-                place(entry, group, tensor.to(device), scheme, dtype)
+                place(entry, group, tensor.to(device), chosen, dtype)
             else:
                 packed.dtype = dtype
                 replace_parameter(group, packed.to(device))
@@ -134,9 +133,9 @@ def _current(index: ModuleIndex) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def place(entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization | None, dtype: torch.dtype) -> None:
+def place(entry: Entry, group: TiedGroup, weight: Tensor, chosen: Plan, dtype: torch.dtype) -> None:
     """Set one weight in the module: quantized in a managed weight, or as a plain parameter of type `dtype`."""
-    packed = None if scheme is None else pack_weight(entry, group, weight, scheme, dtype)
+    packed = pack_weight(entry, group, weight, chosen, dtype)
     if packed is not None:
         replace_parameter(group, packed)
         return

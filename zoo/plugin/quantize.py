@@ -1,8 +1,9 @@
-"""Quantize one weight, honouring the registry's `keep` and the architecture's `quantize` hook."""
+"""Plan how each weight of a model is quantized, and quantize one, honouring the architecture's hook `quantize`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from zoo.methods.targets import matches, matrix_like, path_of
 from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat
 from zoo.weights.layout import layout_of
+from zoo.weights.mixed import SCHEMES, in_eight_bit
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
 from zoo.weights.walk import TiedGroup
@@ -20,15 +22,55 @@ from zoo.weights.walk import TiedGroup
 # The name of a weight → how the sum of it and its adapters is stored, None for dense.
 Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
 
+# The quantization of each weight by its name; a weight that is not in it stays a plain parameter.
+Plan = dict[str, Quantization]
 
-def check_keep(groups: list[TiedGroup], scheme: Quantization | None) -> None:
-    """Raise `QuantizationError` if `scheme.keep` names a weight that there is not."""
+
+def plan(entry: Entry, groups: list[TiedGroup], scheme: Quantization | None) -> Plan:
+    """Return how each weight is to be quantized: by the scheme, by its overrides, or in 8 bit by `zoo.weights.mixed`.
+
+    These stay plain: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look
+    so), and what the entry's `keep` and the scheme's name.
+
+    Raises:
+        QuantizationError: the scheme names a weight that there is not.
+    """
+    if scheme is None:
+        return {}
+    _check_names(groups, "keep", scheme.keep)
+    _check_names(groups, "bits", [name for name, _ in scheme.overrides])
+    keep, common = (*entry.keep, *scheme.keep), replace(scheme, keep=(), overrides=())
+    made: Plan = {}
+    sizes: dict[str, int] = {}
+    for group in groups:
+        shape = torch.Size(group.value.shape)
+        if not matrix_like(shape) or any(matches(path_of(ref), keep) for ref in group.refs):
+            continue
+        own = _override(group, scheme)
+        if (own or common).bits < 16 and sum(size > 1 for size in shape) < 2:
+            continue
+        made[group.name] = own or common
+        if own is None:
+            sizes[group.name] = shape.numel()
+    if scheme.mixed and scheme.scheme in SCHEMES:
+        made |= dict.fromkeys(in_eight_bit(sizes), Quantization(8))
+    return made
+
+
+def _override(group: TiedGroup, scheme: Quantization) -> Quantization | None:
+    """Return the quantization that the scheme gives to this weight in particular."""
+    paths = [path_of(ref) for ref in group.refs]
+    return next((own for name, own in scheme.overrides if any(matches(path, (name,)) for path in paths)), None)
+
+
+def _check_names(groups: list[TiedGroup], argument: str, names: Iterable[str]) -> None:
+    """Raise `QuantizationError` if one of the names matches no weight."""
     paths = sorted({path_of(ref) for group in groups for ref in group.refs})
-    for name in () if scheme is None else scheme.keep:
+    for name in names:
         if not any(matches(path, (name,)) for path in paths):
             endings = sorted({path.split(".")[-1] for path in paths})
             raise QuantizationError(
-                f"keep: {name!r} matches no weight.{did_you_mean(name, [*endings, *paths])} Weights end in: "
+                f"{argument}: {name!r} matches no weight.{did_you_mean(name, [*endings, *paths])} Weights end in: "
                 f"{', '.join(endings[:12])}{', …' if len(endings) > 12 else ''}"
             )
 
@@ -44,25 +86,18 @@ def quantizer_shape(group: TiedGroup) -> torch.Size:
 
 
 def pack_weight(
-    entry: Entry, group: TiedGroup, weight: Tensor, scheme: Quantization, dtype: torch.dtype
+    entry: Entry, group: TiedGroup, weight: Tensor, chosen: Plan, dtype: torch.dtype
 ) -> QuantizedTensor | None:
-    """Return a weight quantized by `scheme`; None if it stays a plain parameter in `dtype`.
+    """Return a weight quantized as the plan says; None if it stays a plain parameter in `dtype`.
 
-    These stay: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look so),
-    what the entry's `keep` and the scheme's name, what the architecture's own hook returns as it is, and integers.
+    What the architecture's own hook returns as it is stays too, and so do integers.
 
     Raises:
         QuantizationError: no plugin has the scheme, or it cannot quantize this weight.
     """
-    value, refs = group.value, group.refs
-    if not weight.is_floating_point() or not matrix_like(value.shape):
+    value, name, scheme = group.value, group.name, chosen.get(group.name)
+    if scheme is None or not weight.is_floating_point():
         return None
-    if scheme.bits < 16 and sum(size > 1 for size in value.shape) < 2:
-        return None
-    keep = (*entry.keep, *scheme.keep)
-    if keep and any(matches(path_of(ref), keep) for ref in refs):
-        return None
-    name = refs[0].name
     weight = weight.reshape(quantizer_shape(group))
     try:
         stored = hooks.quantize(entry, name, weight, scheme)

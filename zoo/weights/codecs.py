@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.errors import QuantizationError
 from zoo.weights.four_bit import quantize_four_bit, thresholds
+from zoo.weights.kernel_rounding import kernel_of, round_kernels
 from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
 from zoo.weights.quantized_tensor import Part, QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
@@ -241,11 +242,14 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
     matrix = weight.reshape(leading, weight.numel() // max(1, leading))  # (M, K)
     values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
     scales = torch.zeros(leading, dtype=torch.float32, device=weight.device)
+    kernel = kernel_of(weight.shape) if weight.numel() and weight.shape[0] == leading and not weight.is_meta else None
     step = max(1, CHUNK // max(1, matrix.shape[1])) if weight.device.type == "cpu" else max(1, leading)
     for start in range(0, leading if weight.numel() else 0, step):
         part = matrix[start : start + step].float()  # (step, K)
         largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])  # (step,)
         scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)  # (step, K)
+        if kernel is not None:
+            scaled = round_kernels(scaled, kernel)
         values[start : start + step] = scaled.round_()
     require_finite(scales)
     return QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})

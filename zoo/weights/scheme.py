@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from zoo.errors import QuantizationError, did_you_mean
 
@@ -23,6 +25,10 @@ class Quantization:
         block_size: Values that share a scale (nf4, fp4, dynamic8): 64, 128, … 4096.
         double: Whether the scales of nf4 and fp4 are quantized too, to 8 bit in blocks of 256.
         keep: Suffixes of weights that stay in full precision, such as `("embed_tokens", "lm_head")`.
+        overrides: Suffixes of weights with a quantization of their own, such as `(("lm_head", 8),)`; the first that
+            fits counts. Each is a width or a `Quantization`.
+        mixed: Whether the smallest weights of a model in nf4 or fp4 go to 8 bit, see `zoo.weights.mixed`; False
+            stores every weight in the scheme, as bitsandbytes would.
 
     Raises:
         QuantizationError: bits, scheme and block size do not go together.
@@ -33,8 +39,11 @@ class Quantization:
     block_size: int = 64
     double: bool = True
     keep: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, Quantization], ...] = ()
+    mixed: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "overrides", _overrides(self.overrides))
         if isinstance(self.keep, str) or not all(isinstance(name, str) and name for name in self.keep):
             raise QuantizationError(f"keep: expected suffixes such as ['embed_tokens'], got {self.keep!r}")
         object.__setattr__(self, "keep", tuple(self.keep))
@@ -65,11 +74,49 @@ class Quantization:
         return self.scheme in BUILTIN_SCHEMES
 
 
-def as_quantization(bits: int | Quantization | None) -> Quantization | None:
-    """Return the `Quantization` for a user's `bits=`; None stays None."""
-    if bits is None or isinstance(bits, Quantization):
-        return bits
-    return Quantization(bits=bits)
+def _overrides(pairs: Iterable[Any]) -> tuple[tuple[str, Quantization], ...]:
+    """Return pairs (suffix, quantization) from what a user or a file says."""
+    found = []
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str) or not pair[0]:
+            raise QuantizationError(f"overrides: expected pairs such as ('lm_head', 8), got {pair!r}")
+        name, value = pair
+        if isinstance(value, Mapping):
+            value = Quantization(**value)
+        made = as_quantization(value)
+        if made is None or made.overrides or made.keep:
+            raise QuantizationError(f"overrides: {name!r}: expected a width or a plain zoo.Quantization, got {value!r}")
+        found.append((name, made))
+    return tuple(found)
+
+
+def as_quantization(
+    bits: int | Quantization | Mapping[str, Any] | None, keep: Iterable[str] = ()
+) -> Quantization | None:
+    """Return the `Quantization` for a user's `bits=` and `keep=`; None stays None.
+
+    Args:
+        bits: A width, a `Quantization`, or a mapping of suffixes to either; `"all"` in it stands for all other weights,
+            which are in 4 bit without it.
+        keep: Suffixes of weights that stay in full precision, beside those of the quantization.
+
+    Raises:
+        QuantizationError: they do not go together.
+    """
+    if isinstance(bits, Mapping):
+        rest = as_quantization(bits.get("all", 4))
+        if rest is None:
+            raise QuantizationError("bits: 'all' is None, expected a width such as 4; keep= names weights that stay")
+        own = [(name, value) for name, value in bits.items() if name != "all"]
+        scheme: Quantization | None = replace(rest, overrides=(*own, *rest.overrides))
+    else:
+        scheme = bits if bits is None or isinstance(bits, Quantization) else Quantization(bits=bits)
+    names = (keep,) if isinstance(keep, str) else tuple(keep)
+    if not names:
+        return scheme
+    if scheme is None:
+        raise QuantizationError(f"keep={list(names)}: nothing is quantized without bits, expected bits=4 or another")
+    return replace(scheme, keep=(*scheme.keep, *names))
 
 
 def unknown_scheme(scheme: str | None, plugins: tuple[str, ...] = ()) -> QuantizationError:
