@@ -135,7 +135,7 @@ def _current(index: ModuleIndex) -> Iterator[tuple[str, Tensor]]:
 
 def place(entry: Entry, group: TiedGroup, weight: Tensor, chosen: Plan, dtype: torch.dtype) -> None:
     """Set one weight in the module: quantized in a managed weight, or as a plain parameter of type `dtype`."""
-    packed = pack_weight(entry, group, weight, chosen, dtype)
+    packed = pack_weight(entry, group, weight, chosen, dtype) if group.name in chosen else None
     if packed is not None:
         replace_parameter(group, packed)
         return

@@ -42,6 +42,7 @@ def plan(entry: Entry, groups: list[TiedGroup], scheme: Quantization | None) -> 
     keep, common = (*entry.keep, *scheme.keep), replace(scheme, keep=(), overrides=())
     made: Plan = {}
     sizes: dict[str, int] = {}
+    others = 0
     for group in groups:
         shape = torch.Size(group.value.shape)
         if not matrix_like(shape) or any(matches(path_of(ref), keep) for ref in group.refs):
@@ -52,8 +53,10 @@ def plan(entry: Entry, groups: list[TiedGroup], scheme: Quantization | None) -> 
         made[group.name] = own or common
         if own is None:
             sizes[group.name] = shape.numel()
+        else:
+            others += shape.numel()
     if scheme.mixed and scheme.scheme in SCHEMES:
-        made |= dict.fromkeys(in_eight_bit(sizes), Quantization(8))
+        made |= dict.fromkeys(in_eight_bit(sizes, others), Quantization(8))
     return made
 
 

@@ -1,0 +1,169 @@
+"""The rule for small weights, and the rounding of kernels in 8 bit."""
+
+import math
+
+import pytest
+import torch
+
+import zoo
+from zoo.weights.codecs import pack
+from zoo.weights.kernel_rounding import CORRELATION, MOST_TAPS, kernel_of, round_kernels
+from zoo.weights.mixed import SHARE, in_eight_bit
+
+
+def test_the_smallest_weights_go_to_eight_bit_up_to_a_share_of_all_values():
+    sizes = {"stem": 40, "a": 50, "b": 50, "middle": 100, "large": 1000}
+    assert in_eight_bit(sizes) == {"stem", "a", "b"}
+    assert sum(sizes[name] for name in in_eight_bit(sizes)) <= SHARE * sum(sizes.values())
+
+
+def test_weights_of_one_size_stay_together():
+    assert in_eight_bit({f"layer.{n}": 100 for n in range(10)}) == set()
+    assert in_eight_bit({"small": 1} | {f"layer.{n}": 100 for n in range(10)}) == {"small"}
+    assert in_eight_bit({}) == set()
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [
+        ((8, 4, 3, 3), (3, 3)),
+        ((8, 1, 5, 5), (5, 5)),
+        ((8, 4, 7), (7,)),
+        ((4, 2, 3, 2, 2), (3, 2, 2)),
+        ((8, 4, 1, 1), None),
+        ((8, 4), None),
+        ((1, 1, 9), None),
+        ((2, 2, 64, 64), None),
+    ],
+)
+def test_kernels_are_known_by_their_shape(shape, expected):
+    assert kernel_of(torch.Size(shape)) == expected
+    assert math.prod(shape[2:]) <= MOST_TAPS or expected is None
+
+
+def _cost(error: torch.Tensor, kernel: tuple[int, ...]) -> float:
+    """Return the mean squared error of the outputs for inputs whose correlation falls with the distance."""
+    places = torch.cartesian_prod(*[torch.arange(size, dtype=torch.float64) for size in kernel]).view(-1, len(kernel))
+    moment = CORRELATION ** torch.cdist(places, places)
+    rows = error.double().reshape(-1, moment.shape[0])
+    return float(((rows @ moment) * rows).sum())
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (7,), (2, 3, 2), (4, 2)])
+def test_the_errors_of_a_kernel_cancel(kernel):
+    values = 20 * torch.randn(200, math.prod(kernel))
+    rounded = round_kernels(values, kernel)
+    assert torch.equal(rounded, rounded.round())
+    assert rounded.abs().max() <= 127
+    assert _cost(rounded - values, kernel) < 0.5 * _cost(values.round() - values, kernel)
+
+
+def test_rounding_follows_a_plain_reference_in_float64():
+    kernel, values = (3, 3), 20 * torch.randn(50, 9)
+    places = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0)).double()
+    moment = CORRELATION ** torch.cdist(places, places)
+    left = values.double()
+    expected = torch.empty_like(left)
+    for tap in range(9):
+        expected[:, tap] = left[:, tap].round()
+        error = left[:, tap] - expected[:, tap]
+        rest = moment[tap + 1 :, tap + 1 :]
+        # The later taps' best answer to an error of this one, by least squares over all that is left.
+        left[:, tap + 1 :] += error[:, None] * torch.linalg.solve(rest, moment[tap + 1 :, tap])
+    assert torch.equal(round_kernels(values, kernel).double(), expected)
+
+
+@pytest.mark.parametrize("shape", [(16, 8, 3, 3), (32, 1, 5, 5), (300, 200, 3), (6, 5, 2, 2, 2)])
+def test_packed_kernels_keep_the_weights_sum_better(shape):
+    weight = torch.randn(shape)
+    stored = pack(weight, zoo.Quantization(8))
+    largest = weight.reshape(shape[0], -1).abs().amax(1)
+    nearest = (weight.reshape(shape[0], -1) * (127 / largest)[:, None]).round() * (largest / 127)[:, None]
+    sums = (stored() - weight).flatten(2).sum(2), (nearest.view(shape) - weight).flatten(2).sum(2)
+    assert sums[0].norm() < 0.7 * sums[1].norm()
+    assert (stored() - weight).norm() < 1.5 * (nearest.view(shape) - weight).norm()
+
+
+def test_rows_without_values_and_single_values_survive():
+    weight = torch.zeros(4, 3, 3, 3)
+    weight[1, 0, 1, 1] = 1e-30
+    assert torch.isfinite(pack(weight, zoo.Quantization(8))()).all()
+    with pytest.raises(zoo.QuantizationError, match="NaN or Inf"):
+        pack(torch.full((4, 3, 3, 3), math.nan), zoo.Quantization(8))
+
+
+def _net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), torch.nn.Conv2d(16, 16, 3, groups=16), torch.nn.Flatten(), torch.nn.Linear(400, 64)
+    )
+
+
+def _widths(model: zoo.Model) -> dict[str, int]:
+    return {w.name: int(w.bits) for w in model.weights() if len(w.shape) > 1}
+
+
+def test_small_weights_are_in_eight_bit_by_default_and_not_if_mixed_is_off():
+    assert _widths(zoo.wrap(_net(), bits=4)) == {"0.weight": 9, "1.weight": 11, "3.weight": 4}
+    assert set(_widths(zoo.wrap(_net(), bits=zoo.Quantization(4, mixed=False))).values()) == {4}
+
+
+def test_bits_by_name_and_keep():
+    assert _widths(zoo.wrap(_net(), bits={"3": 8, "0": 4})) == {"0.weight": 4, "1.weight": 11, "3.weight": 8}
+    assert _widths(zoo.wrap(_net(), bits={"3": 4, "all": 8}))["3.weight"] == 4
+    assert _widths(zoo.wrap(_net(), bits=4, keep=["0"]))["0.weight"] == 32
+    assert _widths(zoo.wrap(_net(), bits={"1": 16}))["1.weight"] == 16
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"bits": {"head": 8}}, "bits: 'head' matches no weight"),
+        ({"bits": 4, "keep": ["head"]}, "keep: 'head' matches no weight"),
+        ({"keep": ["0"]}, "nothing is quantized without bits"),
+        ({"bits": {"0": 5}}, "bits=5"),
+        ({"bits": {"0": None}}, "expected a width"),
+        ({"bits": {"all": None}}, "'all' is None"),
+        ({"bits": {0: 8}}, "expected pairs"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_nothing_changes(arguments, message):
+    net = _net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(zoo.QuantizationError, match=message):
+        zoo.wrap(net, **arguments)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_mixed_model_is_saved_packed_and_comes_back(tmp_path):
+    model = zoo.load("vae", bits={"conv_out": 16, "all": 4}, keep=["conv_in"], device="cpu")
+    widths = _widths(model)
+    assert {8, 4, 16, 32} <= set(widths.values())
+    model.save(tmp_path / "packed", packed=True)
+    again = zoo.load(str(tmp_path / "packed"), device="cpu")
+    assert again.scheme == model.scheme
+    assert _widths(again) == widths
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    again.save(tmp_path / "twice", packed=True)
+    for path in (tmp_path / "packed").iterdir():
+        assert path.read_bytes() == (tmp_path / "twice" / path.name).read_bytes()
+
+
+def test_a_mixed_model_learns_merges_and_reloads(tmp_path):
+    net = _net()
+    model = zoo.wrap(net, bits=4, lora=2, seed=0)
+    x = torch.randn(2, 3, 9, 9)
+    for _, parameter in model.trainable_parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_adapter(tmp_path / "adapter")
+    expected = net(x)
+    model.merge()
+    assert torch.allclose(net(x), expected, atol=1e-4)
+    model.unmerge()
+    model.activate("default")
+    assert torch.allclose(net(x), expected, atol=1e-5)
+    other = zoo.wrap(_net(), bits=4, lora=str(tmp_path / "adapter"))
+    assert torch.allclose(other.module(x), expected, atol=1e-5)
+    report = other.merge(bits=4)
+    assert {one.bits for one in report.weights} == {4, 8}
