@@ -62,7 +62,9 @@ def test_a_small_adapter_in_4_bit(ratio: float, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
-@pytest.mark.parametrize("again", [4, 8, 16, zoo.Quantization(4, "fp4", 128)])
+@pytest.mark.parametrize(
+    "again", [zoo.Quantization(4, mixed=False), 8, 16, zoo.Quantization(4, "fp4", 128, mixed=False)]
+)
 def test_what_is_stored_is_what_was_asked_and_comes_back(bits: int | None, again: Any) -> None:
     model, x = stirred(Net(), TWO, bits=bits)
     model.activate("a", "b", weights=(0.5, -2))

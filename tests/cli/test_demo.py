@@ -183,6 +183,6 @@ def test_the_models_that_zoo_carries(name, table, tmp_path, monkeypatch):
     footprint = facts["footprints"][name]
     assert footprint["quantized_share"] > 0.98
     assert footprint["adapted_share"] > 0.98
-    assert footprint["bytes"] < 0.3 * footprint["bytes_16bit"]
+    assert footprint["bytes"] < 0.32 * footprint["bytes_16bit"]
     written = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= written

@@ -89,12 +89,14 @@ def test_on_meta_there_are_no_weights_and_the_footprint_is_the_same(
 
 def test_what_the_entry_keeps_stays_in_full_precision(module: Tiny, tmp_path: Path) -> None:
     from zoo.loading.stream import fill_meta, meta_parameters
+    from zoo.plugin.quantize import plan
     from zoo.weights.walk import index_module
 
     entry = zoo.Entry("kept", "tiny", keep=("fc", "head"))
     with meta_parameters():
         made = hooks.construct(entry)
-    fill_meta(index_module(made), entry, zoo.Quantization(4), torch.float32)
+    index = index_module(made)
+    fill_meta(index, entry, plan(entry, index.groups, zoo.Quantization(4, mixed=False)), torch.float32)
     from zoo.weights.footprint import weights
 
     bits = {info.name: info.bits for info in weights(made)}

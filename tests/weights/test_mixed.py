@@ -24,7 +24,7 @@ def test_weights_of_one_size_stay_together():
 
 
 @pytest.mark.parametrize(
-    "shape, expected",
+    ("shape", "expected"),
     [
         ((8, 4, 3, 3), (3, 3)),
         ((8, 1, 5, 5), (5, 5)),
@@ -116,7 +116,7 @@ def test_bits_by_name_and_keep():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"bits": {"head": 8}}, "bits: 'head' matches no weight"),
         ({"bits": 4, "keep": ["head"]}, "keep: 'head' matches no weight"),

@@ -148,14 +148,19 @@ def test_an_average_comes_back_through_a_file(model: zoo.Model, tmp_path: Path) 
 
 def test_accelerate_state_comes_back(model: zoo.Model, tmp_path: Path) -> None:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    accelerator = Accelerator(cpu=True)
-    accelerator.prepare(model.module)
-    expected = model(IDS)
-    accelerator.save_state(str(tmp_path))
-    stirred(model)
-    accelerator.load_state(str(tmp_path))
-    assert torch.equal(model(IDS), expected)
+    try:
+        accelerator = Accelerator(cpu=True)
+        accelerator.prepare(model.module)
+        expected = model(IDS)
+        accelerator.save_state(str(tmp_path))
+        stirred(model)
+        accelerator.load_state(str(tmp_path))
+        assert torch.equal(model(IDS), expected)
+    finally:  # accelerate keeps it for the whole process
+        for kept in (AcceleratorState, PartialState, GradientState):
+            kept._shared_state.clear()
 
 
 def test_what_accelerate_hands_to_save_pretrained_is_written_dense(tmp_path: Path) -> None:

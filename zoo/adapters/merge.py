@@ -65,7 +65,8 @@ class MergeReport:
 
 def merge(adapters: AdapterSet, names: Sequence[str], bits: int | Quantization | None = None) -> MergeReport:
     """Merge adapters into the weights; see `zoo.Model.merge`."""
-    scheme = as_quantization(bits)
+    loaded = adapters.scheme
+    scheme = None if bits is None else as_quantization(bits, () if loaded is None else loaded.keep)
     if adapters.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to merge: load the model on a device")
     weights, merges = adapters.merge(names, None if scheme is None else _packer(adapters, scheme))

@@ -242,7 +242,7 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
     matrix = weight.reshape(leading, weight.numel() // max(1, leading))  # (M, K)
     values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
     scales = torch.zeros(leading, dtype=torch.float32, device=weight.device)
-    kernel = kernel_of(weight.shape) if weight.numel() and weight.shape[0] == leading and not weight.is_meta else None
+    kernel = None if weight.is_meta or weight.shape[:1] != (leading,) else kernel_of(weight.shape)
     step = max(1, CHUNK // max(1, matrix.shape[1])) if weight.device.type == "cpu" else max(1, leading)
     for start in range(0, leading if weight.numel() else 0, step):
         part = matrix[start : start + step].float()  # (step, K)
