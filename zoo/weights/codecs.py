@@ -16,9 +16,9 @@ from torch import Tensor
 
 from zoo.errors import QuantizationError
 from zoo.weights.four_bit import quantize_four_bit, thresholds
-from zoo.weights.kernel_rounding import kernel_of, round_kernels
 from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
 from zoo.weights.quantized_tensor import Part, QuantizedTensor
+from zoo.weights.rounding import kernel_of, round_convolution
 from zoo.weights.scheme import Quantization, unknown_scheme
 
 SCALE_BLOCK = 256  # scales that share a second scale; fixed by bitsandbytes
@@ -248,9 +248,7 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
         part = matrix[start : start + step].float()  # (step, K)
         largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])  # (step,)
         scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)  # (step, K)
-        if kernel is not None:
-            scaled = round_kernels(scaled, kernel)
-        values[start : start + step] = scaled.round_()
+        values[start : start + step] = scaled.round_() if kernel is None else round_convolution(scaled, kernel)
     require_finite(scales)
     return QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
 
