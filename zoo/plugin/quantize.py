@@ -13,6 +13,7 @@ from zoo.errors import QuantizationError, did_you_mean
 from zoo.methods.targets import matches, matrix_like, path_of
 from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat
+from zoo.weights.error import relative_error
 from zoo.weights.layout import layout_of
 from zoo.weights.mixed import SCHEMES, in_eight_bit
 from zoo.weights.quantized_tensor import QuantizedTensor
@@ -113,6 +114,7 @@ def pack_weight(
     if tuple(stored.shape) != tuple(weight.shape):
         expected = tuple(weight.shape)
         raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
+    stored.error = relative_error(stored, weight)
     stored.shape = torch.Size(value.shape)
     if isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype:
         return None

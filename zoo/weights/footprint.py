@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
-from zoo.weights.walk import tied_groups
+from zoo.weights.walk import TiedGroup, tied_groups
 
 
 class WeightInfo(NamedTuple):
@@ -44,6 +45,9 @@ class Footprint:
         bytes_16bit: Bytes of the base at two bytes per value.
         quantized_share: The share of the parameters stored in fewer than 16 bits.
         adapted_share: The share of the parameters in weights with an adapter.
+        error: What quantizing did to the weights: the root of the mean, over all quantized values, of their weights'
+            squared relative errors ‖stored − weight‖² / ‖weight‖². None where no weight's error is known.
+        errors: The relative error of each quantized weight by name, the largest first.
     """
 
     parameters: int
@@ -53,6 +57,8 @@ class Footprint:
     bytes_16bit: int
     quantized_share: float
     adapted_share: float
+    error: float | None = None
+    errors: dict[str, float] = field(default_factory=dict, repr=False)
 
     def as_dict(self) -> dict[str, int | float]:
         """Return the numbers by name, for JSON."""
@@ -89,7 +95,8 @@ def weights(module: nn.Module) -> Iterator[WeightInfo]:
 def footprint(module: nn.Module) -> Footprint:
     """Return the module's `Footprint`; works on `meta` too."""
     total = stored = small = adapted = adapter_bytes = 0
-    for group in tied_groups(module):
+    groups = tied_groups(module)
+    for group in groups:
         value = group.value
         size = value.shape.numel()
         total += size
@@ -100,4 +107,18 @@ def footprint(module: nn.Module) -> Footprint:
             adapter_bytes += sum(tensor.numel() * tensor.element_size() for tensor in value.updates.parameters())
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     share = max(total, 1)
-    return Footprint(total, trainable, stored, adapter_bytes, 2 * total, small / share, adapted / share)
+    errors, error = _errors(groups)
+    return Footprint(total, trainable, stored, adapter_bytes, 2 * total, small / share, adapted / share, error, errors)
+
+
+def _errors(groups: list[TiedGroup]) -> tuple[dict[str, float], float | None]:
+    """Return the relative error of each quantized weight whose error is known, the largest first, and that of all."""
+    found = {}
+    for group in groups:
+        value = group.value
+        packed = (value.merged_packed or value.packed) if isinstance(value, ManagedWeight) else None
+        if isinstance(packed, QuantizedTensor) and packed.error is not None:
+            found[group.name] = (packed.error, group.value.shape.numel())
+    values = sum(size for _, size in found.values())
+    mean = math.sqrt(sum(size * error**2 for error, size in found.values()) / values) if values else None
+    return {name: error for name, (error, _) in sorted(found.items(), key=lambda one: -one[1][0])}, mean
