@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
 from zoo.errors import QuantizationError, did_you_mean
 from zoo.methods.targets import matches, matrix_like, path_of
 from zoo.plugin import hooks
-from zoo.weights.codecs import StoredFloat
+from zoo.weights.codecs import StoredFloat, pack
+from zoo.weights.footprint import stored_bytes
 from zoo.weights.layout import layout_of
 from zoo.weights.mixed import SCHEMES, in_eight_bit
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.scheme import Quantization, unknown_scheme
+from zoo.weights.spend import Form, least, spend
 from zoo.weights.walk import TiedGroup
 
 # The name of a weight → how the sum of it and its adapters is stored, None for dense.
@@ -26,38 +31,152 @@ Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
 Plan = dict[str, Quantization]
 
 
-def plan(entry: Entry, groups: list[TiedGroup], scheme: Quantization | None) -> Plan:
-    """Return how each weight is to be quantized: by the scheme, by its overrides, or in 8 bit by `zoo.weights.mixed`.
+# By name what each of `widths` costs a weight; see `zoo.plugin.sensitivity`.
+Costs = Mapping[str, Sequence[float]]
 
-    These stay plain: weights of one dimension, or of several of which only one is longer than 1 (gains of norms look
-    so), and what the entry's `keep` and the scheme's name.
+
+def plan(
+    entry: Entry,
+    groups: list[TiedGroup],
+    scheme: Quantization | None,
+    dtype: torch.dtype | None = None,
+    costs: Costs | None = None,
+) -> Plan:
+    """Return how each weight is to be quantized.
+
+    By the scheme's overrides, then within its average, see `zoo.weights.spend`, or, without one, by the scheme itself
+    and in 8 bit by `zoo.weights.mixed`. These stay plain: weights of one dimension, or of several of which only one is
+    longer than 1 (gains of norms look so), and what the entry's `keep` and the scheme's name.
+
+    Args:
+        entry: The model's entry.
+        groups: All parameters of the module; on `meta` too.
+        scheme: How to store them; None leaves them plain.
+        dtype: The type of the plain ones, whose bytes an average counts; None where it is the one that each has.
+        costs: What each of `widths` costs each weight that an average is for, measured by `zoo.plugin.sensitivity`.
+            None assumes the same for weights of all sizes.
 
     Raises:
-        QuantizationError: the scheme names a weight that there is not.
+        QuantizationError: the scheme names a weight that there is not, or even the smallest forms are above its average.
     """
     if scheme is None:
         return {}
+    made = _by_scheme(entry, groups, scheme)
+    own = {group.name for group in groups if group.name in made and _override(group, scheme) is not None}
+    sizes = {group.name: group.value.shape.numel() for group in groups if group.name in made and group.name not in own}
+    if scheme.average is not None:
+        made |= _within(scheme, scheme.average, entry, groups, made, set(sizes), dtype, costs)
+    elif scheme.mixed and scheme.scheme in SCHEMES:
+        others = sum(group.value.shape.numel() for group in groups if group.name in own)
+        made |= dict.fromkeys(in_eight_bit(sizes, others), Quantization(8))
+    return made
+
+
+def _by_scheme(entry: Entry, groups: list[TiedGroup], scheme: Quantization) -> Plan:
+    """Return the scheme or its override for each weight that is quantized at all."""
     _check_names(groups, "keep", scheme.keep)
     _check_names(groups, "bits", [name for name, _ in scheme.overrides])
-    keep, common = (*entry.keep, *scheme.keep), replace(scheme, keep=(), overrides=())
+    keep, common = (*entry.keep, *scheme.keep), widths(scheme)[0]
     made: Plan = {}
-    sizes: dict[str, int] = {}
-    others = 0
     for group in groups:
         shape = torch.Size(group.value.shape)
         if not matrix_like(shape) or any(matches(path_of(ref), keep) for ref in group.refs):
             continue
-        own = _override(group, scheme)
-        if (own or common).bits < 16 and sum(size > 1 for size in shape) < 2:
-            continue
-        made[group.name] = own or common
-        if own is None:
-            sizes[group.name] = shape.numel()
-        else:
-            others += shape.numel()
-    if scheme.mixed and scheme.scheme in SCHEMES:
-        made |= dict.fromkeys(in_eight_bit(sizes, others), Quantization(8))
+        chosen = _override(group, scheme) or common
+        if chosen.bits >= 16 or sum(size > 1 for size in shape) > 1:
+            made[group.name] = chosen
     return made
+
+
+def widths(scheme: Quantization, dtype: torch.dtype | None = None) -> tuple[Quantization, Quantization, Quantization]:
+    """Return what a weight may be stored in within an average: the scheme itself, 8 bit, and 16 bit.
+
+    Args:
+        scheme: The model's.
+        dtype: The type that the weight is computed in.
+    """
+    own = replace(scheme, keep=(), overrides=(), average=None)
+    return own, Quantization(8), Quantization(16, "fp16" if dtype is torch.float16 else "bf16")
+
+
+def spendable(entry: Entry, groups: list[TiedGroup], scheme: Quantization) -> list[TiedGroup]:
+    """Return the weights among which an average is spent: all that are quantized, and have no override."""
+    made = _by_scheme(entry, groups, scheme)
+    return [
+        group
+        for group in groups
+        if group.name in made and isinstance(group.value, nn.Parameter) and _override(group, scheme) is None
+    ]
+
+
+def _within(
+    scheme: Quantization,
+    average: float,
+    entry: Entry,
+    groups: list[TiedGroup],
+    made: Plan,
+    free: set[str],
+    dtype: torch.dtype | None,
+    costs: Costs | None,
+) -> Plan:
+    """Return which of `widths` each of the weights `free` gets, so that the model is within the average.
+
+    Raises:
+        QuantizationError: even the smallest forms are above it.
+    """
+    choices: dict[str, list[Form]] = {}
+    options: dict[str, tuple[Quantization, ...]] = {}
+    values = fixed = 0
+    for group in groups:
+        values += group.value.shape.numel()
+        if isinstance(group.value, ManagedWeight):  # another library's, which stays as it is
+            fixed += stored_bytes(group.value)
+        elif group.name not in free or not group.value.is_floating_point():
+            fixed += planned_bytes(entry, group, made.get(group.name), dtype)[0]
+        else:
+            own = dtype or group.value.dtype
+            options[group.name] = widths(scheme, own)
+            choices[group.name] = []
+            for number, width in enumerate(options[group.name]):
+                size, plain = planned_bytes(entry, group, width, dtype)
+                known = assumed_error(width, own) if costs is None else costs[group.name][number]
+                choices[group.name].append(Form(size, 0.0 if plain else known))
+    budget = int(average * values / 8)
+    if fixed + least(choices) > budget:
+        lowest = math.ceil(800 * (fixed + least(choices)) / max(values, 1)) / 100
+        raise QuantizationError(
+            f"an average of {average:g} bits: the least for this model is {lowest:g}, with all that is quantized in "
+            f"its smallest form and {8 * fixed / max(values, 1):.2f} of it for what is kept or has a width of its own"
+        )
+    return {name: options[name][place] for name, place in spend(choices, budget - fixed).items()}
+
+
+def planned_bytes(
+    entry: Entry, group: TiedGroup, scheme: Quantization | None, dtype: torch.dtype | None
+) -> tuple[int, bool]:
+    """Return the bytes that a weight will take, from its shape alone, and whether it stays plain.
+
+    Args:
+        entry: The model's entry, whose architecture may keep the weight plain.
+        group: The weight.
+        scheme: Its own quantization; None if it is to stay plain.
+        dtype: As of `plan`.
+    """
+    value = group.value
+    dtype = dtype if dtype is not None and value.dtype.is_floating_point else value.dtype
+    empty = torch.empty(value.shape, dtype=value.dtype, device="meta")
+    packed = None if scheme is None else pack_weight(entry, group, empty, {group.name: scheme}, dtype)
+    if packed is None:
+        return value.shape.numel() * dtype.itemsize, True
+    return sum(tensor.numel() * tensor.element_size() for tensor in packed.tensors()), False
+
+
+@functools.cache
+def assumed_error(scheme: Quantization, dtype: torch.dtype = torch.float32) -> float:
+    """Return the squared error of a scheme, relative to the squared values, of normally distributed ones."""
+    values = torch.randn(64, 1024, generator=torch.Generator().manual_seed(0)).to(dtype)
+    stored = pack(values, scheme, torch.float32)
+    return float((stored() - values.float()).square().sum() / values.float().square().sum())
 
 
 def _override(group: TiedGroup, scheme: Quantization) -> Quantization | None:
