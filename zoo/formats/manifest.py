@@ -222,7 +222,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def bits_of(record: Mapping[str, Any]) -> int | str | None:
-    """Return the `bits=` with which an adapter's base was loaded, as its record says; None for those of a checkpoint."""
+    """Return the `bits=` of the base that a record is of; None for the checkpoint's own."""
     average, bits = record.get("average"), record.get("bits")
     if isinstance(average, int | float):
         return f"auto:{average:g}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.catalog.names import is_commit, is_repository
+from zoo.formats.manifest import bits_of
 from zoo.hub import markup
 from zoo.hub.markup import block, inline, table
 

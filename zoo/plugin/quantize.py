@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -17,9 +17,9 @@ from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat, pack
 from zoo.weights.footprint import stored_bytes
 from zoo.weights.layout import layout_of
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.mixed import SCHEMES, in_eight_bit
 from zoo.weights.quantized_tensor import QuantizedTensor
-from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.scheme import Quantization, unknown_scheme
 from zoo.weights.spend import Form, least, spend
 from zoo.weights.walk import TiedGroup
@@ -30,9 +30,8 @@ Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
 # The quantization of each weight by its name; a weight that is not in it stays a plain parameter.
 Plan = dict[str, Quantization]
 
-
-# By name what each of `widths` costs a weight; see `zoo.plugin.sensitivity`.
-Costs = Mapping[str, Sequence[float]]
+# By a weight's name and a width what storing it so costs; see `zoo.plugin.sensitivity`.
+Costs = Mapping[str, Mapping[int, float]]
 
 
 def plan(
@@ -53,22 +52,22 @@ def plan(
         groups: All parameters of the module; on `meta` too.
         scheme: How to store them; None leaves them plain.
         dtype: The type of the plain ones, whose bytes an average counts; None where it is the one that each has.
-        costs: What each of `widths` costs each weight that an average is for, measured by `zoo.plugin.sensitivity`.
+        costs: What each of `offered` costs each weight that an average is for, measured by `zoo.plugin.sensitivity`.
             None assumes the same for weights of all sizes.
 
     Raises:
-        QuantizationError: the scheme names a weight that there is not, or even the smallest forms are above its average.
+        QuantizationError: the scheme names a weight that there is not, or its average is below the smallest forms.
     """
     if scheme is None:
         return {}
     made = _by_scheme(entry, groups, scheme)
-    own = {group.name for group in groups if group.name in made and _override(group, scheme) is not None}
-    sizes = {group.name: group.value.shape.numel() for group in groups if group.name in made and group.name not in own}
     if scheme.average is not None:
-        made |= _within(scheme, scheme.average, entry, groups, made, set(sizes), dtype, costs)
-    elif scheme.mixed and scheme.scheme in SCHEMES:
-        others = sum(group.value.shape.numel() for group in groups if group.name in own)
-        made |= dict.fromkeys(in_eight_bit(sizes, others), Quantization(8))
+        return made | _within(scheme.average, entry, groups, scheme, made, dtype, costs)
+    if scheme.mixed and scheme.scheme in SCHEMES:
+        sizes = {group.name: group.value.shape.numel() for group in groups if group.name in made}
+        others = {group.name for group in groups if group.name in sizes and _override(group, scheme) is not None}
+        rest = sum(sizes.pop(name) for name in others)
+        made |= dict.fromkeys(in_eight_bit(sizes, rest), Quantization(8))
     return made
 
 
@@ -76,7 +75,7 @@ def _by_scheme(entry: Entry, groups: list[TiedGroup], scheme: Quantization) -> P
     """Return the scheme or its override for each weight that is quantized at all."""
     _check_names(groups, "keep", scheme.keep)
     _check_names(groups, "bits", [name for name, _ in scheme.overrides])
-    keep, common = (*entry.keep, *scheme.keep), widths(scheme)[0]
+    keep, common = (*entry.keep, *scheme.keep), replace(scheme, keep=(), overrides=(), average=None)
     made: Plan = {}
     for group in groups:
         shape = torch.Size(group.value.shape)
@@ -88,59 +87,63 @@ def _by_scheme(entry: Entry, groups: list[TiedGroup], scheme: Quantization) -> P
     return made
 
 
-def widths(scheme: Quantization, dtype: torch.dtype | None = None) -> tuple[Quantization, Quantization, Quantization]:
-    """Return what a weight may be stored in within an average: the scheme itself, 8 bit, and 16 bit.
+def offered(scheme: Quantization, dtype: torch.dtype | None = None) -> dict[int, Quantization]:
+    """Return by its width what a weight may be stored in within an average: the scheme itself, 8 bit and 16 bit.
 
     Args:
-        scheme: The model's.
+        scheme: The model's, with an average.
         dtype: The type that the weight is computed in.
     """
     own = replace(scheme, keep=(), overrides=(), average=None)
-    return own, Quantization(8), Quantization(16, "fp16" if dtype is torch.float16 else "bf16")
+    return {own.bits: own, 8: Quantization(8), 16: Quantization(16, "fp16" if dtype is torch.float16 else "bf16")}
 
 
 def spendable(entry: Entry, groups: list[TiedGroup], scheme: Quantization) -> list[TiedGroup]:
     """Return the weights among which an average is spent: all that are quantized, and have no override."""
-    made = _by_scheme(entry, groups, scheme)
+    return _spendable(groups, scheme, _by_scheme(entry, groups, scheme))
+
+
+def _spendable(groups: list[TiedGroup], scheme: Quantization, made: Plan) -> list[TiedGroup]:
     return [
         group
         for group in groups
-        if group.name in made and isinstance(group.value, nn.Parameter) and _override(group, scheme) is None
+        if group.name in made
+        and isinstance(group.value, nn.Parameter)  # not another library's, which stays as it is
+        and group.value.is_floating_point()
+        and _override(group, scheme) is None
     ]
 
 
 def _within(
-    scheme: Quantization,
     average: float,
     entry: Entry,
     groups: list[TiedGroup],
+    scheme: Quantization,
     made: Plan,
-    free: set[str],
     dtype: torch.dtype | None,
     costs: Costs | None,
 ) -> Plan:
-    """Return which of `widths` each of the weights `free` gets, so that the model is within the average.
+    """Return which of `offered` each weight of `spendable` gets, so that the whole model is within the average.
 
     Raises:
         QuantizationError: even the smallest forms are above it.
     """
+    free = _spendable(groups, scheme, made)
+    names = {group.name for group in free}
+    fixed = sum(
+        planned_bytes(entry, group, made.get(group.name), dtype)[0] for group in groups if group.name not in names
+    )
+    values = sum(group.value.shape.numel() for group in groups)
     choices: dict[str, list[Form]] = {}
-    options: dict[str, tuple[Quantization, ...]] = {}
-    values = fixed = 0
-    for group in groups:
-        values += group.value.shape.numel()
-        if isinstance(group.value, ManagedWeight):  # another library's, which stays as it is
-            fixed += stored_bytes(group.value)
-        elif group.name not in free or not group.value.is_floating_point():
-            fixed += planned_bytes(entry, group, made.get(group.name), dtype)[0]
-        else:
-            own = dtype or group.value.dtype
-            options[group.name] = widths(scheme, own)
-            choices[group.name] = []
-            for number, width in enumerate(options[group.name]):
-                size, plain = planned_bytes(entry, group, width, dtype)
-                known = assumed_error(width, own) if costs is None else costs[group.name][number]
-                choices[group.name].append(Form(size, 0.0 if plain else known))
+    chosen: dict[str, list[Quantization]] = {}
+    for group in free:
+        own = dtype or group.value.dtype
+        choices[group.name], chosen[group.name] = [], []
+        for bits, width in offered(scheme, own).items():
+            size, plain = planned_bytes(entry, group, width, dtype)
+            cost = assumed_error(width, own) if costs is None else costs[group.name][bits]
+            choices[group.name].append(Form(size, 0.0 if plain else cost))
+            chosen[group.name].append(width)
     budget = int(average * values / 8)
     if fixed + least(choices) > budget:
         lowest = math.ceil(800 * (fixed + least(choices)) / max(values, 1)) / 100
@@ -148,7 +151,7 @@ def _within(
             f"an average of {average:g} bits: the least for this model is {lowest:g}, with all that is quantized in "
             f"its smallest form and {8 * fixed / max(values, 1):.2f} of it for what is kept or has a width of its own"
         )
-    return {name: options[name][place] for name, place in spend(choices, budget - fixed).items()}
+    return {name: chosen[name][place] for name, place in spend(choices, budget - fixed).items()}
 
 
 def planned_bytes(
@@ -159,10 +162,12 @@ def planned_bytes(
     Args:
         entry: The model's entry, whose architecture may keep the weight plain.
         group: The weight.
-        scheme: Its own quantization; None if it is to stay plain.
+        scheme: Its own quantization; None if it is to stay plain. One that is managed already stays as it is.
         dtype: As of `plan`.
     """
     value = group.value
+    if isinstance(value, ManagedWeight):
+        return stored_bytes(value), False
     dtype = dtype if dtype is not None and value.dtype.is_floating_point else value.dtype
     empty = torch.empty(value.shape, dtype=value.dtype, device="meta")
     packed = None if scheme is None else pack_weight(entry, group, empty, {group.name: scheme}, dtype)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
-from zoo.errors import QuantizationError
-from zoo.plugin.quantize import pack_weight, spendable, widths
+from zoo.plugin.quantize import offered, pack_weight, spendable
 from zoo.weights.fisher import squared_gradients
 from zoo.weights.scheme import Quantization
 from zoo.weights.walk import TiedGroup
@@ -30,8 +29,8 @@ def measure_costs(
     losses: Iterable[Tensor],
     dtype: torch.dtype | None = None,
     report: Report | None = None,
-) -> dict[str, tuple[float, ...]]:
-    """Return what each of `zoo.plugin.quantize.widths` costs each weight that an average is for, for `plan(costs=)`.
+) -> dict[str, dict[int, float]]:
+    """Return what each of `zoo.plugin.quantize.offered` costs each weight that an average is for, for `plan(costs=)`.
 
     The whole model is in memory in full precision, with one float32 tensor more for each of these weights, and it stays
     as it is.
@@ -62,8 +61,8 @@ def costs_of(
     squares: Mapping[str, Tensor],
     dtype: torch.dtype | None = None,
     report: Report | None = None,
-) -> dict[str, tuple[float, ...]]:
-    """Return ½ · Σ F_ii · (Q(w)_i − w_i)² for each weight w, stored in each of `zoo.plugin.quantize.widths`.
+) -> dict[str, dict[int, float]]:
+    """Return ½ · Σ F_ii · (Q(w)_i − w_i)² for each weight w, stored in each of `zoo.plugin.quantize.offered`.
 
     Args:
         entry: The model's entry.
@@ -82,18 +81,11 @@ def costs_of(
             report(group.name, number, len(groups))
         weight = group.tensor().detach()
         own = dtype or weight.dtype
-        costs = []
-        for width in widths(scheme, own):
+        costs = {}
+        for bits, width in offered(scheme, own).items():
             stored = pack_weight(entry, group, weight, {group.name: width}, own)
             dense = weight.to(own) if stored is None else stored()
             error = (dense.to(squares[group.name].dtype) - weight.to(squares[group.name].dtype)).square_()
-            costs.append(0.5 * float((squares[group.name] * error).sum(dtype=torch.float64)))
-        found[group.name] = tuple(costs)
+            costs[bits] = 0.5 * float((squares[group.name] * error).sum(dtype=torch.float64))
+        found[group.name] = costs
     return found
-
-
-def check_costs(groups: Iterable[TiedGroup], costs: Mapping[str, tuple[float, ...]]) -> None:
-    """Raise `QuantizationError` for a weight of which there are no costs."""
-    for group in groups:
-        if group.name not in costs:
-            raise QuantizationError(f"{group.name}: its costs were not measured")

@@ -1,4 +1,4 @@
-"""How a model's loss depends on each value of its weights: the diagonal of the Fisher information, from backward passes.
+"""How much a model's loss depends on each value of its weights: the diagonal of the Fisher information.
 
 A change δ of a weight, as quantizing it is, changes the loss by about ½ · Σ F_ii · δ_i², where F is the mean of squared
 gradients (the diagonal of the Fisher information, which is that of the Gauss-Newton matrix for the usual losses: J.
@@ -71,7 +71,7 @@ def squared_gradients(module: nn.Module, groups: Iterable[TiedGroup], losses: It
                 if not loss.requires_grad or not bool(torch.isfinite(loss)):
                     why = f"is {loss.item():g}" if loss.requires_grad else "has no graph"
                     raise QuantizationError(f"expected finite losses that depend on the weights, got one that {why}")
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 count += 1
         finally:
             for handle in handles:
