@@ -76,3 +76,12 @@ def test_adapters() -> None:
     found = figures("adapters.py")["figures"]
     for group, name in (("handling", "swap in place"), ("kinds", "DoRA"), ("mixed", "zoo, mixed")):
         assert found[group][name]["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_averages() -> None:
+    (found,) = figures("averages.py")
+    assert found["name"] == "gat"
+    for way in ("auto", "measured"):
+        assert found["uniform"]["bits"] < found[way]["bits"] <= 4.5
+        assert found[way]["loss"] > 0

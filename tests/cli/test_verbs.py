@@ -49,7 +49,7 @@ def fake(monkeypatch, tmp_path):
     made = Fake()
 
     def load(name, **options):
-        made.loaded = (name, {key: value for key, value in options.items() if value is not None})
+        made.loaded = (name, {key: value for key, value in options.items() if value not in (None, ())})
         return made
 
     monkeypatch.setattr(zoo, "load", load)

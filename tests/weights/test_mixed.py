@@ -1,5 +1,7 @@
 """The rule for small weights, and widths by name."""
 
+import copy
+
 import pytest
 import torch
 
@@ -94,3 +96,22 @@ def test_a_mixed_model_learns_merges_and_reloads(tmp_path):
     assert torch.allclose(other.module(x), expected, atol=1e-5)
     report = other.merge(bits=4)
     assert {one.bits for one in report.weights} == {4, 8}
+
+
+def test_a_weight_that_4_bit_cannot_hold_is_in_8_bit_whatever_its_size():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 640))
+    with torch.no_grad():
+        module[1].weight[:, 0] = 6 * module[1].weight.std()
+    uniform = zoo.wrap(copy.deepcopy(module), bits=zoo.Quantization(4, mixed=False)).footprint()
+    assert uniform.errors["1.weight"] > 0.14 > uniform.errors["0.weight"]
+    assert _widths(zoo.wrap(copy.deepcopy(module), bits=4))["1.weight"] == 8
+    assert _widths(zoo.wrap(copy.deepcopy(module), bits={"1": 4}))["1.weight"] == 4  # who asks for it gets it
+
+
+def test_names_may_end_in_weight_and_one_that_does_nothing_is_refused():
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.LayerNorm(64))
+    assert _widths(zoo.wrap(copy.deepcopy(module), bits={"0.weight": 16}))["0.weight"] == 16
+    assert _widths(zoo.wrap(copy.deepcopy(module), bits=4, keep=["0.weight"]))["0.weight"] == 32
+    with pytest.raises(zoo.QuantizationError, match="'1' names only weights that stay in full precision"):
+        zoo.wrap(module, bits={"1": 8})

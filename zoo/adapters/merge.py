@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from zoo.adapters.adapter_set import AdapterSet
-from zoo.errors import AdapterError
+from zoo.errors import AdapterError, QuantizationError
 from zoo.plugin.quantize import Packer, pack_weight, plan
 from zoo.weights.managed_weight import WeightMerge
 from zoo.weights.quantized_tensor import QuantizedTensor
@@ -67,6 +67,8 @@ def merge(adapters: AdapterSet, names: Sequence[str], bits: int | Quantization |
     """Merge adapters into the weights; see `zoo.Model.merge`."""
     loaded = adapters.scheme
     scheme = None if bits is None else as_quantization(bits, () if loaded is None else loaded.keep)
+    if scheme is not None and scheme.average is not None:
+        raise QuantizationError(f"bits={scheme.argument!r}: an average is of a whole model, expected a width such as 4")
     if adapters.device.type == "meta":
         raise AdapterError("an adapter on 'meta' has no values to merge: load the model on a device")
     weights, merges = adapters.merge(names, None if scheme is None else _packer(adapters, scheme))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import click
 
 from zoo._version import __version__
-from zoo.cli import info_commands, matrix, model_commands, new_plugin, push
+from zoo.cli import info_commands, matrix, model_commands, new_plugin, push, sensitivity
 from zoo.cli.output import Group
 from zoo.errors import ZooError, one_line
 
@@ -42,6 +42,7 @@ for command in (
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
     *push.COMMANDS,
+    *sensitivity.COMMANDS,
 ):
     command_line.add_command(command)
 

@@ -9,6 +9,7 @@ import click
 
 from zoo.catalog.entry import EMBEDDED
 from zoo.catalog.names import is_name
+from zoo.cli.options import bits_option, keep_option
 from zoo.cli.output import (
     Command,
     json_option,
@@ -65,14 +66,18 @@ def list_models(plugin: str | None, as_json: bool) -> None:
     zoo info ddpm
     zoo info ddpm-cifar10 --footprint
     zoo info gpt2 --bits 4 --lora 8 --json
+    zoo info gpt2 --bits auto:4.5
     """,
 )
 @click.argument("name")
 @click.option("--footprint", is_flag=True, help="Parameters and bytes, from the structure alone (imports torch).")
-@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), help="Footprint in this precision.")
+@bits_option("Footprint in this precision, or of this average.")
+@keep_option
 @click.option("--lora", type=int, metavar="RANK", help="Footprint with LoRA of this rank.")
 @json_option
-def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json: bool) -> None:
+def info(
+    name: str, footprint: bool, bits: int | str | None, keep: tuple[str, ...], lora: int | None, as_json: bool
+) -> None:
     """Show the facts of model NAME, and its footprint."""
     from zoo.catalog import registry
     from zoo.loading.resolve import resolve
@@ -88,7 +93,7 @@ def info(name: str, footprint: bool, bits: str | None, lora: int | None, as_json
     except ZooError as error:  # the registry's facts are still worth printing
         note(f"warning: {error}")
         described = {}
-    measured = _footprint(name, bits, lora) if footprint or bits or lora else None
+    measured = _footprint(name, bits, keep, lora) if footprint or bits or keep or lora else None
     if as_json:
         more: dict[str, Any] = {"config": entry.config, "facts": described}
         if entry.adapter is not None:
@@ -206,10 +211,10 @@ def _license(entry: Entry) -> str:
     return f"{text} (not for commercial use)" if restricted else text
 
 
-def _footprint(name: str, bits: str | None, lora: int | None) -> Footprint:
+def _footprint(name: str, bits: int | str | None, keep: tuple[str, ...], lora: int | None) -> Footprint:
     import zoo
 
-    return zoo.load(name, bits=int(bits) if bits else None, lora=lora, device="meta").footprint()
+    return zoo.load(name, bits=bits, keep=keep, lora=lora, device="meta").footprint()
 
 
 def _footprint_facts(footprint: Footprint) -> dict[str, str]:

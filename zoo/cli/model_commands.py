@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +13,13 @@ import click
 
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
+from zoo.cli.options import model_options
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 
 if TYPE_CHECKING:
     from zoo.model import Model
 
 STEPS = 200  # the default of `zoo tune`
-_MODEL_OPTIONS = (
-    click.option("--weights", metavar="WHERE", help="Other weights: a Hub repository, a local folder, or random."),
-    click.option("--revision", metavar="SHA", help="The Hub repository's commit."),
-    click.option(
-        "--bits", type=click.Choice(["4", "8", "16", "32"]), help="Bits per weight [default: the checkpoint's]."
-    ),
-    click.option("--device", metavar="NAME", help="cpu, cuda, mps [default: the best there is]."),
-)
 
 
 class Interrupted(click.ClickException):
@@ -38,13 +30,6 @@ class Interrupted(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print what to type."""
         note(self.format_message())
-
-
-def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every command that loads a model."""
-    for option in reversed(_MODEL_OPTIONS):
-        function = option(function)
-    return function
 
 
 @click.command(
@@ -253,8 +238,16 @@ def demo(name: str, out: Path) -> None:
     run(name, out)
 
 
-def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = None, **more: Any) -> Model:
-    """Return what `zoo.load` gives; on the command line `bits` and a rank are digits."""
+def load(
+    name: str,
+    *,
+    lora: str | None,
+    bits: int | str | None,
+    keep: tuple[str, ...] = (),
+    seed: int | None = None,
+    **more: Any,
+) -> Model:
+    """Return what `zoo.load` gives; on the command line a rank is digits."""
     from zoo.catalog import registry
 
     if is_name(name):
@@ -262,7 +255,7 @@ def load(name: str, *, lora: str | None, bits: str | None, seed: int | None = No
     import zoo
 
     adapter = int(lora) if lora is not None and lora.isdecimal() else lora
-    return zoo.load(name, bits=int(bits) if bits else None, lora=adapter, seed=seed, **more)
+    return zoo.load(name, bits=bits, keep=keep, lora=adapter, seed=seed, **more)
 
 
 def rank_for(name: str, revision: str | None) -> str | None:

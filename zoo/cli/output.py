@@ -105,10 +105,10 @@ def note(message: str) -> None:
 
 
 @contextmanager
-def progress_line() -> Iterator[Callable[[str, str, int, int], None]]:
+def progress_line(doing: str = "checking") -> Iterator[Callable[[str, str, int, int], None]]:
     """Yield a function (whose, what, number from 0, of how many) that shows progress on stderr.
 
-    On a terminal it is one line that changes; elsewhere a line for each `whose`.
+    On a terminal it is one line that changes; elsewhere a line for each `whose`, after what is being done.
     """
     terminal, last = sys.stderr.isatty(), ""
 
@@ -118,7 +118,7 @@ def progress_line() -> Iterator[Callable[[str, str, int, int], None]]:
             line = f"{whose} {number + 1}/{total} {what}"
             click.echo(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
         elif whose != last:
-            note(f"checking {whose} …")
+            note(f"{doing} {whose} …")
         last = whose
 
     try:

@@ -40,10 +40,9 @@ def push(where: str, repository: str, device: str | None, as_json: bool, **more:
     if not is_repository(repository):
         raise click.BadParameter(f"expected a repository written owner/name, got {repository!r}", param_hint="REPO")
     import zoo
-    from zoo.formats.manifest import record
+    from zoo.formats.manifest import bits_of, record
 
-    bits = record(folder).get("bits")
-    model = zoo.load(str(folder.resolve()), bits=bits if bits in (4, 8, 16, 32) else None, device=device)
+    model = zoo.load(str(folder.resolve()), bits=bits_of(record(folder)), device=device)
     result = model.push(repository, **more)
     if as_json:
         print_json(asdict(result))

@@ -25,7 +25,7 @@ BUFFERS = 1000  # at most so many are listed, spread evenly: the file has a limi
 FORMAT = 3  # 1 had no architecture, kind, versions, training and metrics; 2 had no weights and replaced
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
 # Keys that further training makes outdated; the rest of a record stays.
-_OUTDATED = ("base", "weights", "replaced", "buffers", "bits", "scheme", "versions", "metrics")
+_OUTDATED = ("base", "weights", "replaced", "buffers", "bits", "average", "scheme", "versions", "metrics")
 
 Replaced = Mapping[str, Sequence[int] | None]  # parts of the base that an adapter replaces: a weight's rows, or all
 
@@ -85,6 +85,7 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
         "replaced": {weight: None if rows is None else list(rows) for weight, rows in sorted(replaced.items())},
         "buffers": _buffer_entries(adapters, name),
         "bits": adapters.scheme.bits if adapters.scheme else None,
+        **({"average": adapters.scheme.average} if adapters.scheme and adapters.scheme.average else {}),
         "scheme": adapters.scheme.scheme if adapters.scheme else None,
         "versions": versions(),
     }
@@ -218,6 +219,14 @@ def _are_rows(rows: Any) -> bool:
 def record(folder: Path) -> dict[str, Any]:
     """Return the folder's record for `model.records`; empty if it has no `zoo.json`."""
     return {key: value for key, value in (read(folder) or {}).items() if key not in ("format", "sha256")}
+
+
+def bits_of(record: Mapping[str, Any]) -> int | str | None:
+    """Return the `bits=` of the base that a record is of; None for the checkpoint's own."""
+    average, bits = record.get("average"), record.get("bits")
+    if isinstance(average, int | float):
+        return f"auto:{average:g}"
+    return bits if bits in (4, 8, 16, 32) else None
 
 
 def check_files(folder: Path, content: Mapping[str, Any] | None) -> None:

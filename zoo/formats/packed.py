@@ -23,7 +23,7 @@ from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, CheckpointError, OutputError, QuantizationError, ZooError
 from zoo.formats import bitsandbytes_folder
 from zoo.plugin import hooks
-from zoo.plugin.quantize import quantizer_shape
+from zoo.plugin.quantize import Plan, quantizer_shape
 from zoo.storage import atomic, fingerprint, untrusted, untrusted_json
 from zoo.storage.checkpoint import verify
 from zoo.storage.fingerprint import Fingerprint
@@ -75,6 +75,17 @@ class PackedFolder:
                 f"({self.scheme}): leave bits out, or load the model that it was made from"
             )
         return self.scheme
+
+    def plan(self) -> Plan | None:
+        """Return how each weight is quantized; None where the folder does not say it of each.
+
+        Raises:
+            CheckpointError: the description is damaged.
+        """
+        if self.weights is None:
+            return None
+        found = {name: told.get("quantization") for name, told in self.weights.items() if isinstance(told, dict)}
+        return {name: _quantization(self.folder / DESCRIPTION, content) for name, content in found.items()}
 
 
 # Writing

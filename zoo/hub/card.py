@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.catalog.names import is_commit, is_repository
+from zoo.formats.manifest import bits_of
 from zoo.hub import markup
 from zoo.hub.markup import block, inline, table
 
@@ -144,8 +145,8 @@ def _with_zoo(items: Sequence[Item], facts: Facts) -> str:
     at = f"@{facts.branch}" if facts.branch else ""
     places = {item.name: f"{facts.repository}{'/' if item.folder else ''}{item.folder}{at}" for item in items}
     item, first = items[0], next(iter(places.values()))
-    name, bits = _callable_name(item.record), item.record.get("bits")
-    stored = f", bits={bits}" if isinstance(bits, int) else ""
+    name, bits = _callable_name(item.record), bits_of(item.record)
+    stored = "" if bits is None else f", bits={_quoted(bits) if isinstance(bits, str) else bits}"
     if name is None:
         module = "module = ...  # the torch.nn.Module that it was made for"
         return f"import zoo\n\n{module}\nmodel = zoo.wrap(module{stored}, lora={_quoted(first)})"
@@ -225,6 +226,8 @@ def _run(run: Mapping[str, Any]) -> tuple[object, ...]:
 def _base_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[object, ...]]:
     base, versions = _base(record), record.get("versions")
     stored = f"{record['bits']} bit, {record.get('scheme')}" if record.get("bits") else "as in its checkpoint"
+    if isinstance(average := record.get("average"), int | float):
+        stored = f"{average:g} bit on average, from {record.get('scheme')} up"
     rows: list[tuple[object, ...]] = [
         ("name", base.get("name")),
         ("architecture", record.get("architecture") or base.get("plugin")),

@@ -37,7 +37,7 @@ from zoo.weights.state_dicts import check_loading
 from zoo.weights.walk import TiedGroup, index_module, managed_weights, unwrapped
 
 Lora = int | str | os.PathLike[str] | Adapter | Mapping[str, Any] | None
-Bits = int | Quantization | Mapping[str, int | Quantization] | None
+Bits = int | str | Quantization | Mapping[str, int | Quantization] | None
 
 DEFAULT = "default"  # name of an adapter that the user has not named
 
@@ -66,7 +66,8 @@ def load(
         revision: another branch, tag or commit than the entry's.
         bits: 4, 8, 16, 32 or a `zoo.Quantization`; None keeps the checkpoint's values as they are. A dict says it by
             suffixes of weights, `{"lm_head": 8, "all": 4}`. In 4 bit the smallest weights are in 8 bit, unless
-            `zoo.Quantization(mixed=False)`. A model that was saved with `packed=True`, or by transformers with
+            `zoo.Quantization(mixed=False)`. `"auto:4.5"` stores each weight in 4, 8 or 16 bit, so that all that is
+            stored is at most 4.5 bits per value. A model that was saved with `packed=True`, or by transformers with
             bitsandbytes, is loaded without quantizing it again.
         keep: suffixes of weights that stay in full precision.
         lora: a rank, a `zoo.LoRA`, the place of a saved adapter (a folder, a Hub repository `owner/name`,
@@ -97,7 +98,8 @@ def load(
     with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
         module = hooks.construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
-    chosen = plan(entry, index.groups, scheme)
+    written = None if stored is None else stored.plan()
+    chosen = plan(entry, index.groups, scheme, compute) if written is None else written
     if target.type == "meta":
         fingerprint = None
         fill_meta(index, entry, chosen, compute)

@@ -10,6 +10,7 @@ from zoo.errors import QuantizationError, did_you_mean
 
 BLOCK_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 DEFAULT_SCHEMES = {4: "nf4", 8: "int8", 16: "bf16", 32: "fp32"}
+AUTO = "auto"  # begins a `bits=` that is an average
 BUILTIN_SCHEMES = {"nf4": 4, "fp4": 4, "int8": 8, "dynamic8": 8, "bf16": 16, "fp16": 16, "fp32": 32}
 
 
@@ -29,6 +30,8 @@ class Quantization:
             fits counts. Each is a width or a `Quantization`.
         mixed: Whether the smallest weights of a model in nf4 or fp4 go to 8 bit, see `zoo.weights.mixed`; False
             stores every weight in the scheme, as bitsandbytes would.
+        average: Stored bits per value that the whole model may have, everything counted. Each weight gets 4, 8 or 16
+            bit within it, see `zoo.weights.spend`, and `mixed` does not count. None: no such budget.
 
     Raises:
         QuantizationError: bits, scheme and block size do not go together.
@@ -41,6 +44,7 @@ class Quantization:
     keep: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Quantization], ...] = ()
     mixed: bool = True
+    average: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", _overrides(self.overrides))
@@ -67,11 +71,26 @@ class Quantization:
             )
         if width is not None and not (isinstance(self.block_size, int) and self.block_size in BLOCK_SIZES):
             raise QuantizationError(f"block_size={self.block_size}: expected one of {', '.join(map(str, BLOCK_SIZES))}")
+        if self.average is not None:
+            self._check_average(self.average)
+
+    def _check_average(self, average: Any) -> None:
+        if self.scheme not in ("nf4", "fp4"):
+            raise QuantizationError(
+                f"average: weights go from 4 bit up, expected scheme 'nf4' or 'fp4', got {self.scheme!r}"
+            )
+        if isinstance(average, bool) or not isinstance(average, int | float) or not self.bits < average <= 32:
+            raise QuantizationError(f"average: expected bits per value above 4, at most 32, got {average!r}")
 
     @property
     def builtin(self) -> bool:
         """Whether zoo itself implements the scheme, not a plugin."""
         return self.scheme in BUILTIN_SCHEMES
+
+    @property
+    def argument(self) -> int | str:
+        """The shortest `bits=` for it, without what only a `Quantization` says: 4, or "auto:4.5"."""
+        return self.bits if self.average is None else f"{AUTO}:{self.average:g}"
 
 
 def _overrides(pairs: Iterable[Any]) -> tuple[tuple[str, Quantization], ...]:
@@ -84,20 +103,20 @@ def _overrides(pairs: Iterable[Any]) -> tuple[tuple[str, Quantization], ...]:
         if isinstance(value, Mapping):
             value = Quantization(**value)
         made = as_quantization(value)
-        if made is None or made.overrides or made.keep:
+        if made is None or made.overrides or made.keep or made.average is not None:
             raise QuantizationError(f"overrides: {name!r}: expected a width or a plain zoo.Quantization, got {value!r}")
         found.append((name, made))
     return tuple(found)
 
 
 def as_quantization(
-    bits: int | Quantization | Mapping[str, Any] | None, keep: Iterable[str] = ()
+    bits: int | str | Quantization | Mapping[str, Any] | None, keep: Iterable[str] = ()
 ) -> Quantization | None:
     """Return the `Quantization` for a user's `bits=` and `keep=`; None stays None.
 
     Args:
-        bits: A width, a `Quantization`, or a mapping of suffixes to either; `"all"` in it stands for all other weights,
-            which are in 4 bit without it.
+        bits: A width, an average to spend such as `"auto:4.5"`, a `Quantization`, or a mapping of suffixes to a width
+            or a `Quantization`; `"all"` in it stands for all other weights, which are in 4 bit without it.
         keep: Suffixes of weights that stay in full precision, beside those of the quantization.
 
     Raises:
@@ -109,6 +128,8 @@ def as_quantization(
             raise QuantizationError("bits: 'all' is None, expected a width such as 4; keep= names weights that stay")
         own = [(name, value) for name, value in bits.items() if name != "all"]
         scheme: Quantization | None = replace(rest, overrides=(*own, *rest.overrides))
+    elif isinstance(bits, str):
+        scheme = _average(bits)
     else:
         scheme = bits if bits is None or isinstance(bits, Quantization) else Quantization(bits=bits)
     names = (keep,) if isinstance(keep, str) else tuple(keep)
@@ -117,6 +138,20 @@ def as_quantization(
     if scheme is None:
         raise QuantizationError(f"keep={list(names)}: nothing is quantized without bits, expected bits=4 or another")
     return replace(scheme, keep=(*scheme.keep, *names))
+
+
+def _average(text: str) -> Quantization:
+    """Return the quantization for `"auto:4.5"`."""
+    name, _, number = text.partition(":")
+    try:
+        average = float(number)
+    except ValueError:
+        average = 0.0
+    if name != AUTO or not 4 < average <= 32:
+        raise QuantizationError(
+            f"bits={text!r}: expected 4, 8, 16, 32, or an average above 4 and at most 32 such as '{AUTO}:4.5'"
+        )
+    return Quantization(bits=4, average=average)
 
 
 def unknown_scheme(scheme: str | None, plugins: tuple[str, ...] = ()) -> QuantizationError:
