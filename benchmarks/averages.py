@@ -17,10 +17,7 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.loading.sensitivity import loss_costs
-from zoo.plugin.quantize import plan
-from zoo.weights.scheme import as_quantization
-from zoo.weights.walk import tied_groups
+from zoo.loading.sensitivity import loss_costs, sensitivity
 
 NAMES = ("bert", "ddpm", "gat", "gpt", "stylegan", "vae", "vit")
 LOSSES = {"bert": "loss", "gpt": "loss", "gat": "loss", "vit": "loss"}  # instead of a coarser main metric
@@ -28,12 +25,9 @@ LOSSES = {"bert": "loss", "gpt": "loss", "gat": "loss", "vit": "loss"}  # instea
 
 def by_name(name: str, average: float, batches: int) -> zoo.Quantization:
     """Return the widths that the Fisher information of `batches` gives within the average, weight by weight."""
-    scheme = as_quantization(f"auto:{average}")
+    scheme = zoo.Quantization(4, average=average)
     model = zoo.load(name, device="cpu")
-    costs = loss_costs(model, None, scheme, batches=batches)
-    chosen = plan(model.entry, tied_groups(model.module), scheme, costs=costs)
-    paths = {weight.removesuffix(".weight"): width for weight, width in chosen.items()}
-    return zoo.Quantization(4, mixed=False, overrides=tuple(paths.items()))
+    return sensitivity(model, scheme, loss_costs(model, None, scheme, batches=batches)).quantization
 
 
 def measure(name: str, average: float, batches: int) -> dict[str, Any]:

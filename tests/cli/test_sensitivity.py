@@ -13,6 +13,7 @@ from zoo.cli.sensitivity import draw, table
 from zoo.loading.sensitivity import Sensitivity, WeightCost, loss_costs, sensitivity
 from zoo.weights.scheme import as_quantization
 
+FORMS = {"4 bit", "4 bit, blocks of 256", "8 bit", "16 bit", "plain"}
 QUICK = ("--batches", "2", "--batch-size", "2", "--device", "cpu")
 
 
@@ -26,7 +27,7 @@ def test_it_prints_a_table_and_writes_a_plot(capsys, tmp_path):
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
     assert rows[0].count("█") == 20
-    assert {row.rsplit("  ", 1)[1].strip() for row in rows} <= {"4 bit", "8 bit", "16 bit", "plain"}
+    assert {row.rsplit("  ", 1)[1].strip() for row in rows} <= FORMS
     assert "measuring vae …" in err
     assert "bits on average cost" in err
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -41,17 +42,17 @@ def test_json_says_the_same_every_time_and_what_loading_reaches(capsys):
     assert found["bits"] == "auto:5"
     assert not any("att_src" in weight["name"] for weight in found["weights"])
     for weight in found["weights"]:
-        assert list(weight["costs"]) == ["4", "8", "16"]
-        kept = "att_" in weight["name"]  # in 4 bit, by its architecture, so that it costs nothing there
-        assert (weight["costs"]["4"] == 0) == kept
-        assert kept or weight["costs"]["4"] > weight["costs"]["8"]
-        assert weight["costs"]["8"] > weight["costs"]["16"] > 0
+        assert list(weight["costs"]) == ["4", "4 wide", "8", "16"]
+        if "att_" in weight["name"]:  # below 16 bit kept plain by its architecture
+            assert weight["costs"]["4"] == weight["costs"]["8"] == 0 < weight["costs"]["16"]
+        else:
+            assert weight["costs"]["4"] > weight["costs"]["8"] > weight["costs"]["16"] > 0
         assert weight["values"] == torch.Size(weight["shape"]).numel()
     assert found["cost"] < found["uniform"]
     assert main(command) == 0
     assert capsys.readouterr().out == first
-    overrides = tuple((weight["name"].removesuffix(".weight"), weight["bits"] or 32) for weight in found["weights"])
-    model = zoo.load("gat", bits=zoo.Quantization(4, keep=["att_src"], overrides=overrides), device="cpu")
+    chosen = [(weight["name"].removesuffix(".weight"), weight["chosen"] or {"bits": 32}) for weight in found["weights"]]
+    model = zoo.load("gat", bits=zoo.Quantization(4, keep=["att_src"], overrides=chosen), device="cpu")
     size = model.footprint()
     assert 8 * size.bytes / size.parameters == pytest.approx(found["average"])
 
@@ -70,6 +71,8 @@ def test_every_kind_of_loss_can_be_measured_and_leaves_the_model_alone(name):
     assert len(told) == 1 + len(costs)
     assert found.average <= 4.6
     assert found.cost < found.uniform
+    size = zoo.load(name, bits=found.quantization, device="cpu").footprint()
+    assert 8 * size.bytes / size.parameters == pytest.approx(found.average)
     assert sum(row.share for row in found.weights) == pytest.approx(1)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.module.parameters())
@@ -87,7 +90,7 @@ def test_a_plot_of_many_weights_has_the_costliest():
     ]
     found = Sensitivity(tuple(rows), 5.0, 1.0, 2.0)
     assert b"<svg" in draw("m", "auto:5", found, ".svg")
-    assert [row[-1] for row in table(found)][:4] == ["4 bit", "8 bit", "16 bit", "plain"]
+    assert [row[-1] for row in table(found)][:5] == ["4 bit", "8 bit", "16 bit", "4 bit, blocks of 256", "plain"]
     assert draw("m", "auto:5", Sensitivity((), 5.0, 0.0, 1.0), ".png").startswith(b"\x89PNG")
 
 

@@ -153,12 +153,23 @@ def test_costs_decide_where_they_are_known():
     groups = index_module(_net()).groups
     scheme = as_quantization("auto:5")
     names = ["0.weight", "1.weight", "3.weight"]
-    cheap = {name: {4: 1.0, 8: 0.9, 16: 0.8} for name in names}
-    chosen = plan(ENTRY, groups, scheme, costs=cheap | {"0.weight": {4: 1.0, 8: 0.0, 16: 0.0}})
+    cheap = {name: {"4": 1.0, "4 wide": 1.2, "8": 0.9, "16": 0.8} for name in names}
+    chosen = plan(ENTRY, groups, scheme, costs=cheap | {"0.weight": {"4": 1.0, "4 wide": 2.0, "8": 0.0, "16": 0.0}})
     assert (chosen["0.weight"].bits, chosen["3.weight"].bits) == (8, 4)
-    chosen = plan(ENTRY, groups, scheme, costs={name: dict.fromkeys((4, 8, 16), 1.0) for name in names})
-    assert {width.bits for width in chosen.values()} == {4}, "nothing is spent on what costs nothing"
-    assert chosen["0.weight"] == zoo.Quantization(4)
+    chosen = plan(ENTRY, groups, scheme, costs={name: dict.fromkeys(("4", "4 wide", "8", "16"), 1.0) for name in names})
+    wide = zoo.Quantization(4, block_size=256, mixed=False)
+    assert set(chosen.values()) == {wide}, "nothing is spent on what costs nothing"
+
+
+def test_blocks_end_with_the_rows_of_an_embedding():
+    costs = {name: dict.fromkeys(("4", "4 wide", "8", "16"), 1.0) for name in ("0.weight", "1.weight", "2.weight")}
+    module = nn.Sequential(nn.Embedding(50, 192), nn.Embedding(50, 256), nn.Linear(192, 64))
+    chosen = plan(ENTRY, index_module(module).groups, as_quantization("auto:6"), costs=costs)
+    assert {name: width.block_size for name, width in chosen.items()} == {
+        "0.weight": 64,
+        "1.weight": 256,
+        "2.weight": 256,
+    }
 
 
 def test_the_least_average_is_named_and_works():
@@ -174,9 +185,9 @@ def test_the_least_average_is_named_and_works():
 
 def test_assumed_errors_are_those_of_normal_values():
     values = torch.randn(256, 1024)
-    for width, scheme in offered(zoo.Quantization(4, average=5)).items():
+    for label, scheme in offered(zoo.Quantization(4, average=5)).items():
         error = (pack(values, scheme)().double() - values.double()).square().sum() / values.double().square().sum()
-        assert assumed_error(scheme) == pytest.approx(error.item(), rel=0.05), width
+        assert assumed_error(scheme) == pytest.approx(error.item(), rel=0.05), label
     assert assumed_error(zoo.Quantization(16), torch.bfloat16) == 0
 
 

@@ -14,12 +14,14 @@ from zoo.cli.output import Command, json_option, note, print_json, print_table, 
 
 if TYPE_CHECKING:
     from zoo.loading.sensitivity import Sensitivity
+    from zoo.weights.scheme import Quantization
 
 AVERAGE = "auto:4.5"
 BAR = 20  # characters of the longest bar
 PLOTTED = 40  # weights at most
 PLOTS = (".png", ".svg", ".pdf")
-COLOURS = {4: "#c0504d", 8: "#4f81bd", 16: "#9bbb59", None: "#808080"}
+COLOURS = {4: "#c0504d", 8: "#4f81bd", 16: "#9bbb59"}
+WIDE, PLAIN = "#e6b0ae", "#808080"
 
 
 @click.command(
@@ -107,14 +109,27 @@ def table(found: Sensitivity) -> list[tuple[str, ...]]:
             row.name,
             "×".join(map(str, row.shape)),
             f"{row.values:,}",
-            f"{row.costs[4]:.2e}",
-            f"{row.costs[8]:.2e}",
+            f"{row.costs['4']:.2e}",
+            f"{row.costs['8']:.2e}",
             f"{row.share:.1%}",
             "█" * round(BAR * row.share / longest),
-            "plain" if row.bits is None else f"{row.bits} bit",
+            _form(row.chosen),
         )
         for row in found.weights
     ]
+
+
+def _form(chosen: Quantization | None) -> str:
+    if chosen is None:
+        return "plain"
+    wide = chosen.bits == 4 and chosen.block_size > 64
+    return f"{chosen.bits} bit" + (f", blocks of {chosen.block_size}" if wide else "")
+
+
+def _colour(chosen: Quantization | None) -> str:
+    if chosen is None:
+        return PLAIN
+    return WIDE if "blocks" in _form(chosen) else COLOURS[chosen.bits]
 
 
 def draw(name: str, bits: str, found: Sensitivity, suffix: str = ".png") -> bytes:
@@ -134,14 +149,14 @@ def draw(name: str, bits: str, found: Sensitivity, suffix: str = ".png") -> byte
     rows = found.weights[:PLOTTED]
     figure = Figure(figsize=(9, 1.2 + 0.24 * max(len(rows), 4)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(range(len(rows)), [100 * row.share for row in rows], color=[COLOURS[row.bits] for row in rows])
+    axes.barh(range(len(rows)), [100 * row.share for row in rows], color=[_colour(row.chosen) for row in rows])
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("share of what 4 bit costs the loss (%)")
     left = len(found.weights) - len(rows)
     axes.set_title(f"{name}, {bits}" + (f", without the {left} cheapest weights" if left else ""))
-    widths = sorted({row.bits for row in found.weights}, key=lambda width: width or 32)
-    shown = [Patch(color=COLOURS[width], label="plain" if width is None else f"{width} bit") for width in widths]
+    forms = {_form(row.chosen): _colour(row.chosen) for row in sorted(found.weights, key=lambda row: row.stored)}
+    shown = [Patch(color=colour, label=form) for form, colour in forms.items()]
     if shown:
         axes.legend(handles=shown, loc="lower right")
     buffer = BytesIO()

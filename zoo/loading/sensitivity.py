@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.errors import QuantizationError
 from zoo.model import Model
-from zoo.plugin.quantize import plan, planned_bytes
+from zoo.plugin.quantize import offered, plan, planned_bytes
 from zoo.plugin.sensitivity import measure_costs
 from zoo.torch_state.modes import seeded
 from zoo.weights.scheme import Quantization
@@ -30,19 +30,19 @@ class WeightCost:
         name: The parameter's name.
         shape: Its shape.
         values: How many values it has.
-        costs: By width what storing it so costs the loss, about: comparable between weights, widths and averages of one
-            measurement, not between measurements.
+        costs: What storing it so costs the loss, about, by the labels of `zoo.plugin.quantize.offered`: comparable
+            within one measurement, not between two.
         share: Its part of what all weights cost in 4 bit.
-        bits: The width that the average gives it; None if its architecture keeps it plain.
+        chosen: What the average gives it; None if its architecture keeps it plain.
         stored: Bits per value that it then takes, scales included.
     """
 
     name: str
     shape: tuple[int, ...]
     values: int
-    costs: dict[int, float]
+    costs: dict[str, float]
     share: float
-    bits: int | None
+    chosen: Quantization | None
     stored: float
 
 
@@ -62,6 +62,13 @@ class Sensitivity:
     cost: float
     uniform: float
 
+    @property
+    def quantization(self) -> Quantization:
+        """What to load the model with, `zoo.load(name, bits=...)`: all these weights as chosen, by name."""
+        plain = Quantization(32)
+        pairs = [(weight.name.removesuffix(".weight"), weight.chosen or plain) for weight in self.weights]
+        return Quantization(4, overrides=tuple(pairs))
+
 
 def loss_costs(
     model: Model,
@@ -73,7 +80,7 @@ def loss_costs(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     report: Callable[[str, str, int, int], None] | None = None,
-) -> dict[str, dict[int, float]]:
+) -> dict[str, dict[str, float]]:
     """Return what each width costs each weight by the plugin's own loss, for `zoo.plugin.quantize.plan(costs=)`.
 
     The model has to be there in full precision: its memory, its gradients' squares in float32, and what one backward
@@ -116,7 +123,7 @@ def loss_costs(
 def sensitivity(
     model: Model,
     scheme: Quantization,
-    costs: dict[str, dict[int, float]],
+    costs: dict[str, dict[str, float]],
     *,
     dtype: torch.dtype | None = None,
 ) -> Sensitivity:
@@ -133,7 +140,7 @@ def sensitivity(
     """
     groups = tied_groups(model.module)
     chosen = plan(model.entry, groups, scheme, dtype, costs)
-    uniform = sum(own[scheme.bits] for own in costs.values()) or 1.0
+    uniform = sum(own["4"] for own in costs.values()) or 1.0
     rows, stored, values, spent = [], 0, 0, 0.0
     for group in groups:
         width, count = chosen.get(group.name), group.value.shape.numel()
@@ -141,9 +148,10 @@ def sensitivity(
         stored, values = stored + size, values + count
         if width is not None and group.name in costs:
             own = costs[group.name]
-            spent += 0.0 if plain else own[width.bits]
-            share, bits = own[scheme.bits] / uniform, None if plain else width.bits
+            label = next(label for label, one in offered(scheme, dtype or group.value.dtype).items() if one == width)
+            spent += 0.0 if plain else own[label]
+            chosen_one = None if plain else width
             shape = tuple(group.value.shape)
-            rows.append(WeightCost(group.name, shape, count, own, share, bits, 8 * size / count))
+            rows.append(WeightCost(group.name, shape, count, own, own["4"] / uniform, chosen_one, 8 * size / count))
     rows.sort(key=lambda row: -row.share)
     return Sensitivity(tuple(rows), 8 * stored / max(values, 1), spent, uniform)

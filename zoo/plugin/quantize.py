@@ -21,7 +21,7 @@ from zoo.weights.layout import layout_of
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.mixed import PEAKED, SCHEMES, in_eight_bit
 from zoo.weights.quantized_tensor import QuantizedTensor
-from zoo.weights.scheme import Quantization, unknown_scheme
+from zoo.weights.scheme import BLOCK_SIZES, Quantization, unknown_scheme
 from zoo.weights.spend import Form, least, spend
 from zoo.weights.walk import TiedGroup
 
@@ -31,8 +31,8 @@ Packer = Callable[[str], Callable[[Tensor], QuantizedTensor | None]]
 # The quantization of each weight by its name; a weight that is not in it stays a plain parameter.
 Plan = dict[str, Quantization]
 
-# By a weight's name and a width what storing it so costs; see `zoo.plugin.sensitivity`.
-Costs = Mapping[str, Mapping[int, float]]
+# By a weight's name and a label of `offered` what storing it so costs; see `zoo.plugin.sensitivity`.
+Costs = Mapping[str, Mapping[str, float]]
 
 
 def plan(
@@ -54,7 +54,7 @@ def plan(
         scheme: How to store them; None leaves them plain.
         dtype: The type of the plain ones, whose bytes an average counts; None where it is the one that each has.
         costs: What each of `offered` costs each weight that an average is for, measured by `zoo.plugin.sensitivity`.
-            None assumes the same for weights of all sizes.
+            None assumes the same for weights of all sizes, and leaves "4 wide" out.
 
     Raises:
         QuantizationError: the scheme names a weight that there is not, or its average is below the smallest forms.
@@ -92,15 +92,23 @@ def _by_scheme(entry: Entry, groups: list[TiedGroup], scheme: Quantization) -> P
     return made
 
 
-def offered(scheme: Quantization, dtype: torch.dtype | None = None) -> dict[int, Quantization]:
-    """Return by its width what a weight may be stored in within an average: the scheme itself, 8 bit and 16 bit.
+def offered(scheme: Quantization, dtype: torch.dtype | None = None) -> dict[str, Quantization]:
+    """Return what a weight may be stored in within an average, by a label: "4", "4 wide", "8" and "16".
+
+    "4" is the scheme itself. "4 wide" has a quarter of its scales: what .1 bit a value saves in weights that cost the
+    loss next to nothing pays for others' 8 bit, so it needs measured costs.
 
     Args:
         scheme: The model's, with an average.
         dtype: The type that the weight is computed in.
     """
     own = replace(scheme, keep=(), overrides=(), average=None, mixed=False)
-    return {own.bits: own, 8: Quantization(8), 16: Quantization(16, "fp16" if dtype is torch.float16 else "bf16")}
+    return {
+        "4": own,
+        "4 wide": replace(own, block_size=min(4 * own.block_size, BLOCK_SIZES[-1])),
+        "8": Quantization(8),
+        "16": Quantization(16, "fp16" if dtype is torch.float16 else "bf16"),
+    }
 
 
 def spendable(entry: Entry, groups: list[TiedGroup], scheme: Quantization) -> list[TiedGroup]:
@@ -144,9 +152,11 @@ def _within(
     for group in free:
         own = dtype or group.value.dtype
         choices[group.name], chosen[group.name] = [], []
-        for bits, width in offered(scheme, own).items():
+        for label, width in offered(scheme, own).items():
+            if label == "4 wide" and (costs is None or _looked_up(group, width.block_size)):
+                continue
             size, plain = planned_bytes(entry, group, width, dtype)
-            cost = assumed_error(width, own) if costs is None else costs[group.name][bits]
+            cost = assumed_error(width, own) if costs is None else costs[group.name][label]
             choices[group.name].append(Form(size, 0.0 if plain else cost))
             chosen[group.name].append(width)
     budget = int(average * values / 8)
@@ -157,6 +167,12 @@ def _within(
             f"its smallest form and {8 * fixed / max(values, 1):.2f} of it for what is kept or has a width of its own"
         )
     return {name: chosen[name][place] for name, place in spend(choices, budget - fixed).items()}
+
+
+def _looked_up(group: TiedGroup, block: int) -> bool:
+    """Return whether a weight is an embedding's, of which single rows are dequantized only if blocks end with them."""
+    shape = torch.Size(group.value.shape)
+    return layout_of([(ref.layer, ref.attribute) for ref in group.refs], shape).zero_first and shape[-1] % block != 0
 
 
 def planned_bytes(

@@ -29,7 +29,7 @@ def measure_costs(
     losses: Iterable[Tensor],
     dtype: torch.dtype | None = None,
     report: Report | None = None,
-) -> dict[str, dict[int, float]]:
+) -> dict[str, dict[str, float]]:
     """Return what each of `zoo.plugin.quantize.offered` costs each weight that an average is for, for `plan(costs=)`.
 
     The whole model is in memory in full precision, with one float32 tensor more for each of these weights, and it stays
@@ -61,7 +61,7 @@ def costs_of(
     squares: Mapping[str, Tensor],
     dtype: torch.dtype | None = None,
     report: Report | None = None,
-) -> dict[str, dict[int, float]]:
+) -> dict[str, dict[str, float]]:
     """Return ½ · Σ F_ii · (Q(w)_i − w_i)² for each weight w, stored in each of `zoo.plugin.quantize.offered`.
 
     Args:
@@ -82,10 +82,10 @@ def costs_of(
         weight = group.tensor().detach()
         own = dtype or weight.dtype
         costs = {}
-        for bits, width in offered(scheme, own).items():
+        for label, width in offered(scheme, own).items():
             stored = pack_weight(entry, group, weight, {group.name: width}, own)
             dense = weight.to(own) if stored is None else stored()
             error = (dense.to(squares[group.name].dtype) - weight.to(squares[group.name].dtype)).square_()
-            costs[bits] = 0.5 * float((squares[group.name] * error).sum(dtype=torch.float64))
+            costs[label] = 0.5 * float((squares[group.name] * error).sum(dtype=torch.float64))
         found[group.name] = costs
     return found
