@@ -1,11 +1,14 @@
 """The relative error that quantizing leaves, measured in parts, against that of the whole weight in float64."""
 
 import copy
+import json
 
 import pytest
 import torch
 
 import zoo
+from zoo.cli import main
+from zoo.loading.losses import LOST
 from zoo.weights.codecs import pack
 from zoo.weights.error import relative_error
 
@@ -56,10 +59,10 @@ def test_footprints_tell_it_the_largest_first():
     model = zoo.wrap(module, bits={"0": 8, "all": 4}, lora=2)
     size = model.footprint()
     assert list(size.errors) == ["1.weight", "0.weight"]
-    stored = model.state_dict()
+    stored = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     squares = 0.0
     for name, error in size.errors.items():
-        weight = dense.get_parameter(name).double()
+        weight = dense.get_parameter(name).detach().double()
         assert error == pytest.approx(float((stored[name].double() - weight).norm() / weight.norm()), rel=1e-5)
         squares += error**2 * weight.numel()
     assert size.error == pytest.approx((squares / (32 * 64 + 64 * 128)) ** 0.5)
@@ -74,3 +77,40 @@ def test_copies_keep_it():
     copied = copy.deepcopy(model.module)
     assert zoo.weights.footprint.footprint(copied).errors == expected
     assert zoo.weights.footprint.footprint(model.module.to(torch.bfloat16)).errors == expected
+
+
+def test_a_packed_folder_keeps_it(tmp_path):
+    model = zoo.load("gat", bits=4, device="cpu")
+    expected = model.footprint().errors
+    assert len(expected) >= 3
+    model.save(tmp_path / "small", packed=True)
+    assert zoo.load(str(tmp_path / "small"), device="cpu").footprint().errors == expected
+
+
+def test_an_adapters_record_and_the_command_line_say_it(tmp_path, capsys):
+    model = zoo.load("gat", bits=4, lora=2, device="cpu")
+    model.save_adapter(tmp_path / "adapter")
+    record = json.loads((tmp_path / "adapter" / "zoo.json").read_text())
+    assert record["quantization_error"] == pytest.approx(model.footprint().error, rel=1e-5)
+    assert main(["info", "gat", "--bits", "4", "--errors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["footprint"]["errors"] == model.footprint().errors
+    assert main(["info", "gat", "--bits", "4", "--errors"]) == 0
+    worst = next(iter(model.footprint().errors))
+    assert f"the most: {worst}" in capsys.readouterr().out
+
+
+def test_a_weight_of_which_little_is_left_is_named_in_a_warning(caplog):
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    with torch.no_grad():
+        module[1].weight.copy_(torch.distributions.StudentT(2.5).sample((64, 64)))
+    coarse, fine = zoo.Quantization(4, "fp4", 4096, mixed=False), copy.deepcopy(module)
+    with caplog.at_level("WARNING", "zoo"):
+        model = zoo.wrap(module, bits=coarse)
+    assert model.footprint().errors["1.weight"] > LOST > model.footprint().errors["0.weight"]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "left little of 1 weights, most of all 1.weight" in message
+    assert "bits={'1.weight': 8, 'all': 4}" in message
+    caplog.clear()
+    with caplog.at_level("WARNING", "zoo"):
+        zoo.wrap(fine, bits={"1.weight": 8, "all": 4})
+    assert not caplog.records

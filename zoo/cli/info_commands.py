@@ -67,6 +67,7 @@ def list_models(plugin: str | None, as_json: bool) -> None:
     zoo info ddpm-cifar10 --footprint
     zoo info gpt2 --bits 4 --lora 8 --json
     zoo info gpt2 --bits auto:4.5
+    zoo info bert --bits 4 --errors
     """,
 )
 @click.argument("name")
@@ -74,9 +75,16 @@ def list_models(plugin: str | None, as_json: bool) -> None:
 @bits_option("Footprint in this precision, or of this average.")
 @keep_option
 @click.option("--lora", type=int, metavar="RANK", help="Footprint with LoRA of this rank.")
+@click.option("--errors", is_flag=True, help="How far quantizing moves the weights, which it loads and quantizes.")
 @json_option
 def info(
-    name: str, footprint: bool, bits: int | str | None, keep: tuple[str, ...], lora: int | None, as_json: bool
+    name: str,
+    footprint: bool,
+    bits: int | str | None,
+    keep: tuple[str, ...],
+    lora: int | None,
+    errors: bool,
+    as_json: bool,
 ) -> None:
     """Show the facts of model NAME, and its footprint."""
     from zoo.catalog import registry
@@ -93,7 +101,7 @@ def info(
     except ZooError as error:  # the registry's facts are still worth printing
         note(f"warning: {error}")
         described = {}
-    measured = _footprint(name, bits, keep, lora) if footprint or bits or keep or lora else None
+    measured = _footprint(name, bits, keep, lora, errors) if footprint or bits or keep or lora or errors else None
     if as_json:
         more: dict[str, Any] = {"config": entry.config, "facts": described}
         if entry.adapter is not None:
@@ -211,10 +219,13 @@ def _license(entry: Entry) -> str:
     return f"{text} (not for commercial use)" if restricted else text
 
 
-def _footprint(name: str, bits: int | str | None, keep: tuple[str, ...], lora: int | None) -> Footprint:
+def _footprint(
+    name: str, bits: int | str | None, keep: tuple[str, ...], lora: int | None, with_values: bool
+) -> Footprint:
     import zoo
 
-    return zoo.load(name, bits=bits, keep=keep, lora=lora, device="meta").footprint()
+    device = None if with_values else "meta"
+    return zoo.load(name, bits=bits, keep=keep, lora=lora, device=device).footprint()
 
 
 def _footprint_facts(footprint: Footprint) -> dict[str, str]:
@@ -225,7 +236,13 @@ def _footprint_facts(footprint: Footprint) -> dict[str, str]:
         "size": f"{size(footprint.bytes)} ({share:.1%} of 16 bit)",
         "quantized": f"{footprint.quantized_share:.2%} of the parameters",
         "adapted": f"{footprint.adapted_share:.2%} of the parameters",
+        "error": "" if footprint.error is None else _errors(footprint.error, footprint.errors),
     }
+
+
+def _errors(error: float, errors: dict[str, float]) -> str:
+    worst = ", ".join(f"{name} {one:.2%}" for name, one in list(errors.items())[:3])
+    return f"quantizing moved the weights by {error:.2%} of their size; the most: {worst}"
 
 
 COMMANDS = (list_models, info, plugins)

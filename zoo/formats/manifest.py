@@ -25,7 +25,18 @@ BUFFERS = 1000  # at most so many are listed, spread evenly: the file has a limi
 FORMAT = 3  # 1 had no architecture, kind, versions, training and metrics; 2 had no weights and replaced
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
 # Keys that further training makes outdated; the rest of a record stays.
-_OUTDATED = ("base", "weights", "replaced", "buffers", "bits", "average", "scheme", "versions", "metrics")
+_OUTDATED = (
+    "base",
+    "weights",
+    "replaced",
+    "buffers",
+    "bits",
+    "average",
+    "scheme",
+    "quantization_error",
+    "versions",
+    "metrics",
+)
 
 Replaced = Mapping[str, Sequence[int] | None]  # parts of the base that an adapter replaces: a weight's rows, or all
 
@@ -68,7 +79,9 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
         staged: the folder with its files.
         replaced: the parts of the base that the adapter does not need, because it replaces them.
     """
-    config, entry = adapters.configs[name], adapters.entry
+    from zoo.weights.footprint import footprint
+
+    config, entry, error = adapters.configs[name], adapters.entry, footprint(adapters.module).error
     fresh = {
         "architecture": entry.plugin,
         "kind": config.kind,
@@ -87,6 +100,7 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
         "bits": adapters.scheme.bits if adapters.scheme else None,
         **({"average": adapters.scheme.average} if adapters.scheme and adapters.scheme.average else {}),
         "scheme": adapters.scheme.scheme if adapters.scheme else None,
+        "quantization_error": None if error is None else _rounded(error),
         "versions": versions(),
     }
     return {"format": FORMAT, **fresh, **adapters.records.get(name, {}), "sha256": digests(staged)}
@@ -227,22 +241,6 @@ def bits_of(record: Mapping[str, Any]) -> int | str | None:
     if isinstance(average, int | float):
         return f"auto:{average:g}"
     return bits if bits in (4, 8, 16, 32) else None
-
-
-def check_files(folder: Path, content: Mapping[str, Any] | None) -> None:
-    """Raise `AdapterError` if a file is missing, or differs from its digest in `content` of `zoo.json`."""
-    for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
-        if not (folder / name).is_file():
-            pickled = folder / PICKLES[0]
-            if name == ADAPTER_TENSORS and pickled.is_file():
-                raise AdapterError(
-                    f"{pickled}: a pickle, which zoo does not execute; save the adapter as {ADAPTER_TENSORS}"
-                )
-            raise AdapterError(f"{folder}: no {name}, expected an adapter in PEFT's format")
-        if content is not None and atomic.digest(folder / name) != content["sha256"].get(name):
-            raise AdapterError(
-                f"{folder / name}: damaged or changed, its sha256 is not the one in {MANIFEST}; get it again"
-            )
 
 
 def check_base(

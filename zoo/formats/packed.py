@@ -11,6 +11,7 @@ weights are in `model.safetensors` as transformers writes them, so that `from_pr
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -180,7 +181,7 @@ def _described(entry: Entry, group: TiedGroup, packed: QuantizedTensor, scheme: 
             why = why or f" ({error})"
             continue
         if expected.codec == codec and _forms(expected) == _forms(packed):
-            return {"quantization": asdict(made), **form}
+            return {"quantization": asdict(made), **form, "error": packed.error}
     raise OutputError(
         f"{name}: stored as {codec.scheme}, which no quantizer of zoo or a plugin makes from its bits, block_size and "
         f"double alone{why}: write it with the library that made it, after model.unload(), or dense"
@@ -303,6 +304,8 @@ def _weight(entry: Entry, packed: PackedFolder, name: str, told: Any, found: dic
         )
     copies = {part: tensor.clone() for part, tensor in stored.items() if tensor is not None}
     made = QuantizedTensor(expected.codec, shape, packed.dtype or expected.dtype, copies)
+    error = told.get("error")
+    made.error = error if isinstance(error, float) and math.isfinite(error) and error >= 0 else None
     if _forms(made) != _forms(expected):
         raise CheckpointError(
             f"{packed.folder / WEIGHTS}: {name} has tensors {_forms(made)}, expected {_forms(expected)} for scheme "

@@ -27,7 +27,7 @@ from zoo.methods.rows import RowsUpdate, with_names, with_rows_of
 from zoo.methods.targets import has_match
 from zoo.plugin import hooks
 from zoo.storage import atomic
-from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST
+from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
 from zoo.storage.untrusted import read_tensors
 from zoo.weights.update import Update
 from zoo.weights.walk import tied_groups, unwrapped
@@ -149,7 +149,7 @@ def restore(adapters: AdapterSet, place: Path) -> Restored:
 
 def _restore_peft(adapters: AdapterSet, folder: Path) -> Restored:
     fields, recorded = manifest.read_json(folder / ADAPTER_CONFIG), manifest.read(folder)
-    manifest.check_files(folder, recorded)
+    _check_files(folder, recorded)
     recorded = renamed.current_record(recorded, adapters.module)
     manifest.check_base(adapters, fields, recorded, folder)
     try:
@@ -211,3 +211,19 @@ def _config(fields: dict[str, Any], targets: Any) -> Adapter:
     if config is None:
         raise AdapterError(f"no plugin knows adapters of the kind {kind!r}; expected peft_type 'LORA' or a plugin's")
     return config
+
+
+def _check_files(folder: Path, content: Mapping[str, Any] | None) -> None:
+    """Raise `AdapterError` if a file is missing, or differs from its digest in `content` of `zoo.json`."""
+    for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
+        if not (folder / name).is_file():
+            pickled = folder / PICKLES[0]
+            if name == ADAPTER_TENSORS and pickled.is_file():
+                raise AdapterError(
+                    f"{pickled}: a pickle, which zoo does not execute; save the adapter as {ADAPTER_TENSORS}"
+                )
+            raise AdapterError(f"{folder}: no {name}, expected an adapter in PEFT's format")
+        if content is not None and atomic.digest(folder / name) != content["sha256"].get(name):
+            raise AdapterError(
+                f"{folder / name}: damaged or changed, its sha256 is not the one in {MANIFEST}; get it again"
+            )

@@ -226,6 +226,9 @@ def _run(run: Mapping[str, Any]) -> tuple[object, ...]:
 def _base_rows(record: Mapping[str, Any], facts: Facts) -> list[tuple[object, ...]]:
     base, versions = _base(record), record.get("versions")
     stored = f"{record['bits']} bit, {record.get('scheme')}" if record.get("bits") else "as in its checkpoint"
+    error = record.get("quantization_error")
+    if record.get("bits") and isinstance(error, int | float):
+        stored += f", relative error of the weights {error:.2%}"
     if isinstance(average := record.get("average"), int | float):
         stored = f"{average:g} bit on average, from {record.get('scheme')} up"
     rows: list[tuple[object, ...]] = [

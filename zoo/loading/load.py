@@ -18,6 +18,7 @@ from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
 from zoo.loading.device import pick_device, pick_dtype
+from zoo.loading.losses import warn_of_losses
 from zoo.loading.random_weights import initial_tensors
 from zoo.loading.resolve import resolve
 from zoo.loading.stream import fill_meta, meta_parameters, stream
@@ -225,4 +226,5 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
         check_loading(root, root=True)
     for one in prepared:
         model.adapter_set.attach(one)
+    warn_of_losses(model.entry.name, groups)
     return model
