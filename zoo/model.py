@@ -83,7 +83,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         return mixed(self, self.adapter_set, adapters, args, kwargs)
 
     def __repr__(self) -> str:
-        bits = f", bits={self.scheme.bits}" if self.scheme else ""
+        bits = f", bits={self.scheme.argument!r}" if self.scheme else ""
         shares = [name if share == 1.0 else f"{share:g} · {name}" for name, share in self.adapter_set.weights.items()]
         active = f", active={', '.join(shares)}" if shares else ""
         kind = type(self.module).__name__

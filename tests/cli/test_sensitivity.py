@@ -84,10 +84,9 @@ def test_a_quantized_model_is_refused():
 
 
 def test_a_plot_of_many_weights_has_the_costliest():
-    rows = [
-        WeightCost(f"w{n}", (2, 2), 4, {4: 1.0, 8: 0.1, 16: 0.0}, 1 / 60, (4, 8, 16, None)[n % 4], 8.0)
-        for n in range(60)
-    ]
+    costs = {"4": 1.0, "4 wide": 1.2, "8": 0.1, "16": 0.0}
+    forms = (*(zoo.Quantization(bits) for bits in (4, 8, 16)), zoo.Quantization(4, block_size=256), None) * 12
+    rows = [WeightCost(f"w{n}", (2, 2), 4, costs, 1 / 60, form, 8.0) for n, form in enumerate(forms)]
     found = Sensitivity(tuple(rows), 5.0, 1.0, 2.0)
     assert b"<svg" in draw("m", "auto:5", found, ".svg")
     assert [row[-1] for row in table(found)][:5] == ["4 bit", "8 bit", "16 bit", "4 bit, blocks of 256", "plain"]

@@ -14,7 +14,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 import zoo
-from zoo.formats.manifest import data_name
+from zoo.formats.manifest import bits_of, data_name
 from zoo.hub import markup
 from zoo.hub.card import Facts, Item, readme
 
@@ -115,6 +115,14 @@ def test_the_base_where_it_is_in_the_hub() -> None:
     assert f'timm.create_model("hf-hub:me/base@{"a" * 40}", pretrained=True)' in timm
     for block in re.findall(r"^```python\n(.*?)^```", body + timm, re.MULTILINE | re.DOTALL):
         compile(block, "card", "exec")
+
+
+def test_an_average_is_loaded_as_one() -> None:
+    _, body = written([item(average=4.5)])
+    assert 'model = zoo.load("me/x", bits="auto:4.5")' in body
+    assert "4.5 bit on average, from nf4 up" in body
+    assert bits_of({"bits": 4, "average": 4.25}) == "auto:4.25"
+    assert (bits_of({"bits": 8}), bits_of({"bits": 3}), bits_of({}), bits_of({"bits": "x"})) == (8, None, None, None)
 
 
 def test_what_peft_cannot_load_is_not_promised() -> None:
