@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo.catalog.names import is_commit, is_entry_name, is_repository, is_safe
 from zoo.errors import AdapterError
 from zoo.storage import atomic, untrusted_json
-from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
+from zoo.storage.file_names import ADAPTER_CONFIG, MANIFEST
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
