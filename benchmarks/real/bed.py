@@ -11,6 +11,8 @@ import torch
 from figures import Figure
 from torch import Tensor, nn
 
+import zoo
+
 
 class Inputs(NamedTuple):
     """What a module is called with.
@@ -37,6 +39,7 @@ class Bed:
         calibration: n, seed → other inputs than those, for `zoo.wrap(calibrate=)`.
         figure: outputs, truth → the task's figures by name.
         agreement: outputs in full precision, outputs → how far they agree, by name.
+        distil: model, module in full precision, steps, seed → trains LoRA on the model, on inputs that are not measured.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Bed:
     calibration: Callable[[int, int], list[Any]]
     figure: Callable[[list[Any], Any], dict[str, Figure]]
     agreement: Callable[[list[Any], list[Any]], dict[str, Figure]]
+    distil: Callable[[zoo.Model, nn.Module, int, int], None] | None = None
 
     @property
     def missing(self) -> list[str]:

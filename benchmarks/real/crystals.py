@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,31 +20,38 @@ OWN_ENERGY, OWN_FORCE = 29.0, 68.0  # meV per atom, meV/Å: errors of the versio
 
 
 class Crystal(NamedTuple):
-    """A crystal: its space group, lattice constants in Å (cubic, or a and c), and atoms at fractional coordinates."""
+    """A crystal.
 
-    group: str
+    Attributes:
+        group: the number of its space group.
+        lattice: its constants in Å: one of a cubic lattice, or a and c.
+        atoms: the atoms that are not each other's images, at fractional coordinates.
+        angle: between a and b, in degrees.
+    """
+
+    group: int
     lattice: tuple[float, ...]
     atoms: tuple[tuple[str, tuple[float, float, float]], ...]
-    angle: float = 90.0  # degrees, between a and b
+    angle: float = 90.0
 
 
 _ORIGIN, _MIDDLE, _QUARTER = (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CRYSTALS = (
-    Crystal("Fm-3m", (5.64,), (("Na", _ORIGIN), ("Cl", _MIDDLE))),
-    Crystal("Fm-3m", (4.21,), (("Mg", _ORIGIN), ("O", _MIDDLE))),
-    Crystal("Fm-3m", (5.46,), (("Ca", _ORIGIN), ("F", _QUARTER))),
-    Crystal("Fm-3m", (4.62,), (("O", _ORIGIN), ("Li", _QUARTER))),
-    Crystal("F-43m", (5.65,), (("Ga", _ORIGIN), ("As", _QUARTER))),
-    Crystal("F-43m", (5.41,), (("Zn", _ORIGIN), ("S", _QUARTER))),
-    Crystal("Fd-3m", (5.43,), (("Si", _ORIGIN),)),
-    Crystal("Pm-3m", (3.905,), (("Sr", _ORIGIN), ("Ti", _MIDDLE), ("O", (0.5, 0.5, 0.0)))),
-    Crystal("Pm-3m", (4.12,), (("Cs", _ORIGIN), ("Cl", _MIDDLE))),
-    Crystal("Fm-3m", (4.05,), (("Al", _ORIGIN),)),
-    Crystal("Fm-3m", (3.61,), (("Cu", _ORIGIN),)),
-    Crystal("P4_2/mnm", (4.59, 2.96), (("Ti", _ORIGIN), ("O", (0.305, 0.305, 0.0)))),
-    Crystal("R-3m", (2.82, 14.05), (("Co", _ORIGIN), ("Li", (0.0, 0.0, 0.5)), ("O", (0.0, 0.0, 0.26))), 120.0),
-    Crystal("P6_3/mmc", (3.21, 5.21), (("Mg", (1 / 3, 2 / 3, 0.25)),), 120.0),
-    Crystal("P6_3mc", (3.25, 5.2), (("Zn", (1 / 3, 2 / 3, 0.0)), ("O", (1 / 3, 2 / 3, 0.382))), 120.0),
+    Crystal(225, (5.64,), (("Na", _ORIGIN), ("Cl", _MIDDLE))),
+    Crystal(225, (4.21,), (("Mg", _ORIGIN), ("O", _MIDDLE))),
+    Crystal(225, (5.46,), (("Ca", _ORIGIN), ("F", _QUARTER))),
+    Crystal(225, (4.62,), (("O", _ORIGIN), ("Li", _QUARTER))),
+    Crystal(216, (5.65,), (("Ga", _ORIGIN), ("As", _QUARTER))),
+    Crystal(216, (5.41,), (("Zn", _ORIGIN), ("S", _QUARTER))),
+    Crystal(227, (5.43,), (("Si", _ORIGIN),)),
+    Crystal(221, (3.905,), (("Sr", _ORIGIN), ("Ti", _MIDDLE), ("O", (0.5, 0.5, 0.0)))),
+    Crystal(221, (4.12,), (("Cs", _ORIGIN), ("Cl", _MIDDLE))),
+    Crystal(225, (4.05,), (("Al", _ORIGIN),)),
+    Crystal(225, (3.61,), (("Cu", _ORIGIN),)),
+    Crystal(136, (4.59, 2.96), (("Ti", _ORIGIN), ("O", (0.305, 0.305, 0.0)))),
+    Crystal(166, (2.82, 14.05), (("Co", _ORIGIN), ("Li", (0.0, 0.0, 0.5)), ("O", (0.0, 0.0, 0.26))), 120.0),
+    Crystal(194, (3.21, 5.21), (("Mg", (1 / 3, 2 / 3, 0.25)),), 120.0),
+    Crystal(186, (3.25, 5.2), (("Zn", (1 / 3, 2 / 3, 0.0)), ("O", (1 / 3, 2 / 3, 0.382))), 120.0),
 )
 
 
@@ -49,33 +59,40 @@ def build() -> nn.Module:
     """Return CHGNet 0.3.0 (arXiv 2302.14231)."""
     from chgnet.model.model import CHGNet
 
-    return frozen(CHGNet.load(use_device="cpu", verbose=False))
+    with redirect_stdout(sys.stderr):  # where its greeting is not taken for a result
+        return frozen(CHGNet.load(use_device="cpu", verbose=False))
 
 
-def graphs(n: int, seed: int, module_cutoffs: tuple[float, float] = (6.0, 3.0)) -> list[Any]:
+@cache
+def cell(crystal: Crystal) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return a crystal's cell: the atoms' kinds, places (atoms, 3) and the lattice's vectors (3, 3), in Å."""
+    from ase.spacegroup import crystal as built
+
+    a, c = crystal.lattice[0], crystal.lattice[-1]
+    kinds, places = zip(*crystal.atoms, strict=True)
+    found = built(kinds, places, spacegroup=crystal.group, cellpar=[a, a, c, 90, 90, crystal.angle])
+    return found.get_chemical_symbols(), found.get_positions(), np.asarray(found.cell)
+
+
+def graphs(n: int, seed: int) -> list[Any]:
     """Return the crystal graphs of n perturbed cells, the crystals in turn.
 
     Args:
         n: how many.
         seed: of strains and displacements.
-        module_cutoffs: for atoms and bonds in Å, those of the version.
     """
     from chgnet.graph import CrystalGraphConverter
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Structure
 
-    converter = CrystalGraphConverter(atom_graph_cutoff=module_cutoffs[0], bond_graph_cutoff=module_cutoffs[1])
+    converter = CrystalGraphConverter(atom_graph_cutoff=6, bond_graph_cutoff=3)  # Å, those of the version
     random = np.random.default_rng(seed)
     found = []
     for k in range(n):
-        crystal = CRYSTALS[k % len(CRYSTALS)]
-        a, c = crystal.lattice[0], crystal.lattice[-1]
-        lattice = Lattice.from_parameters(a, a, c, 90, 90, crystal.angle)
-        kinds, places = zip(*crystal.atoms, strict=True)
-        cell = Structure.from_spacegroup(crystal.group, lattice, kinds, places)
+        kinds, places, lattice = cell(CRYSTALS[k % len(CRYSTALS)])
         strain = STRAINED * random.standard_normal((3, 3))
-        matrix = cell.lattice.matrix @ (np.eye(3) + (strain + strain.T) / 2)
-        places = cell.frac_coords @ matrix + MOVED * random.standard_normal((len(cell), 3))
-        found.append(converter(Structure(matrix, cell.species, places, coords_are_cartesian=True)))
+        stretch = np.eye(3) + (strain + strain.T) / 2
+        moved = places @ stretch + MOVED * random.standard_normal(places.shape)
+        found.append(converter(Structure(lattice @ stretch, kinds, moved, coords_are_cartesian=True)))
     return found
 
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 RATE = 16_000  # Hz
 FRAMES = 160  # of 10 ms, in a part
 LOUDNESS = 10 ** (-30 / 20)  # root mean square, of full scale
-MEASURED = ("en-us+m1", "en-us+f1", "en-gb+m3", "en-gb+f2", "en-gb-scotland+m5", "en-us+f4", "en-029+m7", "en-gb+m4")
-OTHERS = ("en-us+m2", "en-us+f3", "en-gb+m6", "en-gb+f5", "en-gb-x-rp+m8", "en-us+klatt2")
+MEASURED = ("en-us+m1", "en-us+f1", "en+m3", "en+f2", "en-gb-scotland+m5", "en-us+f4", "en-029+m7", "en+m4")
+OTHERS = ("en-us+m2", "en-us+f3", "en+m6", "en+f5", "en-gb-x-rp+m8", "en-us+klatt2")
 SUBJECTS = "the baker,our neighbour,a tired sailor,the youngest child,every student,the old doctor,a clever fox,my sister"
 VERBS = "carried,painted,remembered,followed,borrowed,repaired,discovered,described,watched,forgot,measured,sold"
 OBJECTS = "a heavy box,the blue window,seven letters,the quiet river,an empty bottle,his first bicycle,the long road"
