@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,8 @@ class Bed:
         calibration: n, seed → other inputs than those, for `zoo.wrap(calibrate=)`.
         figure: outputs, truth → the task's figures by name.
         agreement: outputs in full precision, outputs → how far they agree, by name.
-        distil: model, module in full precision, steps, seed → trains LoRA on the model, on inputs that are not measured.
+        distil: model, module in full precision, steps, seed → trains LoRA on the model, on other inputs than those that
+            are measured.
     """
 
     name: str
@@ -56,6 +58,18 @@ class Bed:
     def missing(self) -> list[str]:
         """The modules of `needs` that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+
+def folder(package: str) -> Path:
+    """Return where an installed package's files are, without importing it.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{package} is not installed: pip install -e '.[real]'")
+    return Path(spec.origin).parent
 
 
 def frozen(module: nn.Module) -> nn.Module:

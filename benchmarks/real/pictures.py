@@ -6,12 +6,11 @@ The photographs that are measured are never calibrated or trained on.
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from bed import folder
 from PIL import Image
 from torch import Tensor
 
@@ -45,17 +44,15 @@ OTHERS = (
     Photograph(MATPLOTLIB, "Minduka_Present_Blue_Pack.png"),
 )
 AREA = (0.25, 1.0)  # of the photograph, in a crop
-NO_CLASS = -1
+# How often each of OTHERS is drawn to train on: photographs of things more often than of surfaces and pages.
+WEIGHTS = tuple(one / 26 for one in (3, 2, 1, 1, 2, 1, *7 * (1,), 2, 2, 4, 1, 0)[: len(OTHERS)])
 
 
 @cache
 def read(photograph: Photograph) -> Image.Image:
     """Return a photograph, in colour."""
     package, _, inside = photograph.folder.partition("/")
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{package} is not installed: pip install -e '.[real]'")
-    with Image.open(Path(spec.origin).parent / inside / photograph.file) as image:
+    with Image.open(folder(package) / inside / photograph.file) as image:
         return image.convert("RGB")
 
 

