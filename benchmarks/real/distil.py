@@ -108,7 +108,7 @@ def distil(model: zoo.Model, teacher: nn.Module, names: Sequence[str], given: It
     loss = torch.zeros(())
     with features(teacher, names) as wanted, features(model.module, names) as got:
         for _ in range(steps):
-            x = next(given)
+            x = next(given).contiguous(memory_format=torch.channels_last)  # convolves nearly twice as fast on a CPU
             with torch.no_grad():
                 target = teacher(x) / TEMPERATURE
             logits = model.module(x) / TEMPERATURE
