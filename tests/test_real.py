@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import itertools
 import json
@@ -33,8 +34,8 @@ def load(name: str) -> ModuleType:
         sys.path.remove(str(FOLDER))
 
 
-bed, figures, pictures, networks, tones, voices, distil, beds = map(
-    load, ("bed", "figures", "pictures", "networks", "tones", "voices", "distil", "beds")
+bed, figures, pictures, networks, tones, voices, distil, beds, run = map(
+    load, ("bed", "figures", "pictures", "networks", "tones", "voices", "distil", "beds", "run")
 )
 
 
@@ -113,11 +114,24 @@ def test_the_command_prints_a_row_for_each_bed_and_way() -> None:
     assert 0.8 < rows[2]["share_in_4_bit"] < 1
 
 
-def test_a_way_that_is_none_is_refused() -> None:
-    command = [sys.executable, str(FOLDER / "run.py"), "--ways", "5x"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert "expected a way such as 8, 4, 4c" in done.stderr
+def test_ways_are_what_wrap_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [run.parsed(way) for way in ("16", "4c", "auto:4.5")] == [(16, False), (4, True), ("auto:4.5", False)]
+    for way in ("5", "4cc", "auto:", "auto:c", "auto:4.5.c"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"expected a way such as 8, 4, 4c"):
+            run.parsed(way)
+
+    def wrap(module: str, *, bits: Any, calibrate: Any = None) -> tuple[Any, ...]:
+        return module, bits, calibrate
+
+    monkeypatch.setattr(zoo, "wrap", wrap)
+    assert run.wrapped("module", "auto:4.5c", ["inputs"]) == ("module", "auto:4.5", ["inputs"])
+    assert run.wrapped("module", "8", []) == ("module", 8, None)
+
+
+def test_a_zoo_that_cannot_calibrate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "wrap", lambda module, bits: None)
+    with pytest.raises(zoo.ZooError, match="has no calibrate="):
+        run.wrapped("module", "4c", ["inputs"])
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (37, 40), (199, 200)])
@@ -200,7 +214,9 @@ def network() -> nn.Module:
     return bed.frozen(nn.Sequential(*layers))
 
 
-def test_distilling_takes_a_quantized_network_towards_its_teacher() -> None:
+@pytest.mark.slow
+def test_distilling_takes_a_quantized_network_towards_its_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distil, "RATE", 1e-2)  # of a small network, in few steps
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 3, 7, 7, generator=generator)
     given = (torch.randn(32, 3, 7, 7, generator=generator) for _ in itertools.count())

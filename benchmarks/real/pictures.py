@@ -44,8 +44,8 @@ OTHERS = (
     Photograph(MATPLOTLIB, "Minduka_Present_Blue_Pack.png"),
 )
 AREA = (0.25, 1.0)  # of the photograph, in a crop
-# How often each of OTHERS is drawn to train on: photographs of things more often than of surfaces and pages.
-WEIGHTS = tuple(one / 26 for one in (3, 2, 1, 1, 2, 1, *7 * (1,), 2, 2, 4, 1, 0)[: len(OTHERS)])
+# How often each of OTHERS is drawn to train on: photographs of things more often than surfaces and pages.
+WEIGHTS = tuple(one / 26 for one in (3, 2, 1, 1, 2, 1, *7 * (1,), 2, 2, 4, 1))
 
 
 @cache
