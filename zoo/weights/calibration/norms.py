@@ -8,7 +8,7 @@ force while later ones are measured, batch by batch, so that no shift is counted
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -42,15 +42,18 @@ class Norms(TorchDispatchMode):
     Attributes:
         follows: Whether statistics are compared and corrected; before, they are only remembered.
         batch: The number of the batch that is running.
+        settled: Whether all that was computed in this run so far will be the same in later ones.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.follows = False
         self.batch = 0
+        self.settled: Callable[[], bool] = lambda: False
         self._names = {buffer.data_ptr(): name for name, buffer in module.named_buffers() if buffer.numel()}
         self._reference: dict[tuple[int, int, int], Moments] = {}  # (norm, batch, call) → of full precision
         self._calls: dict[int, int] = {}
+        self._settled: dict[tuple[int, int, int], Moments] = {}
         self._shifts: dict[int, list[Moments]] = {}  # norm → of every batch, what the running ones become
         self._running: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -76,19 +79,21 @@ class Norms(TorchDispatchMode):
         if key not in self._names or x.numel() // x.shape[1] < FEWEST:
             return args
         call = self._calls[key] = self._calls.get(key, -1) + 1
-        dims = [0, *range(2, x.dim())]
-        var_now, mean_now = torch.var_mean(x.float(), dim=dims, correction=0)
-        now = Moments(mean_now, var_now)
         if not self.follows:
-            self._reference[key, self.batch, call] = now
+            self._reference[key, self.batch, call] = _moments(x)
             self._running[key] = (mean, var)
             return args
-        reference = self._reference.get((key, self.batch, call))
-        if reference is None:  # a part that did not run in full precision
-            return args
-        tiny = 1e-6 * reference.var.mean() + torch.finfo(torch.float32).tiny
-        ratio = ((now.var + tiny) / (reference.var + tiny)).clamp(1 / MOST, MOST)
-        corrected = Moments(mean.float() + now.mean - reference.mean, var.float() * ratio)
+        corrected = self._settled.get((key, self.batch, call))
+        if corrected is None:
+            reference = self._reference.get((key, self.batch, call))
+            if reference is None:  # a part that did not run in full precision
+                return args
+            now = _moments(x)
+            tiny = 1e-6 * reference.var.mean() + torch.finfo(torch.float32).tiny
+            ratio = ((now.var + tiny) / (reference.var + tiny)).clamp(1 / MOST, MOST)
+            corrected = Moments(mean.float() + now.mean - reference.mean, var.float() * ratio)
+            if self.settled():
+                self._settled[key, self.batch, call] = corrected
         self._shifts.setdefault(key, []).append(corrected)
         return (*args[:at], corrected.mean.to(mean.dtype), corrected.var.to(var.dtype), *args[at + 2 :])
 
@@ -99,3 +104,12 @@ class Norms(TorchDispatchMode):
             mean.copy_(torch.stack([one.mean for one in found]).mean(0))
             var.copy_(torch.stack([one.var for one in found]).mean(0))
             yield self._names[key]
+
+
+def _moments(x: Tensor) -> Moments:
+    """Return the moments of the channels of a norm's input (batch, channels, …)."""
+    x = x.detach().float()
+    if x.device.type in ("cpu", "cuda"):  # several times as fast as var_mean
+        return Moments(*torch.batch_norm_update_stats(x, None, None, 0.0))
+    var, mean = torch.var_mean(x, dim=[0, *range(2, x.dim())], correction=0)
+    return Moments(mean, var)

@@ -101,6 +101,7 @@ class Passes:
         self._watch.start(self._groups, wanted)
         if self._norms is not None:
             self._norms.start(k)
+            self._norms.settled = lambda: wanted is not None and not self._watch.reached
         seed_everything(self._seed + k)
         with torch.set_grad_enabled(self._grad), self._norms or nullcontext(), observer or nullcontext(), self._watch:
             try:

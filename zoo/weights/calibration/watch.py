@@ -28,12 +28,14 @@ class Watch(TorchFunctionMode):
     Attributes:
         order: The names of the weights in the order of their first use in any run.
         counts: How often each was used in the run that is going on, or was the last.
+        reached: Whether this run has used one of the wanted weights.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.order: dict[str, None] = {}
         self.counts: Counter[str] = Counter()
+        self.reached = False
         self._names: dict[int, str] = {}
         self._wanted: frozenset[str] | None = None
         self._missing: Counter[str] = Counter()
@@ -47,7 +49,7 @@ class Watch(TorchFunctionMode):
                 a whole run.
         """
         self._names = {id(group.value): group.name for group in groups}
-        self.counts = Counter()
+        self.counts, self.reached = Counter(), False
         self._wanted = None if wanted is None else frozenset(wanted)
         self._missing = +Counter(wanted or {})
 
@@ -56,6 +58,7 @@ class Watch(TorchFunctionMode):
         used = dict.fromkeys(self._used((*args, *kwargs.values())))
         if used and self._wanted is not None and not self._missing and self._wanted.isdisjoint(used):
             raise FinishedEarly
+        self.reached = self.reached or (self._wanted is not None and not self._wanted.isdisjoint(used))
         if func in RECURRENT:
             with _by_products():
                 out = func(*args, **kwargs)
