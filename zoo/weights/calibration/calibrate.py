@@ -76,7 +76,7 @@ def calibrate(
         report: called with the number of weights that are done.
 
     Raises:
-        Exception: what a call raises.
+        DataError: a call raises an error.
     """
     device = next((one.device for one in module.parameters()), torch.device("cpu"))
     errors: dict[str, WeightError] = {}
@@ -95,7 +95,8 @@ def calibrate(
                     restore_parameter(source.group, nn.Parameter(source.weight, requires_grad=False))
                 elif grid is None or not source.weight.numel():
                     replace_parameter(source.group, source.packed)
-                    reasons[source.group.name] = f"the levels of {source.packed.codec.scheme} are not known here"
+                    if source.packed.codec.bits < 16:
+                        reasons[source.group.name] = f"the levels of {source.packed.codec.scheme} are not known here"
                 else:
                     dense = source.weight.detach().to(source.packed.dtype).clone(memory_format=torch.contiguous_format)
                     restore_parameter(source.group, nn.Parameter(dense, requires_grad=False))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.errors import DataError, ZooError, one_line
 from zoo.torch_state.modes import evaluating
 from zoo.torch_state.rng import preserve_rng, seed_everything
 from zoo.weights.calibration.norms import Norms
@@ -57,8 +58,8 @@ class Passes:
         for k in range(len(self._calls)):
             try:
                 found.append(sketch(self._run(k)))
-            except RuntimeError as error:
-                if self._grad or "grad" not in str(error):
+            except DataError as error:
+                if self._grad or not (isinstance(error.__cause__, RuntimeError) and "grad" in str(error.__cause__)):
                     raise
                 self._grad = True  # such as a potential, whose forces are gradients
                 found.append(sketch(self._run(k)))
@@ -108,6 +109,13 @@ class Passes:
                 return self._calls[k]()
             except FinishedEarly:
                 return None
+            except ZooError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"calibrate: the module fails on batch {k} of the data, {type(error).__name__}: {one_line(error)}; "
+                    "expected what the module is called with"
+                ) from error
 
     @torch.no_grad()
     def _restore(self) -> None:
