@@ -32,7 +32,7 @@ FORMS = "a tensor, a tuple of positional arguments or a dict of keywords for eac
 
 
 def stand_ins(chosen: Plan) -> Plan:
-    """Return the plan of a model that stands for full precision while it is calibrated: in 8 bit what will have less."""
+    """Return the plan of a model that stands for full precision: in 8 bit what will have less."""
     return {name: Quantization(8) if quantization.bits < 16 else quantization for name, quantization in chosen.items()}
 
 
@@ -49,7 +49,9 @@ def check_calibration(data: Any, scheme: Quantization | None, entry: Entry, is_p
 
 
 @contextmanager
-def unchanged_after_error(module: nn.Module, quantized: Sequence[tuple[TiedGroup, nn.Parameter, Any]]) -> Iterator[None]:
+def unchanged_after_error(
+    module: nn.Module, quantized: Sequence[tuple[TiedGroup, nn.Parameter, Any]]
+) -> Iterator[None]:
     """Put parameters and buffers back if the block raises.
 
     Args:
@@ -100,7 +102,9 @@ def calibrate_wrapped(
         return calibrate(module, groups, calls, fetch, Settings(seed or 0), report)
 
 
-def calibrate_loaded(model: Model, groups: Sequence[TiedGroup], chosen: Plan, data: Any, seed: int | None) -> Calibration:
+def calibrate_loaded(
+    model: Model, groups: Sequence[TiedGroup], chosen: Plan, data: Any, seed: int | None
+) -> Calibration:
     """Quantize a model by data that holds its weights in 8 bit; they are read from the checkpoint again, a few at once.
 
     Args:

@@ -58,7 +58,7 @@ def calibrate(
     groups: Sequence[TiedGroup],
     calls: Sequence[Callable[[], Any]],
     fetch: Callable[[Sequence[TiedGroup]], Iterable[Source]],
-    settings: Settings = Settings(),  # noqa: B008 - immutable
+    settings: Settings = Settings(),
     report: Callable[[int], None] = lambda done: None,
 ) -> Calibration:
     """Quantize weights of a module by data, in the order of their use.
@@ -145,7 +145,8 @@ def _quantize(passes: Passes, ready: Sequence[tuple[Source, Grid]]) -> Iterator[
         group, packed = source.group, source.packed
         sites = list(observer.sites.pop(group.name).values())
         if sites:
-            packed, error = solve(source.weight, packed, grid, sites)  # type: ignore[arg-type]
+            tied = group.name in observer.looked_up
+            packed, error = solve(source.weight, packed, grid, sites, tied)  # type: ignore[arg-type]
             yield group.name, error
         elif group.name in observer.looked_up:
             yield group.name, LOOKED_UP

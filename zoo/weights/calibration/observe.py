@@ -21,12 +21,12 @@ class Origin(NamedTuple):
 
     Attributes:
         name: The weight's.
-        index: The index in the weight of each value of the storage, (values,); None if they are the same.
+        indices: The index in the weight of each value of the storage, (values,); None if they are the same.
         alive: The tensor, held so that no other one gets its address.
     """
 
     name: str
-    index: Tensor | None
+    indices: Tensor | None
     alive: Tensor
 
 
@@ -103,13 +103,13 @@ class Observer(TorchDispatchMode):
     def _site(self, operand: Tensor, kind: Hashable, matrices: Callable[[Tensor], Tensor]) -> Site:
         origin = self._origins[_address(operand)]
         shape, stride, offset = tuple(operand.shape), operand.stride(), operand.storage_offset()
-        if origin.index is None:
+        if origin.indices is None:
             view: Hashable = (kind, shape, stride, offset)
         else:  # copies of one view are alike
-            view = (kind, shape, hash_of(origin.index.as_strided(shape, stride, offset)))
+            view = (kind, shape, hash_of(origin.indices.as_strided(shape, stride, offset)))
         sites = self.sites[origin.name]
         if view not in sites:
-            weight, index = self._first(origin.name), origin.index
+            weight, index = self._first(origin.name), origin.indices
 
             def indices() -> Tensor:
                 base = indices_of(weight) if index is None else index
@@ -125,7 +125,7 @@ class Observer(TorchDispatchMode):
     def _follow(self, source: Tensor, copy: Tensor) -> None:
         """Remember which values of a weight a copy of it, or of a view of it, holds."""
         origin = self._origins[_address(source)]
-        base = indices_of(origin.alive) if origin.index is None else origin.index
+        base = indices_of(origin.alive) if origin.indices is None else origin.indices
         values = base.as_strided(source.shape, source.stride(), source.storage_offset())
         size = copy.untyped_storage().nbytes() // copy.element_size()
         index = base.new_zeros(size)

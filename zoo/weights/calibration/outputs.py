@@ -61,7 +61,8 @@ def sketch(output: Any) -> Sketch:
 def relative_error(reference: Sequence[Sketch], found: Sequence[Sketch]) -> float:
     """Return the norm of the difference of outputs, relative to the norm of the reference.
 
-    Tensors of different scales count alike: each one's error is relative to itself, and the mean square of all is taken.
+    Tensors of different scales count alike: the error of each is relative to itself; the result is their mean square's
+    root.
     """
     tensors = max((len(one) for one in reference), default=0)
     squares = []

@@ -13,22 +13,28 @@ from zoo.weights.calibration.observe import Site
 from zoo.weights.calibration.outputs import WeightError
 from zoo.weights.quantized_tensor import QuantizedTensor
 
+TIED = 1.0  # of the mean of H's diagonal, added where rows of the weight are looked up too
 PIECE = 1 << 22  # values that are rounded at once: rows do not depend on each other
 
 
 def solve(
-    weight: Tensor, packed: QuantizedTensor, grid: Grid, sites: Sequence[Site]
+    weight: Tensor, packed: QuantizedTensor, grid: Grid, sites: Sequence[Site], looked_up: bool = False
 ) -> tuple[QuantizedTensor, WeightError]:
     """Round a weight by the inputs of its uses.
 
     Where several uses see the same matrices, their inputs count together; where they see a weight in different ways,
     such as a slice of it in one place and all of it in another, each value is rounded by the use of most inputs.
 
+    Where rows of a weight are looked up too, as in an embedding tied to the head, its own errors count beside those of
+    the products. Measured on the embedded bert, held-out loss 3.165 in full precision and 3.206 without data: 3.231 by
+    the products alone, 3.192 so.
+
     Args:
         weight: in full precision.
         packed: the weight quantized without data: its format, its scales, and the codes of values that no use covers.
         grid: of `packed`.
         sites: its uses.
+        looked_up: whether rows of it are looked up as well.
 
     Returns:
         The weight in the same format, and its errors.
@@ -39,7 +45,7 @@ def solve(
     is_done = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     before = after = whole = 0.0
     for matrices, hessian in _merged(sites):
-        factors = factorize(hessian)
+        factors = factorize(_with_diagonal(hessian, TIED) if looked_up else hessian)
         step = max(1, PIECE // max(1, matrices.shape[0] * matrices.shape[2]))
         for start in range(0, matrices.shape[1], step):
             index = matrices[:, start : start + step].long()  # (G, rows, C)
@@ -54,6 +60,12 @@ def solve(
             after += float(output_error(chosen - values, hessian))
     relative = [(max(error, 0.0) / whole) ** 0.5 if whole > 0 else 0.0 for error in (before, after)]
     return with_ranks(packed, grid, ranks), WeightError(*relative)
+
+
+def _with_diagonal(hessian: Tensor, share: float) -> Tensor:
+    """Return a Hessian (G, C, C) to which a share of its diagonal's mean is added."""
+    added = share * hessian.diagonal(dim1=1, dim2=2).mean(1)  # (G,)
+    return hessian + torch.diag_embed(added[:, None].expand(hessian.shape[:2]))
 
 
 def _values(grid: Grid, ranks: Tensor, index: Tensor | None = None) -> Tensor:
