@@ -13,6 +13,7 @@ from zoo.adapters.combine import CombineReport
 from zoo.adapters.merge import MergeReport
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
+from zoo.weights.calibration.outputs import Calibration
 from zoo.weights.scheme import Quantization
 from zoo.weights.walk import TiedGroup, submodule
 
@@ -22,9 +23,12 @@ class AdapterVerbs(ABC):
 
     Attributes:
         adapter_set: the adapters, and which of them are active.
+        calibration: what `calibrate=` found: the error of every weight, and which weights were rounded without data;
+            None without it.
     """
 
     adapter_set: AdapterSet
+    calibration: Calibration | None = None
 
     @abstractmethod
     def prepare_adapter(

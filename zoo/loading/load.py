@@ -17,6 +17,13 @@ from zoo.catalog.entry import RANDOM, Entry
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
+from zoo.loading.calibrated import (
+    calibrate_loaded,
+    calibrate_wrapped,
+    check_calibration,
+    stand_ins,
+    unchanged_after_error,
+)
 from zoo.loading.device import pick_device, pick_dtype
 from zoo.loading.losses import warn_of_losses
 from zoo.loading.random_weights import initial_tensors
@@ -31,7 +38,7 @@ from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import offload_hook
-from zoo.weights.parameters import find_parameter, replace_parameter, restore_parameter
+from zoo.weights.parameters import find_parameter, replace_parameter
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization
 from zoo.weights.state_dicts import check_loading
@@ -54,6 +61,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     seed: int | None = None,
+    calibrate: Any = None,
 ) -> Model:
     """Load a model of any architecture, quantized and with adapters if requested.
 
@@ -76,7 +84,11 @@ def load(
         device: default CUDA, then MPS, then CPU. `"meta"` builds the structure alone, without weights.
         dtype: the compute dtype; default that of a packed model, else bfloat16 on a GPU that has it, else float32.
             Random weights, all of which are to be trained, are float32 by default on any device.
-        seed: for random weights, and for the adapters' random initialisation.
+        seed: for random weights, for the adapters' random initialisation, and for calibrating.
+        calibrate: data by which weights are rounded instead of each value by itself, at the same bits, see
+            `model.calibration`: what `model.batches` takes (True for the plugin's own, a name, a folder, a file, a
+            Dataset), of which 128 items are used; or an iterable of what the module is called with, a tensor, a tuple
+            of positional arguments or a dict of keywords for each call. Until a weight's turn comes, it is in 8 bit.
 
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
@@ -89,6 +101,7 @@ def load(
     if stored is not None:
         scheme = stored.check_scheme(scheme)
         compute = stored.dtype if dtype is None and stored.dtype is not None else compute
+    check_calibration(calibrate, scheme, entry, stored is not None, target.type == "meta")
     named = _named(lora)
     if entry.adapter is not None:
         if DEFAULT in named:
@@ -112,15 +125,24 @@ def load(
         else:
             tensors = hooks.checkpoint(entry, module)
         base = None if stored is None else stored.base
-        fingerprint = stream(tensors, index, entry, {} if stored else chosen, target, compute, base)
+        placed = chosen if calibrate is None else stand_ins(chosen)
+        fingerprint = stream(tensors, index, entry, {} if stored else placed, target, compute, base)
     module.eval()
     model = Model(module, entry, target, compute, scheme, fingerprint, index.groups)
+    if calibrate is not None:
+        model.calibration = calibrate_loaded(model, index.groups, chosen, calibrate, seed)
     prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]
     return _ready(model, prepared, index.groups)
 
 
 def wrap(
-    module: nn.Module, *, bits: Bits = None, keep: Sequence[str] = (), lora: Lora = None, seed: int | None = None
+    module: nn.Module,
+    *,
+    bits: Bits = None,
+    keep: Sequence[str] = (),
+    lora: Lora = None,
+    seed: int | None = None,
+    calibrate: Any = None,
 ) -> Model:
     """Quantize and adapt the weights of any `nn.Module` in place, without a plugin.
 
@@ -132,6 +154,8 @@ def wrap(
         keep: as in `zoo.load`.
         lora: as in `zoo.load`.
         seed: as in `zoo.load`.
+        calibrate: an iterable of what the module is called with, by which weights are rounded, as in `zoo.load`. The
+            running statistics of batch norms follow.
 
     Raises:
         ZooError: one of its subclasses; the module is then unchanged.
@@ -145,13 +169,13 @@ def wrap(
     foreign = foreign_weights(module, scheme)
     try:
         adopt_all(module, foreign)
-        return _wrapped(module, scheme, lora, seed)
+        return _wrapped(module, scheme, lora, seed, calibrate)
     except BaseException:
         give_all_back(module)
         raise
 
 
-def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: int | None) -> Model:
+def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: int | None, calibrate: Any) -> Model:
     """Return the model of a module in which other libraries' weights are managed already."""
     entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
@@ -159,6 +183,7 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
     # Only the structure is there.
     on_meta = all(group.value.device.type == "meta" for group in groups)
     on_meta = on_meta and not any(map(offload_hook, module.modules()))
+    check_calibration(calibrate, scheme, entry, False, on_meta)
     fingerprint = Fingerprint()
     quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
     for group in groups:
@@ -181,14 +206,14 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
     first = groups[0].tensor() if groups else torch.empty(0)
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint, groups)
-    try:  # preparing an adapter may refuse, and sees the weights as they will be stored
-        for group, _, packed in quantized:
-            replace_parameter(group, packed)
+    # Preparing an adapter may refuse, and sees the weights as they will be stored.
+    with unchanged_after_error(module, quantized):
+        if calibrate is None:
+            for group, _, packed in quantized:
+                replace_parameter(group, packed)
+        else:
+            model.calibration = calibrate_wrapped(module, quantized, calibrate, seed)
         prepared = [model.prepare_adapter(name, one, seed=seed, groups=groups) for name, one in _named(lora).items()]
-    except BaseException:
-        for group, parameter, _ in quantized:
-            restore_parameter(group, parameter)
-        raise
     return _ready(model, prepared, groups)
 
 
