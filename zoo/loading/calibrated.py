@@ -31,6 +31,16 @@ BATCHES, BATCH_SIZE = 8, 16  # of the plugin's own data
 FORMS = "a tensor, a tuple of positional arguments or a dict of keywords for each call of the module"
 
 
+def is_plugins(data: Any) -> bool:
+    """Return whether data is what a plugin makes batches of, and not an iterable of what the module is called with."""
+    return data is True or isinstance(data, str | os.PathLike | Dataset)
+
+
+def kept(data: Any) -> Any:
+    """Return data that can be gone through twice: an iterator's items as a list, other data as it is."""
+    return list(data) if isinstance(data, Iterator) else data
+
+
 def stand_ins(chosen: Plan) -> Plan:
     """Return the plan of a model that stands for full precision: in 8 bit what will have less."""
     return {name: Quantization(8) if quantization.bits < 16 else quantization for name, quantization in chosen.items()}
@@ -89,7 +99,7 @@ def calibrate_wrapped(
     """
     if any(map(offload_hook, module.modules())):
         raise ZooError("calibrate: the module is offloaded: calibrate it first, and offload it afterwards")
-    calls = _calls(unwrapped(module), data)
+    calls = calls_of(unwrapped(module), data)
     packed = {group.name: (parameter, stored) for group, parameter, stored in quantized}
 
     def fetch(groups: Sequence[TiedGroup]) -> Iterator[Source]:
@@ -118,7 +128,7 @@ def calibrate_loaded(
         ZooError: the data does not fit.
     """
     entry, device, dtype = model.entry, model.device, model.dtype
-    if data is True or isinstance(data, str | os.PathLike | Dataset):
+    if is_plugins(data):
         request = BatchRequest(BATCH_SIZE, "train", seed or 0)
         with seeded(seed or 0, device):
             batches = list(islice(hooks.batches(model, None if data is True else data, request), BATCHES))
@@ -126,7 +136,7 @@ def calibrate_loaded(
             raise DataError("calibrate: the data gives no batch: expected at least one")
         calls = [_loss(model, _moved(batch, device)) for batch in batches]
     else:
-        calls = _calls(model.module, data, device)
+        calls = calls_of(model.module, data, device)
 
     def fetch(wanted: Sequence[TiedGroup]) -> Iterator[Source]:
         places = {ref.name: group for group in wanted for ref in group.refs}
@@ -150,7 +160,7 @@ def _loss(model: Model, batch: Any) -> Callable[[], Any]:
     return lambda: hooks.loss(model, batch)
 
 
-def _calls(module: nn.Module, data: Any, device: torch.device | None = None) -> list[Callable[[], Any]]:
+def calls_of(module: nn.Module, data: Any, device: torch.device | None = None) -> list[Callable[[], Any]]:
     """Return functions that call a module with each item of the user's data."""
     if isinstance(data, Tensor | Mapping | str | bytes) or not isinstance(data, Iterable):
         raise DataError(f"calibrate: expected an iterable of batches, {FORMS}, got {type(data).__name__}")

@@ -21,6 +21,7 @@ from zoo.loading.calibrated import (
     calibrate_loaded,
     calibrate_wrapped,
     check_calibration,
+    kept,
     stand_ins,
     unchanged_after_error,
 )
@@ -28,6 +29,7 @@ from zoo.loading.device import pick_device, pick_dtype
 from zoo.loading.losses import warn_of_losses
 from zoo.loading.random_weights import initial_tensors
 from zoo.loading.resolve import resolve
+from zoo.loading.sensitivity import costs_by_data, costs_of_outputs
 from zoo.loading.stream import fill_meta, meta_parameters, stream
 from zoo.methods.config import Adapter
 from zoo.model import Model
@@ -113,7 +115,13 @@ def load(
         module = hooks.construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
     written = None if stored is None else stored.plan()
-    chosen = plan(entry, index.groups, scheme, compute) if written is None else written
+    costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
+    if written is None:
+        calibrate = kept(calibrate)
+        costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
+        chosen = plan(entry, index.groups, scheme, compute, costs)
+    else:
+        chosen = written
     if target.type == "meta":
         fingerprint = None
         fill_meta(index, entry, chosen, compute)
@@ -179,11 +187,12 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
     """Return the model of a module in which other libraries' weights are managed already."""
     entry = Entry(name=type(unwrapped(module)).__name__, plugin=None, source="module")
     groups = index_module(module).groups
-    chosen = plan(entry, groups, scheme)
     # Only the structure is there.
     on_meta = all(group.value.device.type == "meta" for group in groups)
     on_meta = on_meta and not any(map(offload_hook, module.modules()))
     check_calibration(calibrate, scheme, entry, False, on_meta)
+    calibrate = kept(calibrate)
+    chosen = plan(entry, groups, scheme, costs=costs_of_outputs(entry, module, groups, scheme, calibrate, seed))
     fingerprint = Fingerprint()
     quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
     for group in groups:

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zoo.catalog.entry import Entry
 from zoo.errors import QuantizationError
+from zoo.loading.calibrated import calls_of, is_plugins
+from zoo.loading.stream import meta_parameters, stream
 from zoo.model import Model
+from zoo.plugin import hooks
 from zoo.plugin.quantize import offered, plan, planned_bytes
 from zoo.plugin.sensitivity import measure_costs
 from zoo.torch_state.modes import seeded
+from zoo.weights.fisher import output_losses
 from zoo.weights.scheme import Quantization
-from zoo.weights.walk import managed_weights, tied_groups
+from zoo.weights.walk import TiedGroup, index_module, managed_weights, tied_groups, unwrapped
 
 BATCHES, BATCH_SIZE = 16, 4  # on the embedded models eight batches choose nearly the same widths as 32
 
@@ -118,6 +123,69 @@ def loss_costs(
     with seeded(seed, model.device):
         groups = tied_groups(model.module)
         return measure_costs(model.entry, model.module, groups, scheme, losses(), dtype, told)
+
+
+def costs_by_data(
+    entry: Entry, scheme: Quantization | None, data: Any, device: torch.device, dtype: torch.dtype, seed: int | None
+) -> dict[str, dict[str, float]] | None:
+    """Return the costs for an average by the data of `zoo.load(calibrate=)`; None where they are not needed.
+
+    The model is built in full precision for it, measured, and given up again.
+
+    Args:
+        entry: The model's.
+        scheme: How it is to be quantized.
+        data: As of `zoo.load(calibrate=)`; None if there is none.
+        device: The model's.
+        dtype: The compute dtype.
+        seed: Of the data's order and everything random.
+
+    Raises:
+        QuantizationError: a loss is not finite.
+        DataError: the data cannot be used.
+    """
+    if scheme is None or scheme.average is None or data is None:
+        return None
+    with meta_parameters(), torch.random.fork_rng(devices=[]):
+        module = hooks.construct(entry)
+    index = index_module(module)
+    stream(hooks.checkpoint(entry, module), index, entry, {}, device, dtype)
+    model = Model(module.eval(), entry, device, dtype, None, None, index.groups)
+    if is_plugins(data):
+        return loss_costs(model, None if data is True else data, scheme, dtype=dtype, seed=seed or 0)
+    return costs_of_outputs(entry, module, index.groups, scheme, data, seed, device)
+
+
+def costs_of_outputs(
+    entry: Entry,
+    module: nn.Module,
+    groups: list[TiedGroup],
+    scheme: Quantization | None,
+    data: Any,
+    seed: int | None,
+    device: torch.device | None = None,
+) -> dict[str, dict[str, float]] | None:
+    """Return the costs for an average by how a module's outputs change; None where they are not needed.
+
+    Args:
+        entry: The model's.
+        module: In full precision. It stays as it is.
+        groups: All its parameters.
+        scheme: How it is to be quantized.
+        data: An iterable of what the module is called with; None if there is none.
+        seed: Of everything random.
+        device: Where the data goes; None leaves it where it is.
+
+    Raises:
+        QuantizationError: a gradient is not finite.
+        DataError: the data does not fit.
+    """
+    if scheme is None or scheme.average is None or data is None:
+        return None
+    calls = calls_of(unwrapped(module), data, device)
+    where = next((group.value.device for group in groups), torch.device("cpu"))
+    with seeded(seed or 0, where):
+        return measure_costs(entry, module, groups, scheme, output_losses(lambda call: call(), calls, seed=seed or 0))
 
 
 def sensitivity(

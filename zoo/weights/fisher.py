@@ -11,7 +11,7 @@ module is known, the projections of its outputs that `output_losses` makes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -99,7 +99,9 @@ def _only_these_train(module: nn.Module, weights: list[nn.Parameter]) -> Iterato
             parameter.grad = gradient
 
 
-def output_losses(module: nn.Module, batches: Iterable[Any], *, draws: int = 1, seed: int = 0) -> Iterator[Tensor]:
+def output_losses(
+    module: Callable[..., Any], batches: Iterable[Any], *, draws: int = 1, seed: int = 0
+) -> Iterator[Tensor]:
     """Yield random projections of the module's outputs, for `squared_gradients` where no loss is known.
 
     With signs v drawn at random, the mean square of the gradient of v·f / ‖f‖ is the diagonal of the Gauss-Newton

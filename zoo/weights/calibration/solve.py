@@ -11,6 +11,7 @@ from zoo.weights.calibration.gptq import factorize, gptq, output_error
 from zoo.weights.calibration.levels import Grid, ranks_of, with_ranks
 from zoo.weights.calibration.observe import Site
 from zoo.weights.calibration.outputs import WeightError
+from zoo.weights.error import relative_error
 from zoo.weights.quantized_tensor import QuantizedTensor
 
 TIED = 1.0  # of the mean of H's diagonal, added where rows of the weight are looked up too
@@ -59,7 +60,9 @@ def solve(
             before += float(output_error(rounded[index] - values, hessian))
             after += float(output_error(chosen - values, hessian))
     relative = [(max(error, 0.0) / whole) ** 0.5 if whole > 0 else 0.0 for error in (before, after)]
-    return with_ranks(packed, grid, ranks), WeightError(*relative)
+    made = with_ranks(packed, grid, ranks)
+    made.error = relative_error(made, weight.detach())
+    return made, WeightError(*relative)
 
 
 def _with_diagonal(hessian: Tensor, share: float) -> Tensor:
