@@ -26,6 +26,7 @@ _HOME = {
     "wrap": "zoo.loading.load",
     "Model": "zoo.model",
     "Footprint": "zoo.weights.footprint",
+    "Calibration": "zoo.weights.calibration.outputs",
     "CombineReport": "zoo.adapters.combine",
     "MergeReport": "zoo.adapters.merge",
     "Adapter": "zoo.methods.config",
@@ -136,6 +137,7 @@ if TYPE_CHECKING:
     from zoo.plugin.table import hooks as hooks
     from zoo.samples import Samples as Samples
     from zoo.tuning.result import TuneResult as TuneResult
+    from zoo.weights.calibration.outputs import Calibration as Calibration
     from zoo.weights.footprint import Footprint as Footprint
     from zoo.weights.foreign.weight import ForeignWeight as ForeignWeight
     from zoo.weights.layout import Layout as Layout

@@ -8,7 +8,7 @@ import torch
 
 import zoo
 from zoo.cli import main
-from zoo.loading.losses import LOST
+from zoo.loading.losses import CHANGED, LOST
 from zoo.weights.codecs import pack
 from zoo.weights.error import relative_error
 
@@ -114,3 +114,17 @@ def test_a_weight_of_which_little_is_left_is_named_in_a_warning(caplog):
     with caplog.at_level("WARNING", "zoo"):
         zoo.wrap(fine, bits={"1.weight": 8, "all": 4})
     assert not caplog.records
+
+
+def test_a_calibrated_model_whose_outputs_have_changed_gets_a_warning(caplog):
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 1))
+    with torch.no_grad():  # an output that is the small difference of large values
+        module[1].weight.copy_(module[0].weight.sum(0) * 0 + 1)
+        module[0].weight.sub_(module[0].weight.mean(0) - 1e-3)
+        module[0].bias.zero_()
+        module[1].bias.zero_()
+    with caplog.at_level("WARNING", "zoo"):
+        model = zoo.wrap(module, bits=zoo.Quantization(4, mixed=False), calibrate=[torch.randn(64, 64)])
+    assert (model.calibration.error > CHANGED) is bool(caplog.records)
+    assert "has changed the outputs by" in caplog.text
+    assert "bits=8 or an average such as bits='auto:5'" in caplog.text

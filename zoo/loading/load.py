@@ -260,5 +260,5 @@ def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup
         check_loading(root, root=True)
     for one in prepared:
         model.adapter_set.attach(one)
-    warn_of_losses(model.entry.name, groups)
+    warn_of_losses(model.entry.name, groups, model.calibration)
     return model

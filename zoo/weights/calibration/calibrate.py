@@ -106,6 +106,7 @@ def calibrate(
                     reasons[name] = outcome
                 else:
                     errors[name] = outcome
+            ready.clear()
             done += len(chunk)
             report(done)
         after, corrected = passes.final()

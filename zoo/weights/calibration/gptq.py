@@ -48,10 +48,12 @@ def factorize(hessian: Tensor) -> tuple[Tensor, Tensor]:
         if not bool(info.any()):
             break
         damping = torch.where(info > 0, damping * 10, damping)
+    del h, diagonal  # a wide weight's Hessian is large, and so is each of these
     inverse = torch.cholesky_inverse(lower)
+    del lower
     upper, info = torch.linalg.cholesky_ex(inverse, upper=True)
     if bool(info.any()) or not bool(torch.isfinite(upper).all()):  # inputs beyond what floats hold: no compensation
-        identity = torch.eye(columns, dtype=dtype, device=h.device).expand_as(h)
+        identity = torch.eye(columns, dtype=dtype, device=upper.device).expand_as(upper)
         bad = (info > 0) | ~torch.isfinite(upper).all(dim=2).all(dim=1)
         upper = torch.where(bad[:, None, None], identity, upper)
     return order, upper.float()

@@ -58,8 +58,8 @@ class Passes:
         for k in range(len(self._calls)):
             try:
                 found.append(sketch(self._run(k)))
-            except DataError as error:
-                if self._grad or not (isinstance(error.__cause__, RuntimeError) and "grad" in str(error.__cause__)):
+            except ZooError as error:
+                if self._grad or not _lacks_grad(error):
                     raise
                 self._grad = True  # such as a potential, whose forces are gradients
                 found.append(sketch(self._run(k)))
@@ -121,6 +121,13 @@ class Passes:
     def _restore(self) -> None:
         for buffer, value in self._buffers:
             buffer.copy_(value)
+
+
+def _lacks_grad(error: BaseException | None) -> bool:
+    """Return whether an error, or what it comes from, is torch's about a gradient that is not there."""
+    if error is None:
+        return False
+    return (isinstance(error, RuntimeError) and "does not require grad" in str(error)) or _lacks_grad(error.__cause__)
 
 
 @contextmanager
