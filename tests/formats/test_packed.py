@@ -195,8 +195,8 @@ def test_bits_that_the_folder_does_not_have_are_refused(tmp_path):
     assert zoo.load(str(tmp_path), bits=4, device="cpu").scheme == zoo.Quantization(4)
     with pytest.raises(zoo.CheckpointError, match="leave bits out"):
         zoo.load(str(tmp_path), bits=8, device="cpu")
-    structure, loaded = zoo.load(str(tmp_path), device="meta"), zoo.load(str(tmp_path), device="cpu").footprint()
-    assert structure.footprint() == replace(loaded, error=None, errors={})
+    structure = zoo.load(str(tmp_path), device="meta")
+    assert structure.footprint() == zoo.load(str(tmp_path), device="cpu").footprint()
 
 
 def test_digests_and_other_weights_in_the_folder(tmp_path):

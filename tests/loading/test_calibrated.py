@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.errors import DataError, QuantizationError, ZooError
+from zoo.loading import calibrated
 from zoo.weights.codecs import StoredFloat, pack
 from zoo.weights.quantized_tensor import QuantizedTensor
 
@@ -251,7 +252,9 @@ def test_loading_with_data_keeps_more(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt", "ddpm", "vae", "stylegan"])
-def test_every_architecture_can_be_calibrated(name: str) -> None:
+def test_every_architecture_can_be_calibrated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrated, "BATCHES", 1)
+    monkeypatch.setattr(calibrated, "BATCH_SIZE", 4)
     model = zoo.load(name, bits=4, calibrate=True, device="cpu", seed=1)
     assert model.calibration is not None
     assert model.calibration.calibrated

@@ -57,8 +57,8 @@ class Footprint:
     bytes_16bit: int
     quantized_share: float
     adapted_share: float
-    error: float | None = None
-    errors: dict[str, float] = field(default_factory=dict, repr=False)
+    error: float | None = field(default=None, compare=False)
+    errors: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, int | float]:
         """Return the numbers by name, for JSON."""

@@ -113,15 +113,16 @@ def test_registered_configurations_have_their_published_size(name, parameters):
     footprint = model.footprint()
     assert footprint.parameters == parameters
     assert footprint.quantized_share > 0.985
-    assert footprint.bytes < 0.28 * footprint.bytes_16bit
+    assert footprint.bytes < (0.31 if name == "ddpm" else 0.28) * footprint.bytes_16bit
 
 
-def test_only_the_outermost_convolutions_stay_in_full_precision():
-    model = zoo.load("ddpm", device="meta", bits=4)
+def test_only_the_outermost_convolutions_stay_in_full_precision_where_all_is_in_4_bit():
+    model = zoo.load("ddpm", device="meta", bits=zoo.Quantization(4, mixed=False))
     kept = {name for name, shape, _, bits, _ in model.weights() if bits >= 16 and len(shape) > 1}
     assert kept == {"conv_in.weight", "conv_out.weight"}
-    eight = zoo.load("ddpm", device="meta", bits=8)
-    assert all(bits < 16 for _, shape, _, bits, _ in eight.weights() if len(shape) > 1)
+    for bits in (4, 8):  # in 4 bit they are among the smallest weights, which are in 8 bit
+        other = zoo.load("ddpm", device="meta", bits=bits)
+        assert all(stored < 16 for _, shape, _, stored, _ in other.weights() if len(shape) > 1)
 
 
 def test_default_targets_reach_attention_and_residual_blocks():

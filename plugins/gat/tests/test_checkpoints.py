@@ -136,7 +136,7 @@ def test_other_models_configurations_are_not_taken_for_a_gats(tiny):
     assert "gat" not in hooks.recognise({key: value for key, value in tiny.items() if key != "heads"})
 
 
-@pytest.mark.parametrize(("name", "parameters", "ratio"), [("gat", 96_314, 0.28), ("gat-cora", 95_607, 0.27)])
+@pytest.mark.parametrize(("name", "parameters", "ratio"), [("gat", 96_314, 0.29), ("gat-cora", 95_607, 0.28)])
 def test_registered_configurations_in_four_bit(name, parameters, ratio):
     model = zoo.load(name, device="meta", bits=4, lora=zoo.LoRA(rank=8, targets="all"))
     footprint = model.footprint()

@@ -101,12 +101,12 @@ def test_registered_configurations_in_four_bit(name, parameters):
     assert footprint.quantized_share > 0.985
     matrices = sum(shape.numel() for _, shape, *_ in model.weights() if len(shape) > 1)
     assert footprint.adapted_share * parameters / matrices > 0.99
-    assert footprint.bytes < (0.27 if name == "sd-vae" else 0.28) * footprint.bytes_16bit
+    assert footprint.bytes < (0.29 if name == "sd-vae" else 0.31) * footprint.bytes_16bit
 
 
-def test_only_the_outermost_convolutions_stay_in_full_precision():
+def test_only_the_outermost_convolutions_stay_in_full_precision_where_all_is_in_4_bit():
     kept = {"encoder.conv_in.weight", "quant_conv.weight", "post_quant_conv.weight", "decoder.conv_out.weight"}
-    for bits, wanted in ((4, kept), (8, set())):
+    for bits, wanted in ((zoo.Quantization(4, mixed=False), kept), (4, set()), (8, set())):
         model = zoo.load("vae", device="meta", bits=bits)
         assert {name for name, shape, _, found, _ in model.weights() if found >= 16 and len(shape) > 1} == wanted
 

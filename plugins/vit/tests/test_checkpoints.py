@@ -226,7 +226,7 @@ def test_the_real_structure_in_four_bits(name):
     found = model.footprint()
     assert found.parameters == 86_567_656
     assert found.quantized_share > 0.985
-    assert found.bytes < 0.27 * found.bytes_16bit
+    assert found.bytes < 0.29 * found.bytes_16bit
     matrices = sum(weight.shape.numel() for weight in model.weights() if len(weight.shape) > 1)
     assert found.adapted_share * found.parameters > 0.99 * matrices
     assert len(zoo.load(name, lora=4, device="meta").module.state_dict()) > 0
