@@ -280,5 +280,6 @@ def _stored(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Qu
     if tuple(stored.shape) != tuple(weight.shape):
         expected = tuple(weight.shape)
         raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
-    stored.error = relative_error(stored, weight)
+    if stored.error is None and stored.codec.bits < 16:
+        stored.error = relative_error(stored, weight)
     return stored

@@ -9,6 +9,7 @@ Notation for shapes:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -242,15 +243,23 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
     matrix = weight.reshape(leading, weight.numel() // max(1, leading))  # (M, K)
     values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
     scales = torch.zeros(leading, dtype=torch.float32, device=weight.device)
+    whole, off = 0.0, torch.zeros_like(scales)
     kernel = None if weight.is_meta or weight.shape[:1] != (leading,) else kernel_of(weight.shape)
     step = max(1, CHUNK // max(1, matrix.shape[1])) if weight.device.type == "cpu" else max(1, leading)
     for start in range(0, leading if weight.numel() else 0, step):
         part = matrix[start : start + step].float()  # (step, K)
         largest = torch.amax(part.abs(), dim=1, out=scales[start : start + step])  # (step,)
         scaled = part * (127.0 / largest.clamp(min=1e-36)).unsqueeze(1)  # (step, K)
-        values[start : start + step] = scaled.round_() if kernel is None else round_convolution(scaled, kernel)
+        rounded = scaled.round() if kernel is None else round_convolution(scaled, kernel)
+        values[start : start + step] = rounded
+        # The error is measured here, where the values are in the cache: in steps of each row's scale.
+        off[start : start + step] = torch.linalg.vector_norm(scaled.sub_(rounded), dim=1)
+        whole += 0.0 if weight.is_meta else float(torch.dot(part.reshape(-1), part.reshape(-1)))
     require_finite(scales)
-    return QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
+    packed = QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
+    if not weight.is_meta and math.isfinite(whole):  # squares of 1e20 are beyond float32
+        packed.error = float(torch.linalg.vector_norm(off * (scales / 127))) / math.sqrt(whole) if whole else 0.0
+    return packed
 
 
 def _pack_four_bit(weight: Tensor, dtype: torch.dtype, scheme: Quantization) -> QuantizedTensor:

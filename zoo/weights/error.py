@@ -17,7 +17,9 @@ RUN = 1 << 18
 
 
 def relative_error(stored: QuantizedTensor, weight: Tensor) -> float | None:
-    """Return ‖stored − weight‖ / ‖weight‖; 0 for a weight of zeros that is stored as such, None on `meta`.
+    """Return ‖stored − weight‖ / ‖weight‖; 0 for a weight of zeros that is stored as such.
+
+    None on `meta`, and for values whose squares are beyond float32.
 
     Args:
         stored: The quantized weight.
@@ -27,11 +29,13 @@ def relative_error(stored: QuantizedTensor, weight: Tensor) -> float | None:
         return None
     error = total = torch.zeros((), dtype=torch.float64, device=weight.device)
     for dense, values in _pieces(stored, weight):
-        error = error + torch.linalg.vector_norm(dense.sub_(values)).double().square()
-        total = total + torch.linalg.vector_norm(values).double().square()
+        off, flat = dense.sub_(values).view(-1), values.reshape(-1)
+        error = error + torch.dot(off, off).double()
+        total = total + torch.dot(flat, flat).double()
     if not float(total):
         return 0.0 if not float(error) else math.inf
-    return math.sqrt(float(error / total))
+    found = math.sqrt(float(error / total))
+    return found if math.isfinite(found) else None
 
 
 def _pieces(stored: QuantizedTensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -47,7 +47,7 @@ class Footprint:
         adapted_share: The share of the parameters in weights with an adapter.
         error: What quantizing did to the weights: the root of the mean, over all quantized values, of their weights'
             squared relative errors ‖stored − weight‖² / ‖weight‖². None where no weight's error is known.
-        errors: The relative error of each quantized weight by name, the largest first.
+        errors: The relative error of each weight in fewer than 16 bits by name, the largest first.
     """
 
     parameters: int

@@ -63,7 +63,8 @@ class QuantizedTensor(nn.Module):
         shape: The weight's shape as its layer sees it.
         dtype: The weight's dtype as its layer sees it.
         names: The tensors' names, in the order that the codec expects. A scalar is stored with shape (1,).
-        error: ‖stored − weight‖ / ‖weight‖, measured when it was quantized; None where it is not known.
+        error: ‖stored − weight‖ / ‖weight‖, measured when it was quantized to fewer than 16 bits; None where it is not
+            known.
     """
 
     error: float | None = None
