@@ -89,7 +89,7 @@ def test_on_meta_there_are_no_weights_and_the_footprint_is_the_same(
 
 def test_what_the_entry_keeps_stays_in_full_precision(module: Tiny, tmp_path: Path) -> None:
     from zoo.loading.stream import fill_meta, meta_parameters
-    from zoo.plugin.quantize import plan
+    from zoo.plugin.plan import plan
     from zoo.weights.walk import index_module
 
     entry = zoo.Entry("kept", "tiny", keep=("fc", "head"))

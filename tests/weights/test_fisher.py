@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.catalog.entry import Entry
-from zoo.plugin.quantize import offered, pack_weight, plan
+from zoo.plugin.plan import offered, plan
+from zoo.plugin.quantize import pack_weight
 from zoo.plugin.sensitivity import costs_of, measure_costs
 from zoo.weights.fisher import output_losses, squared_gradients
 from zoo.weights.scheme import as_quantization

@@ -12,8 +12,10 @@ from torch import nn
 
 import zoo
 from zoo.catalog.entry import Entry
-from zoo.plugin.quantize import assumed_error, offered, pack_weight, plan, planned_bytes
+from zoo.plugin.plan import offered, plan, planned_bytes
+from zoo.plugin.quantize import pack_weight
 from zoo.weights.codecs import pack
+from zoo.weights.error import assumed_error
 from zoo.weights.scheme import as_quantization
 from zoo.weights.spend import Form, hull, least, spend
 from zoo.weights.walk import index_module, tied_groups

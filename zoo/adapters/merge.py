@@ -12,7 +12,8 @@ from torch import Tensor
 
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError, QuantizationError
-from zoo.plugin.quantize import Packer, pack_weight, plan
+from zoo.plugin.plan import plan
+from zoo.plugin.quantize import Packer, pack_weight
 from zoo.weights.managed_weight import WeightMerge
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, as_quantization

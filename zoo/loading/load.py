@@ -35,7 +35,8 @@ from zoo.methods.config import Adapter
 from zoo.model import Model
 from zoo.plugin import hooks
 from zoo.plugin.foreign import foreign_weights
-from zoo.plugin.quantize import pack_weight, plan
+from zoo.plugin.plan import plan
+from zoo.plugin.quantize import pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight

@@ -17,7 +17,7 @@ from zoo.loading.calibrated import calls_of, is_plugins
 from zoo.loading.stream import meta_parameters, stream
 from zoo.model import Model
 from zoo.plugin import hooks
-from zoo.plugin.quantize import offered, plan, planned_bytes
+from zoo.plugin.plan import offered, plan, planned_bytes
 from zoo.plugin.sensitivity import measure_costs
 from zoo.torch_state.modes import seeded
 from zoo.weights.fisher import output_losses
@@ -35,7 +35,7 @@ class WeightCost:
         name: The parameter's name.
         shape: Its shape.
         values: How many values it has.
-        costs: What storing it so costs the loss, about, by the labels of `zoo.plugin.quantize.offered`: comparable
+        costs: What storing it so costs the loss, about, by the labels of `zoo.plugin.plan.offered`: comparable
             within one measurement, not between two.
         share: Its part of what all weights cost in 4 bit.
         chosen: What the average gives it; None if its architecture keeps it plain.
@@ -86,7 +86,7 @@ def loss_costs(
     seed: int = 0,
     report: Callable[[str, str, int, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return what each width costs each weight by the plugin's own loss, for `zoo.plugin.quantize.plan(costs=)`.
+    """Return what each width costs each weight by the plugin's own loss, for `zoo.plugin.plan.plan(costs=)`.
 
     The model has to be there in full precision: its memory, its gradients' squares in float32, and what one backward
     pass takes. Nothing is streamed here.

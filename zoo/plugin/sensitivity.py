@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
-from zoo.plugin.quantize import offered, pack_weight, spendable
+from zoo.plugin.plan import offered, spendable
+from zoo.plugin.quantize import pack_weight
 from zoo.weights.fisher import squared_gradients
 from zoo.weights.scheme import Quantization
 from zoo.weights.walk import TiedGroup
@@ -30,7 +31,7 @@ def measure_costs(
     dtype: torch.dtype | None = None,
     report: Report | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return what each of `zoo.plugin.quantize.offered` costs each weight that an average is for, for `plan(costs=)`.
+    """Return what each of `zoo.plugin.plan.offered` costs each weight that an average is for, for `plan(costs=)`.
 
     The whole model is in memory in full precision, with one float32 tensor more for each of these weights, and it stays
     as it is.
@@ -62,7 +63,7 @@ def costs_of(
     dtype: torch.dtype | None = None,
     report: Report | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return ½ · Σ F_ii · (Q(w)_i − w_i)² for each weight w, stored in each of `zoo.plugin.quantize.offered`.
+    """Return ½ · Σ F_ii · (Q(w)_i − w_i)² for each weight w, stored in each of `zoo.plugin.plan.offered`.
 
     Args:
         entry: The model's entry.
