@@ -32,31 +32,48 @@ def factorize(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """
     columns = hessian.shape[-1]
     dtype = torch.float64 if columns <= WIDE else torch.float32
-    h = hessian.to(dtype)
-    diagonal = h.diagonal(dim1=1, dim2=2)  # (G, C)
+    diagonal = hessian.diagonal(dim1=1, dim2=2).to(dtype)  # (G, C)
     order = torch.argsort(diagonal, dim=1, descending=True, stable=True)
-    h = h.gather(1, order[:, :, None].expand_as(h)).gather(2, order[:, None, :].expand_as(h))
     mean = diagonal.mean(dim=1)  # (G,)
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-    h.diagonal(dim1=1, dim2=2).clamp_(min=0)
     damping = torch.full_like(mean, DAMPING)
-    added = torch.zeros_like(mean)
     for _ in range(12):
-        h.diagonal(dim1=1, dim2=2).add_(((damping - added) * mean)[:, None])
-        added = damping
-        lower, info = torch.linalg.cholesky_ex(h)
+        h = _arranged(hessian, order, dtype)
+        h.diagonal(dim1=1, dim2=2).clamp_(min=0).add_((damping * mean)[:, None])
+        h, info = _cholesky(h, upper=False)
         if not bool(info.any()):
             break
         damping = torch.where(info > 0, damping * 10, damping)
-    del h, diagonal  # a wide weight's Hessian is large, and so is each of these
-    inverse = torch.cholesky_inverse(lower)
-    del lower
-    upper, info = torch.linalg.cholesky_ex(inverse, upper=True)
-    if bool(info.any()) or not bool(torch.isfinite(upper).all()):  # inputs beyond what floats hold: no compensation
+    h = torch.cholesky_inverse(h, out=h) if h.device.type == "cpu" else torch.cholesky_inverse(h)
+    upper, info = _cholesky(h, upper=True)
+    bad = (info > 0) | ~torch.isfinite(upper.sum(dim=(1, 2)))  # a sum needs no memory, and shows NaN and Inf
+    if bool(bad.any()):  # inputs beyond what floats hold: no compensation
         identity = torch.eye(columns, dtype=dtype, device=upper.device).expand_as(upper)
-        bad = (info > 0) | ~torch.isfinite(upper).all(dim=2).all(dim=1)
         upper = torch.where(bad[:, None, None], identity, upper)
     return order, upper.float()
+
+
+def _arranged(hessian: Tensor, order: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a Hessian (G, C, C) with rows and columns in an order (G, C): a new tensor, each matrix column by column.
+
+    A few rows at once: a wide weight's Hessian is large, and so is each copy of it.
+    """
+    h = torch.empty_like(hessian, dtype=dtype, memory_format=torch.contiguous_format)
+    columns = order[:, None, :]
+    for start in range(0, h.shape[1], BLOCK):
+        rows = order[:, start : start + BLOCK, None]
+        part = hessian.gather(1, rows.expand(-1, -1, h.shape[2]))
+        h[:, start : start + BLOCK] = part.gather(2, columns.expand(-1, rows.shape[1], -1))
+    return h.mT  # it is symmetric, and LAPACK works on columns
+
+
+def _cholesky(h: Tensor, upper: bool) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factor of each matrix, in its place on the CPU, and for which ones there is none."""
+    if h.device.type != "cpu":
+        return torch.linalg.cholesky_ex(h, upper=upper)
+    info = torch.empty(h.shape[:1], dtype=torch.int32)
+    torch.linalg.cholesky_ex(h, upper=upper, out=(h, info))
+    return h, info
 
 
 def nearest(values: Tensor, scales: Tensor, levels: Tensor) -> Tensor:
