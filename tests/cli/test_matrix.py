@@ -22,7 +22,15 @@ def turns() -> list[Any]:
     return [pytest.param(name, marks=[] if name in today else [pytest.mark.slow]) for name in names]
 
 
-@pytest.mark.parametrize(("bits", "lora"), ROWS, ids=[f"{bits}-{'lora' if lora else 'plain'}" for bits, lora in ROWS])
+@pytest.mark.parametrize(
+    ("bits", "lora"),
+    [
+        pytest.param(
+            bits, lora, id=f"{bits}-{'lora' if lora else 'plain'}", marks=[pytest.mark.slow][bits in (32, 4) :]
+        )
+        for bits, lora in ROWS
+    ],
+)
 @pytest.mark.parametrize("name", turns())
 def test_every_verb_holds(name: str, bits: int, lora: int | None) -> None:
     cells = matrix_run.check(name, bits, lora)

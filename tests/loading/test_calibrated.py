@@ -235,7 +235,7 @@ def test_adapters_merging_and_saving_work_on_it(tmp_path: Path) -> None:
         zoo.load(str(tmp_path / "packed"), bits=4, calibrate=True, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["bert", "gat", "vit"])
+@pytest.mark.parametrize("name", [pytest.param("bert", marks=pytest.mark.slow), "gat", "vit"])
 def test_loading_with_data_keeps_more(name: str) -> None:
     full, plain = (zoo.load(name, bits=bits, device="cpu").state_dict() for bits in (None, 4))
     models = [zoo.load(name, bits=4, calibrate=True, device="cpu", seed=1) for _ in range(2)]

@@ -21,7 +21,7 @@ from zoo.weights.walk import managed_weights
 ONE_PASS = 10_000  # batches of 64: more counts as endless
 SECONDS = 30.0  # and so does a pass that lasts longer
 STEPS = 8
-RATES = (3e-3, 3e-4, 3e-2)
+RATES = (3e-3, 3e-4, 3e-2, 3e-5)
 
 
 @promise(

@@ -68,7 +68,7 @@ def test_at_real_size_everything_is_quantized_and_adapted():
     adapted = sum(math.prod(info.shape) for info in wide if info.adapters)
     assert footprint.parameters == 151_277_313  # OpenAI's ViT-B/32
     assert footprint.quantized_share > 0.985
-    assert footprint.bytes < 0.27 * footprint.bytes_16bit
+    assert footprint.bytes < 0.29 * footprint.bytes_16bit
     assert adapted >= 0.99 * sum(math.prod(info.shape) for info in wide)
 
 

