@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -107,10 +109,19 @@ def calibrate(
                 else:
                     errors[name] = outcome
             ready.clear()
+            _give_back()
             done += len(chunk)
             report(done)
         after, corrected = passes.final()
     return Calibration(relative_error(before, after), errors, reasons, tuple(corrected))
+
+
+def _give_back() -> None:
+    """Give freed memory back to the system, which glibc would keep: Hessians and their factors of many sizes."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def _chunks(groups: Sequence[TiedGroup], memory: int) -> Iterator[list[TiedGroup]]:
