@@ -15,7 +15,7 @@ from zoo.weights.error import relative_error
 from zoo.weights.quantized_tensor import QuantizedTensor
 
 TIED = 1.0  # of the mean of H's diagonal, added where rows of the weight are looked up too
-PIECE = 1 << 22  # values that are rounded at once: rows do not depend on each other
+PIECE = 1 << 21  # values that are rounded at once: rows do not depend on each other
 
 
 def solve(
