@@ -235,7 +235,7 @@ def test_adapters_merging_and_saving_work_on_it(tmp_path: Path) -> None:
         zoo.load(str(tmp_path / "packed"), bits=4, calibrate=True, device="cpu")
 
 
-@pytest.mark.parametrize("name", [pytest.param("bert", marks=pytest.mark.slow), "gat", "vit"])
+@pytest.mark.parametrize("name", ["gat", "vit"])
 def test_loading_with_data_keeps_more(name: str) -> None:
     full, plain = (zoo.load(name, bits=bits, device="cpu").state_dict() for bits in (None, 4))
     models = [zoo.load(name, bits=4, calibrate=True, device="cpu", seed=1) for _ in range(2)]
@@ -251,7 +251,7 @@ def test_loading_with_data_keeps_more(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt", "ddpm", "vae", "stylegan"])
+@pytest.mark.parametrize("name", ["bert", "gpt", "ddpm", "vae", "stylegan"])
 def test_every_architecture_can_be_calibrated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrated, "BATCHES", 1)
     monkeypatch.setattr(calibrated, "BATCH_SIZE", 4)
