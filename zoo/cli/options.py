@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from zoo.errors import QuantizationError
+
 WIDTHS = ("4", "8", "16", "32")
 
 
@@ -28,18 +30,14 @@ class Bits(click.ParamType):
         text = str(value)
         if text in WIDTHS:
             return int(text)
-        name, _, number = text.partition(":")
-        if name != "auto" or not _is_average(number):
+        from zoo.weights.scheme import as_quantization
+
+        try:
+            as_quantization(text)
+        except QuantizationError:
             widths = ", ".join(map(repr, WIDTHS))
             self.fail(f"{text!r} is not one of {widths}, nor an average from 4 to 32 such as 'auto:4.5'.", param, ctx)
         return text
-
-
-def _is_average(number: str) -> bool:
-    try:
-        return 4 < float(number) <= 32
-    except ValueError:
-        return False
 
 
 def bits_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 
 from zoo.weights.calibration.outputs import Calibration
-from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.footprint import errors_of
 from zoo.weights.walk import TiedGroup
 
 LOST = 0.25  # relative error; nf4 has .09 on normally distributed values, and at most .18 on any of the embedded models
@@ -32,16 +31,12 @@ def warn_of_losses(name: str, groups: list[TiedGroup], calibration: Calibration 
             name,
             100 * calibration.error,
         )
-    lost: dict[str, float] = {}
-    for group in groups:
-        if calibration is not None and group.name in calibration.calibrated:
-            continue
-        packed = group.value.packed if isinstance(group.value, ManagedWeight) else None
-        if isinstance(packed, QuantizedTensor) and packed.error is not None and packed.error > LOST:
-            lost[group.name] = packed.error
+    by_data = () if calibration is None else calibration.calibrated
+    errors, _ = errors_of(groups)
+    lost = {name: error for name, error in errors.items() if error > LOST and name not in by_data}
     if not lost:
         return
-    worst = max(lost, key=lost.__getitem__)
+    worst = next(iter(lost))
     log.warning(
         "%s: quantizing left little of %d weights, most of all %s (relative error %.2f): store them finer, by name "
         "with bits={%r: 8, 'all': 4}, or all with bits=8",

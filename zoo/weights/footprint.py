@@ -107,11 +107,11 @@ def footprint(module: nn.Module) -> Footprint:
             adapter_bytes += sum(tensor.numel() * tensor.element_size() for tensor in value.updates.parameters())
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     share = max(total, 1)
-    errors, error = _errors(groups)
+    errors, error = errors_of(groups)
     return Footprint(total, trainable, stored, adapter_bytes, 2 * total, small / share, adapted / share, error, errors)
 
 
-def _errors(groups: list[TiedGroup]) -> tuple[dict[str, float], float | None]:
+def errors_of(groups: list[TiedGroup]) -> tuple[dict[str, float], float | None]:
     """Return the relative error of each quantized weight whose error is known, the largest first, and that of all."""
     found = {}
     for group in groups:
