@@ -116,7 +116,6 @@ def load(
         module = hooks.construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
     written = None if stored is None else stored.plan()
-    costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
     if written is None:
         calibrate = kept(calibrate)
         costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
