@@ -53,6 +53,7 @@ _HOME = {
     "Samples": "zoo.samples.samples",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
+    "Data": "zoo.data.spec",
     "TuneResult": "zoo.tuning.result",
     "PushResult": "zoo.hub.publish",
     "LoadedModel": "zoo.plugin.contract",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Head as Head
     from zoo.catalog.head import Heads as Heads
     from zoo.catalog.registry import entries as entries
+    from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
     from zoo.errors import DataError as DataError

@@ -131,7 +131,6 @@ def load(
     index = index_module(module)  # the only walk over the module: its result is passed on
     new = None if entry.head is None else NewHead(entry, module, index)
     written = None if stored is None else stored.plan()
-    costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
     if written is None:
         calibrate = kept(calibrate)
         costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
