@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.catalog.head import Head
+from zoo.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from zoo.catalog.entry import Entry
 
 # What the library calls the problems that one class of its has.
 PROBLEMS = {
@@ -65,6 +68,21 @@ def is_body(class_name: str, model_type: str) -> bool:
     return class_name in ((found,) if isinstance(found, str) else found)
 
 
+def check_has_head(entry: Entry, values: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` for the files of a body alone, which fits the module of no task.
+
+    Args:
+        entry: the model's.
+        values: of its config.json.
+    """
+    names = [str(name) for name in values.get("architectures") or []]
+    if names and is_body(names[0], str(values.get("model_type"))):
+        raise CheckpointError(
+            f"{entry.name}: a {names[0]} is a body without a head: say what it is to learn, with classes=[…], or with "
+            "task='regress'"
+        )
+
+
 def own_head(values: Mapping[str, Any]) -> Head | None:
     """Return the head that a checkpoint comes with, by its config.json; None for a body or a language model."""
     names = [str(name) for name in values.get("architectures") or []]
@@ -87,11 +105,6 @@ def names_of(module: nn.Module) -> list[str]:
     """Return the names of the classes of a module of the library's, in order."""
     config: Any = module.config
     return [str(config.id2label[index]) for index in range(config.num_labels)]
-
-
-def are_names(names: list[str]) -> bool:
-    """Return whether these are names that somebody gave, and not the library's "LABEL_0" and so on."""
-    return bool(_named(names))
 
 
 def peft_task(module: nn.Module) -> str | None:
