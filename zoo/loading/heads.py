@@ -144,6 +144,7 @@ class NewHead:
             chosen: how each weight is to be quantized.
             seed: of the first values.
         """
+        tensors = self._checked(tensors)
         if self.entry.head is None or self.entry.head.task is None:
             yield from tensors
             return
@@ -171,6 +172,21 @@ class NewHead:
         for name in sorted(self.new):
             yield name, self._with_rows(name, values[name], old.get(name))
         yield from self._new_buffers(seen)
+
+    def _checked(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors; raise `CheckpointError` for one that other images than the checkpoint's do not fit."""
+        head = self.entry.head
+        groups = {ref.name: group for group in self.index.groups for ref in group.refs}
+        for name, tensor in tensors:
+            wanted = tuple(groups[name].value.shape) if name in groups else tuple(tensor.shape)
+            other = wanted != tuple(tensor.shape) and name not in self.classes
+            if other and head is not None and (head.image_size or head.channels):
+                asked = f"image_size={head.image_size}" if head.image_size else f"channels={head.channels}"
+                raise CheckpointError(
+                    f"{self.entry.name}: {asked}: {name} has shape {tuple(tensor.shape)} in the checkpoint and "
+                    f"{wanted} for such images, and cannot be resized: leave {asked.partition('=')[0]} out"
+                )
+            yield name, tensor
 
     def planned(self, chosen: Plan) -> None:
         """Take what may be new out of a plan, for a module that is not filled."""
