@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -227,6 +228,8 @@ def _write_timm(model: Model, config: dict[str, Any], folder: Path, state_dict: 
     inner |= {"num_classes": model.module.num_classes, "custom_load": False}
     if model.entry.head is not None:  # an older file has nothing but the architecture
         kept = {**kept, **{key: value for key, value in config.items() if key in (*_NEW, "model_args")}}
+        if "img_size" not in inspect.signature(type(model.module).__init__).parameters:
+            kept["model_args"] = {k: v for k, v in (kept.get("model_args") or {}).items() if k != "img_size"}
     written = {**kept, "num_classes": model.module.num_classes, "pretrained_cfg": inner}
     write_model(folder, written, state_dict)
 
