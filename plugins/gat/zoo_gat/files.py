@@ -58,7 +58,8 @@ def heads(entry: Entry) -> Heads:
     """Return that the last layer can be one for other classes of nodes."""
     plain = replace(entry, head=None)
     names, count = tuple(class_names(plain)), gat_config(plain).get("out_channels") or 0
-    return Heads(("classify",), Head("classify", names if len(names) == count else (), count) if count else None)
+    own = Head("classify", names if len(names) == count else (), count) if count else None
+    return Heads(("classify", "multilabel"), own)
 
 
 def class_names(entry: Entry) -> list[str]:
