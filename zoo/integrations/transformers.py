@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
 
+_FLOAT = "__float__"  # the only key of an object that stands for a number that JSON does not have
+
+
 def library_config(
     entry: Entry, values: dict[str, Any], *, known: Callable[[str], bool], called: str
 ) -> PreTrainedConfig:
@@ -49,7 +52,7 @@ def library_config(
         raise CheckpointError(
             f"{entry.name}: expected a config.json with a model_type in {entry.folder or 'the registry'}, got none"
         )
-    values = dict(values)
+    values = with_floats(values)
     # Where to find code to run, and how a quantized file was written: both are ignored.
     values.pop("auto_map", None)
     if in_four_bit(values):
@@ -71,6 +74,16 @@ def library_config(
         raise CheckpointError(
             f"{entry.name}: its config.json is no valid {model_type} configuration: {one_line(error)}"
         ) from error
+
+
+def with_floats(values: Any) -> Any:
+    """Return a config.json's values with numbers in place of the objects that transformers writes for inf and nan."""
+    if isinstance(values, dict):
+        tag = values.get(_FLOAT)
+        if len(values) == 1 and tag in ("Infinity", "-Infinity", "NaN"):
+            return float(tag)
+        return {name: with_floats(value) for name, value in values.items()}
+    return [with_floats(value) for value in values] if isinstance(values, list) else values
 
 
 def tie(module: PreTrainedModel) -> None:

@@ -17,6 +17,7 @@ from zoo.catalog.entry import RANDOM, Entry
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
+from zoo.loading.buffers import make_real
 from zoo.loading.calibrated import (
     calibrate_loaded,
     calibrate_wrapped,
@@ -115,6 +116,7 @@ def load(
     with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
         module = hooks.construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
+    make_real(entry, index)
     written = None if stored is None else stored.plan()
     costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
     if written is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.integrations.auto_classes import classes_of, is_for, sees_later_tokens
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
     from zoo import Entry
 
 EMBEDDED = Path(__file__).parent / "embedded"
-CLASSIFIER = "ForSequenceClassification"
-ENDINGS = ("ForMaskedLM", CLASSIFIER, "ForPreTraining")
+CLASSIFIER = "SEQUENCE_CLASSIFICATION"  # transformers' name of the task
 
 # label -> the names that the architectures give it
 _FACTS = {
@@ -25,16 +25,19 @@ _FACTS = {
 }
 
 
-def recognises(config: dict[str, Any]) -> bool | None:
+def recognises(config: dict[str, Any]) -> bool:
     """Return whether a configuration is a masked language model's, or a text classifier's on the body of one."""
-    architectures = [str(name) for name in config.get("architectures") or []]
-    if any(name.endswith("ForMaskedLM") for name in architectures):
-        return True
-    if not any(name.endswith(ENDINGS) for name in architectures):
-        return None
-    from .model import is_masked
+    if not config.get("architectures") or is_for(config, "SEQ_TO_SEQ_CAUSAL_LM"):
+        return False
+    if is_for(config, "MASKED_LM"):
+        # XLM has one class for both.
+        return not is_for(config, "CAUSAL_LM") or sees_later_tokens(config) is not None
+    return is_masked(str(config.get("model_type"))) and is_for(config, CLASSIFIER, "PRETRAINING")
 
-    return is_masked(str(config.get("model_type")))
+
+def is_masked(model_type: str) -> bool:
+    """Return whether transformers can build a masked language model of this type without running foreign code."""
+    return model_type in classes_of("MASKED_LM")
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def folder_of(entry: Entry) -> Path | None:
 
 def classifies(config: dict[str, Any]) -> bool:
     """Return whether the configuration is a text classifier's, and not a masked language model's."""
-    return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
+    return is_for(config, CLASSIFIER) and bool(config.get("architectures"))
 
 
 def describe(entry: Entry) -> dict[str, str]:

@@ -11,7 +11,7 @@ from zoo import CheckpointError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
 
-from .facts import classifies, configuration
+from .facts import classifies, configuration, is_masked
 from .initial import place_positions
 
 if TYPE_CHECKING:
@@ -30,16 +30,10 @@ _POOLER = re.compile(r"(^|\.)pooler\.")
 _SEED = 0  # of a classifier's head where the checkpoint has none: the same for everyone who loads it
 
 
-def is_masked(model_type: str) -> bool:
-    """Return whether transformers can build a masked language model of this type without running foreign code."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
 def is_classifier(module: nn.Module) -> bool:
     """Return whether the module classifies texts, and does not fill masks."""
-    return classifies({"architectures": [type(module).__name__]})
+    kind = getattr(module, "config", None)
+    return classifies({"architectures": [type(module).__name__], "model_type": getattr(kind, "model_type", None)})
 
 
 def construct(entry: Entry) -> PreTrainedModel:

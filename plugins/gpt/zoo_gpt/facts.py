@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.integrations.auto_classes import is_for, sees_later_tokens
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
@@ -23,16 +24,11 @@ _FACTS = {
 }
 
 
-def recognises(config: dict[str, Any]) -> bool | None:
-    """Return whether a configuration is a causal language model's; None where it does not say what it is."""
-    architectures = config.get("architectures") or []
-    if architectures:
-        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if not isinstance(config.get("model_type"), str):
-        return None
-    from .model import is_causal
-
-    return is_causal(config["model_type"])
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is a language model's that sees no later token, of text alone."""
+    if not is_for(config, "CAUSAL_LM") or is_for(config, "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"):
+        return False
+    return sees_later_tokens(config) is None
 
 
 def configuration(entry: Entry) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
 from zoo.integrations import transformers as library
+from zoo.integrations.auto_classes import classes_of, sees_later_tokens
 
 from .facts import configuration
 
@@ -24,9 +25,7 @@ _COMPUTED = re.compile(r"(^|\.)(attn|attention)(\.attention)?\.(bias|masked_bias
 
 def is_causal(model_type: str) -> bool:
     """Return whether transformers can build a causal language model of this type without running foreign code."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return model_type in classes_of("CAUSAL_LM")
 
 
 def construct(entry: Entry) -> PreTrainedModel:
@@ -34,11 +33,18 @@ def construct(entry: Entry) -> PreTrainedModel:
 
     Raises:
         CheckpointError: there is no configuration, transformers has no such architecture (code that comes with a
-            checkpoint is never run), or the checkpoint is quantized already.
+            checkpoint is never run), it is not causal, or the checkpoint is quantized already.
     """
     from transformers import AutoModelForCausalLM
 
-    config = library.library_config(entry, configuration(entry), known=is_causal, called="a causal language model")
+    values = configuration(entry)
+    config = library.library_config(entry, values, known=is_causal, called="a causal language model")
+    seen = sees_later_tokens(values)
+    if seen is not None:
+        raise CheckpointError(
+            f"{entry.name}: expected a causal language model, got a {values['model_type']} that sees the tokens that it "
+            f"should predict, since {seen}; load its folder or repository by name, and the plugin that fits takes it"
+        )
     module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     library.tie(module)
     _set_generation(module, entry)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
+from zoo.integrations.auto_classes import is_for
 from zoo.storage.config_json import read_config
 
 if TYPE_CHECKING:
     from zoo import Entry
 
-_SUFFIX = "ForImageClassification"
+_TASK = "IMAGE_CLASSIFICATION"  # transformers' name of it
 
 
 def recognises(config: dict[str, Any]) -> bool:
@@ -27,9 +28,8 @@ def is_timm(config: dict[str, Any]) -> bool:
 
 def is_transformers(config: dict[str, Any]) -> bool:
     """Return whether this is an image classifier of transformers; a ViT that does not say what it is counts as one."""
-    names = config.get("architectures") or []
-    if names:
-        return any(str(name).endswith(_SUFFIX) for name in names)
+    if config.get("architectures"):
+        return is_for(config, _TASK)
     return config.get("model_type") == "vit"
 
 
@@ -42,8 +42,8 @@ def configuration(entry: Entry) -> dict[str, Any]:
     config = read_config(entry)
     if not recognises(config):
         raise CheckpointError(
-            f"{entry.name}: expected the config.json of a timm model or of a transformers model …{_SUFFIX} in "
-            f"{entry.folder or 'the registry'}, got another"
+            f"{entry.name}: expected the config.json of a timm model or of an image classifier of "
+            f"transformers in {entry.folder or 'the registry'}, got another"
         )
     return config
 
@@ -89,7 +89,7 @@ def describe(entry: Entry) -> dict[str, str]:
     else:
         edge = config.get("image_size")
         found = {
-            "module": f"transformers: {(config.get('architectures') or ['ViT' + _SUFFIX])[0]}",
+            "module": f"transformers: {(config.get('architectures') or ["ViTForImageClassification"])[0]}",
             "image": f"{config.get('num_channels', 3)} × {edge} × {edge}" if edge else "",
         }
         for label, key in (("layers", "num_hidden_layers"), ("width", "hidden_size"), ("patch", "patch_size")):

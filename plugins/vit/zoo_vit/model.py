@@ -81,7 +81,7 @@ def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, An
 def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel:
     from transformers import CONFIG_MAPPING, AutoModelForImageClassification
 
-    values = {k: v for k, v in config.items() if k not in ("auto_map", "model_type")}
+    values = {k: v for k, v in library.with_floats(config).items() if k not in ("auto_map", "model_type")}
     if values.pop("quantization_config", None):
         raise CheckpointError(
             f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already: load the "
