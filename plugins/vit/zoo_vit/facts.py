@@ -89,7 +89,7 @@ def describe(entry: Entry) -> dict[str, str]:
     else:
         edge = config.get("image_size")
         found = {
-            "module": f"transformers: {(config.get('architectures') or ["ViTForImageClassification"])[0]}",
+            "module": f"transformers: {(config.get('architectures') or ['ViTForImageClassification'])[0]}",
             "image": f"{config.get('num_channels', 3)} × {edge} × {edge}" if edge else "",
         }
         for label, key in (("layers", "num_hidden_layers"), ("width", "hidden_size"), ("patch", "patch_size")):
