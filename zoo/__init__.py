@@ -51,6 +51,7 @@ _HOME = {
     "Samples": "zoo.samples.samples",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
+    "Data": "zoo.data.spec",
     "TuneResult": "zoo.tuning.result",
     "PushResult": "zoo.hub.publish",
     "LoadedModel": "zoo.plugin.contract",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from zoo.adapters.merge import MergeReport as MergeReport
     from zoo.catalog.entry import Entry as Entry
     from zoo.catalog.registry import entries as entries
+    from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
     from zoo.errors import DataError as DataError

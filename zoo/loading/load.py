@@ -118,7 +118,6 @@ def load(
     index = index_module(module)  # the only walk over the module: its result is passed on
     make_real(entry, index)
     written = None if stored is None else stored.plan()
-    costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
     if written is None:
         calibrate = kept(calibrate)
         costs = costs_by_data(entry, scheme, calibrate, target, compute, seed)
