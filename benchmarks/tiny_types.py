@@ -8,7 +8,17 @@ VOCABULARY = 99
 # A field of a configuration -> its value in a small one. Fields that a type does not have are passed over.
 _WIDTHS = dict.fromkeys(
     (
-        *("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embed_dim", "hidden_dim", "model_dim", "embedding_size"),
+        *(
+            "hidden_size",
+            "d_model",
+            "n_embd",
+            "dim",
+            "emb_dim",
+            "embed_dim",
+            "hidden_dim",
+            "model_dim",
+            "embedding_size",
+        ),
         *("word_embed_proj_dim", "projection_dim", "attention_hidden_size", "input_embedding_dim", "true_hidden_size"),
         *("out_hidden_size", "encoder_hidden_size", "decoder_hidden_size", "ffn_dim_base", "d_embed", "lru_width"),
         *("width", "text_embed_dim", "vision_embed_dim", "embedding_dim", "output_hidden_size", "attention_size"),
@@ -78,7 +88,9 @@ def small_values(kind: str) -> dict[str, Any]:
 def _small(config_class: Any, depth: int = 0) -> dict[str, Any]:
     default = config_class()
     fields = default.to_dict() if depth < 3 else {}
-    values = {name: _SMALL[name] for name, value in fields.items() if name in _SMALL and not isinstance(value, list | dict)}
+    values = {
+        name: _SMALL[name] for name, value in fields.items() if name in _SMALL and not isinstance(value, list | dict)
+    }
     for name, kind in (getattr(config_class, "sub_configs", None) or {}).items():
         part = getattr(default, name, None)
         if part is not None and kind is not None:

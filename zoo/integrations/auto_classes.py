@@ -112,7 +112,7 @@ def sees_later_tokens(config: Mapping[str, Any]) -> str | None:
 def _config_class(kind: str) -> Any:
     from transformers import CONFIG_MAPPING
 
-    return CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None
+    return CONFIG_MAPPING.get(kind)
 
 
 def model_class(entry: Entry, config: Mapping[str, Any]) -> Any:
@@ -135,7 +135,8 @@ def model_class(entry: Entry, config: Mapping[str, Any]) -> Any:
     named = class_names(config)
     name = named[0] if named else next(iter(classes_of("").get(kind or "", ())), None)
     found = getattr(transformers, name, None) if name else None
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel) and found.config_class is not None):
+    own = getattr(found, "config_class", None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)) or own is None:
         known = {one for task in _tables() for names in classes_of(task).values() for one in names}
         says = f"no class {name!r}" if name else f"no class for a bare {kind!r}: state architectures in its config.json"
         raise CheckpointError(

@@ -42,23 +42,13 @@ def construct(entry: Entry) -> PreTrainedModel:
     seen = sees_later_tokens(values)
     if seen is not None:
         raise CheckpointError(
-            f"{entry.name}: expected a causal language model, got a {values['model_type']} that sees the tokens that it "
-            f"should predict, since {seen}; load its folder or repository by name, and the plugin that fits takes it"
+            f"{entry.name}: expected a causal language model, got a {values['model_type']} that sees the tokens that "
+            f"it should predict, since {seen}; load its folder or repository by name, and the plugin that fits takes it"
         )
     module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     library.tie(module)
-    _set_generation(module, entry)
+    library.set_generation(module, entry)
     return module.eval()
-
-
-def _set_generation(module: PreTrainedModel, entry: Entry) -> None:
-    from transformers import GenerationConfig
-
-    if entry.folder and (Path(entry.folder) / "generation_config.json").is_file():
-        try:
-            module.generation_config = GenerationConfig.from_pretrained(entry.folder)
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{entry.folder}: its generation_config.json cannot be read: {error}") from error
 
 
 def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
