@@ -40,7 +40,7 @@ def construct(entry: Entry, config: dict[str, Any]) -> nn.Module:
     if isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline):
         parts = [key for key, value in config.items() if isinstance(value, list) and value and value[0] == "diffusers"]
         raise CheckpointError(
-            f"{entry.name} is a pipeline, {name}, which no plugin takes as a whole: load one of its parts by its folder, "
+            f"{entry.name} is a pipeline, {name}, which no plugin takes as a whole: load a part by its folder, "
             f"{' or '.join(f'{entry.name}/{part}' for part in parts) or 'such as …/unet'}"
         )
     if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):

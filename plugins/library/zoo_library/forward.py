@@ -92,8 +92,8 @@ def _check_hidden(model: Model, arguments: dict[str, Any]) -> None:
     told = labels != _IGNORED
     if why is not None and bool((labels == inputs)[told].all()):
         raise DataError(
-            f"{model.entry.name}: every label is the token at its own place, and this {type(model.module).__name__} sees "
-            f"it, since {why}: hide the tokens to predict, or use a causal model"
+            f"{model.entry.name}: every label is the token at its own place, and this {type(model.module).__name__} "
+            f"sees it, since {why}: hide the tokens to predict, or use a causal model"
         )
 
 

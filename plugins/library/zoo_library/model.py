@@ -43,7 +43,7 @@ def _library(entry: Entry, config: dict[str, Any]) -> Library:
 
 
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield (parameter or buffer name of `module`, tensor), in the order of the files; unknown names stay as they are."""
+    """Yield (parameter or buffer name of `module`, tensor), in the order of the files; unknown names are kept."""
     library = _library(entry, configuration(entry))
     if library == "transformers":
         return transformers.named_tensors(entry, module, ignored=transformers.computed(module))

@@ -1,4 +1,4 @@
-"""Text in, text out: what a class of transformers that generates makes of prompts, and pairs of texts to train it on."""
+"""Text in, text out: what a class of transformers generates from prompts, and pairs of texts to train it on."""
 
 from __future__ import annotations
 
