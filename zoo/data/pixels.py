@@ -32,9 +32,8 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     if images.shape[1] == 1 and channels > 1:
         return images.expand(-1, channels, -1, -1)
     if images.shape[1] != channels:
-        raise DataError(
-            f"expected images of 1, 3 or {channels} channels: {images.shape[1]} channels do not become {channels}"
-        )
+        known = "1, 3 or 4" if channels in (1, 3, 4) else f"1 or {channels}"
+        raise DataError(f"expected images of {known} channels: {images.shape[1]} channels do not become {channels}")
     return images
 
 

@@ -38,20 +38,27 @@ def construct(entry: Entry, config: dict[str, Any]) -> nn.Module:
     name = str(config.get("_class_name"))
     found = getattr(diffusers, name, None)
     if isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline):
-        parts = [key for key, value in config.items() if isinstance(value, list) and value and value[0] == "diffusers"]
+        parts = [key for key, value in config.items() if _is_model(value[1] if isinstance(value, list) else None)]
         raise CheckpointError(
             f"{entry.name} is a pipeline, {name}, which no plugin takes as a whole: load a part by its folder, "
             f"{' or '.join(f'{entry.name}/{part}' for part in parts) or 'such as …/unet'}"
         )
-    if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
+    if not _is_model(name):
         raise CheckpointError(
             f"{entry.name}: diffusers {diffusers.__version__} has no model {name!r}; code that comes with a checkpoint "
             f"is never run: update diffusers, or take another model.{did_you_mean(name, dir(diffusers))}"
         )
     try:
-        return found.from_config(config).eval()  # type: ignore[attr-defined]
+        return found.from_config(config).eval()  # type: ignore[union-attr]
     except Exception as error:  # constructors raise whatever their parts do
         raise CheckpointError(f"the configuration of {entry.name} does not make a {name}: {one_line(error)}") from error
+
+
+def _is_model(name: Any) -> bool:
+    import diffusers
+
+    found = getattr(diffusers, str(name), None)
+    return isinstance(found, type) and issubclass(found, diffusers.ModelMixin)
 
 
 def named_tensors(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:

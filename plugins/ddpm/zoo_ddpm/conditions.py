@@ -45,8 +45,8 @@ def split_off(model: Model, data: Any) -> tuple[Any, Tensor | None]:
     pair = (data.get("images"), data.get("labels")) if isinstance(data, Mapping) else data
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Tensor)):
         raise DataError(
-            f'{model.entry.name} takes a vector of {width(model)} numbers with each image (class_embed_type "identity"): '
-            "give (images, labels) with labels a Tensor [n, d]"
+            f"{model.entry.name} takes a vector of {width(model)} numbers with each image (its class_embed_type is "
+            "'identity'): give (images, labels) with labels a Tensor [n, d]"
         )
     return pair[0], checked(model, pair[1])
 

@@ -56,7 +56,7 @@ def _another(name: str, schedule: dict[str, Any]) -> str | None:
     kept = getattr(theirs, "alphas_cumprod", None)
     if kept is None:
         return "it has no ᾱ"
-    if kept.shape != ours.alphas_cumprod.shape or not torch.allclose(kept, ours.alphas_cumprod, atol=1e-6):
+    if kept.shape != ours.alphas_cumprod.shape or not torch.allclose(kept.float(), ours.alphas_cumprod, atol=1e-6):
         return "its ᾱ are not those of its betas"
     config = theirs.config
     if config.get("use_flow_sigmas"):
