@@ -76,7 +76,7 @@ def test_samples_are_items_with_a_length():
     ("data", "kind", "message"),
     [
         (torch.rand(3, 4, 4), "image", r"\[n, c, h, w\].*got \(3, 4, 4\)"),
-        (torch.rand(1, 2, 4, 4), "image", "1, 3 or 4 channels"),
+        (torch.rand(1, 4, 4), "image", "n, c, h, w"),
         (torch.zeros(1, 1, 4, 4, dtype=torch.uint8), "image", "divide bytes by 255"),
         (["a"], "image", "got list"),
         ("abc", "text", "list of strings"),
@@ -92,6 +92,13 @@ def test_data_of_another_form_is_an_error(data, kind, message):
 def test_captions_are_one_for_each():
     with pytest.raises(ZooError, match="one caption for each of 2 samples, got 1"):
         Samples(["a", "b"], "text", ["x"])
+
+
+def test_other_numbers_of_channels_stand_side_by_side():
+    images = torch.rand(2, 5, 8, 6)
+    (first, second) = to_pictures(images)
+    assert (first.mode, first.size) == ("L", (30, 8))
+    assert second.getpixel((13, 3)) == round(float(images[1, 2, 3, 1]) * 255)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
