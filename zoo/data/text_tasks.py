@@ -84,6 +84,10 @@ class TextTask:
             raise DataError(f"{self.model.entry.name} learns labels: a batch needs them, got {', '.join(batch)}")
         return task_loss(self.task, self.logits(batch), batch["labels"])
 
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return what the loss of a batch is the mean of: texts, or words with a tag."""
+        return int((batch["labels"] != IGNORED).sum()) if self.task == "tokens" else len(batch["input_ids"])
+
     def evaluate(self, data: Any) -> dict[str, float]:
         """Return the metrics on held-out texts, see `zoo.data.task_scores.task_metrics`."""
         import torch
