@@ -209,7 +209,8 @@ def test_what_cannot_be_is_said(open_: Open, folder: Path, arguments: dict, said
 
 
 @pytest.mark.parametrize(
-    "head", [{"task": "classify", "classes": ["a"]}, {"task": "x", "classes": 2}, 3, {"task": "classify", "classes": 10**9}]
+    "head",
+    [{"task": "classify", "classes": ["a"]}, {"task": "x", "classes": 2}, 3, {"task": "classify", "classes": 10**9}],
 )
 def test_a_damaged_record_of_a_head(open_: Open, folder: Path, tmp_path: Path, head: object) -> None:
     model = open_(folder, classes=["x", "y"], lora=2)

@@ -227,7 +227,7 @@ def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a batch without the columns that are padding in all of its rows."""
     full = batch["attention_mask"].shape[1]
     length = int(batch["attention_mask"].sum(1).max())
-    by_token = {name for name in ("input_ids", "attention_mask", "words") if name in batch}
+    by_token: set[str] = {name for name in ("input_ids", "attention_mask", "words") if name in batch}
     if batch.get("labels") is not None and batch["labels"].ndim == 2 and not batch["labels"].is_floating_point():
         by_token.add("labels")
     assert all(batch[name].shape[1] == full for name in by_token)

@@ -1,7 +1,7 @@
 """Give a model another head, or another input, than its checkpoint has: which parameters are new, and their values.
 
-What is new is found by names and shapes: the module with the head is compared with the one without it, and with one that
-has a class more. No plugin says it, and none needs to.
+What is new is found by names and shapes: the module with the head is compared with the one without it, and with one
+that has a class more. No plugin says it, and none needs to.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
     """
     for name, place in adapters.items():
         if isinstance(place, str | os.PathLike):
-            own = saved_heads.head_of(resolve_path(place))
-            asked = own if asked is None else _agreed(asked, own, name)
+            theirs = saved_heads.head_of(resolve_path(place))
+            asked = theirs if asked is None else _agreed(asked, theirs, name)
     if asked is None:
         return entry
     can = hooks.heads(entry)
@@ -57,13 +57,13 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
             f"{entry.name}: classes= and task= ask for {TASKS[asked.task]} (task={asked.task!r}), and the architecture "
             f"{entry.plugin!r} {able}: leave them out, or load a model that can"
         )
-    for argument, able in (("image_size", can.image_size), ("channels", can.channels)):
-        if getattr(asked, argument) is not None and not able:
+    for argument, possible in (("image_size", can.image_size), ("channels", can.channels)):
+        if getattr(asked, argument) is not None and not possible:
             raise ZooError(f"{entry.name}: the architecture {entry.plugin!r} takes no {argument}=: leave it out")
-    if can.own is not None and asked.task == can.own.task and not asked.modules:
-        if asked.count == can.own.count and asked.names in ((), can.own.names):
-            _LOG.info("%s has the head %s already, which stays", entry.name, can.own)
-            asked = replace(asked, task=None, names=(), count=0)
+    own = can.own
+    if own is not None and (asked.task, asked.count) == (own.task, own.count) and asked.names in ((), own.names):
+        _LOG.info("%s has the head %s already, which stays", entry.name, own)
+        asked = replace(asked, task=None, names=(), count=0)
     if asked == Head():
         return entry
     return replace(entry, head=replace(asked, modules=()))
@@ -247,7 +247,7 @@ def _shapes(entry: Entry) -> dict[str, tuple[int, ...]]:
 def _as_part(
     body: dict[str, tuple[int, ...]], module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """Return a body's names as those that they have in a module of which the body is a child; as they are in another."""
+    """Return a body's names as they are in a module of which the body is a child; unchanged for another module."""
     if sum(name in shapes for name in body) > len(body) / 2:
         return body
     for child, _ in module.named_children():

@@ -23,7 +23,9 @@ def run(model: zoo.Model, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 @pytest.mark.parametrize("bits", [None, 4])
-def test_other_classes_sizes_and_channels(make, make_transformers, tmp_path: Path, library: str, bits: int | None) -> None:
+def test_other_classes_sizes_and_channels(
+    make, make_transformers, tmp_path: Path, library: str, bits: int | None
+) -> None:
     _, folder = (make if library == "timm" else make_transformers)()
     names = ["cat", "new", "ant"]  # the checkpoint has two of them
     asked: dict[str, Any] = {"classes": names, "image_size": 48, "channels": 1, "lora": 2}
@@ -49,7 +51,8 @@ def test_timm_resizes_alike(make) -> None:
     module, folder = make()
     model = zoo.load(str(folder), image_size=(48, 40), channels=1, device="cpu")
     theirs = timm.create_model(
-        "vit_tiny_patch16_224", **{**json.loads((folder / "config.json").read_text())["model_args"], "img_size": (48, 40)}
+        "vit_tiny_patch16_224",
+        **{**json.loads((folder / "config.json").read_text())["model_args"], "img_size": (48, 40)},
     )
     theirs.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(module.state_dict(), theirs))
     grey = torch.rand(2, 1, 48, 40)
@@ -69,7 +72,9 @@ def test_transformers_positions_of_another_grid(make_transformers, size: tuple[i
 
 
 def test_a_convolution_takes_any_size_and_is_saved_as_timm_reads_it(make, tmp_path: Path) -> None:
-    _, folder = make("resnet10t", facts={"first_conv": "conv1.0", "classifier": "fc", "fixed_input_size": False}, num_classes=5)
+    _, folder = make(
+        "resnet10t", facts={"first_conv": "conv1.0", "classifier": "fc", "fixed_input_size": False}, num_classes=5
+    )
     model = zoo.load(str(folder), classes=3, image_size=64, channels=1, device="cpu")
     assert model.entry.head is not None
     assert model.entry.head.modules == ("fc",)
@@ -95,7 +100,9 @@ def test_other_tasks(make, make_transformers, tmp_path: Path, library: str, task
     assert next(iter(metrics)) == ("f1" if task == "multilabel" else "mse")
     assert model.sample(images=IMAGES[:2]).data[0].count(",") == 1
     model.save(tmp_path / "whole")
-    assert zoo.load(str(tmp_path / "whole"), device="cpu").evaluate((IMAGES, labels)) == pytest.approx(metrics, abs=1e-4)
+    assert zoo.load(str(tmp_path / "whole"), device="cpu").evaluate((IMAGES, labels)) == pytest.approx(
+        metrics, abs=1e-4
+    )
     with pytest.raises(zoo.DataError, match="one class for each image"):
         model.batches("letters:sans", batch_size=2)
 

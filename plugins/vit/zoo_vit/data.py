@@ -282,8 +282,9 @@ def _synsets(model: Model) -> list[str]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b] (float32 [b, classes] for
-    several classes or numbers).
+    """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b].
+
+    Labels of several classes at once, and numbers, are float32 [b, classes].
 
     Files are opened batch by batch.
 
