@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 VOCABULARY = 99
+_LARGEST = 5_000_000  # parameters
 # A field of a configuration -> its value in a small one. Fields that a type does not have are passed over.
 _WIDTHS = dict.fromkeys(
     (
@@ -72,17 +73,19 @@ _OTHERS: dict[str, Any] = {
     **dict.fromkeys(("pad_token_id",), 0),
 }
 _SMALL: dict[str, Any] = {**_WIDTHS, **_INNER, **_LAYERS, **_HEADS, **_OTHERS}
-# Lists with an entry for each layer or stage, which follow from the number of layers if they are left out.
-_PER_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attention_types", "block_types", "no_rope_layers")
 # What a few types need besides: what their own checks ask for.
-_EXTRA: dict[str, dict[str, Any]] = {}
-
-
-def small_values(kind: str) -> dict[str, Any]:
-    """Return arguments of the configuration of `kind`, a model_type, that make it small."""
-    from transformers import CONFIG_MAPPING
-
-    return {**_small(CONFIG_MAPPING[kind]), **_EXTRA.get(kind, {})}
+_EXTRA: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "kimi_linear": {"num_experts_per_token": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "local_attn_chunk_length": 4},
+    "roc_bert": {"pronunciation_embed_dim": 16, "shape_embed_dim": 16, "shape_vocab_size": VOCABULARY},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
 def _small(config_class: Any, depth: int = 0) -> dict[str, Any]:
@@ -102,5 +105,34 @@ def small_config(kind: str, **changes: Any) -> Any:
     """Return a small configuration of a model_type."""
     from transformers import CONFIG_MAPPING
 
-    values = {**small_values(kind), **changes}
-    return CONFIG_MAPPING[kind](**{name: value for name, value in values.items() if name not in _PER_LAYER})
+    values = {**_small(CONFIG_MAPPING[kind]), **_EXTRA.get(kind, {}), **changes}
+    return CONFIG_MAPPING[kind](**values)
+
+
+def small_module(kind: str, task: str, **changes: Any) -> Any:
+    """Return a small module with random weights, in evaluation mode.
+
+    Args:
+        kind: a model_type.
+        task: as in `zoo.integrations.auto_classes.classes_of`.
+        changes: values of the configuration.
+    """
+    import torch
+    import transformers
+
+    from zoo.integrations.auto_classes import classes_of
+
+    library_class = getattr(transformers, classes_of(task)[kind][0])
+    config = small_config(kind, **changes)
+    if not isinstance(config, library_class.config_class):
+        config = config.get_text_config()
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in library_class(config).parameters())
+    if size > _LARGEST:
+        raise ValueError(f"{kind} is not small: {size} parameters")
+    module = library_class(config).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return module
