@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 VOCABULARY = 99
 _LARGEST = 5_000_000  # parameters
@@ -136,3 +138,77 @@ def small_module(kind: str, task: str, **changes: Any) -> Any:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
     return module
+
+
+class Case(NamedTuple):
+    """A small model in a folder.
+
+    Attributes:
+        state: the weights that were written.
+        call: arguments of the module's forward, in which gradients are checked.
+        data: what the verbs take, by plugin and verb; see `model_types.py`.
+        again: reads the weights of a folder with the library itself.
+    """
+
+    state: dict[str, Any]
+    call: dict[str, Any]
+    data: dict[str, Any]
+    again: Callable[[Path], dict[str, Any]]
+
+
+def case(kind: str, task: str, folder: Path) -> Case:
+    """Write a small model of transformers with a tokenizer, and return it with what it takes."""
+    module = small_module(kind, task)
+    module.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    call = _call(module, task)
+    return Case(module.state_dict(), call, {"library": call}, lambda at: type(module).from_pretrained(at).state_dict())
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+    words = (*special, *(f"w{i}" for i in range(VOCABULARY - 9)))
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token", "mask_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
+
+
+def _call(module: Any, task: str) -> dict[str, Any]:
+    """Return arguments of a module's forward with which its library computes a loss, by the arguments' names."""
+    import inspect
+
+    import torch
+
+    takes = inspect.signature(type(module).forward).parameters
+    ids = torch.randint(5, 90, (2, 8))
+    call: dict[str, Any] = {}
+    if "input_ids" in takes:
+        call["input_ids"] = ids[:, None].expand(2, 2, 8) if task == "MULTIPLE_CHOICE" else ids
+    if "pixel_values" in takes:
+        config = getattr(module.config, "vision_config", None) or module.config
+        channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", 32)
+        height, width = (size, size) if isinstance(size, int) else size
+        call["pixel_values"] = torch.rand(2, channels, height, width)
+    if "input_features" in takes:
+        call["input_features"] = torch.rand(2, getattr(module.config, "num_mel_bins", 16), 128)
+    if "input_values" in takes:
+        call["input_values"] = torch.rand(2, 4000)
+    if "start_positions" in takes:
+        call |= {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])}
+    if "labels" in takes:
+        classes = getattr(module.config, "num_labels", 2)
+        per_row = task in ("SEQUENCE_CLASSIFICATION", "MULTIPLE_CHOICE", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION")
+        if per_row:
+            call["labels"] = torch.tensor([0, 1])
+        elif task == "SEMANTIC_SEGMENTATION":
+            call["labels"] = torch.randint(classes, (2, height, width))
+        else:
+            call["labels"] = torch.randint(classes, (2, 8)) if task == "TOKEN_CLASSIFICATION" else ids.clone()
+    if "return_loss" in takes:
+        call["return_loss"] = True
+    return call
