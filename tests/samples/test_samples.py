@@ -235,6 +235,15 @@ def test_a_posterior_knows_its_likeliest_classes():
         Samples(["a"], "text").topk()
 
 
+def test_probabilities_of_several_classes_at_once_need_not_add_up_to_one(tmp_path):
+    data = torch.tensor([[0.9, 0.8, 0.1], [0.0, 0.0, 0.0]])
+    samples = Samples(data, "probabilities", labels=["cat", "dog", "eel"])
+    assert samples.topk(2)[0] == [("cat", pytest.approx(0.9)), ("dog", pytest.approx(0.8))]
+    assert samples.save(tmp_path / "a.csv").read_text().splitlines()[1] == "1,cat,0.9,0.8,0.1"
+    with pytest.raises(ZooError, match="probabilities from 0 to 1"):
+        Samples(data + 0.5, "probabilities")
+
+
 def test_the_old_name_of_topk_warns():
     samples = posterior(top=2)
     with pytest.warns(DeprecationWarning, match=r"Samples\.likeliest is now Samples\.topk") as caught:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
@@ -56,6 +57,7 @@ __all__ = [
     "batches",
     "checkpoint",
     "construct",
+    "count",
     "describe",
     "draw",
     "evaluate",
@@ -204,6 +206,13 @@ def loss(model: LoadedModel, batch: Any) -> Tensor:
     return _checked(value, isinstance(value, Tensor), model.entry, "loss", "a scalar tensor")
 
 
+def count(model: LoadedModel, batch: Any) -> float:
+    """Return what the loss of one batch is the mean of; 1, so that all batches count alike, if the plugin says none."""
+    number, _ = _first("count", (model.entry.plugin,), model=model, batch=batch)
+    right = number is None or (isinstance(number, int | float) and 0 <= number < float("inf"))
+    return 1.0 if number is None else float(_checked(number, right, model.entry, "count", "a number of at least 0"))
+
+
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[Any]:
     """Yield batches of the user's data, as the plugin's own `loss` takes them."""
     made = _required("batches", model.entry, model=model, data=data, request=request)
@@ -231,6 +240,14 @@ def tuning(entry: Entry) -> dict[str, Any]:
     known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "ema_decay", "weight_decay", "schedule"}
     right = settings is None or (isinstance(settings, dict) and set(settings) <= known)
     return dict(_checked(settings, right, entry, "tuning", f"a dict of {', '.join(sorted(known))}") or {})
+
+
+def heads(entry: Entry) -> Heads:
+    """Return for which tasks an architecture makes a new head; for none if its plugin does not say."""
+    from zoo.catalog.head import Heads
+
+    found, _ = _first("heads", (entry.plugin,), entry=entry)
+    return _checked(found, found is None or isinstance(found, Heads), entry, "heads", "a zoo.Heads") or Heads()
 
 
 def describe(entry: Entry) -> dict[str, str]:
