@@ -74,6 +74,7 @@ _CROSS = {
 _VAE = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 _CODER = {**_SMALL, **_VAE}
 _TINY = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1}
+_TIMES, _PIXELS = torch.tensor([1, 2]), {"in_channels": 3, "out_channels": 3, "sample_size": 8}
 _TEXT = torch.rand(2, 5, 16)
 # Class -> its arguments, and those of its forward.
 DIFFUSERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

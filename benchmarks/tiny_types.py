@@ -108,7 +108,10 @@ def small_config(kind: str, **changes: Any) -> Any:
     from transformers import CONFIG_MAPPING
 
     values = {**_small(CONFIG_MAPPING[kind]), **_EXTRA.get(kind, {}), **changes}
-    return CONFIG_MAPPING[kind](**values)
+    config = CONFIG_MAPPING[kind](**values)
+    if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0
+    return config
 
 
 def small_module(kind: str, task: str, **changes: Any) -> Any:
@@ -188,7 +191,7 @@ def _call(module: Any, task: str) -> dict[str, Any]:
     ids = torch.randint(5, 90, (2, 8))
     call: dict[str, Any] = {}
     if "input_ids" in takes:
-        call["input_ids"] = ids[:, None].expand(2, 2, 8) if task == "MULTIPLE_CHOICE" else ids
+        call["input_ids"] = ids[:, None].repeat(1, 2, 1) if task == "MULTIPLE_CHOICE" else ids
     if "pixel_values" in takes:
         config = getattr(module.config, "vision_config", None) or module.config
         channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", 32)
