@@ -47,7 +47,7 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
     except zoo.ZooError as error:
         return {**row, "refused": " ".join(str(error).replace(str(source), "it").split())}
     row |= {"plugin": model.entry.plugin, "share": round(model.footprint().quantized_share, 3)}
-    row |= {"gradients": _gradients(plain, model, case), "saved": _saved(plain, model, case, source, folder)}
+    row |= {"saved": _saved(plain, model, case, source, folder), "gradients": _gradients(plain, model, case)}
     return {**row, **_verbs(model, case)}
 
 
@@ -56,12 +56,10 @@ def _gradients(plain: Any, model: Any, case: Case) -> bool | str:
     call = {name: value for name, value in case.call.items() if name != "return_loss"}
     for one in (plain, model):
         try:
-            output = one.module.train()(**call)
+            output = one.module(**call)
             sum(tensor.float().square().mean() for tensor in _tensors(output) if tensor.requires_grad).backward()
         except Exception as error:  # the library's own forward may refuse the general call
             return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        finally:
-            one.eval()
     used = {name for name, parameter in plain.module.named_parameters() if parameter.grad is not None}
     without = {name for name, one in model.trainable_parameters() if one.grad is None}
     return not any(name.partition(".updates.")[0].removesuffix("_store") in used for name in without)

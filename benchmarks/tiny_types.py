@@ -199,6 +199,9 @@ def _call(module: Any, task: str) -> dict[str, Any]:
         call["pixel_values"] = torch.rand(2, channels, height, width)
     if "input_features" in takes:
         call["input_features"] = torch.rand(2, getattr(module.config, "num_mel_bins", 16), 128)
+    if "bool_masked_pos" in takes and task == "MASKED_IMAGE_MODELING":
+        patches = (height // module.config.patch_size) * (width // module.config.patch_size)
+        call["bool_masked_pos"] = torch.rand(2, patches) < 0.5
     if "input_values" in takes:
         call["input_values"] = torch.rand(2, 4000)
     if "start_positions" in takes:

@@ -107,21 +107,19 @@ def _check_hidden(model: Model, arguments: dict[str, Any]) -> None:
 
 
 def check_loss(model: Model) -> None:
-    """Check that the class may have a loss of its own: those of transformers do.
+    """Check that the class may have a loss of its own: those of transformers have, but for bodies without a head.
 
     Raises:
-        ZooError: it is of another library, or a body without a head.
+        ZooError: it has none.
     """
-    known = arguments_of(model.module)
-    if hasattr(model.module, "main_input_name") and (_wanted(known) or "return_loss" in known or _trains_itself(model)):
+    module: Any = model.module
+    config = getattr(module, "config", None)
+    facts = {"architectures": [type(module).__name__], "model_type": getattr(config, "model_type", None)}
+    known = arguments_of(module)
+    if not is_for(facts, "") and hasattr(module, "main_input_name"):
         return
-    raise _lossless(model.module)
-
-
-def _trains_itself(model: Model) -> bool:
-    """Return whether the class was made for pretraining, whose loss needs no labels."""
-    config = model.module.config
-    return is_for({"architectures": [type(model.module).__name__], "model_type": config.model_type}, "PRETRAINING")
+    if not _wanted(known) and "return_loss" not in known and not is_for(facts, "PRETRAINING"):
+        raise _lossless(module)
 
 
 def _wanted(known: tuple[str, ...]) -> list[str]:
@@ -129,11 +127,14 @@ def _wanted(known: tuple[str, ...]) -> list[str]:
 
 
 def _without(module: nn.Module, arguments: dict[str, Any]) -> ZooError:
-    missing = [one for one in _wanted(arguments_of(module)) if one not in arguments]
-    if not missing:
-        return _lossless(module)
+    name, known = type(module).__name__, arguments_of(module)
+    missing = [one for one in _wanted(known) if one not in arguments]
+    if missing:
+        return DataError(f"{name} makes its loss of {' and '.join(missing)}, which the batch lacks: add them")
+    others = ", ".join(one for one in known if one not in arguments)
     return DataError(
-        f"{type(module).__name__} makes its loss of {' and '.join(missing)}, which the batch lacks: add them"
+        f"{name} computed no loss from {', '.join(arguments)}; its forward also takes {others}: add what its library "
+        "makes the loss of, or compute one from model.module(…)"
     )
 
 
