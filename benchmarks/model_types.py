@@ -85,7 +85,8 @@ def _saved(plain: Any, model: Any, case: Case, source: Path, folder: Path) -> bo
         other = zoo.load(str(source), bits=zoo.Quantization(bits=4, mixed=False), lora=str(adapter))
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-    return same(again, case.state) and same(model.state_dict(), other.state_dict())
+    read = same(plain.state_dict(), case.state) and same(again, case.again(source))
+    return read and same(model.state_dict(), other.state_dict())
 
 
 def _verbs(model: Any, case: Case) -> dict[str, Any]:
