@@ -1,0 +1,290 @@
+"""What a language model learns from, whatever a user has: prose, documents, conversations, pairs, or token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.data.columns import USUAL, find_columns
+from zoo.data.conversations import Message, answered, as_messages
+from zoo.data.documents import Document, check_length, split_documents
+from zoo.data.examples import Examples, is_missing, read_examples, table_of
+from zoo.data.named_texts import NAMED, named_text
+from zoo.data.report import Report, key_of
+from zoo.data.spec import Data, as_data, split_name
+from zoo.data.table import Table
+from zoo.data.textfolder import is_table, read_text_file
+from zoo.data.token_rows import TOKENS, token_rows
+from zoo.errors import DataError, did_you_mean
+
+LONGEST_PATH = 1000  # characters; a longer string is text, not a file's name
+SHORTEST_TEXT = 200  # characters that one text needs at least
+
+PROSE = "prose"  # one continuous text: items are its parts, blank lines between them
+DOCUMENTS = "documents"  # items are `Document`s
+CONVERSATIONS = "conversations"  # items are `Conversation`s
+PAIRS = "pairs"  # items are (prompt, completion)
+TOKEN_ROWS = "tokens"  # items are rows as `token_rows` returns them
+KINDS = (PROSE, DOCUMENTS, CONVERSATIONS, PAIRS, TOKEN_ROWS)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages, of which the model learns the assistant's from number `first` on."""
+
+    messages: list[Message]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What one split of the data has.
+
+    Attributes:
+        kind: one of KINDS, which says what the items are.
+        items: in the order of the data.
+        report: what was taken, of all splits; not recorded yet, as the model may have more to say.
+    """
+
+    kind: str
+    items: Sequence[Any]
+    report: Report
+
+
+def read_corpus(
+    data: Any,
+    *,
+    split: str,
+    own: str = "text:english",
+    kinds: Sequence[str] = KINDS,
+    takes: Sequence[str] = (),
+    called: str = "the model",
+) -> Corpus:
+    """Return what a user's data hold for a language model in one split.
+
+    One text file or one string is prose; several files of a folder, the strings of a list and the column "text" of a
+    table are documents. A column "messages" (or "conversations") is conversations, "prompt" and "completion" are pairs,
+    "input_ids" are token ids. Where the user says what the columns are, that alone counts.
+
+    Args:
+        data: a name ("text:english"), a file, a folder, a string, a list, a table, token ids; or a `zoo.Data` of one.
+        split: "train", "validation" or "test".
+        own: the data that None means.
+        kinds: those that the model can learn from.
+        takes: what the model uses beside token ids, and "input_ids"; as `token_rows` takes it.
+        called: what errors call the model.
+
+    Raises:
+        DataError: the data cannot be used, or hold another kind.
+    """
+    data = as_data(data, own)
+    split_name(split)
+    source = data.source
+    if isinstance(source, str) and source.startswith("text:") and "\n" not in source:
+        return _named(source, data, split)
+    single = _single(source)
+    if single is not None:
+        return _prose(*single, data, split)
+    table = _tokens_table(source) or _strings(source, data) or table_of(data)
+    kind = kind_of(table, data)
+    if kind not in kinds:
+        raise DataError(
+            f"{table.origin}: holds {kind.replace('tokens', 'token ids')}, which {called} does not learn from; it "
+            f"learns from {', '.join(kinds)}"
+        )
+    if kind == DOCUMENTS:
+        return _documents(table, data, split)
+    if kind == CONVERSATIONS:
+        return _conversations(table, data, split)
+    if kind == PAIRS:
+        return _pairs(table, data, split)
+    return _tokens(table, data, split, takes)
+
+
+def kind_of(table: Table, data: Data) -> str:
+    """Return which kind of corpus a table is: what the user says, else by the usual names of its columns.
+
+    Raises:
+        DataError: it is none.
+    """
+    names = {name.lower() for name in table.columns}
+    said = set(data.columns)
+    if TOKENS in names and not said:
+        return TOKEN_ROWS
+    for kind, roles in ((CONVERSATIONS, ("messages",)), (PAIRS, ("prompt", "completion")), (DOCUMENTS, ("text",))):
+        if (said and said & set(roles)) or (not said and all(names.intersection(USUAL[role]) for role in roles)):
+            return kind
+    # No such column: the error says how to name one.
+    find_columns(list(table.columns), ("text",), ("messages", "prompt", "completion"), given=said and data.columns, origin=table.origin)
+    return DOCUMENTS
+
+
+def _named(name: str, data: Data, split: str) -> Corpus:
+    if name not in NAMED:
+        raise DataError(f"{name!r}: expected one of {', '.join(NAMED)}.{did_you_mean(name, NAMED)}")
+    chosen = data.split or split
+    parts = {part: named_text(name, split=part) for part in ("train", "test")}
+    if chosen == "all":
+        items = [*parts["train"], *parts["test"]]
+    else:
+        items = parts["train" if split_name(chosen) == "train" else "test"]
+    rule = "one paragraph in twenty, by its words"
+    keys = {part: [key_of(paragraph) for paragraph in found] for part, found in parts.items()}
+    report = Report(name, "paragraphs", {part: len(found) for part, found in parts.items()}, rule, keys=keys)
+    return Corpus(PROSE, items, report)
+
+
+def _single(source: Any) -> tuple[str, str] | None:
+    """Return one text and what to call it, if a user gave a string of text or a file of text."""
+    if isinstance(source, str) and ("\n" in source or len(source) > LONGEST_PATH):
+        return source, "the text given"
+    if not isinstance(source, str | Path):
+        return None
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return None
+    if not path.is_file():
+        raise DataError(
+            f"{source}: expected a text file, a table, a folder of them or one of {', '.join(NAMED)}; found nothing "
+            f"there.{did_you_mean(str(source), NAMED)}"
+        )
+    if is_table(path) or _is_binary(path):
+        return None
+    text = read_text_file(path)
+    first = text.lstrip().split("\n", 1)[0]
+    if first.startswith(("{", "[{")) and first.rstrip().endswith(("}", "}]")):
+        return None  # rows of JSON, whatever the file is called
+    return text, str(path)
+
+
+def _is_binary(path: Path) -> bool:
+    """Return whether a file is of a kind that holds tables, by its beginning: zip, gzip, Parquet, Arrow, tar."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    return start.startswith((b"PK\x03\x04", b"\x1f\x8b", b"PAR1", b"ARROW1", b"\x93NUMPY")) or start[257:262] == b"ustar"
+
+
+def _strings(source: Any, data: Data) -> Table | None:
+    """Return a list of texts as a table of one column."""
+    if isinstance(source, list | tuple) and source and all(isinstance(one, str) for one in source):
+        if data.columns and set(data.columns) != {"text"}:
+            return None
+        return Table({"text": list(source)}, f"the {len(source)} texts given")
+    return None
+
+
+def _tokens_table(source: Any) -> Table | None:
+    if hasattr(source, "ndim") and hasattr(source, "dtype"):
+        if source.ndim != 2 or "int" not in str(source.dtype):
+            raise DataError(
+                f"expected token ids as an integer Tensor [n, t], got {source.dtype} {tuple(source.shape)}"
+            )
+        return Table({TOKENS: source}, "the token ids given")
+    if isinstance(source, Mapping) and TOKENS in source:
+        return Table(dict(source), "the token ids given")
+    return None
+
+
+def _prose(text: str, origin: str, data: Data, split: str) -> Corpus:
+    found = split_documents([text], data)
+    check_length(found, SHORTEST_TEXT, origin, f"give a longer text, or one of {', '.join(NAMED)}")
+    items = [document.text for document in found.of(split, data, origin)]
+    return Corpus(PROSE, items, _report(found, Table({}, origin), {}, ()))
+
+
+def _documents(table: Table, data: Data, split: str) -> Corpus:
+    names = find_columns(list(table.columns), ("text",), given=data.columns, origin=table.origin)
+    column = list(table.columns[names["text"]])
+    kept, skipped = [], []
+    for row, value in enumerate(column):
+        if isinstance(value, str) and value.strip():
+            kept.append(row)
+        elif not isinstance(value, str) and not is_missing(value):
+            raise DataError(
+                f"{table.origin}: expected texts, row {row} has {type(value).__name__} in {names['text']!r}: say which "
+                'column has the texts, columns={"text": "NAME"}'
+            )
+        elif data.broken == "refuse":
+            raise DataError(f"{table.origin}: row {row} cannot be used, it has no text: mend it, or skip such rows")
+        else:
+            skipped.append((f"row {row}", "it has no text"))
+    if not kept:
+        raise DataError(f"{table.origin}: none of its {len(table)} rows has a text: give at least one")
+    place = {row: i for i, row in enumerate(kept)}
+    own = {name: [place[row] for row in rows if row in place] for name, rows in table.splits.items()}
+    groups = None
+    if data.group is not None:
+        if data.group not in table.columns:
+            raise DataError(f"{table.origin}: has no column {data.group!r}; it has {', '.join(table.columns)}")
+        groups = [str(table.columns[data.group][row]) for row in kept]
+    found = split_documents([column[row] for row in kept], data, groups=groups, own=own)
+    return Corpus(DOCUMENTS, found.of(split, data, table.origin), _report(found, table, names, skipped))
+
+
+def _report(found: Any, table: Table, names: Mapping[str, str], skipped: Sequence[tuple[str, str]]) -> Report:
+    plain = list(table.columns) == ["text"] or not table.columns
+    return Report(
+        table.origin,
+        "parts of documents" if found.cut else "documents",
+        splits={name: len(part) for name, part in found.parts.items()},
+        rule=found.rule,
+        columns={} if plain else names,
+        unused=tuple(name for name in table.columns if name not in names.values() and name != "file"),
+        skipped=(*table.skipped, *skipped),
+        notes=(*table.notes, *found.notes),
+        keys={name: [key_of(document.text) for document in part] for name, part in found.parts.items()},
+    )
+
+
+def _conversations(table: Table, data: Data, split: str) -> Corpus:
+    def why_not(row: Mapping[str, Any]) -> str | None:
+        try:
+            messages = as_messages(row["messages"])
+        except DataError as error:
+            return str(error)
+        return None if answered(messages) else "it has no answer of the assistant"
+
+    found = read_examples(data, ("messages",), split=split, table=table, check=why_not)
+    items = [Conversation(as_messages(value)) for value in found.column("messages")]
+    return Corpus(CONVERSATIONS, items, found.report("conversations"))
+
+
+def _pairs(table: Table, data: Data, split: str) -> Corpus:
+    def why_not(row: Mapping[str, Any]) -> str | None:
+        return next((f"its {role} is no text" for role, value in row.items() if not _is_said(value)), None)
+
+    found = read_examples(data, ("prompt", "completion"), split=split, table=table, check=why_not)
+    pairs = list(zip(found.column("prompt"), found.column("completion"), strict=True))
+    if all(isinstance(side, str) for pair in pairs for side in pair):
+        return Corpus(PAIRS, pairs, found.report("pairs"))
+    return Corpus(CONVERSATIONS, [_joined(*pair) for pair in pairs], found.report("conversations"))
+
+
+def _is_said(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    try:
+        return bool(as_messages(value))
+    except DataError:
+        return False
+
+
+def _joined(prompt: Any, completion: Any) -> Conversation:
+    before = as_messages(prompt)
+    after = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else as_messages(completion)
+    return Conversation([*before, *after], len(before))
+
+
+def _tokens(table: Table, data: Data, split: str, takes: Sequence[str]) -> Corpus:
+    rows = token_rows(table.columns, table.origin, takes=takes)
+    held = Table({TOKENS: list(range(len(rows)))}, table.origin, splits=table.splits, notes=table.notes)
+    found: Examples = read_examples(
+        Data(held, hold_out=data.hold_out, seed=data.seed, split=data.split),
+        (TOKENS,),
+        split=split,
+        table=held,
+        key=lambda row: b"".join(values.numpy().tobytes() for _, values in sorted(rows[row[TOKENS]].items())),
+    )
+    return Corpus(TOKEN_ROWS, [rows[number] for number in found.column(TOKENS)], found.report("rows of tokens"))
