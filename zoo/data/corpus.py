@@ -12,6 +12,7 @@ from zoo.data.conversations import Message, answered, as_messages
 from zoo.data.documents import Document, check_length, split_documents
 from zoo.data.examples import Examples, is_missing, read_examples, table_of
 from zoo.data.named_texts import NAMED, named_text
+from zoo.data.paragraphs import paragraphs
 from zoo.data.report import Report, key_of
 from zoo.data.spec import Data, as_data, split_name
 from zoo.data.table import Table
@@ -22,7 +23,7 @@ from zoo.errors import DataError, did_you_mean
 LONGEST_PATH = 1000  # characters; a longer string is text, not a file's name
 SHORTEST_TEXT = 200  # characters that one text needs at least
 
-PROSE = "prose"  # one continuous text: items are its parts, blank lines between them
+PROSE = "prose"  # one continuous text: items are its paragraphs, blank lines between them
 DOCUMENTS = "documents"  # items are `Document`s
 CONVERSATIONS = "conversations"  # items are `Conversation`s
 PAIRS = "pairs"  # items are (prompt, completion)
@@ -190,7 +191,7 @@ def _tokens_table(source: Any) -> Table | None:
 def _prose(text: str, origin: str, data: Data, split: str) -> Corpus:
     found = split_documents([text], data)
     check_length(found, SHORTEST_TEXT, origin, f"give a longer text, or one of {', '.join(NAMED)}")
-    items = [document.text for document in found.of(split, data, origin)]
+    items = [piece for document in found.of(split, data, origin) for piece in paragraphs(document.text)]
     return Corpus(PROSE, items, _report(found, Table({}, origin), {}, ()))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from zoo.data.corpus import DOCUMENTS, PROSE, SHORTEST_TEXT, read_corpus
-from zoo.data.named_texts import NAMED, package_prose
+from zoo.data.corpus import DOCUMENTS, PROSE, read_corpus
+from zoo.data.named_texts import package_prose
 from zoo.data.paragraphs import LONGEST, paragraphs
 from zoo.data.report import record
 from zoo.errors import DataError, ZooError, did_you_mean
@@ -40,15 +40,9 @@ def text_data(data: object = None, *, split: str = "train", own: str = "text:eng
         raise DataError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.{did_you_mean(str(split), SPLITS)}")
     corpus = read_corpus(data, split=split, own=own, kinds=(PROSE, DOCUMENTS), called="a model of plain text")
     record(corpus.report)
-    if corpus.kind == DOCUMENTS:
-        found = [piece for document in corpus.items for piece in paragraphs(document.text)]
-    elif corpus.report.origin in NAMED:
+    if corpus.kind == PROSE:
         return list(corpus.items)
-    else:
-        found = [piece for text in corpus.items for piece in paragraphs(text)]
-    if sum(map(len, found)) == 0:
-        raise DataError(f"{corpus.report.origin}: expected at least {SHORTEST_TEXT} characters of text, found none")
-    return found
+    return [piece for document in corpus.items for piece in paragraphs(document.text)]
 
 
 def beginning(paragraphs: Iterable[str], size: int) -> Iterator[str]:
