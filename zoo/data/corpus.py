@@ -9,7 +9,8 @@ from typing import Any
 
 from zoo.data.columns import USUAL, find_columns
 from zoo.data.conversations import Message, answered, as_messages
-from zoo.data.documents import Document, check_length, split_documents
+from zoo.data.division import as_used
+from zoo.data.documents import Documents, check_length, split_documents
 from zoo.data.examples import Examples, is_missing, read_examples, table_of
 from zoo.data.named_texts import NAMED, named_text
 from zoo.data.paragraphs import paragraphs
@@ -88,7 +89,9 @@ def read_corpus(
     single = _single(source)
     if single is not None:
         return _prose(*single, data, split)
-    table = _tokens_table(source) or _strings(source, data) or table_of(data)
+    table = _tokens_table(source)
+    table = _strings(source, data) if table is None else table
+    table = table_of(data) if table is None else table
     kind = kind_of(table, data)
     if kind not in kinds:
         raise DataError(
@@ -192,7 +195,7 @@ def _prose(text: str, origin: str, data: Data, split: str) -> Corpus:
     found = split_documents([text], data)
     check_length(found, SHORTEST_TEXT, origin, f"give a longer text, or one of {', '.join(NAMED)}")
     items = [piece for document in found.of(split, data, origin) for piece in paragraphs(document.text)]
-    return Corpus(PROSE, items, _report(found, Table({}, origin), {}, ()))
+    return Corpus(PROSE, items, _report(found, Table({}, origin), data, {}, ()))
 
 
 def _documents(table: Table, data: Data, split: str) -> Corpus:
@@ -221,21 +224,24 @@ def _documents(table: Table, data: Data, split: str) -> Corpus:
             raise DataError(f"{table.origin}: has no column {data.group!r}; it has {', '.join(table.columns)}")
         groups = [str(table.columns[data.group][row]) for row in kept]
     found = split_documents([column[row] for row in kept], data, groups=groups, own=own)
-    return Corpus(DOCUMENTS, found.of(split, data, table.origin), _report(found, table, names, skipped))
+    return Corpus(DOCUMENTS, found.of(split, data, table.origin), _report(found, table, data, names, skipped))
 
 
-def _report(found: Any, table: Table, names: Mapping[str, str], skipped: Sequence[tuple[str, str]]) -> Report:
+def _report(
+    found: Documents, table: Table, data: Data, names: Mapping[str, str], skipped: Sequence[tuple[str, str]]
+) -> Report:
     plain = list(table.columns) == ["text"] or not table.columns
+    parts, rule = as_used(found.parts, found.rule, data)
     return Report(
         table.origin,
         "parts of documents" if found.cut else "documents",
-        splits={name: len(part) for name, part in found.parts.items()},
-        rule=found.rule,
+        splits={name: len(part) for name, part in parts.items()},
+        rule=rule,
         columns={} if plain else names,
         unused=tuple(name for name in table.columns if name not in names.values() and name != "file"),
         skipped=(*table.skipped, *skipped),
         notes=(*table.notes, *found.notes),
-        keys={name: [key_of(document.text) for document in part] for name, part in found.parts.items()},
+        keys={name: [key_of(document.text) for document in part] for name, part in parts.items()},
     )
 
 

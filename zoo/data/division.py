@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from zoo.data.spec import ALL, Data, split_name
 from zoo.data.splits import held_out
 from zoo.errors import DataError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ def choose(there: Mapping[str, Sequence[object]], split: str, data: Data) -> str
     wanted = split_name(wanted)
     other = {"test": "validation", "validation": "test"}.get(wanted)
     return next((name for name in (wanted, other) if name is not None and there.get(name)), None)
+
+
+def as_used(parts: Mapping[str, Sequence[T]], rule: str, data: Data) -> tuple[Mapping[str, Sequence[T]], str]:
+    """Return parts and their rule as a report has them: one part where the user takes all for everything."""
+    if data.split != ALL:
+        return parts, rule
+    return {ALL: [one for part in parts.values() for one in part]}, "nothing held out"
 
 
 def no_split(split: str, data: Data, origin: str, count: int) -> DataError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.columns import find_columns
-from zoo.data.division import Division, divide
+from zoo.data.division import Division, as_used, divide
 from zoo.data.report import Report, key_of
 from zoo.data.spec import Data
 from zoo.data.table import Table
@@ -23,6 +23,7 @@ class Examples:
 
     Attributes:
         table: where they come from.
+        data: how it was to be read.
         names: what a column is → its name in the table.
         columns: what a column is → its values, for every example of every split.
         division: which examples are of which split.
@@ -32,6 +33,7 @@ class Examples:
     """
 
     table: Table
+    data: Data
     names: Mapping[str, str]
     columns: Mapping[str, list[Any]]
     division: Division
@@ -51,12 +53,12 @@ class Examples:
             classes: class → how many examples.
             notes: what else there is to say.
         """
-        rows = self.division.rows
+        rows, rule = as_used(self.division.rows, self.division.rule, self.data)
         return Report(
             self.table.origin,
             unit,
             splits={split: len(found) for split, found in rows.items()},
-            rule=self.division.rule,
+            rule=rule,
             columns=self.names,
             unused=tuple(name for name in self.table.columns if name not in self.names.values()),
             classes=classes or {},
@@ -124,7 +126,7 @@ def read_examples(
         said = f"{more} of {len(keys)} examples are equal to another: all are used, in one split"
         division = Division(division.rows, division.rule, (*division.notes, said))
     return Examples(
-        table, names, columns, division, division.of(split, data, table.origin), tuple(skipped), keys
+        table, data, names, columns, division, division.of(split, data, table.origin), tuple(skipped), keys
     )
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 import zoo
 
 LINES = [f"The name of file {index} is not the value of text {index}, it returns None." for index in range(60)]
+TEXT = "\n\n".join(LINES)  # one continuous text
 
 
 @pytest.fixture
@@ -20,11 +21,11 @@ def model(make) -> zoo.Model:
 
 
 def test_a_batch_holds_all_that_its_loss_needs(model: zoo.Model) -> None:
-    batch = next(iter(model.batches(LINES, batch_size=4, seed=1)))
+    batch = next(iter(model.batches(TEXT, batch_size=4, seed=1)))
     assert list(batch) == ["input_ids", "attention_mask", "labels"]
     assert all(each.shape == (4, 40) and each.dtype == torch.int64 for each in batch.values())
     assert torch.equal(model.loss(batch), model.loss(batch))
-    again, other = (next(iter(model.batches(LINES, batch_size=4, seed=seed))) for seed in (1, 2))
+    again, other = (next(iter(model.batches(TEXT, batch_size=4, seed=seed))) for seed in (1, 2))
     assert all(torch.equal(batch[name], again[name]) for name in batch)
     assert not torch.equal(batch["labels"], other["labels"])
 
@@ -33,7 +34,7 @@ def test_every_window_is_between_the_tokenizers_ends_and_every_token_comes_once(
     from transformers import AutoTokenizer
 
     ids = []
-    for batch in model.batches(LINES, batch_size=7, split="test"):
+    for batch in model.batches(TEXT, batch_size=7, split="test"):
         whole = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
         for row, attention in zip(whole, batch["attention_mask"], strict=True):
             tokens = row[: attention.sum()].tolist()
@@ -43,7 +44,7 @@ def test_every_window_is_between_the_tokenizers_ends_and_every_token_comes_once(
     tokenizer = AutoTokenizer.from_pretrained(model.entry.folder)
     from zoo.data.text import text_data
 
-    assert ids == tokenizer("\n\n".join(text_data(LINES, split="test")), add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer("\n\n".join(text_data(TEXT, split="test")), add_special_tokens=False)["input_ids"]
 
 
 def test_fifteen_in_a_hundred_of_which_eighty_ten_and_ten(model: zoo.Model) -> None:
@@ -124,7 +125,7 @@ def test_an_oracle_is_always_right(make) -> None:
 
 def test_roberta_has_fewer_places_than_its_table_has_rows(make) -> None:
     model = zoo.load(str(make("roberta")), device="cpu")  # 41 rows, the first of padding
-    batch = next(iter(model.batches(LINES, batch_size=2)))
+    batch = next(iter(model.batches(TEXT, batch_size=2)))
     assert batch["input_ids"].shape == (2, 40)
     assert model.loss(batch).isfinite()
 

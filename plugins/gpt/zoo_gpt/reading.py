@@ -112,7 +112,8 @@ def _documents(model: Model, found: Corpus, most: int | None) -> Read:
     if most is not None:
         documents = documents[: len(list(beginning((document.text for document in documents), most)))]
     made = list(tokens.document_tokens(tokenizer, [(document.text, document.ends) for document in documents]))
-    size = sum(len(document.text.encode()) for document in documents)
+    ends = bool(tokens.end_tokens(tokenizer))
+    size = sum(len(document.text.encode()) + (ends and document.ends) for document in documents)
     # Without a beginning-of-text the first token of a document is not predicted.
     size -= sum(len(tokenizer.decode(ids[:1]).encode()) for ids, labels in made if labels[0] != tokens.IGNORED)
     limit = min(WINDOW, context_of(model))
