@@ -66,12 +66,17 @@ def bind_classes(
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Return names sorted as people sort them: "2" before "10"."""
-    return sorted(names, key=lambda name: [(part.isdecimal(), part.zfill(20)) for part in re.split(r"(\d+)", name)])
+    return sorted(names, key=_natural)
 
 
 def plain(name: str) -> str:
     """Return a class's name without letter case, spaces, hyphens and underscores."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _natural(name: str) -> list[tuple[bool, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdecimal(), part.zfill(20) if part.isdecimal() else part) for part in parts]
 
 
 def _check_distinct(found: Sequence[str], numbers: Sequence[int], names: Sequence[str], model: str) -> None:

@@ -1,12 +1,102 @@
-"""One rule for all data that have no splits of their own: which examples are held out."""
+"""One rule for all data that have no splits of their own: which examples are held out.
+
+`divide` says which rows of a table are of which split, `rows_of` which of them a plugin is to have.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
-from zoo.data.spec import HOLD_OUT
+from zoo.data.spec import ALL, HOLD_OUT, Data, split_name
+from zoo.data.table import Table
+from zoo.errors import DataError, did_you_mean
+
+_OTHER = {"validation": "test", "test": "validation"}
+
+
+def divide(
+    table: Table,
+    given: Data,
+    *,
+    groups: Sequence[Hashable],
+    labels: Sequence[Hashable] | None = None,
+    sizes: Sequence[float] | None = None,
+) -> tuple[dict[str, list[int]], str]:
+    """Return split → its rows, for all rows of a table, and how that was done, in words.
+
+    The table's own splits are kept; of one for training alone, and of a table without splits, a part is held out.
+
+    Args:
+        table: n rows.
+        given: how much is held out, by which column and seed; with `split="all"` the only split is "all".
+        groups: for each row what it has in common with rows that equal it: `zoo.data.report.key_of` of its content.
+        labels: the class of each row.
+        sizes: what each row counts; None: 1.
+
+    Raises:
+        DataError: the column that groups are to be made by does not exist.
+    """
+    if given.split == ALL:
+        return {ALL: list(range(len(table)))}, "every split is all of the data, as was asked"
+    own = {split: list(rows) for split, rows in table.splits.items() if len(rows)}
+    if own.keys() - {"train"}:
+        return own, "as the data have them"
+    if given.group is not None:
+        if given.group not in table.columns:
+            raise DataError(
+                f"{table.origin}: has no column {given.group!r} to make groups by; it has {', '.join(table.columns)}."
+                f"{did_you_mean(given.group, table.columns)}"
+            )
+        groups = [_hashable(value) for value in table.columns[given.group]]
+    rows = own.get("train", list(range(len(table))))
+    share, chosen = given.hold_out, [groups[i] for i in rows]
+    if labels is not None and len(set(chosen)) == 1 and given.group is None:
+        chosen = [(groups[i], labels[i]) for i in rows]  # equal but for their classes
+    out = held_out(
+        chosen,
+        labels=None if labels is None else [labels[i] for i in rows],
+        sizes=None if sizes is None else [sizes[i] for i in rows],
+        share=share,
+        seed=given.seed,
+    )
+    parts = {
+        "train": [i for i, held in zip(rows, out, strict=True) if not held],
+        "test": [i for i, held in zip(rows, out, strict=True) if held],
+    }
+    by = f"by {given.group}" if given.group else "equal ones together"
+    return {split: part for split, part in parts.items() if part}, f"{share:.0%} held out {by}, seed {given.seed}"
+
+
+def rows_of(parts: Mapping[str, list[int]], split: str, given: Data, origin: str) -> list[int]:
+    """Return the rows of a split among those that `divide` found; what there is for evaluation is both of such splits.
+
+    Args:
+        parts: split → its rows.
+        split: what a plugin is asked for, by any of its names.
+        given: whose `split`, if any, counts instead.
+        origin: what an error calls the data.
+
+    Raises:
+        DataError: there is no such split, or nothing of it.
+    """
+    if ALL in parts:
+        return parts[ALL]
+    wanted = split_name(given.split or split)
+    found = parts.get(wanted) or parts.get(_OTHER.get(wanted, wanted))
+    if found:
+        return found
+    every = 'zoo.Data(…, split="all") to use all of it for both'
+    if wanted == "train":
+        raise DataError(f"{origin}: has nothing for training, only {', '.join(parts)}: give {every}")
+    count = len(parts.get("train", ()))
+    if given.hold_out == 0:
+        raise DataError(f"{origin}: nothing is held out, as hold_out=0 was asked for: give a share, or {every}")
+    raise DataError(
+        f"{origin}: {'one example' if count == 1 else f'{count} examples of one group'} cannot be held out and trained "
+        f"on: give more, or {every}"
+    )
 
 
 def held_out(
@@ -69,3 +159,7 @@ def _evenly(
         place[group] = (seen[own] + weight[group] / 2) / (total[own] or 1)
         seen[own] += weight[group]
     return sorted(ranked, key=lambda group: (place[group], rank(group, seed)))
+
+
+def _hashable(value: object) -> Hashable:
+    return value.item() if hasattr(value, "item") else value if isinstance(value, Hashable) else repr(value)

@@ -1,0 +1,221 @@
+"""Files and bytes of pictures: which are, which are whole, and opening them upright."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.data.report import key_of
+from zoo.data.spec import Data
+from zoo.data.table import Table
+from zoo.errors import DataError, one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SHORTEST = 16  # pixels that a JPEG is decoded to, to see whether it is whole
+_REMEMBERED = 2**20  # files
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a picture's bytes: the key of its content, what is wrong with it ("" if nothing), its frames."""
+
+    key: bytes
+    wrong: str = ""
+    frames: int = 1
+
+
+def open_image(source: Any) -> Image:
+    """Return a picture, upright; of several frames the first.
+
+    Args:
+        source: a path, the bytes of a file, {"bytes": …, "path": …} as `datasets` has it, or a PIL image.
+
+    Raises:
+        DataError: Pillow cannot read it.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(source, Image.Image):
+        return _upright(source)
+    name = source if isinstance(source, str | PathLike) else "a picture"
+    try:
+        opened = _content(source)
+        with _lenient(), Image.open(opened) as image:
+            upright = ImageOps.exif_transpose(image)  # loads it
+            assert upright is not None  # as older Pillows declare it, for in_place=True
+            return upright
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them
+        raise DataError(
+            f"{name} is not an image that Pillow can read ({_why(error)}): remove it or convert it"
+        ) from error
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether Pillow knows a file's content, or its ending says that it is a picture, whole or not."""
+    return path.suffix.lower() in endings() or _is_known(path)
+
+
+@lru_cache(maxsize=1)
+def endings() -> frozenset[str]:
+    """Return the endings of files that Pillow reads, such as ".png"."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return frozenset(ending for ending, kind in known.items() if kind in Image.OPEN) - {".pdf", ".ps", ".eps", ".mpg"}
+
+
+def check(source: Any) -> Checked:
+    """Return what is known of a picture, of which every byte is read and decoded once; a file's is remembered.
+
+    Args:
+        source: what `open_image` takes.
+    """
+    if isinstance(source, str | PathLike):
+        path = Path(source)
+        try:
+            found = path.stat()
+        except OSError as error:
+            return Checked(b"", f"it cannot be read ({error.strerror or error})")
+        return _check_file(path, found.st_size, found.st_mtime_ns)
+    if isinstance(source, Mapping):
+        if source.get("bytes") is None:
+            return check(source["path"]) if source.get("path") else Checked(b"", "it is empty")
+        return _check_bytes(source["bytes"])
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _check_bytes(bytes(source))
+    if source is None:
+        return Checked(b"", "it is empty")
+    return _check_loaded(source)
+
+
+def check_all(sources: Sequence[Any]) -> list[Checked]:
+    """Return what is known of every picture, several at once."""
+    if len(sources) < 32:
+        return [check(source) for source in sources]
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(check, sources))
+
+
+def read_pictures(paths: Sequence[Path], origin: str, given: Data) -> Table:
+    """Return files of pictures as a table with the columns `image` and `file_name`.
+
+    Raises:
+        DataError: none is whole, or one is not and `given.broken` is "refuse".
+    """
+    whole, skipped, notes = sort_out([(path, path.name) for path in paths], origin, given)
+    return Table({"image": whole, "file_name": [path.name for path in whole]}, origin, skipped=skipped, notes=notes)
+
+
+def sort_out(
+    named: Sequence[tuple[Any, str]], origin: str, given: Data
+) -> tuple[list[Any], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return the pictures that are whole, (name, what is wrong) of the others, and what else to say.
+
+    Raises:
+        DataError: none is whole, or one is not and `given.broken` is "refuse".
+    """
+    known = check_all([source for source, _ in named])
+    wrong = tuple((name, one.wrong) for (_, name), one in zip(named, known, strict=True) if one.wrong)
+    if wrong and given.broken == "refuse":
+        raise DataError(f'{origin}: {_listed(wrong)}: mend them, or leave them out with zoo.Data(…, broken="skip")')
+    if len(wrong) == len(named):
+        raise DataError(f"{origin}: holds no picture that can be read: {_listed(wrong)}")
+    whole = [source for (source, _), one in zip(named, known, strict=True) if not one.wrong]
+    several = sum(one.frames > 1 for one in known if not one.wrong)
+    notes = (f"{several} pictures have several frames, of which the first is used",) if several else ()
+    return whole, wrong, notes
+
+
+def _listed(wrong: Sequence[tuple[str, str]]) -> str:
+    more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return "; ".join(f"{name}: {why}" for name, why in wrong[:3]) + more
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _check_file(path: Path, size: int, changed: int) -> Checked:
+    try:
+        return _check_bytes(path.read_bytes())
+    except OSError as error:
+        return Checked(b"", f"it cannot be read ({error.strerror or error})")
+
+
+def _check_bytes(raw: bytes) -> Checked:
+    from PIL import Image, UnidentifiedImageError
+
+    key = key_of(raw)
+    if not raw:
+        return Checked(key, "it is empty")
+    try:
+        with _lenient(), Image.open(io.BytesIO(raw)) as image:
+            frames = int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "TIFF", "WEBP", "PNG", "AVIF") else 1
+            image.draft(None, (_SHORTEST, _SHORTEST))
+            image.load()
+    except UnidentifiedImageError:
+        return Checked(key, "it is no picture that Pillow reads")
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them
+        return Checked(key, f"it is broken ({_why(error)})")
+    return Checked(key, frames=frames)
+
+
+def _check_loaded(image: Any) -> Checked:
+    """Return the key of a picture in memory: a PIL image, a tensor, an array."""
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        try:
+            return Checked(key_of(image.mode, str(image.size), image.tobytes()))
+        except Exception as error:
+            return Checked(b"", f"it is broken ({_why(error)})")
+    if hasattr(image, "detach"):
+        image = image.detach().cpu()
+        image = (image.float() if str(image.dtype) == "torch.bfloat16" else image).numpy()
+    array = np.ascontiguousarray(image)
+    return Checked(key_of(str(array.dtype), str(array.shape), array.tobytes()))
+
+
+def _is_known(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with _lenient(), Image.open(path):
+            return True
+    except Exception:  # whatever a file of another kind makes Pillow's readers raise
+        return False
+
+
+def _content(source: Any) -> Any:
+    if isinstance(source, Mapping):
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if source is None:
+        raise ValueError("it is empty")
+    return io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+
+
+def _upright(image: Image) -> Image:
+    from PIL import ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    return image if turned is None else turned
+
+
+def _why(error: BaseException) -> str:
+    return one_line(error, 80).replace("cannot identify image file", "unknown content")
+
+
+@contextmanager
+def _lenient() -> Iterator[None]:
+    """Ignore Pillow's warnings: what cannot be used raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
