@@ -47,6 +47,8 @@ _HOME = {
     "Scaling": "zoo.weights.update",
     "LazyWeight": "zoo.weights.lazy_weight",
     "Entry": "zoo.catalog.entry",
+    "Head": "zoo.catalog.head",
+    "Heads": "zoo.catalog.head",
     "entries": "zoo.catalog.registry",
     "Samples": "zoo.samples.samples",
     "SampleRequest": "zoo.plugin.requests",
@@ -103,6 +105,8 @@ if TYPE_CHECKING:
     from zoo.adapters.combine import CombineReport as CombineReport
     from zoo.adapters.merge import MergeReport as MergeReport
     from zoo.catalog.entry import Entry as Entry
+    from zoo.catalog.head import Head as Head
+    from zoo.catalog.head import Heads as Heads
     from zoo.catalog.registry import entries as entries
     from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError

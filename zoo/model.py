@@ -18,9 +18,10 @@ from zoo.adapters.updates import make_updates
 from zoo.adapters.verbs import AdapterVerbs
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
-from zoo.formats import manifest, native, saved
+from zoo.formats import heads, manifest, native, saved
 from zoo.hub.adapters import resolve_path
 from zoo.methods.config import Adapter, as_adapter, check_name
+from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
@@ -230,10 +231,11 @@ class Model(TrainingVerbs, AdapterVerbs):
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
             folder = resolve_path(lora)
+            record = heads.record_for(self.entry, folder)
             config, updates, buffers = saved.restore(self.adapter_set, folder)
-            return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
+            return PreparedAdapter(name, config, updates, record, groups, buffers)
         named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
-        wanted = as_adapter(named, self.entry.targets or "all")
+        wanted = training_new(as_adapter(named, self.entry.targets or "all"), self.entry.head)
         groups = tied_groups(self.module) if groups is None else groups
         if not only_ordinary(self.module):
             foreign.check_targets(self.module, groups, wanted.targets)

@@ -70,7 +70,9 @@ def base_commit(adapters: AdapterSet) -> str | None:
     return folder if is_commit(folder) else None
 
 
-def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) -> dict[str, Any]:
+def describe(
+    adapters: AdapterSet, name: str, staged: Path, replaced: Replaced, head: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the content of `zoo.json` for the adapter `name`, whose files are in `staged`.
 
     Args:
@@ -78,6 +80,7 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
         name: the adapter's.
         staged: the folder with its files.
         replaced: the parts of the base that the adapter does not need, because it replaces them.
+        head: the base's head, where it is not the checkpoint's; from `zoo.formats.heads`.
     """
     from zoo.weights.footprint import footprint
 
@@ -93,6 +96,7 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
             "revision": entry.revision,
             "commit": base_commit(adapters),
             "fingerprint": adapters.fingerprint,
+            **({"head": head} if head else {}),
         },
         "weights": {} if adapters.base is None else adapters.base.entries(replaced),
         "replaced": {weight: None if rows is None else list(rows) for weight, rows in sorted(replaced.items())},

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
@@ -225,6 +226,14 @@ def tuning(entry: Entry) -> dict[str, Any]:
     known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "ema_decay", "weight_decay", "schedule"}
     right = settings is None or (isinstance(settings, dict) and set(settings) <= known)
     return dict(_checked(settings, right, entry, "tuning", f"a dict of {', '.join(sorted(known))}") or {})
+
+
+def heads(entry: Entry) -> Heads:
+    """Return for which tasks an architecture makes a new head; for none if its plugin does not say."""
+    from zoo.catalog.head import Heads
+
+    found, _ = _first("heads", (entry.plugin,), entry=entry)
+    return _checked(found, found is None or isinstance(found, Heads), entry, "heads", "a zoo.Heads") or Heads()
 
 
 def describe(entry: Entry) -> dict[str, str]:

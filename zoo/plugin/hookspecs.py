@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
@@ -99,6 +100,21 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]] 
 
         for name, tensor in zoo.checkpoint.tensors(entry):  # zoo's own reading
             yield OLD_NAMES.get(name, name), tensor
+    """
+
+
+@hookspec(firstresult=True)
+def heads(entry: Entry) -> Heads | None:
+    """Return for which tasks the architecture makes a new head, and which one a checkpoint has (optional).
+
+    Gets the entry, whose files may be absent. Returns a `zoo.Heads`, or None where there is no such thing as a head.
+    Called by `zoo.load` with `classes=`, `task=`, `image_size=` or `channels=`; `entry.head`, a `zoo.Head`, then says
+    what `construct` is to build. Which of its parameters are new is found by their names and shapes: zoo gives them
+    their first values (those of classes that the checkpoint knows by name keep their rows), leaves them in full
+    precision, and trains and saves them with the adapters. Called without loading the model: import nothing heavy::
+
+        config = entry.config
+        return zoo.Heads(("classify",), zoo.Head("classify", tuple(config["names"]), len(config["names"])))
     """
 
 

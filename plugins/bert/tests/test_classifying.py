@@ -80,7 +80,7 @@ def test_classes_without_names_are_taken_in_order(make, tmp_path: Path) -> None:
         ([], "empty list"),
         (["text alone"], r"expected \(text, label\)"),
         ([("text", 2)], "from 0 to 1 or one of bad, good"),
-        ([("text", "ugly")], "one of bad, good"),
+        ([("text", "ugly")], "Its classes are bad, good"),
         ([{"text": "text"}], "label"),
     ],
 )

@@ -6,6 +6,7 @@ zoo.hooks(
     recognises=".facts",
     construct=".model",
     checkpoint=".model",
+    heads=".facts",
     sample=".tasks",
     loss=".tasks",
     batches=".tasks",

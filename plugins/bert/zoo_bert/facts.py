@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import Heads
+from zoo.integrations import transformers_heads
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
     from zoo import Entry
 
 EMBEDDED = Path(__file__).parent / "embedded"
-CLASSIFIER = "ForSequenceClassification"
-ENDINGS = ("ForMaskedLM", CLASSIFIER, "ForPreTraining")
+CLASSIFIERS = (transformers_heads.SEQUENCE, transformers_heads.TOKEN)
+ENDINGS = ("ForMaskedLM", *CLASSIFIERS, "ForPreTraining")
+TASKS = ("classify", "multilabel", "regress", "tokens")
 
 # label -> the names that the architectures give it
 _FACTS = {
@@ -26,23 +29,38 @@ _FACTS = {
 
 
 def recognises(config: dict[str, Any]) -> bool | None:
-    """Return whether a configuration is a masked language model's, or a text classifier's on the body of one."""
+    """Return whether a configuration is a masked language model's, or a text classifier's or the body of one alone."""
     architectures = [str(name) for name in config.get("architectures") or []]
     if any(name.endswith("ForMaskedLM") for name in architectures):
         return True
-    if not any(name.endswith(ENDINGS) for name in architectures):
+    kind = str(config.get("model_type"))
+    if not architectures:
+        return None
+    if not any(name.endswith(ENDINGS) or transformers_heads.is_body(name, kind) for name in architectures):
         return None
     from .model import is_masked
 
-    return is_masked(str(config.get("model_type")))
+    return is_masked(kind)
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
-    """Return the entry's config.json: of the registry, of its folder, or beside this file; {} if it is nowhere."""
+    """Return the entry's config.json: of the registry, of its folder, or beside this file; {} if it is nowhere.
+
+    With the head, if the entry has one.
+    """
+    return transformers_heads.with_head(_stored(entry), entry.head)
+
+
+def _stored(entry: Entry) -> dict[str, Any]:
     if entry.config:
         return dict(entry.config)
     folder = folder_of(entry)
     return (read_json_object(folder / CONFIG) if folder else None) or {}
+
+
+def heads(entry: Entry) -> Heads:
+    """Return the tasks that a head may be for, and the head that the checkpoint has."""
+    return Heads(TASKS, transformers_heads.own_head(_stored(entry)))
 
 
 def folder_of(entry: Entry) -> Path | None:
@@ -52,7 +70,7 @@ def folder_of(entry: Entry) -> Path | None:
 
 def classifies(config: dict[str, Any]) -> bool:
     """Return whether the configuration is a text classifier's, and not a masked language model's."""
-    return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
+    return any(str(name).endswith(CLASSIFIERS) for name in config.get("architectures") or [])
 
 
 def describe(entry: Entry) -> dict[str, str]:

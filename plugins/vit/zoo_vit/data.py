@@ -5,7 +5,8 @@ Shapes: n images of c channels, h × w, as the model takes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ from zoo import CheckpointError, DataError
 from zoo.data import letters
 from zoo.data.images import ImageItems, image_items, open_image, with_channels
 from zoo.data.stream import stream
+from zoo.data.task_labels import label_tensor
 from zoo.integrations import transformers as library
 from zoo.samples import to_pictures
 
 from .augment import disturb
-from .facts import configuration, is_timm, label_names
+from .facts import configuration, is_timm, label_names, task_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -131,7 +133,29 @@ def image_processor(model: Model) -> BaseImageProcessor:
         middle = [0.5] * getattr(model.module.config, "num_channels", 3)
         return ViTImageProcessor(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
 
-    return library.image_processor(model.entry.folder, AutoImageProcessor, own)
+    processor = library.image_processor(model.entry.folder, AutoImageProcessor, own)
+    return processor if model.entry.head is None else _for_head(processor, model)
+
+
+def _for_head(processor: Any, model: Model) -> BaseImageProcessor:
+    """Return an image processor for the images that `model.entry.head` asks for."""
+    head, processor = model.entry.head, copy.deepcopy(processor)
+    if head is not None and head.image_size is not None:
+        height, width = head.image_size
+        shape, size = {"height": height, "width": width}, dict(processor.size or {})
+        if getattr(processor, "do_center_crop", False):
+            before = dict(processor.crop_size)
+            share = min(height, width) / min(before["height"], before["width"])
+            processor.size = {key: round(value * share) for key, value in size.items()}
+            processor.crop_size = shape
+        else:
+            processor.size = shape
+    channels = getattr(model.module.config, "num_channels", 3)
+    for key in ("image_mean", "image_std"):  # those of colour may not fit
+        values = getattr(processor, key, None)
+        if isinstance(values, list | tuple) and len(values) != channels:
+            setattr(processor, key, [sum(values) / len(values)] * channels)
+    return processor
 
 
 def _plain(image: Image, channels: int) -> Image:
@@ -178,9 +202,18 @@ def class_count_of(model: Model) -> int:
 def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
     """Return the images of `data` with their labels as the model counts its classes: by name if the data have names.
 
+    For several classes, or for numbers, these are float32 [n, classes].
+
     Raises:
         DataError: the classes do not fit.
     """
+    task = task_of(configuration(model.entry))
+    if task != "classify":
+        images, labels = _apart(data)
+        items = image_items(images, split=split, size=size, own=OWN)
+        names = names_of(model)
+        made = None if labels is None else label_tensor(task, labels, names, model=model.entry.name)
+        return ImageItems(items.images, made, tuple(names))
     items = image_items(data, split=split, size=size, own=OWN)
     if items.labels is None:
         return items
@@ -194,6 +227,28 @@ def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
             f"{int(items.labels.max())}"
         )
     return items
+
+
+def _apart(data: Any) -> tuple[Any, Any]:
+    """Return images and labels of any kind; labels are None where there are none.
+
+    Raises:
+        DataError: the data are a folder or a name, which have classes alone.
+    """
+    if data is None or isinstance(data, str | Path):
+        raise DataError(
+            f"{data}: its labels can be one class for each image, and this head learns others: give (images, labels), "
+            "or a list or Dataset of (image, label)"
+        )
+    if isinstance(data, Mapping):
+        return next((data[key] for key in ("images", "pixel_values") if key in data), None), data.get("labels")
+    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple):
+        return data
+    rows = [data[index] for index in range(len(data))]
+    pairs = [(row["image"], row.get("label", row.get("labels"))) if isinstance(row, Mapping) else row for row in rows]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        return data, None
+    return [image for image, _ in pairs], [label for _, label in pairs]
 
 
 def _numbers(model: Model, classes: Sequence[str], names: Sequence[str]) -> list[int]:
@@ -224,7 +279,8 @@ def _synsets(model: Model) -> list[str]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b].
+    """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b] (float32 [b, classes] for
+    several classes or numbers).
 
     Files are opened batch by batch.
 
@@ -238,7 +294,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
         DataError: the data cannot be used, or the classes do not fit.
     """
     prepare = preprocessing(model)
-    if request.training and letters.is_fresh(data):
+    if request.training and letters.is_fresh(data) and task_of(configuration(model.entry)) == "classify":
         numbers = torch.tensor(_numbers(model, letters.LETTERS, names_of(model)))
         drawn = letters.fresh(data, request, size=prepare.size[0], change=disturb)
         return ({"images": prepare(row["images"]), "labels": numbers[row["labels"]]} for row in drawn)

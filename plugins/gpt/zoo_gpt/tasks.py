@@ -1,0 +1,43 @@
+"""The hooks of both kinds of model: language models, and heads for texts or words on the same bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from zoo.data.text_tasks import TextTask
+from zoo.integrations.transformers import tokenizer_of
+
+from . import text
+from .model import is_classifier
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo import BatchRequest, Model, SampleRequest, Samples
+
+
+def sample(model: Model, request: SampleRequest) -> Samples:
+    """Return texts, or what the model says of given ones."""
+    return _task(model).sample(request) if is_classifier(model.module) else text.sample(model, request)
+
+
+def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
+    """Return the mean loss of the tokens to come, or of the labels: a scalar."""
+    return _task(model).loss(batch) if is_classifier(model.module) else text.loss(model, batch)
+
+
+def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
+    """Return batches of windows of tokens, or of texts with their labels."""
+    return (
+        _task(model).batches(data, request) if is_classifier(model.module) else text.batches(model, data, request)
+    )
+
+
+def evaluate(model: Model, data: Any) -> dict[str, float]:
+    """Return the metrics on held-out data."""
+    return _task(model).evaluate(data) if is_classifier(model.module) else text.evaluate(model, data)
+
+
+def _task(model: Model) -> TextTask:
+    return TextTask(model, tokenizer_of(model.entry), text.context_of(model))
