@@ -55,6 +55,8 @@ _HOME = {
     "BatchRequest": "zoo.plugin.requests",
     "Data": "zoo.data.spec",
     "TuneResult": "zoo.tuning.result",
+    "TuneState": "zoo.tuning.callbacks",
+    "Callback": "zoo.tuning.callbacks",
     "PushResult": "zoo.hub.publish",
     "LoadedModel": "zoo.plugin.contract",
     "hooks": "zoo.plugin.table",
@@ -142,6 +144,8 @@ if TYPE_CHECKING:
     from zoo.plugin.requests import SampleRequest as SampleRequest
     from zoo.plugin.table import hooks as hooks
     from zoo.samples import Samples as Samples
+    from zoo.tuning.callbacks import Callback as Callback
+    from zoo.tuning.callbacks import TuneState as TuneState
     from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.calibration.outputs import Calibration as Calibration
     from zoo.weights.footprint import Footprint as Footprint

@@ -26,7 +26,8 @@ from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
 from zoo.storage.fingerprint import Fingerprint
-from zoo.torch_state.modes import evaluating, seeded
+from zoo.torch_state.modes import seeded
+from zoo.tuning.seen import SeenExamples
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.foreign.weight import only_ordinary
@@ -64,6 +65,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.adapter_set = AdapterSet(module, entry, device, dtype, scheme, fingerprint, groups)
+        self.seen = SeenExamples()
 
     def __call__(self, *args: Any, adapters: Sequence[Any] | None = None, **kwargs: Any) -> Any:
         """Run the module's forward pass, with the active adapters or, with `adapters`, with some for each sample.
@@ -168,19 +170,9 @@ class Model(TrainingVerbs, AdapterVerbs):
         """
         return hooks.draw(self, SampleRequest(n, seed, options))
 
-    def evaluate(self, data: Any = None) -> dict[str, float]:
-        """Return metrics on held-out data, the main one first; the same at every call.
-
-        Args:
-            data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
-
-        Raises:
-            DataError: the data cannot be used.
-        """
-        with torch.no_grad(), evaluating(self.module):
-            metrics = hooks.evaluate(self, data)
+    def note_metrics(self, data: Any, metrics: dict[str, float]) -> None:
+        """Keep an evaluation in the record of the active adapter."""
         manifest.note_metrics(self.adapter_set, data, metrics)
-        return metrics
 
     def note_tuning(self, data: Any, result: TuneResult) -> None:
         """Add a training run to the records of the active adapters, which it has trained."""

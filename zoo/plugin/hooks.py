@@ -56,6 +56,7 @@ __all__ = [
     "batches",
     "checkpoint",
     "construct",
+    "count",
     "describe",
     "draw",
     "evaluate",
@@ -197,6 +198,13 @@ def loss(model: LoadedModel, batch: Any) -> Tensor:
     if isinstance(value, Tensor) and value.dim() != 0:
         raise _broke(model.entry, "loss", "a scalar tensor", f"a tensor of shape {tuple(value.shape)}")
     return _checked(value, isinstance(value, Tensor), model.entry, "loss", "a scalar tensor")
+
+
+def count(model: LoadedModel, batch: Any) -> float:
+    """Return what the loss of one batch is the mean of; 1, so that all batches count alike, if the plugin says none."""
+    number, _ = _first("count", (model.entry.plugin,), model=model, batch=batch)
+    right = number is None or (isinstance(number, int | float) and 0 <= number < float("inf"))
+    return 1.0 if number is None else float(_checked(number, right, model.entry, "count", "a number of at least 0"))
 
 
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[Any]:

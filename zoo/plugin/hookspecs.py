@@ -200,12 +200,24 @@ def loss(model: LoadedModel, batch: Any) -> Tensor | None:
 
 
 @hookspec(firstresult=True)
+def count(model: LoadedModel, batch: Any) -> float | None:
+    """Return what the loss of one batch is the mean of: tokens, places, samples (optional).
+
+    Gets the model and one batch as `batches` makes it, on the CPU. Returns a number of at least 0. Called once per
+    batch in training, so that accumulated batches count as in one large batch; without it all batches count alike::
+
+        return int((batch["labels"] != -100).sum())
+    """
+
+
+@hookspec(firstresult=True)
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[Any] | None:
     """Return batches of the user's data, ready for `loss`.
 
-    Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a torch Dataset or
-    tensors; and the request: `batch_size`, `split`, `seed`. Returns an iterable of batches (dicts of tensors):
-    for split "train" endless and shuffled by the seed, else one pass in fixed order. Called once per tuning::
+    Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a dataset, tensors, or
+    a `zoo.Data` around one of these, which the readers of `zoo.data` understand; and the request: `batch_size`,
+    `split`, `seed`. Returns an iterable of batches (dicts of tensors): for split "train" endless and shuffled by the
+    seed, else one pass in fixed order. Called once per tuning::
 
         images, labels = image_data(data, size=32, channels=1, split=request.split)
         return stream({"images": images, "labels": labels}, request)

@@ -109,6 +109,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "adapter_config": object(),
         "sample": Samples(["one"], "text"),
         "loss": torch.tensor(1.0),
+        "count": 2.0,
         "batches": iter(_ITEMS),
         "evaluate": {"error": 1.0},
         "tuning": {"lr": 1e-3},
