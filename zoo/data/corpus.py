@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from zoo.data.columns import USUAL, find_columns
 from zoo.data.conversations import Message, answered, as_messages
-from zoo.data.division import as_used
-from zoo.data.documents import Documents, check_length, split_documents
-from zoo.data.examples import Examples, is_missing, read_examples, table_of
+from zoo.data.documents import Documents, split_documents
+from zoo.data.examples import is_missing, read_examples, rows_only
 from zoo.data.named_texts import NAMED, named_text
 from zoo.data.paragraphs import paragraphs
 from zoo.data.report import Report, key_of
-from zoo.data.spec import Data, as_data, split_name
+from zoo.data.sources import read_table
+from zoo.data.spec import ALL, Data, as_data, split_name
 from zoo.data.table import Table
-from zoo.data.textfolder import is_table, read_text_file
 from zoo.data.token_rows import TOKENS, token_rows
 from zoo.errors import DataError, did_you_mean
 
@@ -25,7 +24,7 @@ LONGEST_PATH = 1000  # characters; a longer string is text, not a file's name
 SHORTEST_TEXT = 200  # characters that one text needs at least
 
 PROSE = "prose"  # one continuous text: items are its paragraphs, blank lines between them
-DOCUMENTS = "documents"  # items are `Document`s
+DOCUMENTS = "documents"  # items are `zoo.data.documents.Document`s
 CONVERSATIONS = "conversations"  # items are `Conversation`s
 PAIRS = "pairs"  # items are (prompt, completion)
 TOKEN_ROWS = "tokens"  # items are rows as `token_rows` returns them
@@ -86,25 +85,19 @@ def read_corpus(
     source = data.source
     if isinstance(source, str) and source.startswith("text:") and "\n" not in source:
         return _named(source, data, split)
-    single = _single(source)
-    if single is not None:
-        return _prose(*single, data, split)
-    table = _tokens_table(source)
-    table = _strings(source, data) if table is None else table
-    table = table_of(data) if table is None else table
+    table = _table(source, data)
     kind = kind_of(table, data)
     if kind not in kinds:
-        raise DataError(
-            f"{table.origin}: holds {kind.replace('tokens', 'token ids')}, which {called} does not learn from; it "
-            f"learns from {', '.join(kinds)}"
-        )
-    if kind == DOCUMENTS:
-        return _documents(table, data, split)
+        held = kind.replace(TOKEN_ROWS, "token ids")
+        raise DataError(f"{table.origin}: holds {held}; {called} learns from {', '.join(kinds)}")
     if kind == CONVERSATIONS:
         return _conversations(table, data, split)
     if kind == PAIRS:
         return _pairs(table, data, split)
-    return _tokens(table, data, split, takes)
+    if kind == TOKEN_ROWS:
+        return _tokens(table, data, split, takes)
+    one = isinstance(source, str | Path) and list(table.columns) == ["text"] and len(table) == 1
+    return _prose(table, data, split) if one and PROSE in kinds else _documents(table, data, split)
 
 
 def kind_of(table: Table, data: Data) -> str:
@@ -121,81 +114,50 @@ def kind_of(table: Table, data: Data) -> str:
         if (said and said & set(roles)) or (not said and all(names.intersection(USUAL[role]) for role in roles)):
             return kind
     # No such column: the error says how to name one.
-    find_columns(list(table.columns), ("text",), ("messages", "prompt", "completion"), given=said and data.columns, origin=table.origin)
+    roles = ("messages", "prompt", "completion")
+    find_columns(list(table.columns), ("text",), roles, given=data.columns, origin=table.origin)
     return DOCUMENTS
 
 
 def _named(name: str, data: Data, split: str) -> Corpus:
     if name not in NAMED:
         raise DataError(f"{name!r}: expected one of {', '.join(NAMED)}.{did_you_mean(name, NAMED)}")
-    chosen = data.split or split
     parts = {part: named_text(name, split=part) for part in ("train", "test")}
-    if chosen == "all":
-        items = [*parts["train"], *parts["test"]]
-    else:
-        items = parts["train" if split_name(chosen) == "train" else "test"]
     rule = "one paragraph in twenty, by its words"
+    chosen = data.split or split
+    if chosen == ALL:
+        parts, rule = {ALL: [*parts["train"], *parts["test"]]}, "every split is all of the data, as was asked"
+    else:
+        chosen = "train" if split_name(chosen) == "train" else "test"
+    sizes = {part: len(found) for part, found in parts.items()}
     keys = {part: [key_of(paragraph) for paragraph in found] for part, found in parts.items()}
-    report = Report(name, "paragraphs", {part: len(found) for part, found in parts.items()}, rule, keys=keys)
-    return Corpus(PROSE, items, report)
+    return Corpus(PROSE, parts[chosen], Report(name, "paragraphs", sizes, rule, keys=keys, served=(chosen,)))
 
 
-def _single(source: Any) -> tuple[str, str] | None:
-    """Return one text and what to call it, if a user gave a string of text or a file of text."""
-    if isinstance(source, str) and ("\n" in source or len(source) > LONGEST_PATH):
-        return source, "the text given"
-    if not isinstance(source, str | Path):
-        return None
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return None
-    if not path.is_file():
-        raise DataError(
-            f"{source}: expected a text file, a table, a folder of them or one of {', '.join(NAMED)}; found nothing "
-            f"there.{did_you_mean(str(source), NAMED)}"
-        )
-    if is_table(path) or _is_binary(path):
-        return None
-    text = read_text_file(path)
-    first = text.lstrip().split("\n", 1)[0]
-    if first.startswith(("{", "[{")) and first.rstrip().endswith(("}", "}]")):
-        return None  # rows of JSON, whatever the file is called
-    return text, str(path)
-
-
-def _is_binary(path: Path) -> bool:
-    """Return whether a file is of a kind that holds tables, by its beginning: zip, gzip, Parquet, Arrow, tar."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    return start.startswith((b"PK\x03\x04", b"\x1f\x8b", b"PAR1", b"ARROW1", b"\x93NUMPY")) or start[257:262] == b"ustar"
-
-
-def _strings(source: Any, data: Data) -> Table | None:
-    """Return a list of texts as a table of one column."""
-    if isinstance(source, list | tuple) and source and all(isinstance(one, str) for one in source):
-        if data.columns and set(data.columns) != {"text"}:
-            return None
-        return Table({"text": list(source)}, f"the {len(source)} texts given")
-    return None
-
-
-def _tokens_table(source: Any) -> Table | None:
-    if hasattr(source, "ndim") and hasattr(source, "dtype"):
-        if source.ndim != 2 or "int" not in str(source.dtype):
+def _table(source: Any, data: Data) -> Table:
+    if isinstance(source, str | Path):
+        is_text = isinstance(source, str) and ("\n" in source or len(source) > LONGEST_PATH)
+        if not is_text and not Path(source).expanduser().exists():
             raise DataError(
-                f"expected token ids as an integer Tensor [n, t], got {source.dtype} {tuple(source.shape)}"
+                f"{source}: expected a text file, a table, a folder of them or one of {', '.join(NAMED)}; found "
+                f"nothing there.{did_you_mean(str(source), NAMED)}"
             )
-        return Table({TOKENS: source}, "the token ids given")
-    if isinstance(source, Mapping) and TOKENS in source:
-        return Table(dict(source), "the token ids given")
-    return None
+    elif hasattr(source, "ndim") and hasattr(source, "dtype") and (source.ndim != 2 or "int" not in str(source.dtype)):
+        raise DataError(f"expected token ids as an integer Tensor [n, t], got {source.dtype} {tuple(source.shape)}")
+    return read_table(data, kind="text")
 
 
-def _prose(text: str, origin: str, data: Data, split: str) -> Corpus:
+def _prose(table: Table, data: Data, split: str) -> Corpus:
+    [text] = table.columns["text"]
     found = split_documents([text], data)
-    check_length(found, SHORTEST_TEXT, origin, f"give a longer text, or one of {', '.join(NAMED)}")
-    items = [piece for document in found.of(split, data, origin) for piece in paragraphs(document.text)]
-    return Corpus(PROSE, items, _report(found, Table({}, origin), data, {}, ()))
+    if found.size < SHORTEST_TEXT:
+        raise DataError(
+            f"{table.origin}: expected at least {SHORTEST_TEXT} characters of text, found {found.size}; give a longer "
+            f"text, or one of {', '.join(NAMED)}"
+        )
+    name, documents = found.of(split, data, table.origin)
+    items = [piece for document in documents for piece in paragraphs(document.text)]
+    return Corpus(PROSE, items, _report(found, table, {}, (), name))
 
 
 def _documents(table: Table, data: Data, split: str) -> Corpus:
@@ -216,32 +178,27 @@ def _documents(table: Table, data: Data, split: str) -> Corpus:
             skipped.append((f"row {row}", "it has no text"))
     if not kept:
         raise DataError(f"{table.origin}: none of its {len(table)} rows has a text: give at least one")
-    place = {row: i for i, row in enumerate(kept)}
-    own = {name: [place[row] for row in rows if row in place] for name, rows in table.splits.items()}
-    groups = None
-    if data.group is not None:
-        if data.group not in table.columns:
-            raise DataError(f"{table.origin}: has no column {data.group!r}; it has {', '.join(table.columns)}")
-        groups = [str(table.columns[data.group][row]) for row in kept]
-    found = split_documents([column[row] for row in kept], data, groups=groups, own=own)
-    return Corpus(DOCUMENTS, found.of(split, data, table.origin), _report(found, table, data, names, skipped))
+    used = rows_only(table, kept, data.group)
+    found = split_documents([column[row] for row in kept], data, table=used)
+    name, documents = found.of(split, data, table.origin)
+    return Corpus(DOCUMENTS, documents, _report(found, table, names, skipped, name))
 
 
 def _report(
-    found: Documents, table: Table, data: Data, names: Mapping[str, str], skipped: Sequence[tuple[str, str]]
+    found: Documents, table: Table, names: Mapping[str, str], skipped: Sequence[tuple[str, str]], served: str
 ) -> Report:
-    plain = list(table.columns) == ["text"] or not table.columns
-    parts, rule = as_used(found.parts, found.rule, data)
+    plain = list(table.columns) == ["text"]
     return Report(
         table.origin,
         "parts of documents" if found.cut else "documents",
-        splits={name: len(part) for name, part in parts.items()},
-        rule=rule,
+        splits={name: len(part) for name, part in found.parts.items()},
+        rule=found.rule,
         columns={} if plain else names,
-        unused=tuple(name for name in table.columns if name not in names.values() and name != "file"),
+        unused=tuple(name for name in table.columns if not plain and name not in (*names.values(), "file")),
         skipped=(*table.skipped, *skipped),
         notes=(*table.notes, *found.notes),
-        keys={name: [key_of(document.text) for document in part] for name, part in parts.items()},
+        keys={name: [key_of(document.text) for document in part] for name, part in found.parts.items()},
+        served=(served,),
     )
 
 
@@ -285,13 +242,16 @@ def _joined(prompt: Any, completion: Any) -> Conversation:
 
 
 def _tokens(table: Table, data: Data, split: str, takes: Sequence[str]) -> Corpus:
-    rows = token_rows(table.columns, table.origin, takes=takes)
-    held = Table({TOKENS: list(range(len(rows)))}, table.origin, splits=table.splits, notes=table.notes)
-    found: Examples = read_examples(
-        Data(held, hold_out=data.hold_out, seed=data.seed, split=data.split),
+    used = {name: column for name, column in table.columns.items() if name != data.group}
+    rows = token_rows(used, table.origin, takes=takes)
+    numbers = {TOKENS: list(range(len(rows)))}
+    groups = {name: column for name, column in table.columns.items() if name == data.group}
+    found = read_examples(
+        replace(data, columns={}),
         (TOKENS,),
         split=split,
-        table=held,
+        table=Table({**numbers, **groups}, table.origin, splits=table.splits, notes=table.notes),
         key=lambda row: b"".join(values.numpy().tobytes() for _, values in sorted(rows[row[TOKENS]].items())),
     )
-    return Corpus(TOKEN_ROWS, [rows[number] for number in found.column(TOKENS)], found.report("rows of tokens"))
+    report = replace(found.report("rows of tokens"), columns={})
+    return Corpus(TOKEN_ROWS, [rows[number] for number in found.column(TOKENS)], report)

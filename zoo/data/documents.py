@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zoo.data.division import choose, divide, no_split, rule_of
 from zoo.data.paragraphs import cut_near, paragraphs, same
 from zoo.data.spec import ALL, Data
-from zoo.data.splits import held_out
-from zoo.errors import DataError
+from zoo.data.splits import divide, held_out, rows_of
+from zoo.data.table import Table
 
 TOO_LARGE = 2.0  # a document of more than so many times what is to be held out is cut
 
@@ -49,74 +48,60 @@ class Documents:
         """Whether a document is in two splits, each with a part of it."""
         return any(not document.whole for part in self.parts.values() for document in part)
 
-    def of(self, split: str, data: Data, origin: str) -> Sequence[Document]:
-        """Return the documents of the split that is asked for, or of `data.split` where the user chose one.
+    @property
+    def size(self) -> int:
+        """Characters of all splits together."""
+        return sum(len(document.text) for part in self.parts.values() for document in part)
+
+    def of(self, split: str, data: Data, origin: str) -> tuple[str, Sequence[Document]]:
+        """Return the split that is meant where one is asked for, and its documents; see `rows_of`.
 
         Raises:
             DataError: it has none.
         """
-        chosen = choose(self.parts, split, data)
-        if chosen == ALL:
-            return [document for part in self.parts.values() for document in part]
-        if chosen is None:
-            raise no_split(split, data, origin, sum(map(len, self.parts.values())))
-        return self.parts[chosen]
+        numbers = {name: list(range(len(part))) for name, part in self.parts.items()}
+        found = rows_of(numbers, split, data, origin)
+        name = next(name for name, rows in numbers.items() if rows is found)
+        return name, self.parts[name]
 
 
-def split_documents(
-    texts: Sequence[str],
-    data: Data,
-    *,
-    groups: Sequence[Hashable] | None = None,
-    own: Mapping[str, Sequence[int]] | None = None,
-) -> Documents:
+def split_documents(texts: Sequence[str], data: Data, *, table: Table | None = None) -> Documents:
     """Return texts as documents by split, `data.hold_out` of their characters held out.
 
     Whole documents are held out. One that is more than twice what is to be held out is cut: some of its paragraphs are
     held out, of a paragraph that is as large itself the end, from a sentence or a word on. Equal documents, and equal
-    paragraphs of those that are cut, are in one split.
+    paragraphs of those that are cut, are in one split. With groups, or splits of the data's own, none is cut.
 
     Args:
         texts: the documents.
-        data: the share and the seed.
-        groups: the group of each, which stays together; with groups no document is cut.
-        own: split → the numbers of its texts, where the data have splits of their own.
+        data: the share, the seed and the column of groups.
+        table: one row for each text, with the splits of the data's own and the column of groups; None: there is none.
     """
-    keys: list[bytes] = [same(text) for text in texts]
-    notes = _equal(keys)
-    if groups is not None or len(own or ()) > 1 or "train" not in (own or {"train": ()}) or data.hold_out == 0:
-        sizes = [float(len(text)) for text in texts]
-        found = divide(keys if groups is None else groups, data, own=own, sizes=sizes, counted="characters")
-        parts = {name: [Document(texts[row]) for row in rows] for name, rows in found.rows.items()}
-        return Documents(parts, found.rule, (*notes, *found.notes))
-    if own:
-        texts = [texts[row] for row in own["train"]]
-        keys = [keys[row] for row in own["train"]]
-    limit = min(TOO_LARGE * data.hold_out, 0.5) * sum(map(len, texts))
-    pieces: list[list[_Piece]] = []
-    for text, key in zip(texts, keys, strict=True):
-        if len(text) <= limit:
-            pieces.append([_Piece(text, key)])
-        else:
-            pieces.append([part for block in paragraphs(text) for part in _lending(block, limit, data.hold_out)])
+    keys = [same(text) for text in texts]
+    table = Table({"text": texts}, "the texts given") if table is None else table
+    own = {split for split, rows in table.splits.items() if len(rows)}
+    if data.split == ALL or data.hold_out == 0 or data.group is not None or own - {"train"}:
+        parts, rule = divide(table, data, groups=keys, sizes=[float(len(text)) for text in texts])
+        found = {name: [Document(texts[row]) for row in rows] for name, rows in parts.items()}
+        return Documents(found, rule, _equal(keys) if not own else ())
+    rows = table.splits.get("train", range(len(texts)))
+    pieces = _pieces([texts[row] for row in rows], data.hold_out)
     drawn = [piece for document in pieces for piece in document if piece.held is None]
+    limit = _limit([texts[row] for row in rows], data.hold_out)
     if not any(piece.held for document in pieces for piece in document) or _size(drawn) > limit:
-        out = held_out(
-            [piece.key for piece in drawn],
-            sizes=[len(piece.text) for piece in drawn],
-            share=data.hold_out,
-            seed=data.seed,
-        )
+        sizes = [float(len(piece.text)) for piece in drawn]
+        out = held_out([piece.key for piece in drawn], sizes=sizes, share=data.hold_out, seed=data.seed)
         for piece, held in zip(drawn, out, strict=True):
             piece.held = held
-    parts = {"train": [], "test": []}
+    made: dict[str, list[Document]] = {"train": [], "test": []}
     for document in pieces:
         for name, side in (("train", False), ("test", True)):
-            own_pieces = [piece for piece in document if bool(piece.held) == side]
-            if own_pieces:
-                text = "\n\n".join(piece.text for piece in own_pieces)
-                parts[name].append(Document(text, own_pieces[-1] is document[-1], len(own_pieces) == len(document)))
-    return Documents(parts, rule_of(data, "characters"), notes)
+            part = [piece for piece in document if bool(piece.held) == side]
+            if part:
+                text = "\n\n".join(piece.text for piece in part)
+                made[name].append(Document(text, part[-1] is document[-1], len(part) == len(document)))
+    rule = f"{data.hold_out:.0%} of the characters held out, equal ones together, seed {data.seed}"
+    return Documents({name: part for name, part in made.items() if part}, rule, _equal(keys))
 
 
 @dataclass
@@ -124,6 +109,18 @@ class _Piece:
     text: str
     key: bytes
     held: bool | None = None  # None: to be drawn
+
+
+def _pieces(texts: Sequence[str], share: float) -> list[list[_Piece]]:
+    """Return each document as what is held out or not as a whole."""
+    limit = _limit(texts, share)
+    found = []
+    for text in texts:
+        if len(text) <= limit:
+            found.append([_Piece(text, same(text))])
+        else:
+            found.append([piece for block in paragraphs(text) for piece in _lending(block, limit, share)])
+    return found
 
 
 def _lending(block: str, limit: float, share: float) -> list[_Piece]:
@@ -135,21 +132,14 @@ def _lending(block: str, limit: float, share: float) -> list[_Piece]:
     return [_Piece(first, same(first), False), _Piece(second, same(second), True)]
 
 
+def _limit(texts: Sequence[str], share: float) -> float:
+    return min(TOO_LARGE * share, 0.5) * sum(map(len, texts))
+
+
 def _size(pieces: Sequence[_Piece]) -> int:
     return sum(len(piece.text) for piece in pieces)
 
 
-def _equal(keys: Sequence[Hashable]) -> tuple[str, ...]:
+def _equal(keys: Sequence[bytes]) -> tuple[str, ...]:
     more = sum(count - 1 for count in Counter(keys).values())
     return (f"{more} of {len(keys)} documents are equal to another: all are used, in one split",) if more else ()
-
-
-def check_length(documents: Documents, least: int, origin: str, advice: str) -> None:
-    """Check that documents have so many characters together.
-
-    Raises:
-        DataError: they have fewer.
-    """
-    size = sum(len(document.text) for part in documents.parts.values() for document in part)
-    if size < least:
-        raise DataError(f"{origin}: expected at least {least} characters of text, found {size}; {advice}")

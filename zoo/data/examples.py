@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from zoo.data.columns import find_columns
-from zoo.data.division import Division, as_used, divide
 from zoo.data.report import Report, key_of
+from zoo.data.sources import read_table
 from zoo.data.spec import Data
+from zoo.data.splits import divide, rows_of
 from zoo.data.table import Table
 from zoo.errors import DataError
 
@@ -23,22 +23,24 @@ class Examples:
 
     Attributes:
         table: where they come from.
-        data: how it was to be read.
         names: what a column is → its name in the table.
         columns: what a column is → its values, for every example of every split.
-        division: which examples are of which split.
+        parts: split → the numbers of its examples.
+        rule: how the splits were made, in words.
         chosen: the numbers of the examples of the split that was asked for.
         skipped: (which row was left out, why).
+        notes: what else there is to say.
         keys: the key of each example.
     """
 
     table: Table
-    data: Data
     names: Mapping[str, str]
     columns: Mapping[str, list[Any]]
-    division: Division
+    parts: Mapping[str, list[int]]
+    rule: str
     chosen: Sequence[int]
     skipped: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
     keys: Sequence[bytes] = field(repr=False)
 
     def column(self, role: str) -> list[Any]:
@@ -53,18 +55,19 @@ class Examples:
             classes: class → how many examples.
             notes: what else there is to say.
         """
-        rows, rule = as_used(self.division.rows, self.division.rule, self.data)
+        parts = self.parts
         return Report(
             self.table.origin,
             unit,
-            splits={split: len(found) for split, found in rows.items()},
-            rule=rule,
+            splits={split: len(rows) for split, rows in parts.items()},
+            rule=self.rule,
             columns=self.names,
-            unused=tuple(name for name in self.table.columns if name not in self.names.values()),
+            unused=tuple(name for name in self.table.columns if name not in (*self.names.values(), "file")),
             classes=classes or {},
             skipped=(*self.table.skipped, *self.skipped),
-            notes=(*self.table.notes, *self.division.notes, *notes),
-            keys={split: [self.keys[row] for row in found] for split, found in rows.items()},
+            notes=(*self.table.notes, *self.notes, *notes),
+            keys={split: [self.keys[row] for row in rows] for split, rows in parts.items()},
+            served=tuple(split for split, rows in parts.items() if rows is self.chosen),
         )
 
 
@@ -75,6 +78,7 @@ def read_examples(
     *,
     split: str,
     table: Table | None = None,
+    may_be_empty: Sequence[str] = (),
     check: Callable[[Mapping[str, Any]], str | None] | None = None,
     stratify: Callable[[Mapping[str, Any]], Hashable] | None = None,
     key: Callable[[Mapping[str, Any]], bytes] | None = None,
@@ -87,6 +91,7 @@ def read_examples(
         optional: what may be.
         split: "train", "validation" or "test".
         table: the data, where they are read already.
+        may_be_empty: what is needed and may be an empty text or list, such as a set of classes.
         check: a row by what its columns are → why it is skipped; None: it is used. An empty or missing value of
             what is needed is a reason in any case.
         stratify: a row → its class, of which every split gets its share.
@@ -96,15 +101,14 @@ def read_examples(
         DataError: a column is missing, no row can be used, the split has none, or a row cannot be used and
             `data.broken` is "refuse".
     """
-    table = table_of(data) if table is None else table
+    table = read_table(data, kind="text") if table is None else table
     names = find_columns(list(table.columns), needed, optional, given=data.columns, origin=table.origin)
     values = {role: list(table.columns[name]) for role, name in names.items()}
-    groups = _groups(table, data.group)
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []
     for row in range(len(table)):
         one = {role: column[row] for role, column in values.items()}
-        why = next((f"it has no {role}" for role in needed if is_missing(one[role])), None)
+        why = next((f"it has no {role}" for role in needed if is_missing(one[role], role in may_be_empty)), None)
         why = why or (check(one) if check else None)
         if why is None:
             kept.append(row)
@@ -117,41 +121,29 @@ def read_examples(
     columns = {role: [column[row] for row in kept] for role, column in values.items()}
     rows = [{role: column[i] for role, column in columns.items()} for i in range(len(kept))]
     keys = [key_of(*map(as_key, row.values())) if key is None else key_of(key(row)) for row in rows]
-    place = {row: i for i, row in enumerate(kept)}
-    own = {name: [place[row] for row in rows if row in place] for name, rows in table.splits.items()}
-    labels = None if stratify is None else [stratify(row) for row in rows]
-    division = divide(keys if groups is None else [groups[row] for row in kept], data, own=own, labels=labels)
-    more = sum(count - 1 for count in Counter(keys).values()) if groups is None and len(own) < 2 else 0
-    if more:
-        said = f"{more} of {len(keys)} examples are equal to another: all are used, in one split"
-        division = Division(division.rows, division.rule, (*division.notes, said))
-    return Examples(
-        table, data, names, columns, division, division.of(split, data, table.origin), tuple(skipped), keys
-    )
+    used = rows_only(table, kept, data.group)
+    parts, rule = divide(used, data, groups=keys, labels=None if stratify is None else [stratify(row) for row in rows])
+    chosen = rows_of(parts, split, data, table.origin)
+    more = sum(count - 1 for count in Counter(keys).values()) if "all" not in parts and not used.splits else 0
+    notes = (f"{more} of {len(keys)} examples are equal to another: all are used, in one split",) if more else ()
+    return Examples(table, names, columns, parts, rule, chosen, tuple(skipped), (*notes, *_shared(parts, keys)), keys)
 
 
-def table_of(data: Data) -> Table:
-    """Return what a user has as a table: a folder of text files, or whatever `zoo.data.sources` reads."""
-    source = data.source
-    if isinstance(source, Table):
-        return source
-    if isinstance(source, str | Path):
-        from zoo.data.textfolder import text_folder
-
-        root = Path(source).expanduser()
-        if root.is_dir():
-            found = text_folder(root, refuse=data.broken == "refuse")
-            if found is not None:
-                return found
-    from zoo.data.sources import read_table
-
-    return read_table(data)
+def rows_only(table: Table, rows: Sequence[int], group: str | None = None) -> Table:
+    """Return what `divide` needs of some of a table's rows: their splits, and the column of groups, if it is there."""
+    place = {row: i for i, row in enumerate(rows)}
+    columns: dict[str, Sequence[Any]] = {"": rows}
+    columns |= {name: [column[row] for row in rows] for name, column in table.columns.items() if name == group}
+    splits = {split: [place[row] for row in own if row in place] for split, own in table.splits.items()}
+    return Table(columns, table.origin, splits={split: own for split, own in splits.items() if own})
 
 
-def is_missing(value: Any) -> bool:
-    """Return whether a value is none, not a number, or a text, list or the like with nothing in it."""
+def is_missing(value: Any, may_be_empty: bool = False) -> bool:
+    """Return whether a value is none, not a number, or, as it must not be, a text or list with nothing in it."""
     if value is None or (isinstance(value, float) and value != value):
         return True
+    if may_be_empty:
+        return False
     if isinstance(value, str):
         return not value.strip()
     return isinstance(value, list | tuple | dict) and not value
@@ -168,14 +160,11 @@ def as_key(value: Any) -> bytes | str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
 
 
-def _groups(table: Table, name: str | None) -> list[Hashable] | None:
-    """Return the group of each row, those without one each of its own; None where the user names no column."""
-    if name is None:
-        return None
-    if name not in table.columns:
-        raise DataError(f"{table.origin}: has no column {name!r} to group by; it has {', '.join(table.columns)}")
-    column = table.columns[name]
-    return [("row", row) if is_missing(value) else ("group", str(value)) for row, value in enumerate(column)]
+def _shared(parts: Mapping[str, Sequence[int]], keys: Sequence[bytes]) -> list[str]:
+    """Return what to say of examples that are held out and trained on, where the data's own splits share some."""
+    trained = {keys[row] for row in parts.get("train", ())}
+    counts = {split: sum(keys[row] in trained for row in rows) for split, rows in parts.items() if split != "train"}
+    return [f"{n} of the {len(parts[split])} examples of {split} are in train too" for split, n in counts.items() if n]
 
 
 def _first(skipped: Sequence[tuple[str, str]]) -> str:
