@@ -95,6 +95,11 @@ class TextTask:
             raise DataError(f"{self.model.entry.name} learns labels: a batch needs them, got {', '.join(batch)}")
         return task_loss(self.task, self.logits(batch), batch["labels"])
 
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return what the loss of a batch is the mean of: its labels, of words the tagged ones."""
+        labels = batch["labels"]
+        return int((labels != IGNORED).sum()) if self.task == "tokens" else len(labels)
+
     def evaluate(self, data: Any) -> dict[str, float]:
         """Return the metrics on held-out texts, see `zoo.data.task_scores.task_metrics`."""
         import torch

@@ -21,7 +21,7 @@ from .reading import WINDOW, Vocabulary, read, vocabulary_of
 if TYPE_CHECKING:
     from zoo import BatchRequest, Model
 
-__all__ = ["WINDOW", "Vocabulary", "batches", "draw_masks", "evaluate", "loss", "vocabulary_of"]
+__all__ = ["WINDOW", "Vocabulary", "batches", "count", "draw_masks", "evaluate", "loss", "vocabulary_of"]
 
 # Notation of the shapes: b windows in a batch, t tokens in a window, m places to predict, v tokens in the vocabulary.
 HELD_OUT = 2**16  # bytes of held-out text that `evaluate` reads at most
@@ -110,6 +110,11 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
         batch = {**batch, **{name: tensor.to(batch["input_ids"].device) for name, tensor in drawn.items()}}
     logits, wanted = _predicted(model, batch)
     return functional.cross_entropy(logits, wanted)
+
+
+def count(model: Model, batch: dict[str, Tensor]) -> float:
+    """Return how many places of a batch are to be predicted; 1 for token ids alone, whose masks are drawn later."""
+    return int((batch["labels"] != IGNORED).sum()) if "labels" in batch else 1
 
 
 def _predicted(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

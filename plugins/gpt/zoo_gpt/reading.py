@@ -126,7 +126,14 @@ def _documents(model: Model, found: Corpus, most: int | None) -> Read:
     rows = in_windows(made, limit)
     if not rows:
         raise DataError(f"{found.report.origin}: expected documents of at least two tokens, got shorter ones")
-    return _arranged(model, rows, limit, found.report, notes, size)
+    _check(model, max(max(row.ids) for row in rows))
+    if len(rows) == 1 or not keeps_apart(model.module):
+        tensors = one_in_each(rows, tokens.filler(tokenizer))
+        if len(rows) > 1:
+            notes.append("each document is in a row of its own: the model cannot keep documents in one window apart")
+    else:
+        tensors = packed(rows, limit, tokens.filler(tokenizer))
+    return Read(tensors, size, replace(found.report, notes=(*found.report.notes, *notes)))
 
 
 def _said(model: Model, found: Corpus, split: str, most: int | None) -> Read:
@@ -155,7 +162,8 @@ def _said(model: Model, found: Corpus, split: str, most: int | None) -> Read:
     if not rows:
         why = refused[0] if refused else notes[-1]
         raise DataError(f"{found.report.origin}: none of its {found.kind} can be used: {why}")
-    return _arranged(model, rows, limit, found.report, notes, None)
+    _check(model, max(max(row.ids) for row in rows))
+    return Read(one_in_each(rows, _filler(model)), None, replace(found.report, notes=(*found.report.notes, *notes)))
 
 
 def _encoded(
@@ -175,23 +183,6 @@ def _words(item: Any) -> str:
     if isinstance(item, Conversation):
         return "".join(str(message["content"]) for message in item.messages)
     return "".join(item)
-
-
-def _arranged(
-    model: Model, rows: list[Sequenced], limit: int, report: Report, notes: list[str], size: int | None
-) -> Read:
-    """Return rows packed into windows where the model keeps them apart, else as they are."""
-    _check(model, max(max(row.ids) for row in rows))
-    fill = _filler(model)
-    if len(rows) == 1 or keeps_apart(model.module):
-        tensors = packed(rows, limit, fill)
-    else:
-        tensors = one_in_each(rows, fill)
-        if not takes(model.module, "attention_mask"):
-            tensors.pop("attention_mask")  # padding behind a text is seen by nothing that counts
-    if len(rows) == 1:
-        tensors.pop("position_ids")
-    return Read(tensors, size, replace(report, notes=(*report.notes, *notes)))
 
 
 def _filler(model: Model) -> int:

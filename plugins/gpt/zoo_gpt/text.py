@@ -23,7 +23,7 @@ from .sampling import sample
 if TYPE_CHECKING:
     from zoo import BatchRequest, Model
 
-__all__ = ["HELD_OUT", "batches", "context_of", "evaluate", "loss", "sample"]
+__all__ = ["HELD_OUT", "batches", "context_of", "count", "evaluate", "loss", "sample"]
 
 # Notation of the shapes: b rows in a batch, t tokens, v tokens in the vocabulary.
 LOGITS = 2**27  # how many of them `evaluate` computes at once, at most, if one window has no more
@@ -34,8 +34,8 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
 
     Prose is in windows that begin with the last token of the one before, so every token is predicted once. Documents
     are packed into windows, each as if it were alone ("position_ids"), or one in each row ("attention_mask") for a
-    model that cannot keep them apart; the end-of-text token follows each. Of conversations and of pairs only what the
-    model is to say is predicted. Labels are the inputs, with IGNORED where nothing is predicted.
+    model that cannot keep them apart; the end-of-text token follows each. Conversations and pairs have a row each, in
+    which only what the model is to say is predicted. Labels are the inputs, with IGNORED where nothing is predicted.
 
     Args:
         model: the model.
@@ -66,6 +66,11 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return total / count
 
 
+def count(model: Model, batch: dict[str, Tensor]) -> int:
+    """Return how many tokens of a batch are to be predicted: what its loss is the mean of."""
+    return int((targets_of(batch) != IGNORED).sum())
+
+
 def targets_of(batch: dict[str, Tensor]) -> Tensor:
     """Return what each place but the first is to be predicted as: int64 [b, t - 1].
 
@@ -88,6 +93,8 @@ def _summed_cross_entropy(model: Model, batch: dict[str, Tensor]) -> tuple[Tenso
 def _inputs(model: Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the arguments of the module's forward; positions are counted from where padding on the left ends."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    if not takes(model.module, "attention_mask"):
+        inputs.pop("attention_mask", None)  # padding behind a text is seen by nothing that counts
     for name in inputs:
         if name not in PADDING or not takes(model.module, name):
             raise DataError(f"{model.entry.name} does not use {name!r}, it would be ignored: leave it out of the batch")
