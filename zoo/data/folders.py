@@ -14,7 +14,7 @@ from zoo.data.files import read_file
 from zoo.data.picture_folders import read_picture_folder
 from zoo.data.spec import Data
 from zoo.data.table import Table
-from zoo.data.textfolder import read_text_folder
+from zoo.data.textfolder import check_one_kind, read_text_folder
 from zoo.data.walk import split_of, split_within, walk
 from zoo.errors import DataError
 
@@ -42,6 +42,8 @@ def read_folder(root: Path, kind: str, given: Data) -> Table:
     tables = [path for path in files if _is_table(path)]
     archives = [path for path in files if re.fullmatch(r".*\.(tar|tar\.gz|tgz|zip)", path.name.lower())]
     if tables:
+        if kind == "text":
+            check_one_kind(root, files, tables)
         return _tables(root, tables, given)
     if archives and len(archives) == len(files):
         return read_shards(archives, str(root))

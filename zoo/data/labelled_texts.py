@@ -165,7 +165,9 @@ def _counted(numbers: Sequence[int], values: Sequence[Any], names: Sequence[str]
     """Return class → how many texts it has, and what to say of how the classes got their numbers."""
     counts = Counter(numbers)
     found = {name: counts[number] for number, name in enumerate(names) if counts[number]}
-    said = {str(value): names[number] for value, number in zip(values, numbers, strict=True) if str(value) != names[number]}
+    said = {
+        str(value): names[number] for value, number in zip(values, numbers, strict=True) if str(value) != names[number]
+    }
     if not said:
         return found, []
     shown = ", ".join(f"{value} is {name}" for value, name in list(said.items())[:8])

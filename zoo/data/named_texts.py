@@ -171,6 +171,4 @@ def _part(paragraphs: tuple[str, ...], split: str) -> list[str]:
     # A text of a few paragraphs may have none below the threshold, or all: either way one is held out, one is not.
     ordered = sorted(ranks)
     threshold = min(max(TEST_SHARE, ordered[0]), ordered[-2])
-    return [
-        text for text, rank in zip(paragraphs, ranks, strict=True) if (rank <= threshold) == (split != "train")
-    ]
+    return [text for text, rank in zip(paragraphs, ranks, strict=True) if (rank <= threshold) == (split != "train")]

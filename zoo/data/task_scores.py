@@ -77,7 +77,9 @@ def token_metrics(guesses: Tensor, labels: Tensor, names: Sequence[str]) -> dict
         scores = [_f1((guesses == i)[counted], (labels == i)[counted]) for i in labels[counted].unique().tolist()]
         return {"f1": sum(scores) / len(scores), "accuracy": accuracy}
     true = entities([names[label] if label != IGNORED else None for label in labels.tolist()])
-    said = [names[one] if label != IGNORED else None for one, label in zip(guesses.tolist(), labels.tolist(), strict=True)]
+    said = [
+        names[one] if label != IGNORED else None for one, label in zip(guesses.tolist(), labels.tolist(), strict=True)
+    ]
     found = entities(said)
     right = len(true & found)
     return {"f1": 2 * right / max(1, len(true) + len(found)), "accuracy": accuracy}

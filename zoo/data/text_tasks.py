@@ -216,7 +216,11 @@ class TextTask:
         cut = sum(bool(one.overflowing) for one in encoded.encodings or ())
         if cut:
             logging.getLogger("zoo").warning(
-                "%s: %d of %d texts are longer than %d tokens and are cut", self.model.entry.name, cut, len(texts), limit
+                "%s: %d of %d texts are longer than %d tokens and are cut",
+                self.model.entry.name,
+                cut,
+                len(texts),
+                limit,
             )
         return encoded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +16,7 @@ _NAMED = (".txt", ".md", ".rst", ".text")  # what is named as text is read in an
 _LOOKED_AT = 8192  # bytes that tell whether a file is text
 
 
-def read_text_folder(
-    root: Path, files: Sequence[Path], hidden: Sequence[tuple[str, str]], given: Data
-) -> Table | None:
+def read_text_folder(root: Path, files: Sequence[Path], hidden: Sequence[tuple[str, str]], given: Data) -> Table | None:
     """Return the text files of a folder as a table: "text", "file" and, where all are in class folders, "label".
 
     A file is text by its content, whatever its name. Folders named like splits (train, val, test) are the splits. The
@@ -63,6 +62,21 @@ def read_text_folder(
     if all(labels):
         columns["label"] = labels
     return Table(columns, str(root), splits={} if "" in splits else splits, skipped=tuple(skipped))
+
+
+def check_one_kind(root: Path, files: Sequence[Path], tables: Sequence[Path]) -> None:
+    """Check that a folder of tables holds no documents beside them; a README or a licence is none.
+
+    Raises:
+        DataError: it holds both, and which of them is meant cannot be told.
+    """
+    others = [path for path in files if path not in tables and path.suffix.lower() in _NAMED]
+    documents = [path for path in others if not re.match(r"(readme|licen[cs]e|notice|citation)", path.name.lower())]
+    if documents:
+        raise DataError(
+            f"{root}: holds tables ({tables[0].name}{', …' if len(tables) > 1 else ''}) and text files "
+            f"({documents[0].name}{', …' if len(documents) > 1 else ''}): give a table by itself, or a folder of one kind"
+        )
 
 
 def _is_text(path: Path) -> bool:

@@ -18,7 +18,9 @@ PADDING = {TOKENS: 0, "labels": IGNORED, "attention_mask": 0, "position_ids": 0,
 Row = dict[str, "Tensor"]
 
 
-def token_rows(columns: Mapping[str, Sequence[Any]], origin: str, *, takes: Sequence[str] = tuple(PADDING)) -> list[Row]:
+def token_rows(
+    columns: Mapping[str, Sequence[Any]], origin: str, *, takes: Sequence[str] = tuple(PADDING)
+) -> list[Row]:
     """Return rows of token ids, int64 [t] each, with what belongs to them.
 
     Args:

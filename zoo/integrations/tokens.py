@@ -49,9 +49,7 @@ def filler(tokenizer: PreTrainedTokenizerBase) -> int:
     return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
 
 
-def document_tokens(
-    tokenizer: PreTrainedTokenizerBase, documents: Sequence[tuple[str, bool]]
-) -> Iterable[Sequenced]:
+def document_tokens(tokenizer: PreTrainedTokenizerBase, documents: Sequence[tuple[str, bool]]) -> Iterable[Sequenced]:
     """Yield documents as tokens, all to be predicted: behind the beginning-of-text, where there is one.
 
     Args:

@@ -91,7 +91,9 @@ def own_head(values: Mapping[str, Any]) -> Head | None:
         return None
     labels = {int(index): str(label) for index, label in (values.get("id2label") or {}).items()}
     count = len(labels) or values.get("num_labels") or values.get("_num_labels") or 2
-    return Head(_task(kind, values.get("problem_type"), count), _named([labels.get(i, "") for i in range(count)]), count)
+    return Head(
+        _task(kind, values.get("problem_type"), count), _named([labels.get(i, "") for i in range(count)]), count
+    )
 
 
 def task_of(module: nn.Module) -> str | None:

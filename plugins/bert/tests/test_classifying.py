@@ -13,7 +13,9 @@ from torch.nn import functional
 import zoo
 
 CLASSES = ["bad", "good"]
-PAIRS = [(f"the file is {'not' if at % 2 == 0 else 'a'} value {chr(97 + at % 26)}{at % 7 * 'x'}", at % 2) for at in range(40)]
+PAIRS = [
+    (f"the file is {'not' if at % 2 == 0 else 'a'} value {chr(97 + at % 26)}{at % 7 * 'x'}", at % 2) for at in range(40)
+]
 
 
 def splits(model: zoo.Model, data: object) -> list[list[tuple[str, int]]]:

@@ -62,9 +62,7 @@ def vocabulary_of(model: Model, tokenizer: PreTrainedTokenizerBase) -> Vocabular
     return Vocabulary(tokenizer.mask_token_id, filler, ordinary, before, after)
 
 
-def read(
-    model: Model, data: Any, split: str, vocabulary: Vocabulary, *, most: int | None = None
-) -> dict[str, Tensor]:
+def read(model: Model, data: Any, split: str, vocabulary: Vocabulary, *, most: int | None = None) -> dict[str, Tensor]:
     """Return one split of a user's data, and record what was taken: "input_ids" and "attention_mask" int64 [n, t].
 
     Token ids bring what they came with, such as "labels" and "token_type_ids".

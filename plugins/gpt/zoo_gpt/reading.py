@@ -166,9 +166,7 @@ def _said(model: Model, found: Corpus, split: str, most: int | None) -> Read:
     return Read(one_in_each(rows, _filler(model)), None, replace(found.report, notes=(*found.report.notes, *notes)))
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, items: Sequence[Any], refused: list[DataError]
-) -> Iterator[Sequenced]:
+def _encoded(tokenizer: PreTrainedTokenizerBase, items: Sequence[Any], refused: list[DataError]) -> Iterator[Sequenced]:
     for item in items:
         if isinstance(item, Conversation):
             try:

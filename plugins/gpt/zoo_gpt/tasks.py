@@ -34,9 +34,7 @@ def count(model: Model, batch: dict[str, Tensor]) -> float:
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     """Return batches of windows of tokens, or of texts with their labels."""
-    return (
-        _task(model).batches(data, request) if is_classifier(model.module) else text.batches(model, data, request)
-    )
+    return _task(model).batches(data, request) if is_classifier(model.module) else text.batches(model, data, request)
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
