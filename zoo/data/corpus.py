@@ -17,7 +17,7 @@ from zoo.data.report import Report, key_of
 from zoo.data.sources import read_table
 from zoo.data.spec import ALL, Data, as_data, split_name
 from zoo.data.table import Table
-from zoo.data.token_rows import TOKENS, token_rows
+from zoo.data.token_rows import PADDING, TOKENS, token_rows
 from zoo.errors import DataError, did_you_mean
 
 LONGEST_PATH = 1000  # characters; a longer string is text, not a file's name
@@ -60,7 +60,7 @@ def read_corpus(
     split: str,
     own: str = "text:english",
     kinds: Sequence[str] = KINDS,
-    takes: Sequence[str] = (),
+    takes: Sequence[str] = tuple(PADDING),
     called: str = "the model",
 ) -> Corpus:
     """Return what a user's data hold for a language model in one split.
