@@ -141,3 +141,36 @@ def test_it_learns_to_tell_two_words_apart(make, tmp_path: Path, bits: int | Non
     assert metrics["accuracy"] == 1.0
     assert metrics["loss"] < 0.2
     assert list(metrics) == ["accuracy", "loss"]
+
+
+def test_token_ids_with_classes_are_used_as_they_are(model: zoo.Model) -> None:
+    ids = torch.randint(5, 60, (12, 9))
+    mask = torch.ones_like(ids)
+    ids[::2, 6:], mask[::2, 6:] = 0, 0
+    kinds = torch.randint(2, (12, 9))
+    labels = torch.arange(12) % 2
+    data = zoo.Data({"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds, "labels": labels}, split="all")
+    [batch] = model.batches(data, batch_size=12, split="test")
+    expected = model.module(input_ids=ids, attention_mask=mask, token_type_ids=kinds, labels=labels).loss
+    assert model.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert model.evaluate(data)["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    with pytest.raises(zoo.DataError, match="does not use 'idx'"):
+        model.batches({"input_ids": ids, "labels": labels, "idx": labels}, batch_size=2)
+    with pytest.raises(zoo.DataError, match="expected labels beside the token ids"):
+        model.batches({"input_ids": ids}, batch_size=2)
+
+
+def test_pairs_of_texts_are_sent_as_the_tokenizer_sends_them(model: zoo.Model) -> None:
+    from zoo.integrations.transformers import tokenizer_of
+
+    table = {
+        "premise": ["the file", "a name of it"],
+        "hypothesis": ["it is not", "the value"],
+        "label": ["bad", "good"],
+    }
+    data = zoo.Data(table, columns={"text": "premise", "text_pair": "hypothesis"}, split="all")
+    [batch] = model.batches(data, batch_size=2, split="test")
+    sent = tokenizer_of(model.entry)(table["premise"], table["hypothesis"], padding=True, return_tensors="pt")
+    assert sent["token_type_ids"].any()
+    assert all(torch.equal(batch[name], sent[name]) for name in sent)
+    assert batch["labels"].tolist() == [0, 1]
