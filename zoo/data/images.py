@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.data import letters
 from zoo.data.labels import check_labels
-from zoo.data.pixels import as_batch, as_single, fit, is_signed, scaled
+from zoo.data.pixels import as_batch, as_single, edges, fit, is_signed, scaled
 from zoo.data.pixels import with_channels as with_channels
 from zoo.data.stream import stream
 from zoo.errors import DataError, did_you_mean
@@ -91,11 +91,11 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
 
 
 def image_data(
-    data: Any, *, size: int, channels: int, split: str, own: str = "letters:sans"
+    data: Any, *, size: int | tuple[int, int], channels: int, split: str, own: str = "letters:sans"
 ) -> tuple[Tensor, Tensor | None]:
-    """Return images [n, channels, size, size] float32 in [-1, 1], and labels int64 [n] or None where there are none.
+    """Return images [n, channels, h, w] float32 in [-1, 1], and labels int64 [n] or None where there are none.
 
-    `data` is one of:
+    `size` is h and w in pixels, or one number for both. `data` is one of:
 
     - None: `own`; `"letters:<style>"`: capitals drawn for the split, ink 1 on paper -1 (see `zoo.data.letters`);
     - a folder of images, flat or with one subfolder per class (labels count the sorted names), either with `train` and
@@ -111,7 +111,7 @@ def image_data(
     Raises:
         DataError: `data` is anything else.
     """
-    items = image_items(data, split=split, size=size, own=own)
+    items = image_items(data, split=split, size=max(edges(size)), own=own)
     return _stack(items.images, size, channels), items.labels
 
 
@@ -119,18 +119,18 @@ def image_batches(
     data: Any,
     request: BatchRequest,
     *,
-    size: int,
+    size: int | tuple[int, int],
     channels: int,
     own: str = "letters:sans",
     classes: tuple[int, str] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Return batches of "images" [n, channels, size, size] in [-1, 1] and, where the data have them, "labels" [n].
+    """Return batches of "images" [n, channels, h, w] in [-1, 1] and, where the data have them, "labels" [n].
 
     Args:
         data: what `image_data` takes; the letters of "letters:<style>:fresh" are drawn anew all the time in training.
         request: batch size, split and seed.
-        size: pixels of an edge.
-        channels: 1 or 3.
+        size: h and w in pixels, or one number for both.
+        channels: how many.
         own: the data that None means.
         classes: how many classes the model has, which the labels have to fit (see `check_labels`), and what the model
             is called; None takes the labels as they are.
@@ -144,7 +144,8 @@ def image_batches(
     if request.training and letters.is_fresh(name):
         every = torch.arange(len(letters.LETTERS))
         labelled = classes is None or check_labels(every, count=classes[0], model=classes[1]) is not None
-        return letters.fresh(name, request, size=size, channels=channels, labelled=labelled)
+        drawn = letters.fresh(name, request, size=max(edges(size)), channels=channels, labelled=labelled)
+        return ({**batch, "images": fit(batch["images"], size, channels)} for batch in drawn)
     images, labels = image_data(data, size=size, channels=channels, split=request.split, own=own)
     if classes is not None:
         labels = check_labels(labels, count=classes[0], model=classes[1])
@@ -300,12 +301,12 @@ def _labels(labels: Any, count: int) -> Tensor | None:
     return labels.long()
 
 
-def _stack(images: Any, size: int, channels: int) -> Tensor:
-    """Return images, as `ImageItems` holds them, as [n, channels, size, size] in [-1, 1]."""
+def _stack(images: Any, size: int | tuple[int, int], channels: int) -> Tensor:
+    """Return images, as `ImageItems` holds them, as [n, channels, h, w] in [-1, 1]."""
     import torch
 
     if not len(images):
-        return torch.empty(0, channels, size, size)
+        return torch.empty(0, channels, *edges(size))
     if isinstance(images, torch.Tensor):
         return fit(images, size, channels)
     return torch.cat([fit(_unit(image), size, channels) for image in images])

@@ -101,7 +101,9 @@ def _write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: s
     }
     atomic.save_tensors(folder / ADAPTER_TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
     atomic.write_json(folder / ADAPTER_CONFIG, dict(sorted(fields.items())))
-    atomic.write_json(folder / MANIFEST, manifest.describe(adapters, name, folder, replaced, heads.to_json(adapters.entry.head)))
+    atomic.write_json(
+        folder / MANIFEST, manifest.describe(adapters, name, folder, replaced, heads.to_json(adapters.entry.head))
+    )
 
 
 def _replaced(updates: Mapping[str, Update]) -> dict[str, tuple[int, ...] | None]:

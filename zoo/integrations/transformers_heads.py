@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.catalog.head import Head
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, ZooError
+from zoo.integrations.auto_classes import classes_of
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from zoo.catalog.entry import Entry
 
 # What the library calls the problems that one class of its has.
 PROBLEMS = {
@@ -20,12 +19,8 @@ PROBLEMS = {
     "multilabel": "multi_label_classification",
     "regress": "regression",
 }
-SEQUENCE, TOKEN, IMAGE = "ForSequenceClassification", "ForTokenClassification", "ForImageClassification"
-_AUTO_NAMES = {
-    SEQUENCE: "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    TOKEN: "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-    IMAGE: "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
-}
+# transformers' names of the tasks, as in `auto_classes.classes_of`.
+SEQUENCE, TOKEN, IMAGE = "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "IMAGE_CLASSIFICATION"
 _PEFT = {SEQUENCE: "SEQ_CLS", TOKEN: "TOKEN_CLS"}
 _OWN = ("num_labels", "_num_labels", "id2label", "label2id", "problem_type", "architectures")
 
@@ -37,12 +32,21 @@ def with_head(values: Mapping[str, Any], head: Head | None, *, images: bool = Fa
         values: the checkpoint's.
         head: as `entry.head`.
         images: whether the model classifies images, and not texts.
+
+    Raises:
+        CheckpointError: transformers has no such class of the type.
     """
     if head is None or head.task is None:
         return dict(values)
     kind = IMAGE if images else TOKEN if head.task == "tokens" else SEQUENCE
     found = {key: value for key, value in values.items() if key not in _OWN}
-    found |= {"architectures": [kind], "problem_type": PROBLEMS.get(head.task)}
+    made = classes_of(kind).get(str(values.get("model_type")), ())
+    if not made:
+        raise CheckpointError(
+            f"transformers has no {kind.lower().replace('_', ' ')} of model_type {values.get('model_type')!r}: leave "
+            "classes and task out, or take another model"
+        )
+    found |= {"architectures": [made[0]], "problem_type": PROBLEMS.get(head.task)}
     if head.names:
         names = dict(enumerate(head.names))
         return {**found, "id2label": names, "label2id": {name: index for index, name in names.items()}}
@@ -51,35 +55,26 @@ def with_head(values: Mapping[str, Any], head: Head | None, *, images: bool = Fa
 
 def kind_of(class_name: str, model_type: str) -> str | None:
     """Return which kind of head a class of the library has: SEQUENCE, TOKEN or IMAGE; None for another or none."""
-    from transformers.models.auto import modeling_auto
-
-    for kind, mapping in _AUTO_NAMES.items():
-        found = getattr(modeling_auto, mapping).get(model_type, ())
-        if class_name in ((found,) if isinstance(found, str) else found) or class_name == kind:
-            return kind
-    return None
+    return next((kind for kind in (SEQUENCE, TOKEN, IMAGE) if class_name in classes_of(kind).get(model_type, ())), None)
 
 
 def is_body(class_name: str, model_type: str) -> bool:
     """Return whether a class of the library is a body without any head, such as `BertModel`."""
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-    found = MODEL_MAPPING_NAMES.get(model_type, ())
-    return class_name in ((found,) if isinstance(found, str) else found)
+    return class_name in classes_of("").get(model_type, ())
 
 
-def check_has_head(entry: Entry, values: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` for the files of a body alone, which fits the module of no task.
+def check_has_head(name: str, module: nn.Module) -> None:
+    """Raise `ZooError` for a body alone, which learns and says nothing.
 
     Args:
-        entry: the model's.
-        values: of its config.json.
+        name: the model's.
+        module: its module.
     """
-    names = [str(name) for name in values.get("architectures") or []]
-    if names and is_body(names[0], str(values.get("model_type"))):
-        raise CheckpointError(
-            f"{entry.name}: a {names[0]} is a body without a head: say what it is to learn, with classes=[…], or with "
-            "task='regress'"
+    config: Any = module.config
+    if is_body(type(module).__name__, config.model_type):
+        raise ZooError(
+            f"{name}: a {type(module).__name__} is a body without a head, so call the module itself, or load it with "
+            "what it is to learn: classes=[…], or task='regress'"
         )
 
 

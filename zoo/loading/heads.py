@@ -61,7 +61,7 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
         if getattr(asked, argument) is not None and not able:
             raise ZooError(f"{entry.name}: the architecture {entry.plugin!r} takes no {argument}=: leave it out")
     if can.own is not None and asked.task == can.own.task and not asked.modules:
-        if asked.names == can.own.names or (not asked.names and asked.count == can.own.count):
+        if asked.count == can.own.count and asked.names in ((), can.own.names):
             _LOG.info("%s has the head %s already, which stays", entry.name, can.own)
             asked = replace(asked, task=None, names=(), count=0)
     if asked == Head():

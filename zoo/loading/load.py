@@ -18,6 +18,7 @@ from zoo.catalog.head import as_head
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
+from zoo.loading.buffers import make_real
 from zoo.loading.calibrated import (
     calibrate_loaded,
     calibrate_wrapped,
@@ -130,6 +131,7 @@ def load(
         module = hooks.construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
     new = None if entry.head is None else NewHead(entry, module, index)
+    make_real(entry, index)
     written = None if stored is None else stored.plan()
     if written is None:
         calibrate = kept(calibrate)

@@ -17,6 +17,7 @@ from zoo.catalog import discovery
 from zoo.catalog.discovery import strict
 from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
+from zoo.plugin.hookspecs import FALLBACK
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
@@ -84,8 +85,12 @@ class AnswerError(PluginError):
 
 
 def recognise(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the installed plugins that recognise a configuration. Plugins that do not load are skipped."""
-    found = []
+    """Return the installed plugins that recognise a configuration; if none does, those that take it as a fallback.
+
+    Plugins that do not load are skipped.
+    """
+    found: list[str] = []
+    fallbacks: list[str] = []
     for name in discovery.claims():
         try:
             if observes(name):
@@ -93,9 +98,10 @@ def recognise(config: dict[str, Any]) -> tuple[str, ...]:
             caller("recognises", name)  # imports what a table names, which may not be there
         except ZooError:
             continue
-        if _call("recognises", name, config=config):
-            found.append(name)
-    return tuple(found)
+        answer = _call("recognises", name, config=config)
+        if answer:
+            (fallbacks if answer == FALLBACK else found).append(name)
+    return tuple(found or fallbacks)
 
 
 def construct(entry: Entry) -> nn.Module:

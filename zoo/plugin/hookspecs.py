@@ -36,7 +36,7 @@ failure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
@@ -62,16 +62,18 @@ if TYPE_CHECKING:
     from zoo.weights.update import Update
 
 PROJECT = "zoo"
+FALLBACK = "fallback"  # the answer of `recognises` that counts only where no plugin returns True
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def recognises(config: dict[str, Any]) -> bool | None:
+def recognises(config: dict[str, Any]) -> bool | Literal["fallback"] | None:
     """Return whether a configuration is this architecture's.
 
     Gets the `config.json` (or `model_index.json`) of a Hub repository or local folder that is in no registry.
-    Returns True; or False or None. Called on every architecture when a name with a slash is loaded::
+    Returns True; or False or None; or "fallback" for a configuration that the plugin can load and takes only if no
+    plugin returns True. Called on every architecture when a name with a slash is loaded::
 
         return config.get("_class_name") == "UNet2DModel"
     """

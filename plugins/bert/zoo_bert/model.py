@@ -12,7 +12,7 @@ from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
 
-from .facts import classifies, configuration
+from .facts import classifies, configuration, is_bare, is_masked
 from .initial import place_positions
 
 if TYPE_CHECKING:
@@ -31,13 +31,6 @@ _POOLER = re.compile(r"(^|\.)pooler\.")
 _SEED = 0  # of a classifier's head where the checkpoint has none: the same for everyone who loads it
 
 
-def is_masked(model_type: str) -> bool:
-    """Return whether transformers can build a masked language model of this type without running foreign code."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
 def is_classifier(module: nn.Module) -> bool:
     """Return whether the module says something of texts or their words, and does not fill masks."""
     return transformers_heads.task_of(module) is not None
@@ -52,7 +45,12 @@ def construct(entry: Entry) -> PreTrainedModel:
         CheckpointError: there is no configuration, transformers has no such architecture, or the checkpoint is
             quantized already.
     """
-    from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import (
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     values = configuration(entry)
     config = library.library_config(entry, values, known=is_masked, called="a masked language model")
@@ -60,6 +58,8 @@ def construct(entry: Entry) -> PreTrainedModel:
     if classifies(values):
         tokens = transformers_heads.kind_of(values["architectures"][0], config.model_type) == transformers_heads.TOKEN
         maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
+    elif is_bare(values):
+        maker = AutoModel
     try:
         module = maker.from_config(config, trust_remote_code=False)
     except ValueError as error:  # a type that has no such head
@@ -75,12 +75,7 @@ def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Ten
 
     A classifier whose checkpoint has no head gets a new one (with pooler, where the architecture has one), the same at
     every load: random weights of the configuration's deviation, biases of zero.
-
-    Raises:
-        CheckpointError: the files are of a body alone, and no head was asked for.
     """
-    if entry.head is None:
-        transformers_heads.check_has_head(entry, entry.config)
     if entry.head is not None or not is_classifier(module):
         yield from library.named_tensors(entry, module, ignored=lambda name: bool(_UNUSED.search(name)))
         return

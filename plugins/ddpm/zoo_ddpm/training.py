@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.data.images import image_batches, image_data
-from zoo.data.labels import check_labels
+from zoo.data.stream import stream
 
-from .model import as_noise, classes, image_shape, predict, scheduler, target
+from .conditions import checked, classes, kind_of, split_off
+from .model import as_noise, image_shape, predict, scheduler, target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ _CHUNK = 52
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Return batches of "images" and "noise" [n, c, h, w], "times" [n] and, for a conditional U-Net, "labels" [n].
+    """Return batches of "images" and "noise" [n, c, h, w], "times" [n] and, for a conditional U-Net, "labels".
 
     Noise and timesteps are drawn here, from the request's seed: a batch has one loss, on every device.
 
@@ -37,8 +38,13 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     schedule = scheduler(model.entry)
     generator = torch.Generator().manual_seed(request.seed)
     size, channels = image_shape(model)
-    rows = image_batches(data, request, size=size, channels=channels, classes=(classes(model), model.entry.name))
+    kind = kind_of(model)
     steps = schedule.config.num_train_timesteps
+    if kind in ("numbers", "vectors"):
+        images, labels = _read(model, data, request.split)
+        rows = stream({"images": images, "labels": labels}, request)
+    else:
+        rows = image_batches(data, request, size=size, channels=channels, classes=(classes(model), model.entry.name))
     return ({**row, **_draw(row["images"], steps, generator)} for row in rows)
 
 
@@ -63,9 +69,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
     Noise and timesteps are the same every time; the timesteps lie on an even grid over the schedule.
     """
-    size, channels = image_shape(model)
-    images, labels = image_data(data, size=size, channels=channels, split="test")
-    labels = check_labels(labels, count=classes(model), model=model.entry.name)
+    images, labels = _read(model, data, "test")
     schedule = scheduler(model.entry)
     count = min(len(images), _EVALUATED)
     generator = torch.Generator().manual_seed(0)
@@ -80,6 +84,14 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         guess = as_noise(schedule, output[:, : images.shape[1]], noisy, times[part])
         total += (guess - noise[part]).square().sum().item()
     return {"noise_mse": total / noise[:count].numel()}
+
+
+def _read(model: Model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
+    """Return images [n, c, h, w] and what the U-Net takes with them."""
+    size, channels = image_shape(model)
+    pictures, vectors = split_off(model, data)
+    images, labels = image_data(pictures, size=size, channels=channels, split=split)
+    return images, checked(model, labels if vectors is None else vectors)
 
 
 def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:

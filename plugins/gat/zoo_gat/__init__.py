@@ -10,6 +10,7 @@ zoo.hooks(
     sample=".prediction",
     loss=".training",
     batches=".training",
+    count=".training",
     evaluate=".training",
     describe=".files",
     save=".model",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import Heads
 from zoo.integrations import transformers_heads
+from zoo.integrations.auto_classes import classes_of, is_for, sees_later_tokens
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 
 CLASSIFIERS = (transformers_heads.SEQUENCE, transformers_heads.TOKEN)
+BODY = ""  # in transformers' tables
 TASKS = ("classify", "multilabel", "regress", "tokens")
 
 # label -> the names that the architectures give it
@@ -28,26 +30,21 @@ _FACTS = {
 }
 
 
-def recognises(config: dict[str, Any]) -> bool | None:
-    """Return whether a configuration is a causal language model's, also with another head or without any.
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is a language model's that sees no later token, of text alone.
 
-    None where it does not say what it is.
+    Also one with another head, or its body without any, of a type that has no masked language models.
     """
-    architectures = [str(name) for name in config.get("architectures") or []]
-    kind = str(config.get("model_type"))
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        return True
-    if any(name.endswith(CLASSIFIERS) or transformers_heads.is_body(name, kind) for name in architectures):
-        from .model import is_decoder
-
-        return is_decoder(kind)
-    if architectures:
+    if is_for(config, "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"):
         return False
-    if not isinstance(config.get("model_type"), str):
-        return None
-    from .model import is_causal
+    if not is_for(config, "CAUSAL_LM"):
+        return is_decoder(str(config.get("model_type"))) and is_for(config, *CLASSIFIERS, BODY)
+    return sees_later_tokens(config) is None
 
-    return is_causal(config["model_type"])
+
+def is_decoder(model_type: str) -> bool:
+    """Return whether this is a type of causal language models, and not of masked ones that can be causal too."""
+    return model_type in classes_of("CAUSAL_LM") and model_type not in classes_of("MASKED_LM")
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
@@ -65,7 +62,12 @@ def heads(entry: Entry) -> Heads:
 
 def classifies(config: dict[str, Any]) -> bool:
     """Return whether the configuration is a text classifier's, and not a language model's."""
-    return any(str(name).endswith(CLASSIFIERS) for name in config.get("architectures") or [])
+    return is_for(config, *CLASSIFIERS) and bool(config.get("architectures"))
+
+
+def is_bare(config: dict[str, Any]) -> bool:
+    """Return whether the configuration is a body's without any head, such as `GPT2Model`."""
+    return bool(config.get("architectures")) and is_for(config, BODY) and not is_for(config, "CAUSAL_LM")
 
 
 def _stored(entry: Entry) -> dict[str, Any]:

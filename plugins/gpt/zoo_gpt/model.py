@@ -11,8 +11,9 @@ from zoo import CheckpointError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
+from zoo.integrations.auto_classes import classes_of, sees_later_tokens
 
-from .facts import classifies, configuration
+from .facts import classifies, configuration, is_bare
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,16 +27,7 @@ _COMPUTED = re.compile(r"(^|\.)(attn|attention)(\.attention)?\.(bias|masked_bias
 
 def is_causal(model_type: str) -> bool:
     """Return whether transformers can build a causal language model of this type without running foreign code."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-
-def is_decoder(model_type: str) -> bool:
-    """Return whether this is a type of causal language models, and not of masked ones that can be causal too."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return is_causal(model_type) and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return model_type in classes_of("CAUSAL_LM")
 
 
 def is_classifier(module: nn.Module) -> bool:
@@ -51,24 +43,37 @@ def construct(entry: Entry) -> PreTrainedModel:
 
     Raises:
         CheckpointError: there is no configuration, transformers has no such architecture (code that comes with a
-            checkpoint is never run), or the checkpoint is quantized already.
+            checkpoint is never run), it is not causal, or the checkpoint is quantized already.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     values = configuration(entry)
     config = library.library_config(entry, values, known=is_causal, called="a causal language model")
+    seen = None if classifies(values) or is_bare(values) else sees_later_tokens(values)
+    if seen is not None:
+        raise CheckpointError(
+            f"{entry.name}: expected a causal language model, got a {values['model_type']} that sees the tokens that "
+            f"it should predict, since {seen}; load its folder or repository by name, and the plugin that fits takes it"
+        )
     maker: Any = AutoModelForCausalLM
     if classifies(values):
         tokens = transformers_heads.kind_of(values["architectures"][0], config.model_type) == transformers_heads.TOKEN
         maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
         _set_padding(entry, config)
+    elif is_bare(values):
+        maker = AutoModel
     try:
         module = maker.from_config(config, trust_remote_code=False)
     except ValueError as error:  # a type that has no such head
         raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
     library.tie(module)
     if maker is AutoModelForCausalLM:
-        _set_generation(module, entry)
+        library.set_generation(module, entry)
     return module.eval()
 
 
@@ -84,24 +89,8 @@ def _set_padding(entry: Entry, config: Any) -> None:
         text.pad_token_id = config.pad_token_id = 0 if ends is None else ends
 
 
-def _set_generation(module: PreTrainedModel, entry: Entry) -> None:
-    from transformers import GenerationConfig
-
-    if entry.folder and (Path(entry.folder) / "generation_config.json").is_file():
-        try:
-            module.generation_config = GenerationConfig.from_pretrained(entry.folder)
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{entry.folder}: its generation_config.json cannot be read: {error}") from error
-
-
 def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield (parameter or buffer name of `module`, tensor) in the order of the files; unknown names are kept.
-
-    Raises:
-        CheckpointError: the files are of a body alone, no head was asked for, and the library does not tie one to it.
-    """
-    if entry.head is None and not library.ties(module):
-        transformers_heads.check_has_head(entry, entry.config)
+    """Yield (parameter or buffer name of `module`, tensor) in the order of the files; unknown names are kept."""
     return library.named_tensors(entry, module, ignored=lambda name: bool(_COMPUTED.search(name)))
 
 

@@ -19,6 +19,7 @@ from zoo.data.images import ImageItems, image_items, open_image, with_channels
 from zoo.data.stream import stream
 from zoo.data.task_labels import label_tensor
 from zoo.integrations import transformers as library
+from zoo.integrations.transformers_heads import check_has_head
 from zoo.samples import to_pictures
 
 from .augment import disturb
@@ -192,6 +193,8 @@ def class_count_of(model: Model) -> int:
         CheckpointError: the model has no head.
     """
     module: Any = model.module
+    if hasattr(module, "base_model_prefix"):  # transformers'
+        check_has_head(model.entry.name, module)
     count = getattr(module, "num_classes", None)
     count = module.config.num_labels if count is None else count
     if not count:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError, Head, Heads
 from zoo.integrations import transformers_heads
+from zoo.integrations.auto_classes import classes_of, is_for
 from zoo.storage.config_json import read_config
 
 if TYPE_CHECKING:
     from zoo import Entry
 
-_SUFFIX = transformers_heads.IMAGE
+_TASK = "IMAGE_CLASSIFICATION"  # transformers' name of it
 TASKS = ("classify", "multilabel", "regress")
 TASK = "zoo_task"  # of a timm model's config.json, whose library only classifies
 
@@ -30,9 +31,8 @@ def is_timm(config: dict[str, Any]) -> bool:
 
 def is_transformers(config: dict[str, Any]) -> bool:
     """Return whether this is an image classifier of transformers; a ViT that does not say what it is counts as one."""
-    names = [str(name) for name in config.get("architectures") or []]
-    if names:
-        return any(name.endswith(_SUFFIX) for name in names) or is_body(config)
+    if config.get("architectures"):
+        return is_for(config, _TASK) or is_body(config)
     return config.get("model_type") == "vit"
 
 
@@ -42,9 +42,7 @@ def is_body(config: dict[str, Any]) -> bool:
     names = [str(name) for name in config.get("architectures") or []]
     if is_timm(config) or not any(transformers_heads.is_body(name, kind) for name in names):
         return False
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-
-    return kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    return kind in classes_of(_TASK)
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
@@ -118,8 +116,8 @@ def stored(entry: Entry) -> dict[str, Any]:
     config = read_config(entry)
     if not recognises(config):
         raise CheckpointError(
-            f"{entry.name}: expected the config.json of a timm model or of a transformers model …{_SUFFIX} in "
-            f"{entry.folder or 'the registry'}, got another"
+            f"{entry.name}: expected the config.json of a timm model or of an image classifier of "
+            f"transformers in {entry.folder or 'the registry'}, got another"
         )
     return config
 
@@ -165,7 +163,7 @@ def describe(entry: Entry) -> dict[str, str]:
     else:
         edge = config.get("image_size")
         found = {
-            "module": f"transformers: {(config.get('architectures') or ['ViT' + _SUFFIX])[0]}",
+            "module": f"transformers: {(config.get('architectures') or ['ViTForImageClassification'])[0]}",
             "image": f"{config.get('num_channels', 3)} × {edge} × {edge}" if edge else "",
         }
         for label, key in (("layers", "num_hidden_layers"), ("width", "hidden_size"), ("patch", "patch_size")):

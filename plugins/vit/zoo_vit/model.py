@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -14,11 +15,10 @@ import zoo
 from zoo import CheckpointError, OutputError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
-from zoo.integrations import transformers_heads
 from zoo.integrations.resized import Grid, fit_channels, resized
 from zoo.storage.model_folder import write_model
 
-from .facts import TASK, class_count, configuration, is_timm, pretrained_cfg, stored, stored_classes
+from .facts import TASK, class_count, configuration, is_body, is_timm, pretrained_cfg, stored, stored_classes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,9 +89,9 @@ def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, An
 
 
 def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel:
-    from transformers import CONFIG_MAPPING, AutoModelForImageClassification
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassification
 
-    values = {k: v for k, v in config.items() if k not in ("auto_map", "model_type")}
+    values = {k: v for k, v in library.with_floats(config).items() if k not in ("auto_map", "model_type")}
     if values.pop("quantization_config", None):
         raise CheckpointError(
             f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already: load the "
@@ -100,7 +100,8 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
     kind = str(config.get("model_type", ""))
     try:
         made = CONFIG_MAPPING[kind].from_dict(values)
-        return AutoModelForImageClassification.from_config(made, trust_remote_code=False)
+        maker: Any = AutoModel if is_body(config) else AutoModelForImageClassification
+        return maker.from_config(made, trust_remote_code=False)
     except Exception as error:  # validators raise errors of their own
         raise CheckpointError(
             f"{entry.name}: transformers makes no image classifier of its config.json (model_type {kind!r}): "
@@ -111,8 +112,6 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield (parameter or buffer name of `module`, tensor), in the order of the files."""
     config = configuration(entry)
-    if entry.head is None:
-        transformers_heads.check_has_head(entry, {} if is_timm(config) else config)
     return (_timm_tensors if is_timm(config) else _transformers_tensors)(entry, module, config)
 
 
@@ -227,6 +226,8 @@ def _write_timm(model: Model, config: dict[str, Any], folder: Path, state_dict: 
     inner |= {"num_classes": model.module.num_classes, "custom_load": False}
     if model.entry.head is not None:  # an older file has nothing but the architecture
         kept = {**kept, **{key: value for key, value in config.items() if key in (*_NEW, "model_args")}}
+        if "img_size" not in inspect.signature(type(model.module).__init__).parameters:
+            kept["model_args"] = {k: v for k, v in (kept.get("model_args") or {}).items() if k != "img_size"}
     written = {**kept, "num_classes": model.module.num_classes, "pretrained_cfg": inner}
     write_model(folder, written, state_dict)
 
