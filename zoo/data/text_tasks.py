@@ -96,9 +96,8 @@ class TextTask:
         return task_loss(self.task, self.logits(batch), batch["labels"])
 
     def count(self, batch: dict[str, Tensor]) -> int:
-        """Return what the loss of a batch is the mean of: its labels, of words the tagged ones."""
-        labels = batch["labels"]
-        return int((labels != IGNORED).sum()) if self.task == "tokens" else len(labels)
+        """Return what the loss of a batch is the mean of: texts, or words with a tag."""
+        return int((batch["labels"] != IGNORED).sum()) if self.task == "tokens" else len(batch["input_ids"])
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Return the metrics on held-out texts, see `zoo.data.task_scores.task_metrics`."""

@@ -29,8 +29,16 @@ def initial_values(module: nn.Module, paths: Iterable[str]) -> dict[str, Tensor]
     for path in paths:
         try:
             layer = submodule(module, path)
-        except AttributeError:  # a single parameter
-            found[path] = _plain(module.get_parameter(path))
+        except AttributeError:  # a single parameter: what its layer begins with, if that is all by itself
+            above, _, leaf = path.rpartition(".")
+            layer = submodule(module, above)
+            rule = getattr(layer, "reset_parameters", None)
+            if any(True for _ in layer.children()) or not callable(rule):
+                found[path] = _plain(module.get_parameter(path))
+                continue
+            made = _filled(layer)
+            made.reset_parameters()
+            found[path] = made.get_parameter(leaf).detach()
             continue
         made = _filled(layer)
         for part in made.modules():

@@ -115,7 +115,7 @@ class NewHead:
             return
         shapes = {ref.name: tuple(group.value.shape) for group in index.groups for ref in group.refs}
         kept = replace(head, task=None, names=(), count=0)
-        before = _shapes(replace(entry, head=kept if kept != Head() else None))
+        before = _as_part(_shapes(replace(entry, head=kept if kept != Head() else None)), module, shapes)
         larger = _shapes(replace(entry, head=replace(head, names=(), count=head.count + 1)))
         for name, shape in shapes.items():
             more = larger.get(name, shape)
@@ -242,6 +242,18 @@ def _shapes(entry: Entry) -> dict[str, tuple[int, ...]]:
     with meta_parameters(), torch.random.fork_rng(devices=[]):
         groups = index_module(hooks.construct(entry)).groups
     return {ref.name: tuple(group.value.shape) for group in groups for ref in group.refs}
+
+
+def _as_part(
+    body: dict[str, tuple[int, ...]], module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return a body's names as those that they have in a module of which the body is a child; as they are in another."""
+    if sum(name in shapes for name in body) > len(body) / 2:
+        return body
+    for child, _ in module.named_children():
+        if sum(f"{child}.{name}" in shapes for name in body) > len(body) / 2:
+            return {f"{child}.{name}": shape for name, shape in body.items()}
+    return body
 
 
 def _above(name: str) -> list[str]:

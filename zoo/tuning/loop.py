@@ -122,8 +122,10 @@ def tune(
             items = batch_size * gradient_accumulation_steps * accelerator.num_processes
             steps = steps_of(epochs, examples.items, items)
         settings = settings_of(steps)
+        head = getattr(getattr(model, "entry", None), "head", None)  # other classes are another run
         facts = {
             **settings.as_dict(),
+            **({"head": head.key} if head else {}),
             "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
         }

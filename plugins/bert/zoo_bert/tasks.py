@@ -28,7 +28,7 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 def count(model: Model, batch: dict[str, Tensor]) -> float:
     """Return how many tokens or labels the loss of a batch is the mean of."""
-    return (classes if is_classifier(model.module) else text).count(model, batch)
+    return (classes if _classifies(model) else text).count(model, batch)
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:

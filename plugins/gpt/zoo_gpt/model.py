@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError
+from zoo import CheckpointError, ZooError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
@@ -84,8 +85,9 @@ def _set_padding(entry: Entry, config: Any) -> None:
         ends = text.eos_token_id
         ends = ends[0] if isinstance(ends, list) and ends else ends
         if ends is None and entry.folder is not None:
-            tokenizer = library.tokenizer_of(entry)
-            ends = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+            with suppress(ZooError):  # without a tokenizer there is no text to pad
+                tokenizer = library.tokenizer_of(entry)
+                ends = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         text.pad_token_id = config.pad_token_id = 0 if ends is None else ends
 
 
