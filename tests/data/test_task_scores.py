@@ -20,7 +20,9 @@ def test_classes_and_numbers() -> None:
     logits, labels = torch.randn(40, 3), torch.randint(0, 3, (40,))
     found = task_metrics("classify", logits, labels, NAMES)
     assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(labels, logits.argmax(-1)))
-    assert found["loss"] == pytest.approx(sklearn.log_loss(labels, logits.double().softmax(-1), labels=[0, 1, 2]), rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        sklearn.log_loss(labels, logits.double().softmax(-1), labels=[0, 1, 2]), rel=1e-5
+    )
     guesses, values = torch.randn(40, 2), torch.randn(40, 2)
     found = task_metrics("regress", guesses, values, ["u", "v"])
     assert found["mse"] == pytest.approx(sklearn.mean_squared_error(values, guesses), rel=1e-5)
@@ -76,7 +78,9 @@ def test_what_is_ignored_counts_in_no_loss() -> None:
 
 def test_labels_are_bound_by_name() -> None:
     values = random.choices(["Cat", "ant", "bee", 2, torch.tensor(1)], k=20)
-    wanted = [{"Cat": 2, "ant": 0, "bee": 1}.get(value, value) if isinstance(value, str) else int(value) for value in values]
+    wanted = [
+        {"Cat": 2, "ant": 0, "bee": 1}.get(value, value) if isinstance(value, str) else int(value) for value in values
+    ]
     assert class_numbers(values, NAMES, model="m") == wanted
     assert class_numbers(["0", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], model="m") == [0, 2]
     assert class_numbers([True, False], ["False", "True"], model="m") == [1, 0]

@@ -114,8 +114,8 @@ def kind_of(table: Table, data: Data) -> str:
         if (said and said & set(roles)) or (not said and all(names.intersection(USUAL[role]) for role in roles)):
             return kind
     # No such column: the error says how to name one.
-    roles = ("messages", "prompt", "completion")
-    find_columns(list(table.columns), ("text",), roles, given=data.columns, origin=table.origin)
+    others = ("messages", "prompt", "completion")
+    find_columns(list(table.columns), ("text",), others, given=data.columns, origin=table.origin)
     return DOCUMENTS
 
 

@@ -121,8 +121,8 @@ def _table(given: Data, task: str, table: Table | None = None) -> Table:
         )
     if list(table.columns) == ["text"]:
         raise DataError(
-            f"{table.origin}: expected texts with labels, got texts alone: give (text, label) for each, or a table with "
-            "both columns"
+            f"{table.origin}: expected texts with labels, got texts alone: give (text, label) for each, or a table "
+            "with both columns"
         )
     if task == "tokens" and "words" not in given.columns and "input_ids" in table.columns and "label" in table.columns:
         columns = {**table.columns, "words": table.columns["input_ids"], "tags": table.columns["label"]}  # a list

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
+
 from zoo.data.paragraphs import one_line, paragraphs, same, unique
 from zoo.errors import DataError, did_you_mean
 

@@ -256,9 +256,10 @@ class TextTask:
         ids = tensors["input_ids"]
         if ids.shape[1] > self.context:
             raise DataError(f"expected rows of at most {self.context} tokens, the model's context, got {ids.shape[1]}")
-        check_vocabulary(self.model.entry, self.model.module.config.vocab_size, int(ids.max()))  # type: ignore[arg-type]
+        config: Any = self.model.module.config
+        check_vocabulary(self.model.entry, config.vocab_size, int(ids.max()))
         if "attention_mask" not in tensors:
-            own = self.model.module.config.pad_token_id
+            own = config.pad_token_id
             tensors["attention_mask"] = (ids != own).long() if isinstance(own, int) else ids.new_ones(ids.shape)
         return tensors
 

@@ -74,8 +74,8 @@ def check_one_kind(root: Path, files: Sequence[Path], tables: Sequence[Path]) ->
     documents = [path for path in others if not re.match(r"(readme|licen[cs]e|notice|citation)", path.name.lower())]
     if documents:
         raise DataError(
-            f"{root}: holds tables ({tables[0].name}{', …' if len(tables) > 1 else ''}) and text files "
-            f"({documents[0].name}{', …' if len(documents) > 1 else ''}): give a table by itself, or a folder of one kind"
+            f"{root}: holds tables, such as {tables[0].name}, and text files, such as {documents[0].name}: give a "
+            "table by itself, or a folder of one kind"
         )
 
 

@@ -38,7 +38,7 @@ def token_rows(
                 f"{origin}: the model does not use {name!r} beside token ids, it would be ignored: leave it out. "
                 f"It uses {', '.join(takes)}.{did_you_mean(name, takes)}"
             )
-    ids = columns[TOKENS]
+    ids: Any = columns[TOKENS]
     if hasattr(ids, "ndim") and ids.ndim != 2:
         raise DataError(f"{origin}: expected token ids as an integer Tensor [n, t], got {ids.dtype} {tuple(ids.shape)}")
     found: list[Row] = []

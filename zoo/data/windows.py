@@ -98,9 +98,9 @@ def packed(texts: Sequence[Sequenced], size: int, filler: int) -> dict[str, Tens
     inputs = torch.full((len(rows), width), filler)
     labels = torch.full((len(rows), width), IGNORED)
     positions = torch.zeros((len(rows), width), dtype=torch.int64)
-    for number, row in enumerate(rows):
+    for number, together in enumerate(rows):
         start = 0
-        for ids, wanted in row:
+        for ids, wanted in together:
             end = start + len(ids)
             inputs[number, start:end] = torch.tensor(ids)
             labels[number, start:end] = torch.tensor(wanted)

@@ -112,7 +112,7 @@ def test_data_that_do_not_fit(model: zoo.Model, data, message: str) -> None:
 
 
 def test_folders_named_like_no_class(model: zoo.Model, tmp_path: Path) -> None:
-    with pytest.raises(zoo.DataError, match="none of .*: left, right. Its classes are bad, good"):
+    with pytest.raises(zoo.DataError, match=r"none of .*: left, right. Its classes are bad, good"):
         model.batches(write(tmp_path / "x", ["left", "right"], 2), batch_size=2)
 
 

@@ -90,7 +90,9 @@ def test_a_body_alone_gets_a_head(make, tmp_path: Path, kind: str) -> None:
         zoo.load(str(tmp_path / "body"), device="cpu").loss({"input_ids": torch.ones(1, 3, dtype=torch.long)})
 
 
-@pytest.mark.parametrize(("task", "targets"), [("classify", "all"), ("classify", ["query", "value"]), ("tokens", "all")])
+@pytest.mark.parametrize(
+    ("task", "targets"), [("classify", "all"), ("classify", ["query", "value"]), ("tokens", "all")]
+)
 def test_peft_reads_it_back(make, tmp_path: Path, task: str, targets: Any) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification

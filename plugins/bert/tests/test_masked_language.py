@@ -180,5 +180,5 @@ def test_labels_and_masks_of_the_user_are_used_as_they_are(model: zoo.Model) -> 
 
 
 def test_conversations_are_none_of_its_data(model: zoo.Model) -> None:
-    with pytest.raises(zoo.DataError, match="holds conversations; .* learns from prose, documents, tokens"):
+    with pytest.raises(zoo.DataError, match=r"holds conversations; .* learns from prose, documents, tokens"):
         model.batches([{"messages": [{"role": "assistant", "content": "x"}]}], batch_size=1)

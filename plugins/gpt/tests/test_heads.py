@@ -27,7 +27,9 @@ def test_the_last_token_that_is_not_padding_decides(make, kind: str) -> None:
     folder = make(kind)
     model = zoo.load(str(folder), classes=["no", "yes"], device="cpu", dtype=torch.float64)
     assert model.module.config.pad_token_id == 0  # the end of a text
-    theirs = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, pad_token_id=0, dtype=torch.float64)
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=2, pad_token_id=0, dtype=torch.float64
+    )
     theirs.load_state_dict(model.module.state_dict())
     pairs = data(9)
     batch = next(iter(model.batches(pairs, batch_size=9, split="test")))
@@ -54,7 +56,9 @@ def test_it_is_tuned_saved_and_loaded_again(make, tmp_path: Path, kind: str, bit
     assert loaded.sample(texts=["the file", "not a file"]).data == model.sample(texts=["the file", "not a file"]).data
     assert loaded.evaluate(pairs) == model.evaluate(pairs)
     model.save(tmp_path / "whole")
-    assert zoo.load(str(tmp_path / "whole"), device="cpu").evaluate(pairs) == pytest.approx(model.evaluate(pairs), abs=1e-4)
+    assert zoo.load(str(tmp_path / "whole"), device="cpu").evaluate(pairs) == pytest.approx(
+        model.evaluate(pairs), abs=1e-4
+    )
 
 
 def test_tags_of_words(make) -> None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -108,8 +107,8 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     """Return {"perplexity", "loss"} of held-out data, and "bits_per_byte" of text, at most HELD_OUT bytes of it.
 
     "loss": nats per token that is to be predicted. "bits_per_byte": of the text's UTF-8, comparable between tokenizers,
-    a document's end counting as one byte; conversations, pairs and token ids have none. Every token is predicted once, from those before it in its window; the
-    first from the beginning-of-text token, where the tokenizer has one.
+    a document's end counting as one byte; conversations, pairs and token ids have none. Every token is predicted once,
+    from those before it in its window; the first from the beginning-of-text token, where the tokenizer has one.
     """
     found = read(model, data, "test", most=HELD_OUT)
     record(found.report)
