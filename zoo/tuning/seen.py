@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from zoo.data.report import Report
+from zoo.data.spec import ALL
 
 SEEN = "seen_in_training"  # the metric: the share of the evaluated examples that the model was trained on
 
