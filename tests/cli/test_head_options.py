@@ -27,7 +27,12 @@ def test_classes_as_the_data_name_them(reviews: Path, tmp_path: Path, capsys, mo
     assert main([*words, "--device", "cpu"]) == 0
     saved = capsys.readouterr().out.strip()
     record = json.loads((Path(saved) / "zoo.json").read_text())
-    assert record["base"]["head"] == {"task": "classify", "classes": ["bad", "good"], "image_size": None, "channels": None}
+    assert record["base"]["head"] == {
+        "task": "classify",
+        "classes": ["bad", "good"],
+        "image_size": None,
+        "channels": None,
+    }
     assert main(["sample", "bert", "--lora", saved, "-o", "text=it is the value", "--device", "cpu"]) == 0
     assert "good" in capsys.readouterr().out
     assert main(["info", f"./{saved}"]) == 0

@@ -88,8 +88,8 @@ def info(
 ) -> None:
     """Show the facts of model NAME, and its footprint."""
     from zoo.catalog import registry
-    from zoo.loading.resolve import resolve
     from zoo.formats.heads import head_of
+    from zoo.loading.resolve import resolve
     from zoo.plugin import hooks
 
     entry = registry.find(name) if is_name(name) else resolve(name)
