@@ -21,7 +21,7 @@ from zoo.errors import AdapterError, CheckpointError, ZooError
 from zoo.formats import heads as saved_heads
 from zoo.hub.adapters import resolve_path
 from zoo.integrations.initial import initial_values
-from zoo.loading.stream import meta_parameters
+from zoo.loading.buffers import construct
 from zoo.plugin import hooks
 from zoo.plugin.quantize import Plan
 from zoo.torch_state.modes import seeded
@@ -253,8 +253,7 @@ class NewHead:
 
 def _shapes(entry: Entry) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of an entry's module, under each of its names."""
-    with meta_parameters(), torch.random.fork_rng(devices=[]):
-        groups = index_module(hooks.construct(entry)).groups
+    groups = index_module(construct(entry)).groups
     return {ref.name: tuple(group.value.shape) for group in groups for ref in group.refs}
 
 

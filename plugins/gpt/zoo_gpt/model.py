@@ -101,3 +101,10 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     module: Any = model.module
     library.save_library_model(module, folder, state_dict, lambda: library.tokenizer_of(model.entry))
     return True
+
+
+def context_of(model: Model) -> int:
+    """Return the longest sequence that the model takes, in tokens (2**31 for a model without a limit)."""
+    config = model.module.config
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), 2**31)
