@@ -137,3 +137,27 @@ def test_facts_say_it(make) -> None:
 
     entry = zoo.load(str(make("bert")), classes=["a", "b"], device="meta").entry
     assert hooks.describe(entry)["classes"] == "a, b"
+
+
+def test_an_adapter_of_pefts_own_needs_its_classes_said(make, tmp_path: Path) -> None:
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    folder = make("bert")
+    base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"], modules_to_save=["classifier", "pooler"]
+    )
+    theirs = get_peft_model(base, config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.eval().save_pretrained(tmp_path / "peft")
+    with pytest.raises(zoo.AdapterError, match=r"give classes=\[…\]"):
+        zoo.load(str(folder), lora=str(tmp_path / "peft"), device="cpu")
+    model = zoo.load(str(folder), classes=["a", "b", "c"], lora=str(tmp_path / "peft"), device="cpu")
+    ids = torch.randint(5, 60, (2, 9))
+    assert torch.allclose(model.module(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-5)
+    loaded = zoo.load(str(tmp_path / "peft"), classes=3, device="cpu")  # by the base that it names
+    assert torch.allclose(loaded.module(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-5)
