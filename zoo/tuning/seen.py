@@ -29,5 +29,8 @@ class SeenExamples:
 
 
 def _keys(reports: Iterable[Report], split: str) -> np.ndarray:
-    raw = b"".join(key for report in reports for name in report.served or (split,) for key in report.keys.get(name, ()))
-    return np.frombuffer(raw, dtype=np.uint64)
+    raw: list[bytes] = []
+    for report in reports:
+        served = report.keys if ALL in report.served else report.served or (split,)
+        raw += [key for name in served for key in report.keys.get(name, ())]
+    return np.frombuffer(b"".join(raw), dtype=np.uint64)
