@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.data.images import image_batches, image_data
-from zoo.data.labels import check_labels
 
+from . import files
 from .model import as_noise, classes, image_shape, predict, scheduler, target
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     schedule = scheduler(model.entry)
     generator = torch.Generator().manual_seed(request.seed)
     size, channels = image_shape(model)
-    rows = image_batches(data, request, size=size, channels=channels, classes=(classes(model), model.entry.name))
+    rows = image_batches(data, request, size=size, channels=channels, **_classes(model))
     steps = schedule.config.num_train_timesteps
     return ({**row, **_draw(row["images"], steps, generator)} for row in rows)
 
@@ -64,12 +64,11 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     Noise and timesteps are the same every time; the timesteps lie on an even grid over the schedule.
     """
     size, channels = image_shape(model)
-    images, labels = image_data(data, size=size, channels=channels, split="test")
-    labels = check_labels(labels, count=classes(model), model=model.entry.name)
+    images, labels = image_data(data, size=size, channels=channels, split="test", limit=_EVALUATED, **_classes(model))
     schedule = scheduler(model.entry)
-    count = min(len(images), _EVALUATED)
+    count = len(images)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(images[:count].shape, generator=generator)
+    noise = torch.randn(images.shape, generator=generator)
     steps = schedule.config.num_train_timesteps
     times = ((torch.arange(count) + 0.5) * steps / count).long()[torch.randperm(count, generator=generator)]  # [count]
     total = 0.0
@@ -79,7 +78,12 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         output = predict(model, noisy, times[part], None if labels is None else labels[part]).cpu()
         guess = as_noise(schedule, output[:, : images.shape[1]], noisy, times[part])
         total += (guess - noise[part]).square().sum().item()
-    return {"noise_mse": total / noise[:count].numel()}
+    return {"noise_mse": total / noise.numel()}
+
+
+def _classes(model: Model) -> dict[str, Any]:
+    """Return what tells the data's classes which of the model's they are."""
+    return {"classes": (classes(model), model.entry.name), "names": files.class_names(model.entry)}
 
 
 def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:
