@@ -1,8 +1,9 @@
 """Data: readers for what a user brings, and small data sets that need no download. Any plugin may use these helpers.
 
 What a user has (`spec.py`: a folder, a file, a dataset, tensors, with names of columns) is read as a `Table` of rows
-(`sources.py` → `table.py`), or as a `Stream` of them (`streams.py`); columns are found by name (`columns.py`), classes bound by name (`classes.py`), examples held out by one
-rule (`splits.py`), and what was taken and left is a `Report` (`report.py`). `images.py` and `text.py` read pictures and
+(`sources.py` → `table.py`), or as a `Stream` of them (`streams.py`); columns are found by name (`columns.py`), classes
+bound by name (`classes.py`), examples held out by one rule (`splits.py`), and what was taken and left is a `Report`
+(`report.py`). `images.py` and `text.py` read pictures and
 texts so, `stream.py` makes batches of tensors, `letters.py` draws letters, `labels.py` reads the classes that a user
 asks for, `pixels.py` converts images.
 

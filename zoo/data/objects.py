@@ -94,7 +94,7 @@ def from_torch(data: Any, kind: str) -> Table | Stream:
     if not len(data):
         raise DataError(f"{origin}: holds nothing: give at least one example")
     names = _names(data[0], kind)
-    columns: dict[str, Sequence[Any]] = {name: _Field(data, name, i) for i, name in enumerate(names)}
+    columns: dict[str, Sequence[Any]] = {name: ItemColumn(data, name, i) for i, name in enumerate(names)}
     known = _targets(data)
     if known is not None and "label" in columns:
         columns["label"] = known
@@ -131,8 +131,8 @@ def from_iterable(data: Iterable[Any], kind: str) -> Table | Stream:
     return _stream(lambda: iter(data), kind, f"the {type(data).__name__} given", data)
 
 
-class _Field(Sequence[Any]):
-    """A field of every item of a dataset; an item is made when it is asked for."""
+class ItemColumn(Sequence[Any]):
+    """A field of every item of a dataset; an item is made when it is asked for, and may be another each time."""
 
     def __init__(self, data: Any, name: str, place: int) -> None:
         self._data, self._name, self._place = data, name, place
