@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 VOCABULARY = 99
+_LARGEST = 5_000_000  # parameters
 # A field of a configuration -> its value in a small one. Fields that a type does not have are passed over.
 _WIDTHS = dict.fromkeys(
     (
@@ -72,17 +75,19 @@ _OTHERS: dict[str, Any] = {
     **dict.fromkeys(("pad_token_id",), 0),
 }
 _SMALL: dict[str, Any] = {**_WIDTHS, **_INNER, **_LAYERS, **_HEADS, **_OTHERS}
-# Lists with an entry for each layer or stage, which follow from the number of layers if they are left out.
-_PER_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "attention_types", "block_types", "no_rope_layers")
 # What a few types need besides: what their own checks ask for.
-_EXTRA: dict[str, dict[str, Any]] = {}
-
-
-def small_values(kind: str) -> dict[str, Any]:
-    """Return arguments of the configuration of `kind`, a model_type, that make it small."""
-    from transformers import CONFIG_MAPPING
-
-    return {**_small(CONFIG_MAPPING[kind]), **_EXTRA.get(kind, {})}
+_EXTRA: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8},
+    "kimi_linear": {"num_experts_per_token": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "local_attn_chunk_length": 4},
+    "roc_bert": {"pronunciation_embed_dim": 16, "shape_embed_dim": 16, "shape_vocab_size": VOCABULARY},
+    "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
 def _small(config_class: Any, depth: int = 0) -> dict[str, Any]:
@@ -102,5 +107,114 @@ def small_config(kind: str, **changes: Any) -> Any:
     """Return a small configuration of a model_type."""
     from transformers import CONFIG_MAPPING
 
-    values = {**small_values(kind), **changes}
-    return CONFIG_MAPPING[kind](**{name: value for name, value in values.items() if name not in _PER_LAYER})
+    values = {**_small(CONFIG_MAPPING[kind]), **_EXTRA.get(kind, {}), **changes}
+    config = CONFIG_MAPPING[kind](**values)
+    if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0
+    return config
+
+
+def small_module(kind: str, task: str, **changes: Any) -> Any:
+    """Return a small module with random weights, in evaluation mode.
+
+    Args:
+        kind: a model_type.
+        task: as in `zoo.integrations.auto_classes.classes_of`.
+        changes: values of the configuration.
+    """
+    import torch
+    import transformers
+
+    from zoo.integrations.auto_classes import classes_of
+
+    library_class = getattr(transformers, classes_of(task)[kind][0])
+    config = small_config(kind, **changes)
+    if not isinstance(config, library_class.config_class):
+        config = config.get_text_config()
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in library_class(config).parameters())
+    if size > _LARGEST:
+        raise ValueError(f"{kind} is not small: {size} parameters")
+    module = library_class(config).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return module
+
+
+class Case(NamedTuple):
+    """A small model in a folder.
+
+    Attributes:
+        state: the weights that were written.
+        call: arguments of the module's forward, in which gradients are checked.
+        data: what the verbs take, by plugin and verb; see `model_types.py`.
+        again: reads the weights of a folder with the library itself.
+    """
+
+    state: dict[str, Any]
+    call: dict[str, Any]
+    data: dict[str, Any]
+    again: Callable[[Path], dict[str, Any]]
+
+
+def case(kind: str, task: str, folder: Path) -> Case:
+    """Write a small model of transformers with a tokenizer, and return it with what it takes."""
+    module = small_module(kind, task)
+    module.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    call = _call(module, task)
+    return Case(module.state_dict(), call, {"library": call}, lambda at: type(module).from_pretrained(at).state_dict())
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+    words = (*special, *(f"w{i}" for i in range(VOCABULARY - 9)))
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token", "mask_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
+
+
+def _call(module: Any, task: str) -> dict[str, Any]:
+    """Return arguments of a module's forward with which its library computes a loss, by the arguments' names."""
+    import inspect
+
+    import torch
+
+    takes = inspect.signature(type(module).forward).parameters
+    ids = torch.randint(5, 90, (2, 8))
+    call: dict[str, Any] = {}
+    if "input_ids" in takes:
+        call["input_ids"] = ids[:, None].repeat(1, 2, 1) if task == "MULTIPLE_CHOICE" else ids
+    if "pixel_values" in takes:
+        config = getattr(module.config, "vision_config", None) or module.config
+        channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", 32)
+        height, width = (size, size) if isinstance(size, int) else size
+        call["pixel_values"] = torch.rand(2, channels, height, width)
+    if "input_features" in takes:
+        call["input_features"] = torch.rand(2, getattr(module.config, "num_mel_bins", 16), 128)
+    if "bool_masked_pos" in takes and task == "MASKED_IMAGE_MODELING":
+        patches = (height // module.config.patch_size) * (width // module.config.patch_size)
+        call["bool_masked_pos"] = torch.rand(2, patches) < 0.5
+    if "input_values" in takes:
+        call["input_values"] = torch.rand(2, 4000)
+    if "start_positions" in takes:
+        call |= {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])}
+    if "labels" in takes:
+        classes = getattr(module.config, "num_labels", 2)
+        per_row = task in ("SEQUENCE_CLASSIFICATION", "MULTIPLE_CHOICE", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION")
+        if per_row:
+            call["labels"] = torch.tensor([0, 1])
+        elif task == "SEMANTIC_SEGMENTATION":
+            call["labels"] = torch.randint(classes, (2, height, width))
+        else:
+            call["labels"] = torch.randint(classes, (2, 8)) if task == "TOKEN_CLASSIFICATION" else ids.clone()
+    if "return_loss" in takes:
+        call["return_loss"] = True
+    return call

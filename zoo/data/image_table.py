@@ -12,7 +12,7 @@ from zoo.data.columns import find_columns
 from zoo.data.labelled import Labels, read_labels
 from zoo.data.objects import ItemColumn
 from zoo.data.pictures import Checked, check, check_all, open_image
-from zoo.data.pixels import as_batch, as_single, is_signed, is_wide, scaled, span_of
+from zoo.data.pixels import as_batch, as_single, is_pil, is_signed, is_wide, scaled, span_of
 from zoo.data.report import Report, key_of, record
 from zoo.data.spec import ALL, Data, split_name
 from zoo.data.splits import divide, rows_of
@@ -77,7 +77,7 @@ def images_of(table: Table, given: Data, split: str, *, values: bool = False) ->
     captions = table.columns[columns["caption"]] if "caption" in columns else None
     return Images(
         _images(pictures, known, chosen),
-        _labels(labels, chosen, table.origin),
+        _labels(labels, kept, rows, table.origin),
         () if labels is None else labels.classes,
         None if captions is None else [str(captions[i]) for i in chosen],
         _values(table, columns["label"], chosen) if values and "label" in columns else None,
@@ -134,9 +134,10 @@ def _images(values: Any, known: Sequence[Checked], rows: Sequence[int]) -> Any:
     import torch
 
     if isinstance(values, torch.Tensor | np.ndarray):
-        return as_batch(values[list(rows)])
+        return as_batch(values)[list(rows)]
     spans = [one.span for one in known if one.span is not None]
-    looked = [values[i] for i in rows[:: max(1, len(rows) // _LOOKED_AT)]] if isinstance(values, ItemColumn) else []
+    whole = [i for i, one in enumerate(known) if not one.wrong]
+    looked = [values[i] for i in whole[:: max(1, len(whole) // _LOOKED_AT)]] if isinstance(values, ItemColumn) else []
     first = looked[0] if looked else values[rows[0]]
     if isinstance(first, Path) and not spans:
         return [values[i] for i in rows]
@@ -144,15 +145,15 @@ def _images(values: Any, known: Sequence[Checked], rows: Sequence[int]) -> Any:
         span = span_of(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
         return Opened(values, rows, lambda one: _opened(one, span))
     if looked:
-        signed = is_signed([as_single(one) for one in looked if not hasattr(one, "mode")])
-        return Opened(values, rows, lambda one: one if hasattr(one, "mode") else _checked_sign(one, signed))
+        signed = is_signed([as_single(one) for one in looked if not is_pil(one)])
+        return Opened(values, rows, lambda one: one if is_pil(one) else _checked_sign(one, signed))
+    arrays = [i for i in whole if isinstance(values[i], torch.Tensor | np.ndarray | list)]
+    signed = is_signed([as_single(values[i]) for i in arrays])  # of all splits
     chosen = [values[i] for i in rows]
-    if any(isinstance(one, torch.Tensor | np.ndarray | list) for one in chosen):
-        groups = [as_single(one) for one in chosen]
-        signed = is_signed(groups)
-        return [scaled(group, signed)[0] for group in groups]
+    if arrays:
+        return [scaled(as_single(one), signed)[0] for one in chosen]
     for one in chosen:
-        if not hasattr(one, "mode"):
+        if not is_pil(one):
             as_single(one)  # raises what it is not
     return chosen
 
@@ -181,12 +182,12 @@ def _checked_sign(image: Any, signed: bool) -> Tensor:
     return scaled(group, signed)[0]
 
 
-def _labels(labels: Labels | None, rows: Sequence[int], origin: str) -> Tensor | None:
+def _labels(labels: Labels | None, kept: Sequence[int], rows: Sequence[int], origin: str) -> Tensor | None:
     import torch
 
     if labels is None:
         return None
-    numbers = [labels.numbers[i] for i in rows]
+    numbers = [labels.numbers[i] for i in kept]  # of all splits
     missing = sum(number is None for number in numbers)
     if missing == len(numbers):
         return None
@@ -195,7 +196,7 @@ def _labels(labels: Labels | None, rows: Sequence[int], origin: str) -> Tensor |
             f"{origin}: expected a label for all images or none, got {len(numbers) - missing} of {len(numbers)} "
             "(negative ones count as none): label the others too"
         )
-    return torch.tensor(numbers, dtype=torch.int64)
+    return torch.tensor([numbers[i] for i in rows], dtype=torch.int64)
 
 
 def _values(table: Table, column: str, rows: Sequence[int]) -> list[Any]:

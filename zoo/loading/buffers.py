@@ -1,15 +1,74 @@
-"""Buffers that a module computes in its `__init__` where its parameters are, which while loading is nowhere."""
+"""Construct a module without values, whatever its `__init__` does: buffers made where parameters are, forward passes.
+
+On `meta` a parameter is nowhere, and what a constructor computes beside it is nowhere too, or an error. A hollow
+parameter says that it is on the CPU, and has no values either.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from zoo.catalog.entry import Entry
-from zoo.loading.stream import parameters_as
+from zoo.loading.stream import meta_parameters, parameters_as
 from zoo.plugin import hooks
 from zoo.weights.walk import ModuleIndex, index_module
+
+
+def construct(entry: Entry) -> nn.Module:
+    """Return the module of an entry with parameters on `meta`, and buffers real where they could be made.
+
+    Constructors that run a forward pass, to see a shape, are given hollow parameters.
+    """
+    # Constructors draw values that are never used.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with meta_parameters():
+                return hooks.construct(entry)
+        except Exception as error:
+            try:
+                with hollow_parameters():
+                    module = hooks.construct(entry)
+            except Exception:
+                raise error from error.__cause__
+    _empty(module)
+    return module
+
+
+@contextmanager
+def hollow_parameters() -> Iterator[None]:
+    """Create hollow parameters in the block; buffers are real."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def hollow(parameter: nn.Parameter) -> nn.Parameter:
+        if isinstance(parameter, FakeTensor):
+            return parameter
+        with mode:
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+        return nn.Parameter(empty, requires_grad=parameter.requires_grad)
+
+    with parameters_as(hollow):
+        yield
+
+
+def _empty(module: nn.Module) -> None:
+    """Put what is hollow in a module on `meta`; what was shared stays shared."""
+    made: dict[int, torch.Tensor] = {}
+    for layer in module.modules():
+        for tensors in (layer._parameters, layer._buffers):
+            for name, tensor in tensors.items():
+                if not isinstance(tensor, FakeTensor):
+                    continue
+                if id(tensor) not in made:
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                    made[id(tensor)] = (
+                        nn.Parameter(empty, tensor.requires_grad) if tensors is layer._parameters else empty
+                    )
+                tensors[name] = made[id(tensor)]  # type: ignore[assignment]
 
 
 def make_real(entry: Entry, index: ModuleIndex) -> None:
@@ -29,16 +88,7 @@ def make_real(entry: Entry, index: ModuleIndex) -> None:
     }
     if not unfilled:
         return
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-
-    def hollow(parameter: nn.Parameter) -> nn.Parameter:
-        if isinstance(parameter, FakeTensor):
-            return parameter
-        with mode:
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-        return nn.Parameter(empty, requires_grad=parameter.requires_grad)
-
-    with parameters_as(hollow), torch.random.fork_rng(devices=[]):
+    with hollow_parameters(), torch.random.fork_rng(devices=[]):
         again = index_module(hooks.construct(entry)).buffers
     for name, (layer, attribute, _) in unfilled.items():
         ref = again.get(name)

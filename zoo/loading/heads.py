@@ -1,7 +1,7 @@
 """Give a model another head, or another input, than its checkpoint has: which parameters are new, and their values.
 
-What is new is found by names and shapes: the module with the head is compared with the one without it, and with one that
-has a class more. No plugin says it, and none needs to.
+What is new is found by names and shapes: the module with the head is compared with the one without it, and with one
+that has a class more. No plugin says it, and none needs to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoo.errors import AdapterError, CheckpointError, ZooError
 from zoo.formats import heads as saved_heads
 from zoo.hub.adapters import resolve_path
 from zoo.integrations.initial import initial_values
-from zoo.loading.stream import meta_parameters
+from zoo.loading.buffers import construct
 from zoo.plugin import hooks
 from zoo.plugin.quantize import Plan
 from zoo.torch_state.modes import seeded
@@ -46,8 +46,8 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
     """
     for name, place in adapters.items():
         if isinstance(place, str | os.PathLike):
-            own = saved_heads.head_of(resolve_path(place))
-            asked = own if asked is None else _agreed(asked, own, name)
+            theirs = saved_heads.head_of(resolve_path(place))
+            asked = theirs if asked is None else _agreed(asked, theirs, name)
     if asked is None:
         return entry
     can = hooks.heads(entry)
@@ -57,13 +57,13 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
             f"{entry.name}: classes= and task= ask for {TASKS[asked.task]} (task={asked.task!r}), and the architecture "
             f"{entry.plugin!r} {able}: leave them out, or load a model that can"
         )
-    for argument, able in (("image_size", can.image_size), ("channels", can.channels)):
-        if getattr(asked, argument) is not None and not able:
+    for argument, possible in (("image_size", can.image_size), ("channels", can.channels)):
+        if getattr(asked, argument) is not None and not possible:
             raise ZooError(f"{entry.name}: the architecture {entry.plugin!r} takes no {argument}=: leave it out")
-    if can.own is not None and asked.task == can.own.task and not asked.modules:
-        if asked.count == can.own.count and asked.names in ((), can.own.names):
-            _LOG.info("%s has the head %s already, which stays", entry.name, can.own)
-            asked = replace(asked, task=None, names=(), count=0)
+    own = can.own
+    if own is not None and (asked.task, asked.count) == (own.task, own.count) and asked.names in ((), own.names):
+        _LOG.info("%s has the head %s already, which stays", entry.name, own)
+        asked = replace(asked, task=None, names=(), count=0)
     if asked == Head():
         return entry
     return replace(entry, head=replace(asked, modules=()))
@@ -115,7 +115,7 @@ class NewHead:
             return
         shapes = {ref.name: tuple(group.value.shape) for group in index.groups for ref in group.refs}
         kept = replace(head, task=None, names=(), count=0)
-        before = _shapes(replace(entry, head=kept if kept != Head() else None))
+        before = _as_part(_shapes(replace(entry, head=kept if kept != Head() else None)), module, shapes)
         larger = _shapes(replace(entry, head=replace(head, names=(), count=head.count + 1)))
         for name, shape in shapes.items():
             more = larger.get(name, shape)
@@ -239,9 +239,20 @@ class NewHead:
 
 def _shapes(entry: Entry) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of an entry's module, under each of its names."""
-    with meta_parameters(), torch.random.fork_rng(devices=[]):
-        groups = index_module(hooks.construct(entry)).groups
+    groups = index_module(construct(entry)).groups
     return {ref.name: tuple(group.value.shape) for group in groups for ref in group.refs}
+
+
+def _as_part(
+    body: dict[str, tuple[int, ...]], module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return a body's names as they are in a module of which the body is a child; unchanged for another module."""
+    if sum(name in shapes for name in body) > len(body) / 2:
+        return body
+    for child, _ in module.named_children():
+        if sum(f"{child}.{name}" in shapes for name in body) > len(body) / 2:
+            return {f"{child}.{name}": shape for name, shape in body.items()}
+    return body
 
 
 def _above(name: str) -> list[str]:

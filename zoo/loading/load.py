@@ -18,7 +18,7 @@ from zoo.catalog.head import as_head
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
-from zoo.loading.buffers import make_real
+from zoo.loading.buffers import construct, make_real
 from zoo.loading.calibrated import (
     calibrate_loaded,
     calibrate_wrapped,
@@ -33,7 +33,7 @@ from zoo.loading.losses import warn_of_losses
 from zoo.loading.random_weights import initial_tensors
 from zoo.loading.resolve import resolve
 from zoo.loading.sensitivity import costs_by_data, costs_of_outputs
-from zoo.loading.stream import fill_meta, meta_parameters, stream
+from zoo.loading.stream import fill_meta, stream
 from zoo.methods.config import Adapter
 from zoo.model import Model
 from zoo.plugin import hooks
@@ -127,8 +127,7 @@ def load(
             )
         entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
     entry = with_head(entry, asked, named)
-    with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
-        module = hooks.construct(entry)
+    module = construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
     new = None if entry.head is None else NewHead(entry, module, index)
     make_real(entry, index)

@@ -122,11 +122,13 @@ def tune(
             items = batch_size * gradient_accumulation_steps * accelerator.num_processes
             steps = steps_of(epochs, examples.items, items)
         settings = settings_of(steps)
+        head = getattr(getattr(model, "entry", None), "head", None)  # other classes are another run
         if eval_every is not None and eval_data is None:
             eval_data = held_out_of(data, examples.reports)
         evaluations = Evaluations(EvaluationSettings(eval_every, eval_data, metric, patience, keep_best))
         facts = {
             **settings.as_dict(),
+            **({"head": head.key} if head else {}),
             "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
             **({"examples": examples.content} if examples.content else {}),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import BatchRequest, DataError, ZooError
-from zoo.errors import did_you_mean
+from zoo.errors import did_you_mean, one_line
 from zoo.integrations.auto_classes import is_for, sees_later_tokens
 
 from .batches import batches
@@ -35,8 +35,17 @@ def loss(model: Model, batch: Any) -> Tensor:
         DataError: an argument is none of the forward's, or what it makes a loss of is missing.
         ZooError: the class has no loss of its own.
     """
+    check_loss(model)
     arguments = checked(model, batch)
-    output = model.module(**arguments)
+    try:
+        output = model.module(**arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
+        raise DataError(
+            f"{model.entry.name}: {type(model.module).__name__}'s forward cannot use the batch, "
+            f"{', '.join(arguments)}: {one_line(error, 300)}"
+        ) from error
     value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if value is None:
         raise _without(model.module, arguments)
@@ -97,15 +106,42 @@ def _check_hidden(model: Model, arguments: dict[str, Any]) -> None:
         )
 
 
+def check_loss(model: Model) -> None:
+    """Check that the class may have a loss of its own: those of transformers have, but for bodies without a head.
+
+    Raises:
+        ZooError: it has none.
+    """
+    module: Any = model.module
+    config = getattr(module, "config", None)
+    facts = {"architectures": [type(module).__name__], "model_type": getattr(config, "model_type", None)}
+    known = arguments_of(module)
+    if not is_for(facts, "") and hasattr(module, "main_input_name"):
+        return
+    if not _wanted(known) and "return_loss" not in known and not is_for(facts, "PRETRAINING"):
+        raise _lossless(module)
+
+
+def _wanted(known: tuple[str, ...]) -> list[str]:
+    return [one for one in known if "label" in one or one in ("start_positions", "end_positions", "future_values")]
+
+
 def _without(module: nn.Module, arguments: dict[str, Any]) -> ZooError:
-    name = type(module).__name__
-    wanted = [one for one in arguments_of(module) if "label" in one or one in ("start_positions", "future_values")]
-    missing = [one for one in wanted if one not in arguments]
+    name, known = type(module).__name__, arguments_of(module)
+    missing = [one for one in _wanted(known) if one not in arguments]
     if missing:
         return DataError(f"{name} makes its loss of {' and '.join(missing)}, which the batch lacks: add them")
+    others = ", ".join(one for one in known if one not in arguments)
+    return DataError(
+        f"{name} computed no loss from {', '.join(arguments)}; its forward also takes {others}: add what its library "
+        "makes the loss of, or compute one from model.module(…)"
+    )
+
+
+def _lossless(module: nn.Module) -> ZooError:
     return ZooError(
-        f"{name} has no loss of its own: compute one from model.module(…), and train model.trainable_parameters() "
-        "with an optimizer of torch"
+        f"{type(module).__name__} has no loss of its own: compute one from model.module(…), and train "
+        "model.trainable_parameters() with an optimizer of torch"
     )
 
 

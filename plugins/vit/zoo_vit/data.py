@@ -132,9 +132,11 @@ def image_processor(model: Model) -> BaseImageProcessor:
     from transformers import AutoImageProcessor, ViTImageProcessor
 
     def own() -> BaseImageProcessor:
-        edge = getattr(model.module.config, "image_size", 224)
+        config = model.module.config
+        config = getattr(config, "vision_config", None) or config  # CLIP and its kin see with a part
+        edge = getattr(config, "image_size", 224)
         height, width = (edge, edge) if isinstance(edge, int) else edge
-        middle = [0.5] * getattr(model.module.config, "num_channels", 3)
+        middle = [0.5] * getattr(config, "num_channels", 3)
         return ViTImageProcessor(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
 
     processor = library.image_processor(model.entry.folder, AutoImageProcessor, own)

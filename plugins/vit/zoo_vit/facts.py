@@ -37,12 +37,15 @@ def is_transformers(config: dict[str, Any]) -> bool:
 
 
 def is_body(config: dict[str, Any]) -> bool:
-    """Return whether this is a model of transformers for images that has no head, such as `ViTModel`."""
+    """Return whether this is a model of transformers for images that has no head, such as `ViTModel`.
+
+    Those that compare images with texts, such as `CLIPModel`, have no need of one.
+    """
     kind = str(config.get("model_type"))
     names = [str(name) for name in config.get("architectures") or []]
     if is_timm(config) or not any(transformers_heads.is_body(name, kind) for name in names):
         return False
-    return kind in classes_of(_TASK)
+    return kind in classes_of(_TASK) and not is_for(config, "ZERO_SHOT_IMAGE_CLASSIFICATION")
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
