@@ -22,7 +22,6 @@ def test_a_batch_holds_all_that_its_loss_needs(letters):
     batch = next(iter(letters.batches("letters:serif", batch_size=4, seed=1)))
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
         "images": (4, 1, 32, 32),
-        "labels": (4,),
         "noise": (4, 8, 2, 2),
     }
     assert batch["images"].min() == -1
@@ -45,7 +44,7 @@ def test_a_batch_holds_all_that_its_loss_needs(letters):
 def test_loss_and_figures_are_those_of_torchs_distributions(make, weight):
     vae, folder = make(kl_weight=weight)
     model = zoo.load(str(folder), device="cpu")
-    batch = next(iter(model.batches(torch.rand(6, 3, 16, 16), batch_size=6)))
+    batch = next(iter(model.batches(zoo.Data(torch.rand(6, 3, 16, 16), split="all"), batch_size=6)))
     images, noise = batch["images"], batch["noise"]
     with torch.no_grad():
         found = vae.encode(images).latent_dist
@@ -59,7 +58,7 @@ def test_loss_and_figures_are_those_of_torchs_distributions(make, weight):
     assert model.loss(batch).item() == pytest.approx(weight * (-elbo - constant) / values, rel=1e-4)
 
     noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0))
-    metrics = model.evaluate(images)
+    metrics = model.evaluate(zoo.Data(images, split="all"))
     whole = model.loss({"images": images, "noise": noise}).item()
     assert metrics["loss"] == pytest.approx(whole, rel=1e-5)
     assert metrics["kl"] == pytest.approx(kl.item(), rel=1e-5)
@@ -116,9 +115,9 @@ def test_every_combination_does_everything(make, tmp_path, bits, lora):
         assert lora is None  # quantized weights train through adapters alone
         assert bits < 32
         return
-    before = model.evaluate(images)["loss"]
+    before = model.evaluate(zoo.Data(images, split="all"))["loss"]
     model.tune(images, steps=5, batch_size=8, lr=3e-3)
-    assert model.evaluate(images)["loss"] < before
+    assert model.evaluate(zoo.Data(images, split="all"))["loss"] < before
     twin = copy.deepcopy(model.module)
     with torch.no_grad():
         wanted = model.module(images).sample

@@ -14,6 +14,7 @@ import zoo
 from zoo.plugin import hooks
 
 IMAGES, LABELS = torch.rand(12, 3, 40, 40), torch.arange(12) % 3
+WHOLE = zoo.Data((IMAGES, LABELS), split="all")
 
 
 def run(model: zoo.Model, images: torch.Tensor) -> torch.Tensor:
@@ -30,7 +31,7 @@ def test_other_classes_sizes_and_channels(
     names = ["cat", "new", "ant"]  # the checkpoint has two of them
     asked: dict[str, Any] = {"classes": names, "image_size": 48, "channels": 1, "lora": 2}
     model = zoo.load(str(folder), bits=bits, device="cpu", seed=0, **asked)
-    batch = next(iter(model.batches((IMAGES, LABELS), batch_size=4, split="test")))
+    batch = next(iter(model.batches(WHOLE, batch_size=4, split="test")))
     assert batch["images"].shape == (4, 1, 48, 48)
     assert batch["labels"].tolist() == [0, 1, 2, 0]
     model.tune((IMAGES, LABELS), steps=3, batch_size=4, lr=1e-2, quiet=True)
@@ -43,7 +44,7 @@ def test_other_classes_sizes_and_channels(
     model.save(tmp_path / "whole")
     whole = zoo.load(str(tmp_path / "whole"), device="cpu")
     assert torch.allclose(run(whole, batch["images"]), wanted, atol=1e-5)
-    again = next(iter(whole.batches((IMAGES, LABELS), batch_size=4, split="test")))
+    again = next(iter(whole.batches(WHOLE, batch_size=4, split="test")))
     assert torch.allclose(again["images"], batch["images"], atol=1e-6)
 
 
