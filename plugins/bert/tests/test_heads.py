@@ -43,9 +43,10 @@ def test_it_is_tuned_saved_and_loaded_again(make, tmp_path: Path, task: str, bit
     model = zoo.load(str(folder), classes=classes, task=task, lora=4, bits=bits, device="cpu", seed=0)
     batch = next(iter(model.batches(data, batch_size=6, split="test")))
     assert model.loss(batch).item() == pytest.approx(model.module(**batch).loss.item(), rel=1e-6)
-    before = model.evaluate(data)["loss" if task != "regress" else "mse"]
+    whole = zoo.Data(data, split="all")
+    before = model.evaluate(whole)["loss" if task != "regress" else "mse"]
     model.tune(data, steps=25, batch_size=8, lr=1e-2, seed=0, quiet=True)
-    assert model.evaluate(data)["loss" if task != "regress" else "mse"] < before
+    assert model.evaluate(whole)["loss" if task != "regress" else "mse"] < before
     model.save_adapter(tmp_path / "saved")
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     wanted = model.module.eval()(**inputs).logits
@@ -58,7 +59,7 @@ def test_it_is_tuned_saved_and_loaded_again(make, tmp_path: Path, task: str, bit
     assert classes is None or list(config["id2label"].values()) == classes
     alone = zoo.load(str(tmp_path / "whole"), device="cpu")
     assert torch.allclose(alone.module(**inputs).logits, wanted, atol=1e-5)
-    assert list(alone.evaluate(data)) == list(model.evaluate(data))
+    assert [*alone.evaluate(whole), "seen_in_training"] == list(model.evaluate(whole))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,7 +116,7 @@ def test_peft_reads_it_back(make, tmp_path: Path, task: str, targets: Any) -> No
 def test_the_first_token_of_a_word_has_its_tag(make) -> None:
     model = zoo.load(str(make("bert")), classes=["O", "B-X"], task="tokens", device="cpu")
     words, tags = ["the", "zqj", "file"], ["O", "B-X", "O"]
-    batch = next(iter(model.batches([(words, tags)], batch_size=1, split="test")))
+    batch = next(iter(model.batches(zoo.Data([(words, tags)], split="all"), batch_size=1, split="test")))
     assert batch["labels"].tolist() == [[-100, 0, 1, -100, -100, 0, -100]]  # [CLS] the z ##q ##j file [SEP]
     assert [said.split() for said in model.sample(text="the zqj file").data[0].split("  ")][1][0] == "zqj"
 
