@@ -18,7 +18,7 @@ from zoo.adapters.updates import make_updates
 from zoo.adapters.verbs import AdapterVerbs
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
-from zoo.formats import heads, manifest, native, saved
+from zoo.formats import heads, native, saved, training
 from zoo.hub.adapters import resolve_path
 from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
@@ -172,11 +172,11 @@ class Model(TrainingVerbs, AdapterVerbs):
 
     def note_metrics(self, data: Any, metrics: dict[str, float]) -> None:
         """Keep an evaluation in the record of the active adapter."""
-        manifest.note_metrics(self.adapter_set, data, metrics)
+        training.note_metrics(self.adapter_set, data, metrics)
 
     def note_tuning(self, data: Any, result: TuneResult) -> None:
         """Add a training run to the records of the active adapters, which it has trained."""
-        manifest.note_tuning(self.adapter_set, data, result)
+        training.note_tuning(self.adapter_set, data, result)
 
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""

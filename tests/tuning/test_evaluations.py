@@ -22,6 +22,7 @@ class Watched:
         return self.model.train()
 
     def evaluate(self, data=None):
+        self.data = data
         torch.rand(3)  # what an evaluation draws changes nothing
         self.at.append(self.values())
         return {self.metric: self.script[len(self.at) - 1], "other": 1.0}
@@ -46,6 +47,26 @@ def test_of_an_accuracy_more_is_better(fake):
     model = Watched(fake(), [0.3, 0.1, 0.2, 0.25], metric="accuracy")
     assert run(model, eval_every=5).best_step == 5
     assert same(model.values(), model.at[0])
+
+
+def test_what_the_data_hold_out_is_evaluated_validation_first(fake):
+    from zoo.data.report import Report, record
+
+    class Told(Watched):
+        splits = ("train", "test")
+
+        def batches(self, data=None, **options):
+            record(Report("pets", "files", splits=dict.fromkeys(self.splits, 9)))
+            return self.model.batches(data, **options)
+
+    model = Told(fake(), [1.0] * 9)
+    run(model, data="pets", eval_every=20)
+    assert model.data == "pets"
+    model.splits = ("train", "validation", "test")
+    run(model, data="pets", eval_every=20)
+    assert (model.data.source, model.data.split) == ("pets", "validation")
+    run(model, data="pets", eval_every=20, eval_data="others")
+    assert model.data == "others"
 
 
 def test_evaluating_changes_nothing_in_the_run(fake):

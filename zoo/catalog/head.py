@@ -44,6 +44,12 @@ class Head:
         """The names, or numbers from 0 where the classes have none."""
         return self.names or tuple(map(str, range(self.count)))
 
+    @property
+    def key(self) -> str:
+        """All that is asked for, in one line: equal for equal heads."""
+        size = "" if self.image_size is None else "x".join(map(str, self.image_size))
+        return f"{self.task or ''} {self.count} {list(self.names)} {size} {self.channels or ''}".strip()
+
     def __str__(self) -> str:
         shown = ", ".join(self.labels[:6]) + (f", … ({self.count})" if self.count > 6 else "")
         parts = [f"{self.task} ({shown if self.names else self.count})"] if self.task else []

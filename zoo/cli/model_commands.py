@@ -13,7 +13,7 @@ import click
 
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
-from zoo.cli.options import model_options
+from zoo.cli.options import head_options, model_options, with_classes
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def sample(
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random at the start, and the data.")
+@head_options
 @model_options
 @json_option
 def tune(
@@ -156,6 +157,7 @@ def tune(
     if full and file_format != "peft":
         raise click.UsageError("--format is of an adapter's files, and --full writes the model in its library's own")
     out = out or Path("runs") / file_name(name)
+    loading = with_classes(loading, data)
     model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
     given = {
         "minutes": minutes,

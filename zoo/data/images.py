@@ -5,29 +5,45 @@ Shapes: n images of c channels, h × w pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from zoo.data import letters
-from zoo.data.labels import check_labels
-from zoo.data.pixels import as_batch, as_single, edges, fit, is_signed, scaled
+from zoo.data.image_streams import stream_batches
+from zoo.data.image_table import SHOWN, asked_split, images_of
+from zoo.data.labelled import bound, read_labels
+from zoo.data.pictures import open_image as open_image
+from zoo.data.pixels import as_single, edges, fit, scaled
 from zoo.data.pixels import with_channels as with_channels
+from zoo.data.report import Report, key_of, record
+from zoo.data.sources import read_source, read_table
+from zoo.data.spec import ALL, Data, as_data, split_name
 from zoo.data.stream import stream
+from zoo.data.streams import Stream
+from zoo.data.table import Table
 from zoo.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from zoo.plugin.requests import BatchRequest
 
-T = TypeVar("T")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+)  # the usual ones; all: `pictures.endings`
 LETTER_COUNTS = {"train": 7800, "test": 520}  # whole rounds of 26
-_HOLD_OUT = 10  # one file in this many belongs to "test"
-_SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
+_KEPT = 2**28  # bytes of images, as a model takes them, that are kept once they are opened
 
 
 @dataclass(frozen=True)
@@ -38,81 +54,101 @@ class ImageItems:
         images: a Tensor [n, c, h, w] float32 in [-1, 1], or a sequence whose items are such Tensors [c, h, w], PIL
             images, or Paths of files that are not opened yet; c is 1, 3 or 4.
         labels: int64 [n], or None.
-        classes: the names of the labels in order (subfolders, letters), or () where the data do not say.
+        classes: the names of the labels in order (subfolders, letters), or () where the data do not say; of all splits.
+        captions: the texts that describe the images, or None.
+        values: the labels as the data have them, where `image_items` was asked for these.
     """
 
     images: Sequence[Any] | Tensor
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    captions: Sequence[str] | None = None
+    values: Sequence[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sans") -> ImageItems:
-    """Return the images of `data`, for a model with preprocessing of its own.
+def image_items(
+    data: Any, *, split: str, size: int = 32, own: str = "letters:sans", values: bool = False
+) -> ImageItems:
+    """Return the images of `data`, for a model with preprocessing of its own, and record what was taken and left.
 
     Nothing is scaled or cropped, and files stay closed: open one with `open_image`.
 
     Args:
         data: what `image_data` takes.
-        split: "train" or "test".
+        split: "train", "validation" or "test"; "all"; or "shown", for a model that only looks at images: those for
+            evaluation if the data have splits of their own, else all.
         size: of drawn letters, in pixels.
         own: the data that None means.
+        values: whether labels are returned as the data have them (`values` instead of `labels`), as numbers, vectors or
+            several classes for each image are.
 
     Raises:
         DataError: `data` is nothing of the kind, or the split is another.
     """
-    import numpy as np
-    import torch
-
-    if split not in _SPLIT_FOLDERS:
-        raise DataError(
-            f"expected one of the splits train and test, got {split!r}.{did_you_mean(split, _SPLIT_FOLDERS)}"
-        )
-    if data is None:
-        data = own
-    if isinstance(data, str | Path):
-        name = str(data)
-        if name.startswith(letters.PREFIX):
-            style, _ = letters.style_of(name)
-            drawn, which = letters.render(style, LETTER_COUNTS[split], seed=0, size=size, split=split)
-            return ImageItems(drawn * 2 - 1, which, tuple(letters.LETTERS))
-        return _from_path(Path(name).expanduser(), split)
-    images, labels = _images_and_labels(data)
-    labels = _labels(labels, len(images))
-    if isinstance(images, torch.Tensor | np.ndarray):
-        return ImageItems(as_batch(images), labels)
-    if any(isinstance(image, torch.Tensor | np.ndarray) for image in images):
-        groups = [as_single(image) for image in images]
-        signed = is_signed(groups)
-        images = [scaled(group, signed)[0] for group in groups]
-    return ImageItems(images, labels)
+    if split not in (ALL, SHOWN):
+        split_name(split)
+    given = as_data(data, own)
+    if isinstance(given.source, str) and given.source.startswith(letters.PREFIX):
+        drawn = _drawn(given, split, size)
+        if not values or drawn.labels is None:
+            return drawn
+        return replace(drawn, values=[drawn.classes[i] for i in drawn.labels.tolist()], labels=None)
+    _check_exists(given.source)
+    found = images_of(read_table(given, kind="image"), given, split, values=values)
+    return ImageItems(found.images, found.labels, found.classes, found.captions, found.values)
 
 
 def image_data(
-    data: Any, *, size: int | tuple[int, int], channels: int, split: str, own: str = "letters:sans"
+    data: Any,
+    *,
+    size: int | tuple[int, int],
+    channels: int,
+    split: str,
+    own: str = "letters:sans",
+    classes: tuple[int, str] | None = None,
+    names: Sequence[str] = (),
+    limit: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return images [n, channels, h, w] float32 in [-1, 1], and labels int64 [n] or None where there are none.
 
     `size` is h and w in pixels, or one number for both. `data` is one of:
 
     - None: `own`; `"letters:<style>"`: capitals drawn for the split, ink 1 on paper -1 (see `zoo.data.letters`);
-    - a folder of images, flat or with one subfolder per class (labels count the sorted names), either with `train` and
-      `test` folders of its own or with every tenth file kept for "test" (from ten files on; fewer serve both);
-    - an image file, or an `.npy` or `.npz` file (arrays `images` and perhaps `labels`), split in the same way;
+    - a folder of images, flat or with one subfolder per class at any depth, with folders of splits (`train`, `val`,
+      `test`, …) or without, or with a table that names its files;
+    - a file: an image, an archive, a table (CSV, JSON lines, Parquet) with a column of images, `.npy` or `.npz`;
     - images as a tensor or array `[n, c, h, w]`, `[n, h, w, c]` or `[n, h, w]`, bytes or floats in [0, 1] or, if some
       are negative, in [-1, 1]; `(images, labels)`; a list of PIL images; a mapping with `images` and `labels`; a torch
-      Dataset of images, of `(image, label)` or of such mappings. These are used whole, in either split.
+      Dataset of images, of `(image, label)` or of such mappings; an object of `datasets`;
+    - a `zoo.Data` around one of them.
 
-    Images are scaled to cover a square and cropped to its middle; greyscale and colour convert into each other,
-    transparency becomes white. Everything is held in memory.
+    Data without splits of their own are divided by `zoo.data.splits.divide`. Images are scaled to cover a square and
+    cropped to its middle; greyscale and colour convert into each other, transparency becomes white. What is returned
+    is held in memory.
+
+    Args:
+        data: the images.
+        size: h and w in pixels, or one number for both.
+        channels: how many.
+        split: as in `image_items`.
+        own: the data that None means.
+        classes: as in `image_batches`; None returns the labels as the data number them.
+        names: as in `image_batches`.
+        limit: how many images at most, from all of the split at equal distances.
 
     Raises:
-        DataError: `data` is anything else.
+        DataError: `data` is anything else, or the classes are none of the model's.
     """
     items = image_items(data, split=split, size=max(edges(size)), own=own)
-    return _stack(items.images, size, channels), items.labels
+    labels = items.labels if classes is None else _bound(items, classes, names, None)
+    rows = range(len(items))
+    if limit is not None and len(items) > limit:
+        rows = range(len(items))[:: len(items) // limit][:limit]
+        labels = None if labels is None else labels[list(rows)]
+    return stacked(items.images, rows, size=size, channels=channels), labels
 
 
 def image_batches(
@@ -123,8 +159,14 @@ def image_batches(
     channels: int,
     own: str = "letters:sans",
     classes: tuple[int, str] | None = None,
+    names: Sequence[str] = (),
+    also: Mapping[str, int] | None = None,
+    prepare: Callable[[Any], Tensor] | None = None,
+    unlabelled: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Return batches of "images" [n, channels, h, w] in [-1, 1] and, where the data have them, "labels" [n].
+
+    Files stay closed until a batch needs them; small data are then kept in memory. Streams pass by.
 
     Args:
         data: what `image_data` takes; the letters of "letters:<style>:fresh" are drawn anew all the time in training.
@@ -132,184 +174,151 @@ def image_batches(
         size: h and w in pixels, or one number for both.
         channels: how many.
         own: the data that None means.
-        classes: how many classes the model has, which the labels have to fit (see `check_labels`), and what the model
-            is called; None takes the labels as they are.
+        classes: how many classes the model has, 0 for none, and what messages call the model: the data's classes
+            become its own, by name where both have names (`zoo.data.classes.bind_classes`). None takes the labels as
+            the data number them.
+        names: the names of the model's classes, in order, where it has names.
+        also: further names of its classes → number.
+        prepare: images as `ImageItems` holds them → the "images" of a batch, for a model with preprocessing of its own.
+        unlabelled: whether data without labels will do, for a model with classes.
 
     Raises:
-        DataError: as `image_data`, `check_labels` and `stream` do; at the call and not at the first batch.
+        DataError: the data cannot be read or the classes do not fit; at the call and not at the first batch.
     """
     import torch
 
-    name = own if data is None else data
-    if request.training and letters.is_fresh(name):
+    given = as_data(data, own)
+    if request.training and given.split is None and letters.is_fresh(given.source):
         every = torch.arange(len(letters.LETTERS))
-        labelled = classes is None or check_labels(every, count=classes[0], model=classes[1]) is not None
-        drawn = letters.fresh(name, request, size=max(edges(size)), channels=channels, labelled=labelled)
-        return ({**batch, "images": fit(batch["images"], size, channels)} for batch in drawn)
-    images, labels = image_data(data, size=size, channels=channels, split=request.split, own=own)
-    if classes is not None:
-        labels = check_labels(labels, count=classes[0], model=classes[1])
-    return stream({"images": images, "labels": labels}, request)
-
-
-def _from_path(path: Path, split: str) -> ImageItems:
-    if path.is_dir():
-        return _from_folder(path, split)
-    if not path.exists():
-        names = [f"letters:{style}" for style in letters.STYLES]
-        hint = did_you_mean(str(path), names)
-        raise DataError(
-            f"expected images as a folder, a file or one of {', '.join(names)}; there is no file or name "
-            f"{str(path)!r}.{hint}"
+        drawn = ImageItems(torch.empty(0), every, tuple(letters.LETTERS))
+        place = None if classes is None else _bound(drawn, classes, names, also)
+        labelled = classes is None or place is not None
+        edge = max(edges(size))
+        found = letters.fresh(given.source, request, size=edge, channels=channels, labelled=labelled)
+        return (_fresh(row, place, prepare or _prepared(size, channels)) for row in found)
+    source = None if isinstance(given.source, str) else read_source(given, kind="image")
+    if isinstance(source, Stream):
+        return stream_batches(
+            source,
+            given,
+            request,
+            classes=classes,
+            names=names,
+            also=also,
+            prepare=prepare or _prepared(size, channels),
         )
-    if path.suffix.lower() in (".npy", ".npz"):
-        images, labels = _read_arrays(path)
-        images = as_batch(images)
-    elif path.suffix.lower() in SUFFIXES:
-        images, labels = [path], None
-    else:
-        raise DataError(f"expected an image file ({', '.join((*SUFFIXES, '.npy', '.npz'))}), got {path.name!r}")
-    labels = _labels(labels, len(images))
-    chosen = _share(list(range(len(images))), split)
-    kept = images[chosen] if path.suffix.lower() in (".npy", ".npz") else [images[i] for i in chosen]
-    return ImageItems(kept, None if labels is None else labels[chosen])
+    items = image_items(given, split=request.split, size=max(edges(size)), own=own)
+    unbound = classes is None or (unlabelled and items.labels is None)
+    labels = items.labels if unbound or classes is None else _bound(items, classes, names, also)
+    kept: dict[int, Tensor] | None = {} if 4 * channels * math.prod(edges(size)) * len(items) <= _KEPT else None
+    rows = stream({"index": torch.arange(len(items)), "labels": labels}, request)
+
+    def batch(row: dict[str, Tensor]) -> dict[str, Tensor]:
+        index = row.pop("index")
+        if prepare is not None:
+            return {"images": prepare(chosen(items.images, index)), **row}
+        return {"images": stacked(items.images, index.tolist(), size=size, channels=channels, kept=kept), **row}
+
+    return map(batch, rows)
 
 
-def _from_folder(root: Path, split: str) -> ImageItems:
-    import torch
+def stacked(
+    images: Any,
+    rows: Sequence[int],
+    *,
+    size: int | tuple[int, int],
+    channels: int,
+    kept: dict[int, Tensor] | None = None,
+) -> Tensor:
+    """Return some images, as `ImageItems` holds them, as [n, channels, h, w] in [-1, 1].
 
-    own_folder = {
-        part: next((root / name for name in names if (root / name).is_dir()), None)
-        for part, names in _SPLIT_FOLDERS.items()
-    }
-    # A folder `train` without a `test` may be a class of that name, so both must be there.
-    divided = all(own_folder.values())
-    folder = (own_folder[split] or root) if divided else root
-    classes = sorted(child.name for child in folder.iterdir() if child.is_dir() and _files(child))
-    found: list[tuple[Path, int]] = [
-        (path, label) for label, name in enumerate(classes or [""]) for path in _files(folder / name)
-    ]
-    if not found:
-        raise DataError(
-            f"{folder} holds no images: expected {', '.join(SUFFIXES)} in it, or in one subfolder per class"
-        )
-    chosen = found if divided else _share(found, split)
-    labels = torch.tensor([label for _, label in chosen]) if classes else None
-    return ImageItems([path for path, _ in chosen], labels, tuple(classes))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
-
-
-def _share(items: list[T], split: str) -> list[T]:
-    """Return the items of one split: every tenth is held out; fewer than ten serve both splits."""
-    if len(items) < _HOLD_OUT:
-        return items
-    last = _HOLD_OUT - 1
-    return [item for i, item in enumerate(items) if (i % _HOLD_OUT == last) == (split == "test")]
-
-
-def open_image(path: Path) -> Image:
-    """Return the picture in a file, upright.
-
-    Raises:
-        DataError: Pillow cannot read it.
+    Args:
+        images: all that there are.
+        rows: which of them.
+        size: h and w in pixels, or one number for both.
+        channels: how many.
+        kept: those made before, to which this adds.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)  # loads it
-            assert upright is not None  # as older Pillows declare it, for in_place=True
-            return upright
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} is not an image that Pillow can read ({error}): remove it or convert it") from error
-
-
-def _read_arrays(path: Path) -> tuple[Any, Any]:
-    import numpy as np
-
-    try:
-        held = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not a plain NumPy file ({error}): write it with numpy.save or savez") from error
-    if isinstance(held, np.ndarray):
-        return held, None
-    with held:
-        if "images" not in held:
-            raise DataError(f"{path}: expected an array `images`, and it holds {', '.join(held) or 'nothing'}")
-        return held["images"], held.get("labels")
-
-
-def _images_and_labels(data: Any) -> tuple[Any, Any]:
-    """Split what a user gives into images (anything with a length and indices) and labels or None."""
-    import numpy as np
-    import torch
-    from torch.utils.data import Dataset
-
-    if isinstance(data, torch.Tensor | np.ndarray):
-        return data, None
-    if isinstance(data, Mapping):
-        return _of_mapping(data, "images", "labels")
-    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], torch.Tensor | np.ndarray | list):
-        return data
-    if isinstance(data, Dataset) or (isinstance(data, Sequence) and not isinstance(data, str | bytes)):
-        if not isinstance(data, Sized):
-            raise DataError(f"expected a dataset with a length and indices, got {type(data).__name__}: make it a list")
-        pairs = [_item(data[i]) for i in range(len(data))]
-        labelled = [label for _, label in pairs if label is not None]
-        if labelled and len(labelled) != len(pairs):
-            raise DataError(
-                f"expected a label for all items or none, got {len(labelled)} of {len(pairs)}: label the others too"
-            )
-        return [image for image, _ in pairs], labelled or None
-    raise DataError(
-        f"expected images as a folder, a file, tensors, (images, labels) or a torch Dataset, got {type(data).__name__}"
-    )
-
-
-def _item(item: Any) -> tuple[Any, Any]:
-    if isinstance(item, Mapping):
-        return _of_mapping(item, "image", "label")
-    if isinstance(item, tuple | list):
-        return item[0], item[1] if len(item) > 1 else None
-    return item, None
-
-
-def _of_mapping(item: Mapping[str, Any], image: str, label: str) -> tuple[Any, Any]:
-    for name in (image, "pixel_values", "img"):
-        if name in item:
-            return item[name], next((item[key] for key in (label, "labels", "label") if key in item), None)
-    raise DataError(f"a mapping of image data needs {image!r}, got {', '.join(map(repr, item)) or 'nothing'}")
-
-
-def _labels(labels: Any, count: int) -> Tensor | None:
     import torch
 
-    if labels is None:
-        return None
-    try:
-        labels = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"expected labels as whole numbers, one for each image, got {type(labels).__name__}") from error
-    if labels.shape != (count,) or labels.is_floating_point() or (count and labels.min() < 0):
-        raise DataError(
-            f"expected labels as {count} whole numbers from 0, one for each image, got {labels.dtype} of shape "
-            f"{list(labels.shape)}{' with negative ones' if labels.numel() and labels.min() < 0 else ''}"
-        )
-    return labels.long()
-
-
-def _stack(images: Any, size: int | tuple[int, int], channels: int) -> Tensor:
-    """Return images, as `ImageItems` holds them, as [n, channels, h, w] in [-1, 1]."""
-    import torch
-
-    if not len(images):
+    if not len(rows):
         return torch.empty(0, channels, *edges(size))
     if isinstance(images, torch.Tensor):
-        return fit(images, size, channels)
-    return torch.cat([fit(_unit(image), size, channels) for image in images])
+        return fit(images[list(rows)], size, channels)
+    found = []
+    for row in rows:
+        one = None if kept is None else kept.get(row)
+        if one is None:
+            one = fit(_unit(images[row]), size, channels)
+            if kept is not None:
+                kept[row] = one
+        found.append(one)
+    return torch.cat(found)
+
+
+def _bound(
+    items: ImageItems, classes: tuple[int, str], names: Sequence[str], also: Mapping[str, int] | None
+) -> Tensor | None:
+    count, model = classes
+    labels, said = bound(items.labels, items.classes, count=count, model=model, names=names, also=also)
+    if said:
+        record(Report(model, "", notes=(said,)))
+    return labels
+
+
+def _fresh(row: dict[str, Tensor], place: Tensor | None, prepare: Callable[[Any], Tensor]) -> dict[str, Tensor]:
+    if place is not None:
+        row["labels"] = place[row["labels"]]
+    return {**row, "images": prepare(row["images"])}
+
+
+def _prepared(size: int | tuple[int, int], channels: int) -> Callable[[Any], Tensor]:
+    return lambda images: stacked(images, range(len(images)), size=size, channels=channels)
+
+
+def chosen(images: Any, index: Tensor) -> Any:
+    """Return some images, as `ImageItems` holds them, by their numbers int64 [m]; files stay closed."""
+    import torch
+
+    return images[index] if isinstance(images, torch.Tensor) else [images[i] for i in index.tolist()]
+
+
+def _drawn(given: Data, split: str, size: int) -> ImageItems:
+    """Return drawn letters; their classes, if others are asked for."""
+    import torch
+
+    if given.columns:
+        raise DataError(f"{given.source}: has no columns to choose from: leave columns out")
+    wanted = asked_split(split, given)
+    style, _ = letters.style_of(given.source)
+    drawn, which = letters.render(style, LETTER_COUNTS[wanted], seed=0, size=size, split=wanted)
+    images, names = drawn * 2 - 1, tuple(letters.LETTERS)
+    notes: tuple[str, ...] = ()
+    if given.classes is not None:
+        table = Table({"label": which.tolist()}, given.source, {"label": names})
+        labels = read_labels(table, "label", given)
+        rows = [i for i, used in enumerate(labels.used) if used]
+        images, names, notes = images[rows], labels.classes, labels.notes
+        which = torch.tensor([labels.numbers[i] for i in rows])
+    record(Report(given.source, "images", LETTER_COUNTS, "drawn for each", notes=notes, keys=_keys(style)))
+    return ImageItems(images, which, names)
+
+
+@cache
+def _keys(style: str) -> dict[str, list[bytes]]:
+    return {
+        split: [key_of(f"letters:{style}", split, str(i)) for i in range(count)]
+        for split, count in LETTER_COUNTS.items()
+    }
+
+
+def _check_exists(source: Any) -> None:
+    if isinstance(source, str | Path) and len(str(source)) < 1000 and not Path(source).expanduser().exists():
+        names = [f"letters:{style}" for style in letters.STYLES]
+        raise DataError(
+            f"expected images as a folder, a file or one of {', '.join(names)}; there is no file or name "
+            f"{str(source)!r}.{did_you_mean(str(source), names)}"
+        )
 
 
 def _unit(image: Any) -> Tensor:

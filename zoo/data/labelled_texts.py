@@ -1,21 +1,22 @@
-"""Texts with labels, as a user has them: folders of classes, lists, datasets."""
+"""Texts with labels, whatever a user has: rows of a table, a list, text files in folders of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.data.classes import bind_classes
-from zoo.data.columns import USUAL
+from zoo.data.classes import in_order
+from zoo.data.examples import is_missing, read_examples
+from zoo.data.report import record
+from zoo.data.sources import read_table
+from zoo.data.spec import Data, as_data
+from zoo.data.table import Table
 from zoo.data.task_labels import class_numbers, label_tensor
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_HOLD_OUT = 10  # one file of a class in this many is held out
-_SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
 class LabelledTexts(NamedTuple):
@@ -24,20 +25,23 @@ class LabelledTexts(NamedTuple):
     Attributes:
         texts: n texts; of the task "tokens" n lists of words.
         labels: as `zoo.data.task_labels.label_tensor` makes them; of "tokens" a list of classes for each text.
+        seconds: the second text of each, where labels are of pairs of texts; else None.
     """
 
     texts: list[Any]
     labels: Tensor | list[list[int]]
+    seconds: list[str] | None = None
 
 
 def labelled_texts(data: Any, split: str, *, task: str, names: Sequence[str], model: str) -> LabelledTexts:
-    """Return the texts of one split with their labels.
+    """Return the texts of one split with their labels, and record what was taken and left.
 
     Args:
-        data: a folder with one subfolder of .txt files for each class (task "classify"), perhaps in folders `train` and
-            `test`, else every tenth file of a class is held out; or a list or Dataset of (text, label) or {"text",
-            "label"}, of "tokens" (words, tags) or {"tokens", "tags"}, which is used whole in either split.
-        split: "train" or "test".
+        data: a table with columns "text" and "label", of "tokens" with "tokens" (words) and "tags", and "text_pair"
+            where labels are of two texts; a list of (text, label), (words, tags) or mappings; of "classify" a folder of
+            text files in folders of classes, perhaps within `train` and `test`; or a `zoo.Data` that says which columns
+            they are and which classes count.
+        split: "train", "validation" or "test".
         task: one of `zoo.catalog.head.TASKS`.
         names: of the model's classes, in order.
         model: what errors call the model.
@@ -45,99 +49,158 @@ def labelled_texts(data: Any, split: str, *, task: str, names: Sequence[str], mo
     Raises:
         DataError: the data are anything else, or a label is none of the model's.
     """
-    if split not in _SPLITS:
-        raise DataError(f"split: expected one of {', '.join(_SPLITS)}, got {split!r}")
-    if isinstance(data, str | Path):
-        if task != "classify":
-            raise DataError(f"{data}: a folder of classes is no data for the task {task!r}: give a list or a Dataset")
-        texts, numbers = _from_folder(Path(data).expanduser(), split, names, model)
-        return LabelledTexts(texts, label_tensor(task, numbers, names, model=model))
-    if data is None or isinstance(data, Mapping) or not isinstance(data, Sized) or not hasattr(data, "__getitem__"):
-        raise DataError(
-            "expected texts with classes: a folder with one subfolder of .txt files for each class, or a list or "
-            f"Dataset of (text, label); got {type(data).__name__}"
-        )
-    pairs = [(_tagged if task == "tokens" else _pair)(data[index]) for index in range(len(data))]
-    if not pairs:
-        raise DataError("expected texts with classes, got an empty list")
+    given = as_data(data)
+    table = _table(given, task)
     if task == "tokens":
-        flat = class_numbers([tag for _, tags in pairs for tag in tags], names, model=model)
-        rest = iter(flat)
-        return LabelledTexts([words for words, _ in pairs], [[next(rest) for _ in tags] for _, tags in pairs])
-    labels = label_tensor(task, [label for _, label in pairs], names, model=model)
-    return LabelledTexts([text for text, _ in pairs], labels)
+        return _tagged(table, given, split, names, model)
+    known = _known(table, given, "label")
+
+    def why_not(row: Mapping[str, Any]) -> str | None:
+        wrong = next((role for role in ("text", "text_pair") if not isinstance(row.get(role, ""), str)), None)
+        if wrong:
+            return f"its {wrong} is no text"
+        label = _named(row["label"], known, given)
+        if label is None or (task != "multilabel" and is_missing(label)):
+            return "it has no label"
+        if isinstance(given.classes, Sequence) and task == "classify" and label not in given.classes:
+            return f"its class is {label}, none of those asked for"
+        return None
+
+    found = read_examples(
+        given,
+        ("text", "label"),
+        ("text_pair",),
+        split=split,
+        table=table,
+        may_be_empty=("label",),
+        check=why_not,
+        key=lambda row: b"\0".join(row[role].encode() for role in ("text", "text_pair") if role in row),
+        stratify=(lambda row: str(_named(row["label"], known, given))) if task == "classify" else None,
+    )
+    values = [_named(value, known, given) for value in found.columns["label"]]
+    labels = label_tensor(task, values, names, model=model)  # of all splits, so that every class is looked at
+    classes, notes = _counted(labels.tolist(), values, names) if task == "classify" else ({}, [])
+    record(found.report("texts", classes=classes, notes=notes))
+    seconds = found.column("text_pair") if "text_pair" in found.columns else None
+    return LabelledTexts(found.column("text"), labels[found.chosen], seconds)
 
 
 def classes_in(data: Any) -> list[str]:
-    """Return the names of all classes that data with labels have, in order: those of folders, or of each row's label.
+    """Return the names of all classes that texts with labels have, in order; those that `zoo.Data(classes=)` says.
 
     Raises:
         DataError: the data have none.
     """
-    from zoo.data.classes import in_order
-
-    if isinstance(data, str | Path):
-        root = Path(data).expanduser()
-        parts = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()] or [root]
-        names = {child.name for part in parts if part.is_dir() for child in part.iterdir() if child.is_dir()}
-        names = {name for name in names if not name.startswith((".", "__"))}
-        if len(names) < 2:
-            raise DataError(f"{root}: expected a folder with a subfolder for each class, found {len(names)} of them")
-        return in_order(names)
-    found: set[str] = set()
-    for index in range(len(data)):
-        label = _pair(data[index])[1]
-        found |= {str(one) for one in label} if isinstance(label, list | tuple | set) else {str(label)}
-    return in_order(found)
+    given = as_data(data)
+    if isinstance(given.classes, Sequence):
+        return list(given.classes)
+    table = read_table(given, kind="text")
+    role, needed = ("tags", ("words", "tags")) if _has_tags(table, given) else ("label", ("text", "label"))
+    found = read_examples(given, needed, split="train", table=_table(given, "classify", table), may_be_empty=(role,))
+    known = _known(table, given, role)
+    names: set[str] = set()
+    for value in found.columns[role]:
+        label = _named(value, known, given)
+        names |= {str(one) for one in label} if isinstance(label, list | tuple | set) else {str(label)}
+    return in_order(names - {"", "None"})
 
 
-def _pair(item: Any) -> tuple[str, Any]:
-    if isinstance(item, Mapping):
-        text = next((item[name] for name in USUAL["text"] if name in item), None)
-        label = next((item[name] for name in USUAL["label"] if name in item), None)
-        item = (text, label)
-    if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], str) or item[1] is None:
-        raise DataError(f'expected (text, label) or {{"text": …, "label": …}}, got {str(item)[:80]!r}')
-    return item[0], item[1]
+def _table(given: Data, task: str, table: Table | None = None) -> Table:
+    """Return the data as a table of texts and labels.
+
+    Raises:
+        DataError: they are text files that are in no folders of classes.
+    """
+    if given.source is None:
+        raise DataError(f"expected texts with {'tags' if task == 'tokens' else 'labels'}, got none: give data")
+    table = read_table(given, kind="text") if table is None else table
+    if "file" in table.columns and not {"label", given.columns.get("label")} & {*table.columns}:
+        raise DataError(
+            f"{table.origin}: expected text files in folders, one for each class, found files beside them: put each "
+            "into the folder of its class"
+        )
+    if list(table.columns) == ["text"]:
+        raise DataError(
+            f"{table.origin}: expected texts with labels, got texts alone: give (text, label) for each, or a table "
+            "with both columns"
+        )
+    if task == "tokens" and "words" not in given.columns and "input_ids" in table.columns and "label" in table.columns:
+        columns = {**table.columns, "words": table.columns["input_ids"], "tags": table.columns["label"]}  # a list
+        columns = {name: column for name, column in columns.items() if name not in ("input_ids", "label")}
+        return Table(columns, table.origin, table.classes, table.splits, table.skipped, table.notes)
+    return table
 
 
-def _tagged(item: Any) -> tuple[list[str], list[Any]]:
-    if isinstance(item, Mapping):
-        words = next((item[name] for name in USUAL["words"] if name in item), None)
-        tags = next((item[name] for name in USUAL["tags"] if name in item), None)
-        item = (words, tags)
-    right = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(one, list | tuple) for one in item)
-    if not right or not item[0] or len(item[0]) != len(item[1]) or not all(isinstance(word, str) for word in item[0]):
-        raise DataError(f'expected (words, tags) of one length, or {{"tokens": …, "tags": …}}, got {str(item)[:80]!r}')
-    return list(item[0]), list(item[1])
+def _tagged(table: Table, given: Data, split: str, names: Sequence[str], model: str) -> LabelledTexts:
+    known = _known(table, given, "tags")
+
+    def why_not(row: Mapping[str, Any]) -> str | None:
+        words, tags = row["words"], _list(row["tags"])
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise DataError(
+                f"{table.origin}: expected (words, tags) of one length, a list of words each, got {words!r:.60}"
+            )
+        if len(words) != len(tags):
+            return f"it has {len(words)} words and {len(tags)} tags"
+        return None
+
+    found = read_examples(
+        given,
+        ("words", "tags"),
+        split=split,
+        table=table,
+        check=why_not,
+        key=lambda row: "\0".join(row["words"]).encode(),  # equal ones are together, whatever their tags
+    )
+    tags = [[_named(tag, known, given) for tag in _list(tags)] for tags in found.columns["tags"]]
+    flat = [tag for row in tags for tag in row]
+    numbers = iter(class_numbers(flat, names, model=model))
+    labels = [[next(numbers) for _ in row] for row in tags]
+    counts = Counter(names[number] for row in labels for number in row)
+    record(found.report("texts", classes={name: counts[name] for name in names if counts[name]}))
+    return LabelledTexts([list(words) for words in found.column("words")], [labels[row] for row in found.chosen])
 
 
-def _from_folder(root: Path, split: str, names: Sequence[str], model: str) -> tuple[list[str], list[int]]:
-    if not root.is_dir():
-        raise DataError(f"{root}: expected a folder with one subfolder of .txt files for each class, got none there")
-    own = {part: next((root / name for name in each if (root / name).is_dir()), None) for part, each in _SPLITS.items()}
-    divided = all(own.values())
-    every = [part for part in own.values() if part is not None] if divided else [root]
-    root = (own[split] or root) if divided else root
-    # The classes of all splits together, or a split that lacks one would number the others otherwise.
-    found = sorted({child.name for part in every for child in part.iterdir() if any(child.glob("*.txt"))})
-    if not found:
-        raise DataError(f"{root}: expected subfolders of .txt files named like the model's classes, {', '.join(names)}")
-    numbers = dict(zip(found, bind_classes(found, names, model=model)[0], strict=True))
-    texts: list[str] = []
-    labels: list[int] = []
-    for folder in found:
-        files = sorted((root / folder).glob("*.txt"))
-        if not divided and len(files) >= _HOLD_OUT:
-            held = [at % _HOLD_OUT == _HOLD_OUT - 1 for at in range(len(files))]
-            files = [file for file, out in zip(files, held, strict=True) if out == (split == "test")]
-        texts += [_read(file) for file in files]
-        labels += [numbers[folder]] * len(files)
-    return texts, labels
+def _counted(numbers: Sequence[int], values: Sequence[Any], names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """Return class → how many texts it has, and what to say of how the classes got their numbers."""
+    counts = Counter(numbers)
+    found = {name: counts[number] for number, name in enumerate(names) if counts[number]}
+    said = {
+        str(value): names[number] for value, number in zip(values, numbers, strict=True) if str(value) != names[number]
+    }
+    if not said:
+        return found, []
+    shown = ", ".join(f"{value} is {name}" for value, name in list(said.items())[:8])
+    return found, [f"classes: {shown}{', …' if len(said) > 8 else ''}"]
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: expected UTF-8 text, got {error}: convert it first") from error
+def _known(table: Table, given: Data, role: str) -> Sequence[str] | None:
+    """Return the names of the numbers in the column of labels, where the data declare them."""
+    column = given.columns.get(role)
+    if column is not None:
+        return table.classes.get(column)
+    return next((own for name, own in table.classes.items() if len(table.classes) == 1 or name == role), None)
+
+
+def _named(value: Any, known: Sequence[str] | None, given: Data) -> Any:
+    """Return a label with the names that the data and the user have for it; None for what is none, as -1 is."""
+    value = _list(value) if getattr(value, "ndim", 0) else value
+    if isinstance(value, list | tuple | set):
+        return [_named(one, known, given) for one in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, int) and not isinstance(value, bool) and known:
+        value = known[value] if 0 <= value < len(known) else None
+    if isinstance(value, str):
+        value = value.strip()
+    if isinstance(given.classes, Mapping):
+        value = given.classes.get(value, given.classes.get(str(value), value))
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def _has_tags(table: Table, given: Data) -> bool:
+    return "tags" in given.columns or any(name.lower() in ("ner_tags", "pos_tags", "tags") for name in table.columns)

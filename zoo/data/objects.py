@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from zoo.data.pixels import is_pil
 from zoo.data.streams import GATHERED, Stream
 from zoo.data.table import Table
 from zoo.data.textfiles import rows_table
@@ -94,7 +95,7 @@ def from_torch(data: Any, kind: str) -> Table | Stream:
     if not len(data):
         raise DataError(f"{origin}: holds nothing: give at least one example")
     names = _names(data[0], kind)
-    columns: dict[str, Sequence[Any]] = {name: _Field(data, name, i) for i, name in enumerate(names)}
+    columns: dict[str, Sequence[Any]] = {name: ItemColumn(data, name, i) for i, name in enumerate(names)}
     known = _targets(data)
     if known is not None and "label" in columns:
         columns["label"] = known
@@ -131,8 +132,8 @@ def from_iterable(data: Iterable[Any], kind: str) -> Table | Stream:
     return _stream(lambda: iter(data), kind, f"the {type(data).__name__} given", data)
 
 
-class _Field(Sequence[Any]):
-    """A field of every item of a dataset; an item is made when it is asked for."""
+class ItemColumn(Sequence[Any]):
+    """A field of every item of a dataset; an item is made when it is asked for, and may be another each time."""
 
     def __init__(self, data: Any, name: str, place: int) -> None:
         self._data, self._name, self._place = data, name, place
@@ -201,7 +202,7 @@ def _column_name(value: Any, kind: str) -> str:
         return "input_ids"
     if kind == "text":
         return "text"
-    return "image" if hasattr(value, "mode") or getattr(value, "ndim", 0) > 2 or isinstance(value, Path) else "values"
+    return "image" if is_pil(value) or getattr(value, "ndim", 0) > 2 or isinstance(value, Path) else "values"
 
 
 def _is_row(item: Any) -> bool:

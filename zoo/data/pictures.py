@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.pixels import is_wide
 from zoo.data.report import key_of
 from zoo.data.spec import Data
 from zoo.data.table import Table
@@ -27,11 +29,19 @@ _REMEMBERED = 2**20  # files
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a picture's bytes: the key of its content, what is wrong with it ("" if nothing), its frames."""
+    """What is known of a picture.
+
+    Attributes:
+        key: of its content.
+        wrong: what is wrong with it; "": nothing.
+        frames: how many it has.
+        span: its lowest and highest value, where those are 32-bit numbers.
+    """
 
     key: bytes
     wrong: str = ""
     frames: int = 1
+    span: tuple[float, float] | None = None
 
 
 def open_image(source: Any) -> Image:
@@ -160,11 +170,21 @@ def _check_bytes(raw: bytes) -> Checked:
             frames = int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "TIFF", "WEBP", "PNG", "AVIF") else 1
             image.draft(None, (_SHORTEST, _SHORTEST))
             image.load()
+            span = _extrema(image) if is_wide(image) else None
     except UnidentifiedImageError:
         return Checked(key, "it is no picture that Pillow reads")
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         return Checked(key, f"it is broken ({_why(error)})")
-    return Checked(key, frames=frames)
+    if span is not None and not all(map(math.isfinite, span)):
+        return Checked(key, "it has values that are no finite numbers")
+    return Checked(key, frames=frames, span=span)
+
+
+def _extrema(image: Image) -> tuple[float, float]:
+    import numpy as np
+
+    values = np.asarray(image)
+    return float(values.min()), float(values.max())
 
 
 def _check_loaded(image: Any) -> Checked:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -78,8 +79,12 @@ def is_signed(groups: list[Tensor]) -> bool:
     return any(group.is_floating_point() and bool(group.min() < 0) for group in groups)
 
 
-def as_single(image: Any) -> Tensor:
+def as_single(image: Any, span: tuple[float, float] | None = None) -> Tensor:
     """Return one PIL image, tensor or array as [1, c, h, w], bytes or floats.
+
+    Args:
+        image: of any mode that Pillow has.
+        span: the values that are black and white in a picture of 32-bit numbers; None: `span_of` this picture's own.
 
     Raises:
         DataError: it is none of them.
@@ -91,14 +96,77 @@ def as_single(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         if image.mode.startswith("I;16"):
             return torch.from_numpy(np.array(image).astype(np.float32) / 65535)[None, None]
-        if "A" in image.mode or "transparency" in image.info:
-            image = image.convert("RGBA")
-        elif image.mode not in ("L", "RGB"):
-            image = image.convert("L" if image.mode in ("1", "I", "F") else "RGB")
-        return channels_first(torch.from_numpy(np.array(image))[None])
+        if is_wide(image):
+            values = np.array(image).astype(np.float64)  # [h, w]
+            low, high = span or span_of(float(values.min()), float(values.max()))
+            return torch.from_numpy(((values - low) / (high - low)).clip(0, 1).astype(np.float32))[None, None]
+        return channels_first(torch.from_numpy(np.array(_with_alpha_or_plain(image)))[None])
+    if isinstance(image, list):
+        image = np.asarray(image)
     if isinstance(image, torch.Tensor | np.ndarray):
         return channels_first(torch.as_tensor(image)[None])
     raise DataError(f"expected an image as a PIL image, a tensor or an array, got {type(image).__name__}")
+
+
+def is_pil(value: Any) -> bool:
+    """Return whether something is a picture of Pillow, without importing it; tensors have a `mode` too."""
+    return hasattr(value, "mode") and not hasattr(value, "ndim")
+
+
+def is_wide(image: Image) -> bool:
+    """Return whether a picture's values are 32-bit numbers, of which nothing says what is white."""
+    return image.mode in ("I", "F")
+
+
+def span_of(low: float, high: float) -> tuple[float, float]:
+    """Return which values are black and white among 32-bit numbers from `low` to `high`.
+
+    They are 0 and the first of 1, 255, 65535 that is not exceeded, or -1 and 1; else the lowest and the highest value.
+
+    Raises:
+        DataError: a value is not finite.
+    """
+    import math
+
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError(f"expected a picture of finite numbers, got values from {low} to {high}: mend the file")
+    if low >= 0:
+        top = next((float(top) for top in (1, 255, 65535) if high <= top), None)
+        if top is not None:
+            return 0.0, top
+    elif low >= -1 and high <= 1:
+        return -1.0, 1.0
+    return (low, high) if low < high else (low - 1, high)
+
+
+def as_picture(image: Image, channels: int) -> Image:
+    """Return a picture of any mode as one of mode L (1 channel) or RGB (3), 8 bits each; transparency becomes white."""
+    import numpy as np
+    from PIL import Image as PIL
+
+    if image.mode.startswith("I;16") or is_wide(image):
+        values = as_single(image)[0, 0].numpy()  # [h, w] in [0, 1]
+        image = PIL.fromarray((values * 255).round().astype(np.uint8))
+    image = _with_alpha_or_plain(image)
+    if image.mode == "RGBA":
+        image = PIL.alpha_composite(PIL.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _with_alpha_or_plain(image: Image) -> Image:
+    """Return a picture of 8 bits as one of mode L, RGB or, where something is transparent, RGBA.
+
+    Raises:
+        DataError: Pillow does not convert its mode.
+    """
+    try:
+        if image.mode in ("RGBa", "La"):
+            image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+        if ("A" in image.mode and image.mode != "LAB") or "transparency" in image.info:
+            return image.convert("RGBA")
+        return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+    except ValueError as error:
+        raise DataError(f"a picture of mode {image.mode} does not convert ({error}): save it as RGB") from None
 
 
 def channels_first(images: Tensor) -> Tensor:
@@ -121,7 +189,7 @@ def channels_first(images: Tensor) -> Tensor:
 
 
 def scaled(images: Tensor, signed: bool) -> Tensor:
-    """Return images as float32 in [-1, 1], from bytes, booleans or floats in [0, 1] or, if `signed`, in [-1, 1].
+    """Return images as float32 in [-1, 1], from 8 or 16 bits, booleans or floats in [0, 1] or, if `signed`, in [-1, 1].
 
     Raises:
         DataError: they are of another type, or their values lie elsewhere.
@@ -132,6 +200,8 @@ def scaled(images: Tensor, signed: bool) -> Tensor:
         return images.float() / 127.5 - 1
     if images.dtype == torch.bool:
         return images.float() * 2 - 1
+    if images.dtype == torch.uint16:
+        return images.float() / 32767.5 - 1
     if not images.is_floating_point():
         raise DataError(f"expected images of bytes (uint8) or floats, got {images.dtype}: convert them first")
     images = images.float()

@@ -52,8 +52,11 @@ def divide(
         groups = [_hashable(value) for value in table.columns[given.group]]
     rows = own.get("train", list(range(len(table))))
     share, chosen = given.hold_out, [groups[i] for i in rows]
-    if labels is not None and len(set(chosen)) == 1 and given.group is None:
-        chosen = [(groups[i], labels[i]) for i in rows]  # equal but for their classes
+    if share and len(rows) > 1 and len(set(chosen)) == 1 and given.group is None:
+        return {
+            "train": rows,
+            "test": rows,
+        }, "all examples are equal: nothing can be held out, each split is all of them"
     out = held_out(
         chosen,
         labels=None if labels is None else [labels[i] for i in rows],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
 
 from zoo.errors import DataError
 
@@ -38,3 +38,29 @@ class Table:
 
     def __len__(self) -> int:
         return next((len(column) for column in self.columns.values()), 0)
+
+    def only(self, rows: Sequence[int]) -> Table:
+        """Return a table of some of the rows, in the order given; nothing is copied."""
+        place = {row: i for i, row in enumerate(rows)}
+        splits = {split: [place[row] for row in found if row in place] for split, found in self.splits.items()}
+        columns = {name: Rows(column, rows) for name, column in self.columns.items()}
+        return replace(self, columns=columns, splits=splits)
+
+
+class Rows(Sequence[Any]):
+    """Some of a column's values, each read when it is asked for."""
+
+    def __init__(self, column: Sequence[Any], rows: Sequence[int]) -> None:
+        self.column, self.rows = column, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self.column[row] for row in self.rows[index]]
+        return self.column[self.rows[index]]

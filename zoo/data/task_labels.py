@@ -84,8 +84,8 @@ def _plain(value: Any) -> Any:
     """Return a class as a str or an int; anything else as it is."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()
-    if isinstance(value, bool) or isinstance(value, str):
-        return str(value) if isinstance(value, str) else value
+    if isinstance(value, bool | str):
+        return str(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.classes import are_names
 from zoo.data.labelled_texts import labelled_texts
+from zoo.data.labelled_tokens import has_tokens, labelled_tokens
+from zoo.data.sources import read_table
+from zoo.data.spec import Data, as_data
 from zoo.data.stream import stream
+from zoo.data.table import Table
 from zoo.data.task_labels import IGNORED, token_labels
 from zoo.data.task_scores import task_loss, task_metrics
 from zoo.data.text import given_texts
+from zoo.data.token_rows import PADDING
 from zoo.errors import DataError, ZooError
+from zoo.integrations.packed import takes
 from zoo.integrations.transformers import check_vocabulary
 from zoo.integrations.transformers_heads import names_of, task_of
 from zoo.samples.samples import Samples
@@ -54,6 +60,11 @@ class TextTask:
         return task_of(self.model.module) or "classify"
 
     @property
+    def takes(self) -> list[str]:
+        """What the module's forward uses of a row of token ids."""
+        return [name for name in PADDING if name != "labels" and takes(self.model.module, name)]
+
+    @property
     def names(self) -> list[str]:
         """The classes' names, in order."""
         return names_of(self.model.module)
@@ -83,6 +94,10 @@ class TextTask:
         if "labels" not in batch:
             raise DataError(f"{self.model.entry.name} learns labels: a batch needs them, got {', '.join(batch)}")
         return task_loss(self.task, self.logits(batch), batch["labels"])
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return what the loss of a batch is the mean of: texts, or words with a tag."""
+        return int((batch["labels"] != IGNORED).sum()) if self.task == "tokens" else len(batch["input_ids"])
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Return the metrics on held-out texts, see `zoo.data.task_scores.task_metrics`."""
@@ -128,22 +143,34 @@ class TextTask:
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Return logits float32 [b, c], of tokens [b, t, c]."""
-        output = self.model.module(input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"))
-        return output.logits.float()
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "words")}
+        for name in inputs:
+            if name not in self.takes:
+                raise DataError(
+                    f"{self.model.entry.name} does not use {name!r}, it would be ignored: leave it out of the batch"
+                )
+        return self.model.module(**inputs).logits.float()
 
-    def encode(self, texts: Sequence[Any], tags: Sequence[Sequence[int]] | None = None) -> dict[str, Tensor]:
+    def encode(
+        self,
+        texts: Sequence[Any],
+        tags: Sequence[Sequence[int]] | None = None,
+        seconds: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
         """Return "input_ids" and "attention_mask" int64 [n, t] of texts, or of lists of words.
 
-        Of lists of words there is also "words" int64 [n, t]: the word that each token begins, else IGNORED.
+        Of lists of words there is also "words" int64 [n, t]: the word that each token begins, else IGNORED; of pairs of
+        texts "token_type_ids", where the model has them.
 
         Args:
             texts: n of them.
             tags: a class for each word; "labels" int64 [n, t] then hold the first token's of every word.
+            seconds: the second text of each, where they are pairs.
         """
         import torch
 
         words = bool(texts) and not isinstance(texts[0], str)
-        encoded = self._tokens([" ".join(text) for text in texts] if words else list(texts), words)
+        encoded = self._tokens([" ".join(text) for text in texts] if words else list(texts), words, seconds)
         rows = encoded["input_ids"]
         filler = self._filler()
         rows = [row or [filler] for row in rows]  # a decoder's tokenizer makes nothing of an empty text
@@ -153,6 +180,10 @@ class TextTask:
         for row, ids in enumerate(rows):
             made["input_ids"][row, : len(ids)] = torch.tensor(ids)
             made["attention_mask"][row, : len(ids)] = 1
+        if seconds is not None and "token_type_ids" in encoded and "token_type_ids" in self.takes:
+            made["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
+            for row, kinds in enumerate(encoded["token_type_ids"]):
+                made["token_type_ids"][row, : len(kinds)] = torch.tensor(kinds)
         if words:
             made["words"] = torch.full(shape, IGNORED)
             for row, (text, offsets) in enumerate(zip(texts, encoded["offset_mapping"], strict=True)):
@@ -166,14 +197,21 @@ class TextTask:
                 made["labels"][row, counted] = torch.tensor(own)[places[row, counted]]
         return made
 
-    def _tokens(self, texts: list[str], words: bool) -> Any:
+    def _tokens(self, texts: list[str], words: bool, seconds: Sequence[str] | None = None) -> Any:
         if words and not self.tokenizer.is_fast:
             raise DataError(
                 f"{self.model.entry.name}: tags of words need a tokenizer that says where its tokens begin: expected "
                 "a tokenizer.json beside the weights"
             )
         limit = min(WINDOW, self.context)
-        encoded = self.tokenizer(texts, truncation=True, max_length=limit, return_offsets_mapping=words, verbose=False)
+        encoded = self.tokenizer(
+            texts,
+            None if seconds is None else list(seconds),
+            truncation=True,
+            max_length=limit,
+            return_offsets_mapping=words,
+            verbose=False,
+        )
         cut = sum(bool(one.overflowing) for one in encoded.encodings or ())
         if cut:
             logging.getLogger("zoo").warning(
@@ -192,10 +230,38 @@ class TextTask:
         return next((token for token in places if isinstance(token, int) and token >= 0), 0)
 
     def _read(self, data: Any, split: str) -> dict[str, Tensor]:
-        found = labelled_texts(data, split, task=self.task, names=self.names, model=self.model.entry.name)
+        given = as_data(data)
+        if given.source is not None:
+            table = read_table(given, kind="text")
+            given = replace(given, source=table)
+            if has_tokens(table):
+                return self._given(table, given, split)
+        found = labelled_texts(given, split, task=self.task, names=self.names, model=self.model.entry.name)
         if isinstance(found.labels, list):
             return self.encode(found.texts, found.labels)
-        return {**self.encode(found.texts), "labels": found.labels}
+        return {**self.encode(found.texts, seconds=found.seconds), "labels": found.labels}
+
+    def _given(self, table: Table, given: Data, split: str) -> dict[str, Tensor]:
+        """Return token ids that the user brings, which are used as they are."""
+        tensors = labelled_tokens(
+            table,
+            given,
+            split,
+            task=self.task,
+            names=self.names,
+            model=self.model.entry.name,
+            takes=self.takes,
+            filler=self._filler(),
+        )
+        ids = tensors["input_ids"]
+        if ids.shape[1] > self.context:
+            raise DataError(f"expected rows of at most {self.context} tokens, the model's context, got {ids.shape[1]}")
+        config: Any = self.model.module.config
+        check_vocabulary(self.model.entry, config.vocab_size, int(ids.max()))
+        if "attention_mask" not in tensors:
+            own = config.pad_token_id
+            tensors["attention_mask"] = (ids != own).long() if isinstance(own, int) else ids.new_ones(ids.shape)
+        return tensors
 
     def _said(self, logits: Tensor) -> str:
         names = self.names
@@ -221,12 +287,13 @@ def _words(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[int
 
 def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a batch without the columns that are padding in all of its rows."""
-    full = batch["attention_mask"].shape[1]
     length = int(batch["attention_mask"].sum(1).max())
-    by_token = {name for name in ("input_ids", "attention_mask", "words") if name in batch}
-    if batch.get("labels") is not None and batch["labels"].ndim == 2 and not batch["labels"].is_floating_point():
+    if bool((batch["attention_mask"][:, length:] != 0).any()):  # padded on the left
+        return batch
+    labels = batch.get("labels")
+    by_token: set[str] = {name for name in (*PADDING, "words") if name in batch} - {"labels"}
+    if labels is not None and labels.ndim == 2 and not labels.is_floating_point():
         by_token.add("labels")
-    assert all(batch[name].shape[1] == full for name in by_token)
     return {name: tensor[:, :length].contiguous() if name in by_token else tensor for name, tensor in batch.items()}
 
 

@@ -29,19 +29,31 @@ def initial_values(module: nn.Module, paths: Iterable[str]) -> dict[str, Tensor]
     for path in paths:
         try:
             layer = submodule(module, path)
-        except AttributeError:  # a single parameter
-            found[path] = _plain(module.get_parameter(path))
+        except AttributeError:  # a single parameter: what its layer begins with, if that is all by itself
+            above, _, leaf = path.rpartition(".")
+            layer = submodule(module, above)
+            alone = not any(True for _ in layer.children())
+            made = _reset(_filled(layer)) if alone else None
+            value = _plain(module.get_parameter(path)) if made is None else made.get_parameter(leaf).detach()
+            found[path] = value
             continue
         made = _filled(layer)
         for part in made.modules():
-            if callable(getattr(part, "reset_parameters", None)):
-                part.reset_parameters()
+            _reset(part)
         # A transformers model says so by `base_model_prefix`; other libraries' methods of this name are others.
         rule = getattr(module, "_init_weights", None) if hasattr(module, "base_model_prefix") else None
-        for part in made.modules() if callable(rule) else ():
-            rule(part)
+        if callable(rule):
+            for part in made.modules():
+                rule(part)
         found |= {f"{path}.{name}": parameter.detach() for name, parameter in made.named_parameters()}
     return found
+
+
+def _reset(layer: nn.Module) -> nn.Module:
+    rule = getattr(layer, "reset_parameters", None)
+    if callable(rule):
+        rule()
+    return layer
 
 
 def _filled(layer: nn.Module) -> nn.Module:

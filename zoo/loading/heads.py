@@ -1,7 +1,7 @@
 """Give a model another head, or another input, than its checkpoint has: which parameters are new, and their values.
 
-What is new is found by names and shapes: the module with the head is compared with the one without it, and with one that
-has a class more. No plugin says it, and none needs to.
+What is new is found by names and shapes: the module with the head is compared with the one without it, and with one
+that has a class more. No plugin says it, and none needs to.
 """
 
 from __future__ import annotations
@@ -44,29 +44,43 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
         AdapterError: two of these differ.
         ZooError: the plugin makes no such head.
     """
+    unsaid = None
     for name, place in adapters.items():
         if isinstance(place, str | os.PathLike):
-            own = saved_heads.head_of(resolve_path(place))
-            asked = own if asked is None else _agreed(asked, own, name)
-    if asked is None:
+            path = resolve_path(place)
+            theirs = saved_heads.head_of(path)
+            asked = theirs if asked is None else _agreed(asked, theirs, name)
+            unsaid = unsaid or saved_heads.task_of(path)
+    if asked is None and unsaid is None:
         return entry
     can = hooks.heads(entry)
+    if unsaid in can.tasks and can.own is None and (asked is None or asked.task is None):
+        raise AdapterError(
+            f"the adapter brings a head for the task {unsaid!r} and does not say its classes, and {entry.name} has no such "
+            f"head: give classes=[…], their names in order or how many{_also(unsaid)}"
+        )
+    if asked is None:
+        return entry
     if asked.task is not None and asked.task not in can.tasks:
         able = f"makes heads for {', '.join(map(repr, can.tasks))}" if can.tasks else "makes no new heads"
         raise ZooError(
             f"{entry.name}: classes= and task= ask for {TASKS[asked.task]} (task={asked.task!r}), and the architecture "
             f"{entry.plugin!r} {able}: leave them out, or load a model that can"
         )
-    for argument, able in (("image_size", can.image_size), ("channels", can.channels)):
-        if getattr(asked, argument) is not None and not able:
+    for argument, possible in (("image_size", can.image_size), ("channels", can.channels)):
+        if getattr(asked, argument) is not None and not possible:
             raise ZooError(f"{entry.name}: the architecture {entry.plugin!r} takes no {argument}=: leave it out")
-    if can.own is not None and asked.task == can.own.task and not asked.modules:
-        if asked.count == can.own.count and asked.names in ((), can.own.names):
-            _LOG.info("%s has the head %s already, which stays", entry.name, can.own)
-            asked = replace(asked, task=None, names=(), count=0)
+    own = can.own
+    if own is not None and (asked.task, asked.count) == (own.task, own.count) and asked.names in ((), own.names):
+        _LOG.info("%s has the head %s already, which stays", entry.name, own)
+        asked = replace(asked, task=None, names=(), count=0)
     if asked == Head():
         return entry
     return replace(entry, head=replace(asked, modules=()))
+
+
+def _also(task: str | None) -> str:
+    return "" if task == "classify" else f", with task={task!r}"
 
 
 def _agreed(asked: Head, own: Head | None, name: str) -> Head:
@@ -115,7 +129,7 @@ class NewHead:
             return
         shapes = {ref.name: tuple(group.value.shape) for group in index.groups for ref in group.refs}
         kept = replace(head, task=None, names=(), count=0)
-        before = _shapes(replace(entry, head=kept if kept != Head() else None))
+        before = _as_part(_shapes(replace(entry, head=kept if kept != Head() else None)), module, shapes)
         larger = _shapes(replace(entry, head=replace(head, names=(), count=head.count + 1)))
         for name, shape in shapes.items():
             more = larger.get(name, shape)
@@ -241,6 +255,18 @@ def _shapes(entry: Entry) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of an entry's module, under each of its names."""
     groups = index_module(construct(entry)).groups
     return {ref.name: tuple(group.value.shape) for group in groups for ref in group.refs}
+
+
+def _as_part(
+    body: dict[str, tuple[int, ...]], module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return a body's names as they are in a module of which the body is a child; unchanged for another module."""
+    if sum(name in shapes for name in body) > len(body) / 2:
+        return body
+    for child, _ in module.named_children():
+        if sum(f"{child}.{name}" in shapes for name in body) > len(body) / 2:
+            return {f"{child}.{name}": shape for name, shape in body.items()}
+    return body
 
 
 def _above(name: str) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zoo.catalog.entry import Entry
+from zoo.catalog.head import Heads
 from zoo.errors import DataError
 from zoo.model import Model
 from zoo.plugin import hookspecs
@@ -103,6 +104,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "recognises": True,
         "construct": module,
         "checkpoint": iter(_ITEMS),
+        "heads": Heads(("classify",)),
         "quantize": module.weight,
         "foreign_weight": object(),
         "inject_adapter": nn.Linear(2, 2),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.data.report import Report, collecting
+from zoo.data.spec import as_data
 from zoo.errors import DataError, TuningError
 from zoo.torch_state.rng import IsolatedIterator
 
@@ -38,6 +40,11 @@ class Examples(Iterator[Any]):
         return batch
 
     @property
+    def content(self) -> str:
+        """A digest of all the examples that the sources have; "" where they do not say."""
+        return " ".join(report.digest for report in self.reports if report.digest)
+
+    @property
     def digest(self) -> str:
         """A digest of all the batches that were drawn so far."""
         return self._digest.hexdigest()
@@ -52,6 +59,13 @@ def opened(make: Any, seed: int) -> Examples:
             first.append(batch)
             break
     return Examples(batches, list(reports), reports.items, first)
+
+
+def held_out_of(data: Any, reports: list[Report]) -> Any:
+    """Return what a run's data hold out to choose by: their split "validation" where they have one, else "test"."""
+    if any("validation" in report.splits for report in reports):
+        return replace(as_data(data), split="validation")
+    return data
 
 
 def steps_of(epochs: float, items: int | None, batch: int) -> int:

@@ -18,7 +18,7 @@ from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning.callbacks import call, checked
 from zoo.tuning.checkpoint import Checkpoint
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
-from zoo.tuning.examples import opened, steps_of
+from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.processes import gathered, own_accelerator
 from zoo.tuning.progress import note, progress
 from zoo.tuning.result import TuneResult as TuneResult
@@ -74,7 +74,7 @@ def tune(
         OutputError, CheckpointError: a checkpoint cannot be written or read.
         KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
     """
-    evaluations = Evaluations(EvaluationSettings(eval_every, eval_data, metric, patience, keep_best))
+    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)  # refused before any data are read
     callbacks = checked(callbacks)
     budget = [
         name for name, value in {"steps": steps, "minutes": minutes, "epochs": epochs}.items() if value is not None
@@ -100,7 +100,7 @@ def tune(
             ema_decay=ema_decay,
         )
 
-    settings_of(1 if epochs is not None else steps)  # what cannot be is refused before any data are read
+    settings_of(1 if epochs is not None else steps)
     folder = None if out is None else Path(out)
     named = [(name, parameter) for name, parameter in model.trainable_parameters() if parameter.requires_grad]
     if not named:
@@ -122,10 +122,16 @@ def tune(
             items = batch_size * gradient_accumulation_steps * accelerator.num_processes
             steps = steps_of(epochs, examples.items, items)
         settings = settings_of(steps)
+        head = getattr(getattr(model, "entry", None), "head", None)  # other classes are another run
+        if eval_every is not None and eval_data is None:
+            eval_data = held_out_of(data, examples.reports)
+        evaluations = Evaluations(EvaluationSettings(eval_every, eval_data, metric, patience, keep_best))
         facts = {
             **settings.as_dict(),
+            **({"head": head.key} if head else {}),
             "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
+            **({"examples": examples.content} if examples.content else {}),
         }
         run = Run(model, accelerator, named, settings, facts, folder, device, examples, evaluations)
         run.begin(last[0] if last else None, last[1] if last else None)

@@ -9,6 +9,7 @@ zoo.hooks(
     heads=".facts",
     sample=".tasks",
     loss=".tasks",
+    count=".tasks",
     batches=".tasks",
     evaluate=".tasks",
     describe=".facts",

@@ -29,6 +29,11 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return _task(model).loss(batch)
 
 
+def count(model: Model, batch: dict[str, Tensor]) -> float:
+    """Return how many labels the loss of a batch is the mean of."""
+    return _task(model).count(batch)
+
+
 def evaluate(model: Model, data: Any) -> dict[str, float]:
     """Return the metrics of the model's task on held-out texts."""
     return _task(model).evaluate(data)

@@ -26,6 +26,11 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return (classes if _classifies(model) else text).loss(model, batch)
 
 
+def count(model: Model, batch: dict[str, Tensor]) -> float:
+    """Return how many tokens or labels the loss of a batch is the mean of."""
+    return (classes if _classifies(model) else text).count(model, batch)
+
+
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     """Yield windows of tokens with masks in them, or texts with their classes."""
     return (classes if _classifies(model) else text).batches(model, data, request)

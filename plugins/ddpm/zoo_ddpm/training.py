@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.data.images import image_batches, image_data
+from zoo.data.images import image_batches, image_data, image_items, stacked
+from zoo.data.pixels import edges
 from zoo.data.stream import stream
 
-from .conditions import checked, classes, kind_of, split_off
+from . import files
+from .conditions import classes, kind_of, valued
 from .model import as_noise, image_shape, predict, scheduler, target
 
 if TYPE_CHECKING:
@@ -38,13 +40,12 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     schedule = scheduler(model.entry)
     generator = torch.Generator().manual_seed(request.seed)
     size, channels = image_shape(model)
-    kind = kind_of(model)
     steps = schedule.config.num_train_timesteps
-    if kind in ("numbers", "vectors"):
+    if kind_of(model) in ("numbers", "vectors"):
         images, labels = _read(model, data, request.split)
         rows = stream({"images": images, "labels": labels}, request)
     else:
-        rows = image_batches(data, request, size=size, channels=channels, classes=(classes(model), model.entry.name))
+        rows = image_batches(data, request, size=size, channels=channels, **_classes(model))
     return ({**row, **_draw(row["images"], steps, generator)} for row in rows)
 
 
@@ -69,11 +70,11 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
     Noise and timesteps are the same every time; the timesteps lie on an even grid over the schedule.
     """
-    images, labels = _read(model, data, "test")
+    images, labels = _read(model, data, "test", _EVALUATED)
     schedule = scheduler(model.entry)
-    count = min(len(images), _EVALUATED)
+    count = len(images)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(images[:count].shape, generator=generator)
+    noise = torch.randn(images.shape, generator=generator)
     steps = schedule.config.num_train_timesteps
     times = ((torch.arange(count) + 0.5) * steps / count).long()[torch.randperm(count, generator=generator)]  # [count]
     total = 0.0
@@ -83,15 +84,23 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         output = predict(model, noisy, times[part], None if labels is None else labels[part]).cpu()
         guess = as_noise(schedule, output[:, : images.shape[1]], noisy, times[part])
         total += (guess - noise[part]).square().sum().item()
-    return {"noise_mse": total / noise[:count].numel()}
+    return {"noise_mse": total / noise.numel()}
 
 
-def _read(model: Model, data: Any, split: str) -> tuple[Tensor, Tensor | None]:
-    """Return images [n, c, h, w] and what the U-Net takes with them."""
+def _classes(model: Model) -> dict[str, Any]:
+    """Return what tells the data's classes which of the model's they are."""
+    return {"classes": (classes(model), model.entry.name), "names": files.class_names(model.entry)}
+
+
+def _read(model: Model, data: Any, split: str, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return images [n, c, h, w], at most `limit`, and what the U-Net takes with them."""
     size, channels = image_shape(model)
-    pictures, vectors = split_off(model, data)
-    images, labels = image_data(pictures, size=size, channels=channels, split=split)
-    return images, checked(model, labels if vectors is None else vectors)
+    if kind_of(model) in ("nothing", "classes"):
+        return image_data(data, size=size, channels=channels, split=split, limit=limit, **_classes(model))
+    items = image_items(data, split=split, size=max(edges(size)), values=True)
+    rows = range(len(items)) if limit is None else range(len(items))[:: -(-len(items) // limit)]
+    labels = valued(model, None if items.values is None else [items.values[i] for i in rows])
+    return stacked(items.images, rows, size=size, channels=channels), labels
 
 
 def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError
+from zoo import CheckpointError, ZooError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
@@ -84,8 +85,9 @@ def _set_padding(entry: Entry, config: Any) -> None:
         ends = text.eos_token_id
         ends = ends[0] if isinstance(ends, list) and ends else ends
         if ends is None and entry.folder is not None:
-            tokenizer = library.tokenizer_of(entry)
-            ends = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+            with suppress(ZooError):  # without a tokenizer there is no text to pad
+                tokenizer = library.tokenizer_of(entry)
+                ends = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         text.pad_token_id = config.pad_token_id = 0 if ends is None else ends
 
 
@@ -99,3 +101,10 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     module: Any = model.module
     library.save_library_model(module, folder, state_dict, lambda: library.tokenizer_of(model.entry))
     return True
+
+
+def context_of(model: Model) -> int:
+    """Return the longest sequence that the model takes, in tokens (2**31 for a model without a limit)."""
+    config = model.module.config
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((int(limit) for limit in limits if isinstance(limit, int) and limit > 0), 2**31)

@@ -28,6 +28,11 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return _task(model).loss(batch) if _classifies(model) else text.loss(model, batch)
 
 
+def count(model: Model, batch: dict[str, Tensor]) -> float:
+    """Return how many tokens or labels the loss of a batch is the mean of."""
+    return _task(model).count(batch) if _classifies(model) else text.count(model, batch)
+
+
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     """Return batches of windows of tokens, or of texts with their labels."""
     return _task(model).batches(data, request) if _classifies(model) else text.batches(model, data, request)

@@ -54,8 +54,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     """
     generator = model.module.generator
     random = torch.Generator().manual_seed(request.seed)
-    classes = (model.module.config["c_dim"], model.entry.name)
-    rows = image_batches(data, request, **_format(model), classes=classes)
+    rows = image_batches(data, request, **_format(model), **_classes(model))
     mixing = model.module.config["training"]["mixing"]
 
     def drawn(batch: dict[str, Any], index: int) -> dict[str, Any]:
@@ -116,10 +115,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     classifier, and "letter_accuracy", the share that it reads as the wanted letter. With a discriminator also
     "critic_gap", by how much its logits of held-out images are above those of generated ones.
     """
-    images, labels = image_data(data, **_format(model), split="test")
-    labels = _checked(model, labels)
-    images = images[:_EVALUATED]
-    labels = None if labels is None else labels[:_EVALUATED]
+    images, labels = image_data(data, **_format(model), split="test", limit=_EVALUATED, **_classes(model))
     module = model.module
     z = torch.randn(len(images), module.generator.mapping.inputs, generator=torch.Generator().manual_seed(0))
     drawn, gaps = [], []
@@ -151,6 +147,12 @@ def _format(model: Model) -> dict[str, int]:
     """Return the size and the channels of the model's images."""
     config = model.module.config
     return {"size": config["img_resolution"], "channels": config["img_channels"]}
+
+
+def _classes(model: Model) -> dict[str, Any]:
+    """Return what tells the data's classes which of the model's they are."""
+    config = model.module.config
+    return {"classes": (config["c_dim"], model.entry.name), "names": class_names(config)}
 
 
 def _checked(model: Model, labels: Tensor | None) -> Tensor | None:

@@ -47,19 +47,21 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
         yield new, tensor[..., 0, 0] if new != name and tensor.ndim == 4 else tensor
 
 
-def read(model: Model, data: Any, split: str, size: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return images [n, c, h, w] in [-1, 1], and labels int64 [n] or None.
+def read(model: Model, data: Any, split: str, size: int | None = None, limit: int | None = None) -> Tensor:
+    """Return images [n, c, h, w] in [-1, 1]; labels that the data have are not used.
 
     Args:
         model: the model.
         data: as `zoo.data.images.image_data` takes them; None: capitals, "letters:sans".
-        split: "train" or "test".
+        split: as `zoo.data.images.image_items` takes it.
         size: pixels of an edge; None: the model's own.
+        limit: how many images at most.
 
     Raises:
         DataError: the data cannot be used, or the model cannot halve the size often enough.
     """
-    return image_data(data, size=image_size(model, size), channels=model.module.config.in_channels, split=split)
+    shape, channels, classes = image_size(model, size), model.module.config.in_channels, (0, model.entry.name)
+    return image_data(data, size=shape, channels=channels, split=split, classes=classes, limit=limit)[0]
 
 
 def image_size(model: Model, size: int | None = None) -> tuple[int, int]:
@@ -115,12 +117,13 @@ def parts(images: Tensor, scale: int = 1) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def encode(model: Model, data: Any, *, split: str = "test", size: int | None = None, scaled: bool = False) -> Tensor:
+def encode(model: Model, data: Any, *, split: str = "shown", size: int | None = None, scaled: bool = False) -> Tensor:
     """Return the mean latents `[n, latent channels, h/f, w/f]` of data as `Model.evaluate` takes it: float32, CPU.
 
-    `scaled`: shifted and scaled as latent diffusion models want them (the configuration's `scaling_factor`).
+    `split`: "shown" is what the data have for evaluation, all of them where they have no splits of their own; `scaled`:
+    shifted and scaled as latent diffusion models want them (the configuration's `scaling_factor`).
     """
-    images, _ = read(model, data, split, size)
+    images = read(model, data, split, size)
     latents = torch.cat([posterior(model, images[part])[0].cpu() for part in parts(images)])
     shift, scale = _scaling(model)
     return (latents - shift) * scale if scaled else latents

@@ -27,7 +27,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Args:
         model: the model.
         request: its options are `mode`: "prior" (default without data) decodes points of N(0, I), "reconstruct"
-            (default with data) the first `n` held-out images of the data, again from the first where there are fewer,
+            (default with data) the first `n` images of the data (those held out, if the data have splits of their own),
+            again from the first where there are fewer,
             "interpolate" `n` points evenly along the straight lines from each of the first `ends` images to the next;
             `data`: images as `zoo.Model.evaluate` takes them; `ends`: at least 2 (default 2); `temperature`: the
             standard deviation, as a multiple of the prior's or the posterior's, by default 1 for the prior and 0 (the
@@ -54,7 +55,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     else:
         if data is None:
             raise ZooError(f'mode="{mode}" needs images: give data= a folder, tensors or a name such as "letters:sans"')
-        images = read(model, data, "test", size)[0]
+        images = read(model, data, "shown", size)
         if not len(images):
             raise ZooError(f'mode="{mode}" needs at least one image, and the data hold none')
         count = request.n if mode == "reconstruct" else ends

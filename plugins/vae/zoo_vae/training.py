@@ -28,10 +28,10 @@ _EVALUATED = 520  # images at most
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Return batches of "images" [n, c, h, w] in [-1, 1], "noise" shaped like their latents, and "labels" if any.
+    """Return batches of "images" [n, c, h, w] in [-1, 1], "noise" shaped like their latents.
 
     The noise of the posterior's draws is drawn here, from the request's seed: a batch has one loss, on every device.
-    The loss does not use labels.
+    Labels that the data have are not used.
 
     Args:
         model: the model.
@@ -42,7 +42,8 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         DataError: the data cannot be used.
     """
     generator = torch.Generator().manual_seed(request.seed)
-    rows = image_batches(data, request, size=image_size(model), channels=model.module.config.in_channels)
+    channels, classes = model.module.config.in_channels, (0, model.entry.name)
+    rows = image_batches(data, request, size=image_size(model), channels=channels, classes=classes)
     return ({**row, "noise": _noise(model, row["images"], generator)} for row in rows)
 
 
@@ -65,8 +66,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     "loss": as in training. "reconstruction_mse": mean (x - x̂)² in [-1, 1], x̂ decoded from the posterior's mean.
     "kl": nats an image. "elbo" (for β > 0): nats an image, of a Gaussian decoder of variance β.
     """
-    images, _ = read(model, data, "test")
-    images = images[:_EVALUATED]
+    images = read(model, data, "test", limit=_EVALUATED)
     noise = _noise(model, images, torch.Generator().manual_seed(0))
     drawn = exact = kl = 0.0
     for part in parts(images):

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import BatchRequest, DataError, Samples, ZooError
-from zoo.data.images import SUFFIXES, ImageItems, image_items
+from zoo.data.images import ImageItems, image_items
+from zoo.data.pictures import is_picture
 from zoo.data.task_scores import task_loss, task_metrics
+from zoo.data.walk import walk
 
 from .data import batches, names_of, preprocessing, read
 from .facts import configuration, task_of
@@ -104,17 +106,15 @@ def _given(images: Any, paths: Any) -> tuple[ImageItems, list[str] | None]:
             images = [images]
         if isinstance(images, torch.Tensor) and images.ndim == 3 and images.shape[0] in (1, 3, 4):
             images = images[None]
-        items = image_items(images, split="test")
+        items = image_items(images, split="shown")
         return _some(ImageItems(items.images)), None
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     found: list[Path] = []
     for path in (Path(each).expanduser() for each in listed):
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files = [file for file in walk(path)[0] if is_picture(file)] if path.is_dir() else [path]
         for file in files:
-            if file.suffix.lower() not in SUFFIXES or not file.is_file():
-                raise DataError(
-                    f"expected paths as files of images ({', '.join(SUFFIXES)}) or folders of them, got {file}"
-                )
+            if not file.is_file() or not is_picture(file):
+                raise DataError(f"expected paths as files of images that Pillow reads or folders of them, got {file}")
         found += files
     return _some(ImageItems(found)), [path.name for path in found]
 

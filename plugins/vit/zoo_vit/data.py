@@ -6,7 +6,7 @@ Shapes: n images of c channels, h × w, as the model takes them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,10 @@ import torch
 
 from zoo import CheckpointError, DataError
 from zoo.data import letters
-from zoo.data.images import ImageItems, image_items, open_image, with_channels
+from zoo.data.images import ImageItems, chosen, image_batches, image_items, open_image, with_channels
+from zoo.data.labelled import bound
+from zoo.data.pixels import as_picture
+from zoo.data.spec import as_data
 from zoo.data.stream import stream
 from zoo.data.task_labels import label_tensor
 from zoo.integrations import transformers as library
@@ -73,7 +76,7 @@ class Preprocessing:
     def _one(self, image: Any) -> Tensor:
         if isinstance(image, torch.Tensor):
             return self(image[None])[0]
-        return self.apply(_plain(open_image(image) if isinstance(image, Path) else image, self.channels))
+        return self.apply(as_picture(open_image(image) if isinstance(image, Path) else image, self.channels))
 
     def undone(self, images: Tensor) -> Tensor:
         """Return what the model saw, as pictures in [0, 1] again."""
@@ -161,19 +164,6 @@ def _for_head(processor: Any, model: Model) -> BaseImageProcessor:
     return processor
 
 
-def _plain(image: Image, channels: int) -> Image:
-    """Return a picture of mode L or RGB; what is transparent becomes white, 16 bits become 8."""
-    from PIL import Image as PIL
-
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I;16"):
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    if "A" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = PIL.alpha_composite(PIL.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
-
-
 def names_of(model: Model) -> list[str]:
     """Return the classes' names, in order: the file's, else ImageNet's for its numbers of classes, else numbers."""
     config = configuration(model.entry)
@@ -214,65 +204,27 @@ def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
     """
     task = task_of(configuration(model.entry))
     if task != "classify":
-        images, labels = _apart(data)
-        items = image_items(images, split=split, size=size, own=OWN)
+        items = image_items(data, split=split, size=size, own=OWN, values=True)
         names = names_of(model)
-        made = None if labels is None else label_tensor(task, labels, names, model=model.entry.name)
+        made = None if items.values is None else label_tensor(task, items.values, names, model=model.entry.name)
         return ImageItems(items.images, made, tuple(names))
     items = image_items(data, split=split, size=size, own=OWN)
     if items.labels is None:
         return items
+    labels, _ = bound(items.labels, items.classes, **_classes(model))
+    return ImageItems(items.images, labels, tuple(names_of(model)) if items.classes else ())
+
+
+def _classes(model: Model) -> dict[str, Any]:
+    """Return what tells the data's classes which of the model's they are: names, synonyms, WordNet's ids."""
     names = names_of(model)
-    if items.classes:
-        numbers = _numbers(model, items.classes, names)
-        return ImageItems(items.images, torch.tensor(numbers)[items.labels], tuple(names))
-    if len(items) and int(items.labels.max()) >= len(names):
-        raise DataError(
-            f"{model.entry.name} has the classes 0 to {len(names) - 1}, and the data have labels up to "
-            f"{int(items.labels.max())}"
-        )
-    return items
-
-
-def _apart(data: Any) -> tuple[Any, Any]:
-    """Return images and labels of any kind; labels are None where there are none.
-
-    Raises:
-        DataError: the data are a folder or a name, which have classes alone.
-    """
-    if data is None or isinstance(data, str | Path):
-        raise DataError(
-            f"{data}: its labels can be one class for each image, and this head learns others: give (images, labels), "
-            "or a list or Dataset of (image, label)"
-        )
-    if isinstance(data, Mapping):
-        return next((data[key] for key in ("images", "pixel_values") if key in data), None), data.get("labels")
-    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], tuple):
-        return data
-    rows = [data[index] for index in range(len(data))]
-    pairs = [(row["image"], row.get("label", row.get("labels"))) if isinstance(row, Mapping) else row for row in rows]
-    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
-        return data, None
-    return [image for image, _ in pairs], [label for _, label in pairs]
-
-
-def _numbers(model: Model, classes: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Return the model's number of each of the data's classes."""
-    known = {name: index for index, name in reversed(list(enumerate(names)))}
-    for synonyms, index in list(known.items()):  # "tench, Tinca tinca"
-        for name in synonyms.split(","):
-            known.setdefault(name.strip(), index)
-    known |= {name: index for index, name in enumerate(_synsets(model)) if name not in known}
-    if all(name in known for name in classes):
-        return [known[name] for name in classes]
-    if len(classes) == len(names):  # names of the user's own, in the order of the head
-        return list(range(len(classes)))
-    unknown = next(name for name in classes if name not in known)
-    raise DataError(
-        f"{model.entry.name} tells {len(names)} classes apart ({', '.join(names[:3])}, …); the data have "
-        f"{len(classes)}, and {unknown!r} is none of them: name the subfolders as the model's classes, or give the "
-        "model a head of that size, see the vit plugin's README"
-    )
+    synonyms: dict[str, set[int]] = {}
+    for index, several in enumerate(names):  # "tench, Tinca tinca"
+        for name in several.split(","):
+            synonyms.setdefault(name.strip(), set()).add(index)
+    also = {name: next(iter(found)) for name, found in synonyms.items() if len(found) == 1}
+    also |= {name: index for index, name in enumerate(_synsets(model))}
+    return {"count": len(names), "model": model.entry.name, "names": names, "also": also}
 
 
 def _synsets(model: Model) -> list[str]:
@@ -284,10 +236,9 @@ def _synsets(model: Model) -> list[str]:
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
-    """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b] (float32 [b, classes] for
-    several classes or numbers).
+    """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b].
 
-    Files are opened batch by batch.
+    Of several classes or numbers labels are float32 [b, classes]. Files are opened batch by batch.
 
     Args:
         model: the model.
@@ -298,22 +249,27 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     Raises:
         DataError: the data cannot be used, or the classes do not fit.
     """
-    prepare = preprocessing(model)
-    if request.training and letters.is_fresh(data) and task_of(configuration(model.entry)) == "classify":
-        numbers = torch.tensor(_numbers(model, letters.LETTERS, names_of(model)))
-        drawn = letters.fresh(data, request, size=prepare.size[0], change=disturb)
+    prepare, given = preprocessing(model), as_data(data, OWN)
+    if task_of(configuration(model.entry)) != "classify":
+        items = read(model, given, request.split, max(prepare.size))
+        if items.labels is None and request.training:
+            raise DataError(f"{model.entry.name} needs a label with each image: give (images, labels)")
+        rows = stream({"index": torch.arange(len(items)), "labels": items.labels}, request)
+        return ({"images": prepare(chosen(items.images, row.pop("index"))), **row} for row in rows)
+    classes = _classes(model)
+    if request.training and given.split is None and letters.is_fresh(given.source):
+        numbers, _ = bound(torch.arange(len(letters.LETTERS)), letters.LETTERS, **classes)
+        assert numbers is not None  # the model has classes
+        drawn = letters.fresh(given.source, request, size=prepare.size[0], change=disturb)
         return ({"images": prepare(row["images"]), "labels": numbers[row["labels"]]} for row in drawn)
-    items = read(model, data, request.split, prepare.size[0])
-    if items.labels is None and request.training:
-        raise DataError(
-            f"{model.entry.name} learns classes, so its data need labels: give a folder with one subfolder per class, "
-            "or (images, labels)"
-        )
-    rows = stream({"index": torch.arange(len(items)), "labels": items.labels}, request)
-    return ({"images": prepare(_chosen(items, row.pop("index"))), **row} for row in rows)
-
-
-def _chosen(items: ImageItems, index: Tensor) -> Sequence[Any] | Tensor:
-    if isinstance(items.images, torch.Tensor):
-        return items.images[index]
-    return [items.images[i] for i in index.tolist()]
+    return image_batches(
+        given,
+        request,
+        size=prepare.size[0],
+        channels=prepare.channels,
+        classes=(classes["count"], classes["model"]),
+        names=classes["names"],
+        also=classes["also"],
+        prepare=prepare,
+        unlabelled=not request.training,
+    )

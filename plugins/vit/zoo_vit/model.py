@@ -200,7 +200,7 @@ def _transformers_tensors(entry: Entry, module: Any, config: dict[str, Any]) -> 
 
 
 def _grid(config: dict[str, Any], module: Any) -> Grid | None:
-    """Return how many patches an image has; None for a model without such. What the file does not say is the default."""
+    """Return how many patches an image has, by default where the file does not say; None for a model without such."""
     default = type(module.config)()
     size, patch = (config.get(key, getattr(default, key, None)) for key in ("image_size", "patch_size"))
     pairs = [(edge, edge) if isinstance(edge, int) else tuple(edge or ()) for edge in (size, patch)]

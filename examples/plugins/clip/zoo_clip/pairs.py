@@ -64,15 +64,11 @@ def read(data: Any, split: str) -> Pairs:
         data = None
     if data is None or (isinstance(data, str) and data.startswith("letters:")):
         return _letters(OWN if data is None else (data[8:],), split)
-    images, texts = _described(data)
-    if texts is not None:
-        unique = tuple(dict.fromkeys(texts))
+    items = image_items(_columns(data), split=split)
+    if items.captions is not None:
+        unique = tuple(dict.fromkeys(items.captions))
         number = {text: index for index, text in enumerate(unique)}
-        items = image_items(images, split=split)
-        if len(items) != len(texts):
-            raise DataError(f"expected one text for each of {len(items)} images, got {len(texts)}")
-        return Pairs(items.images, unique, torch.tensor([number[text] for text in texts]))
-    items = image_items(data, split=split)
+        return Pairs(items.images, unique, torch.tensor([number[text] for text in items.captions]))
     if items.labels is None or not len(items):
         raise DataError(
             "CLIP learns from images with texts: give (images, texts), a Dataset of {'image', 'text'}, or a folder "
@@ -98,18 +94,13 @@ def drawn(styles: Sequence[str], split: str, count: int, *, seed: int) -> Pairs:
     return Pairs(torch.cat(images), tuple(texts), torch.cat(which))
 
 
-def _described(data: Any) -> tuple[Any, list[str] | None]:
-    """Return the images, and their texts if there are any."""
+def _columns(data: Any) -> Any:
+    """Return images with texts as columns by name, and anything else as it is."""
     if isinstance(data, Mapping) and "texts" in data:
-        return data.get("images"), _strings(data["texts"])
+        return {"image": data.get("images"), "caption": _strings(data["texts"])}
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], list) and all_strings(data[1]):
-        return data[0], list(data[1])
-    if not isinstance(data, str | Mapping) and hasattr(data, "__getitem__") and len(data):
-        first = data[0]
-        if isinstance(first, Mapping) and "text" in first:
-            rows = [data[index] for index in range(len(data))]
-            return [row["image"] for row in rows], _strings([row["text"] for row in rows])
-    return data, None
+        return {"image": data[0], "caption": list(data[1])}
+    return data
 
 
 def all_strings(texts: Sequence[Any]) -> bool:

@@ -137,7 +137,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         images, captions = _chosen(pairs.images, drawn), [pairs.texts[i] for i in pairs.which[drawn].tolist()]
         labels = labels or pairs.texts
     else:
-        images = image_items([images] if hasattr(images, "convert") else images, split="test").images
+        images = image_items([images] if hasattr(images, "convert") else images, split="shown").images
         labels = labels or read(options["data"], "test").texts
         if request.n not in (1, len(images)):
             raise ZooError(f"there are {len(images)} images to classify, and n is {request.n}: leave n out")
