@@ -18,7 +18,8 @@ _HEAD = """\
 # Model types
 
 What zoo does with {tried} model types of four libraries: {versions}.
-Each is a small one with random weights, in a folder as its library saves it, loaded in 4 bit (nf4, nothing in 8) with a LoRA of rank 2 on every weight. Written by
+Each is a small one with random weights, in a folder as its library saves it, loaded in 4 bit (nf4, nothing in 8) with a
+LoRA of rank 2 on every weight. Written by
 `benchmarks/model_types.py`, which says what each column means; `python benchmarks/model_types.py --json > figures` and
 `--page figures` write it again.
 
