@@ -17,8 +17,9 @@ _LIBRARIES = {
 _HEAD = """\
 # Model types
 
-What zoo does with {tried} model types of four libraries: {versions}. Each is a small one with random weights, in a
-folder as its library saves it, loaded in 4 bit (nf4, nothing in 8) with a LoRA of rank 2 on every weight. Written by
+What zoo does with {tried} model types of four libraries: {versions}.
+Each is a small one with random weights, in a folder as its library saves it, loaded in 4 bit (nf4, nothing in 8) with a
+LoRA of rank 2 on every weight. Written by
 `benchmarks/model_types.py`, which says what each column means; `python benchmarks/model_types.py --json > figures` and
 `--page figures` write it again.
 
@@ -114,6 +115,9 @@ _MEANS = {
     "could be the weights": "several layers of PyG have such weights: the error says how to tell which",
     "written in place": "the module rescales its weights in place while it generates, which managed weights refuse",
     "at least two tokens": "the tokenizer that the library has for the type does not read the small one of this table",
+    "shape '[-1, 8, 0]'": "the small configuration of this table is none that the library's forward can use",
+    "must match the size": "the small configuration of this table is none that the library's forward can use",
+    "separator tokens": "the library's forward needs other inputs than the general ones of this table",
     "get_seq_length": "the small configuration of this table has no attention layer, which generating needs",
 }
 
