@@ -7,8 +7,8 @@ bound by name (`classes.py`), examples held out by one rule (`splits.py`), and w
 
 `images.py` reads pictures. `corpus.py` reads what a language model learns from: documents (`documents.py`),
 conversations (`conversations.py`), pairs, token ids (`token_rows.py`), which `windows.py` makes windows of; `text.py`
-is the prose of it, `labelled_texts.py` reads texts with labels. `stream.py` makes batches of tensors, `letters.py` draws
-letters, `labels.py` reads the classes that a user asks for, `pixels.py` converts images.
+is the prose of it, `labelled_texts.py` reads texts with labels. `stream.py` makes batches of tensors, `letters.py`
+draws letters, `labels.py` reads the classes that a user asks for, `pixels.py` converts images.
 
 Imports: `zoo.plugin` (its request types) and below. Start with `spec.py`.
 """

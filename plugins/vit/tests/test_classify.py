@@ -83,7 +83,7 @@ def test_subfolders_are_classes_by_name(make, photographs):
     batch = next(iter(model.batches(photographs, batch_size=8)))
     assert set(batch["labels"].tolist()) == {2, 3}
     (photographs / "dog").rename(photographs / "wolf")
-    with pytest.raises(zoo.DataError, match="1 of the data's 2 classes are none of .*: wolf"):
+    with pytest.raises(zoo.DataError, match=r"1 of the data's 2 classes are none of .*: wolf"):
         model.batches(photographs, batch_size=2)
 
 
