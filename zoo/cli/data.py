@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli.options import column_option, with_columns
 from zoo.cli.output import Command, json_option, print_json
 
 if TYPE_CHECKING:
@@ -28,15 +29,15 @@ LONGEST = 100  # characters of a text that is shown
 )
 @click.argument("path")
 @click.option("--for", "name", metavar="NAME", help="Read it as this model does.")
-@click.option("--column", "columns", metavar="KEY=NAME", multiple=True, help="Which column is what: text=review.")
+@column_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A sheet of the first pictures, a .png.")
 @json_option
 def data(path: str, name: str | None, columns: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Show what is read of a folder or a file: used, skipped and why, columns, classes, splits."""
     from zoo.data.report import collecting
-    from zoo.data.spec import Data
+    from zoo.data.spec import as_data
 
-    given = Data(path, columns=columns_of(columns))
+    given = as_data(with_columns(path, columns))
     with collecting() as reports:
         texts = _read_for(name, given) if name else _read(given, out)
     lines = list(dict.fromkeys(line for report in reports for line in report.lines()))
@@ -47,19 +48,6 @@ def data(path: str, name: str | None, columns: tuple[str, ...], out: Path | None
         click.echo(line)
     if out is not None:
         click.echo(str(out))
-
-
-def columns_of(given: tuple[str, ...]) -> dict[str, str]:
-    """Return `--column` options as `zoo.Data.columns`.
-
-    Raises:
-        click.BadParameter: one is not KEY=NAME.
-    """
-    pairs = [one.partition("=") for one in given]
-    for one, (key, _, value) in zip(given, pairs, strict=True):
-        if not key or not value:
-            raise click.BadParameter(f"expected KEY=NAME such as text=review, got {one!r}", param_hint="'--column'")
-    return {key: value for key, _, value in pairs}
 
 
 def _read_for(name: str, given: Data) -> list[str]:
