@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import click
 
 from zoo._version import __version__
-from zoo.cli import info_commands, matrix, model_commands, new_plugin, push, sensitivity
+from zoo.cli import data, info_commands, matrix, model_commands, new_plugin, push, sensitivity
 from zoo.cli.output import Group
 from zoo.errors import ZooError, one_line
 
@@ -43,6 +43,7 @@ for command in (
     *new_plugin.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
+    *data.COMMANDS,
 ):
     command_line.add_command(command)
 

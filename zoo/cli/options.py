@@ -116,6 +116,32 @@ class ImageSize(click.ParamType):
         return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
+column_option = click.option(
+    "--column",
+    "columns",
+    metavar="KEY=NAME",
+    multiple=True,
+    help="Which column of the data is what, such as text=review; may be given several times.",
+)
+
+
+def with_columns(data: Any, columns: tuple[str, ...]) -> Any:
+    """Return data with the columns that `--column` names; the data alone where it names none.
+
+    Raises:
+        click.BadParameter: one is not KEY=NAME.
+    """
+    pairs = [one.partition("=") for one in columns]
+    for one, (key, _, value) in zip(columns, pairs, strict=True):
+        if not key or not value:
+            raise click.BadParameter(f"expected KEY=NAME such as text=review, got {one!r}", param_hint="'--column'")
+    if not columns:
+        return data
+    from zoo.data.spec import Data
+
+    return Data(data, columns={key: value for key, _, value in pairs})
+
+
 _HEAD_OPTIONS = (
     click.option("--classes", type=Classes(), help="A new head: its classes by name, how many, or those of the data."),
     click.option("--task", type=click.Choice(list(TASKS)), help="What the head is for [with --classes: classify]."),
@@ -142,10 +168,12 @@ def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
         return loading
     if data is None:
         raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
-    if loading.get("task") in ("tokens", "multilabel"):  # several names in a row
-        from zoo.data.labelled_texts import classes_in
-
-        return {**loading, "classes": classes_in(data)}
     from zoo.data.labelled import classes_of
+    from zoo.data.labelled_texts import classes_in
+    from zoo.data.letters import PREFIX
+    from zoo.data.sources import read_table
+    from zoo.data.spec import as_data
 
-    return {**loading, "classes": list(classes_of(data))}
+    given = as_data(data)
+    pictures = str(given.source).startswith(PREFIX) or "image" in read_table(given).columns
+    return {**loading, "classes": list(classes_of(given, kind="image") if pictures else classes_in(given))}

@@ -72,7 +72,18 @@ def images_of(table: Table, given: Data, split: str, *, values: bool = False) ->
     part, keys = table.only(kept), [known[i].key for i in kept]
     parts, rule = divide(part, given, groups=keys, labels=names)
     rows = _rows(part, parts, split, given)
-    _report(part, columns, parts, rule, keys, names, (*wrong, *table.skipped), (*notes, *_said(labels), *table.notes))
+    served = tuple(name for name, held in parts.items() if held is rows) or tuple(parts)
+    _report(
+        part,
+        columns,
+        parts,
+        rule,
+        keys,
+        names,
+        served,
+        (*wrong, *table.skipped),
+        (*notes, *_said(labels), *table.notes),
+    )
     chosen = [kept[i] for i in rows]
     captions = table.columns[columns["caption"]] if "caption" in columns else None
     return Images(
@@ -217,6 +228,7 @@ def _report(
     rule: str,
     keys: list[bytes],
     names: list[str | None] | None,
+    served: tuple[str, ...],
     skipped: tuple[tuple[str, str], ...],
     notes: tuple[str, ...],
 ) -> None:
@@ -239,6 +251,7 @@ def _report(
             skipped,
             (*notes, *_shared(parts, keys), *_conflicts(keys, labels)),
             full,
+            served,
         )
     )
 

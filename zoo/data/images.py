@@ -301,7 +301,11 @@ def _drawn(given: Data, split: str, size: int) -> ImageItems:
         rows = [i for i, used in enumerate(labels.used) if used]
         images, names, notes = images[rows], labels.classes, labels.notes
         which = torch.tensor([labels.numbers[i] for i in rows])
-    record(Report(given.source, "images", LETTER_COUNTS, "drawn for each", notes=notes, keys=_keys(style)))
+    record(
+        Report(
+            given.source, "images", LETTER_COUNTS, "drawn for each", notes=notes, keys=_keys(style), served=(wanted,)
+        )
+    )
     return ImageItems(images, which, names)
 
 

@@ -93,7 +93,8 @@ def test_other_tasks(make, make_transformers, tmp_path: Path, library: str, task
     labels = torch.randint(0, 2, (12, 2)) if task == "multilabel" else torch.randn(12, 2)
     model = zoo.load(str(folder), classes=["u", "v"], task=task, lora=2, device="cpu", seed=0)
     rows = [(image, label.tolist()) for image, label in zip(IMAGES, labels, strict=True)]
-    batches = [next(iter(model.batches(data, batch_size=5, split="test"))) for data in ((IMAGES, labels), rows)]
+    wholes = [zoo.Data(data, split="all") for data in ((IMAGES, labels), rows)]
+    batches = [next(iter(model.batches(data, batch_size=5, split="test"))) for data in wholes]
     assert torch.equal(batches[0]["labels"], labels[:5].float())
     assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
     model.tune((IMAGES, labels), steps=2, batch_size=4, quiet=True)
@@ -104,7 +105,7 @@ def test_other_tasks(make, make_transformers, tmp_path: Path, library: str, task
     assert zoo.load(str(tmp_path / "whole"), device="cpu").evaluate((IMAGES, labels)) == pytest.approx(
         metrics, abs=1e-4
     )
-    with pytest.raises(zoo.DataError, match="one class for each image"):
+    with pytest.raises(zoo.DataError):
         model.batches("letters:sans", batch_size=2)
 
 
