@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from zoo import BatchRequest, DataError
+from zoo import BatchRequest, Data, DataError
 from zoo.data.images import image_batches, image_data, image_items, open_image, with_channels
 
 
-def _read(data, *, size=8, channels=3, split="train"):
+def _read(data, *, size=8, channels=3, split="all"):
     return image_data(data, size=size, channels=channels, split=split)
 
 
@@ -43,26 +43,30 @@ def test_letters_by_name_and_by_default(channels):
     assert torch.equal(labels, own_labels)
     assert named.min() == -1
     assert named.max() > 0.8
-    train, _ = _read("letters:serif", size=16)
+    train, _ = _read("letters:serif", size=16, split="train")
     assert len(train) % 26 == 0
     assert len(train) > 2600
 
 
-def test_flat_folder_keeps_every_tenth_file_for_test(tmp_path):
+def test_flat_folder_is_divided_without_overlap(tmp_path):
     pixels = [_png(tmp_path / f"{i:02}.png", i) for i in range(23)]
     (tmp_path / "notes.txt").write_text("not an image")
-    train, labels = _read(tmp_path)
-    test, _ = _read(str(tmp_path), split="test")
+    (train, labels), (test, _) = (_read(tmp_path, split=split) for split in ("train", "test"))
     assert labels is None
-    held_out = [9, 19]
-    assert torch.equal(test, torch.stack([_expected(pixels[i]) for i in held_out]))
-    assert torch.equal(train, torch.stack([_expected(p) for i, p in enumerate(pixels) if i not in held_out]))
+    assert len(test) == 2
+    found = sorted(image.numpy().tobytes() for image in torch.cat([train, test]))
+    assert found == sorted(_expected(one).numpy().tobytes() for one in pixels)
+    assert torch.equal(_read(str(tmp_path), split="validation")[0], test)
 
 
-def test_few_files_serve_both_splits(tmp_path):
+def test_few_files_are_two_splits_and_one_is_not(tmp_path):
     for i in range(3):
         _png(tmp_path / f"{i}.png", i)
-    assert torch.equal(_read(tmp_path)[0], _read(tmp_path, split="test")[0])
+    assert [len(_read(tmp_path, split=split)[0]) for split in ("train", "test", "all")] == [2, 1, 3]
+    one = tmp_path / "0.png"
+    assert len(_read(one)[0]) == len(_read(Data(one, split="all"), split="test")[0]) == 1
+    with pytest.raises(DataError, match=r"one example cannot be held out .* split=\"all\""):
+        _read(one, split="test")
 
 
 def test_class_folders_are_labelled_by_sorted_name(tmp_path):
@@ -71,7 +75,7 @@ def test_class_folders_are_labelled_by_sorted_name(tmp_path):
     for i in range(5):
         _png(tmp_path / "cat" / f"{i}.jpg", i)
     (tmp_path / "empty").mkdir()
-    images, labels = _read(tmp_path)
+    images, labels = _read(tmp_path, split="train")
     _, test_labels = _read(tmp_path, split="test")
     assert len(images) == 10
     assert sorted([*labels.tolist(), *test_labels.tolist()]) == [0] * 5 + [1] * 6
@@ -82,7 +86,7 @@ def test_own_splits_are_respected_whole(tmp_path):
         _png(tmp_path / "train" / "a" / f"{i}.png", i)
     for i in range(4):
         _png(tmp_path / "val" / "a" / f"{i}.png", 100 + i)
-    assert len(_read(tmp_path)[0]) == 20
+    assert len(_read(tmp_path, split="train")[0]) == 20
     assert len(_read(tmp_path, split="test")[0]) == 4
 
 
@@ -104,8 +108,10 @@ def test_image_file_and_array_files(tmp_path):
     both, labels = _read(tmp_path / "both.npz")
     assert none is None
     assert torch.equal(plain, both)
-    assert labels.tolist() == [i for i in range(30) if i % 10 != 9]
-    assert _read(tmp_path / "both.npz", split="test")[1].tolist() == [9, 19, 29]
+    assert labels.tolist() == list(range(30))
+    train, test = (_read(tmp_path / "both.npz", split=split)[1].tolist() for split in ("train", "test"))
+    assert sorted(train + test) == list(range(30))
+    assert len(test) == 3
 
 
 def test_arrays_never_run_code(tmp_path):
@@ -159,10 +165,12 @@ def test_pairs_mappings_and_datasets_agree():
         TensorDataset(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(names)),
     ]
     for data in forms:
-        for split in ("train", "test"):
-            images, labels = _read(data, split=split)
-            assert torch.equal(images, wanted)
-            assert labels.tolist() == names
+        images, labels = _read(data)
+        assert torch.equal(images, wanted)
+        assert labels.tolist() == names
+        parts = [_read(data, split=split)[0] for split in ("train", "test")]
+        assert [len(part) for part in parts] == [5, 1]
+        assert not any(torch.equal(parts[1][0], image) for image in parts[0])
     images, labels = _read(Plain(pictures))
     assert torch.equal(images, wanted)
     assert labels is None
@@ -229,34 +237,34 @@ class _Endless(IterableDataset):
         (torch.zeros(3, 3, 8, 8, dtype=torch.int64), "bytes"),
         (torch.full((3, 3, 8, 8), 200.0), "200"),
         (torch.full((3, 3, 8, 8), float("nan")), "nan"),
-        ((torch.zeros(3, 3, 8, 8), torch.zeros(2, dtype=torch.int64)), "3 whole numbers"),
+        ((torch.zeros(3, 3, 8, 8), torch.zeros(2, dtype=torch.int64)), "one length"),
         ((torch.zeros(3, 3, 8, 8), torch.zeros(3)), "whole numbers"),
         ((torch.zeros(3, 3, 8, 8), torch.tensor([0, 1, -1])), "negative"),
-        ((torch.zeros(3, 3, 8, 8), ["a", "b", "c"]), "whole numbers"),
-        ({"text": ["a"]}, "needs 'images'"),
+        ((torch.zeros(3, 3, 8, 8), ["a", 1, "c"]), "texts and numbers"),
+        ({"text": ["a"]}, "found no column of the images; its columns are text"),
         ([(torch.zeros(3, 8, 8), 1), (torch.zeros(3, 8, 8), None)], "1 of 2"),
         ([7, 8], "PIL image"),
-        (_Endless(), "length"),
+        (_Endless(), "PIL image"),
         (SimpleNamespace(), "SimpleNamespace"),
         (3, "int"),
     ],
 )
 def test_errors_say_what_was_found(data, found):
     with pytest.raises(DataError, match=found):
-        _read(data)
+        _read(data, split="train")
 
 
 def test_errors_about_files(tmp_path):
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="expected pictures"):
         _read(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"broken\.png is not an image"):
+    with pytest.raises(DataError, match=r"broken\.png: it is no picture"):
         _read(tmp_path)
     (tmp_path / "table.csv").write_text("a,b")
     with pytest.raises(DataError, match=r"table\.csv"):
         _read(tmp_path / "table.csv")
     np.savez(tmp_path / "other.npz", pictures=np.zeros(3))
-    with pytest.raises(DataError, match="it holds pictures"):
+    with pytest.raises(DataError, match="its columns are pictures"):
         _read(tmp_path / "other.npz")
     with pytest.raises(DataError, match="Did you mean 'test'"):
         _read("letters:sans", split="tests")
@@ -264,27 +272,27 @@ def test_errors_about_files(tmp_path):
 
 def test_items_keep_their_form_for_a_model_with_its_own_preprocessing(tmp_path):
     pixels = [_png(tmp_path / label / f"{i}.png", i, (4 + i, 9, 3)) for label in ("dog", "cat") for i in range(5)]
-    items = image_items(tmp_path, split="train")
+    items = image_items(tmp_path, split="all")
     assert items.classes == ("cat", "dog")
-    assert items.labels.tolist() == [0] * 5 + [1] * 4
+    assert items.labels.tolist() == [0] * 5 + [1] * 5
     assert items.images[0] == tmp_path / "cat" / "0.png"
     assert np.array_equal(np.array(open_image(items.images[1])), pixels[1])
-    assert image_items(tmp_path / "cat" / "0.png", split="test").images == [tmp_path / "cat" / "0.png"]
+    assert image_items(tmp_path / "cat" / "0.png", split="shown").images == [tmp_path / "cat" / "0.png"]
 
     letters = image_items(None, split="test", size=16)
     assert letters.images.shape == (520, 1, 16, 16)
     assert letters.classes == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     picture = Image.new("RGB", (5, 4))
-    assert image_items([picture], split="test").images == [picture]
-    mixed = image_items([torch.zeros(3, 4, 5), torch.full((1, 6, 6), 0.5)], split="test")
+    assert image_items([picture], split="shown").images == [picture]
+    mixed = image_items([torch.zeros(3, 4, 5), torch.full((1, 6, 6), 0.5)], split="shown")
     assert [tuple(image.shape) for image in mixed.images] == [(3, 4, 5), (1, 6, 6)]
     assert mixed.images[1].unique().tolist() == [0.0]
-    arrays = image_items(np.full((2, 7, 5), 255, np.uint8), split="test")
+    arrays = image_items(np.full((2, 7, 5), 255, np.uint8), split="shown")
     assert arrays.images.shape == (2, 1, 7, 5)
     assert arrays.images.unique().tolist() == [1.0]
-    np.save(tmp_path / "arrays.npy", np.zeros((20, 5, 5, 3), np.uint8))
+    np.save(tmp_path / "arrays.npy", _pixels(0, 20, 5, 5, 3))
     assert image_items(tmp_path / "arrays.npy", split="test").images.shape == (2, 3, 5, 5)
-    with pytest.raises(DataError, match="one for each image"):
+    with pytest.raises(DataError, match="one length"):
         image_items((torch.rand(3, 1, 4, 4), [0, 1]), split="test")
     with pytest.raises(DataError, match="splits"):
         image_items(None, split="tset")
@@ -303,12 +311,12 @@ def test_grey_colour_and_transparency_convert():
 def test_batches_of_images_are_streams_with_checked_labels():
     images, labels = torch.rand(6, 1, 8, 8), torch.arange(6)
     request = BatchRequest(batch_size=4, split="test")
-    found = list(image_batches((images, labels), request, size=8, channels=3))
+    found = list(image_batches(Data((images, labels), split="all"), request, size=8, channels=3))
     assert [batch["images"].shape for batch in found] == [(4, 3, 8, 8), (2, 3, 8, 8)]
     assert torch.cat([batch["labels"] for batch in found]).tolist() == list(range(6))
     plain = next(image_batches((images, labels), request, size=8, channels=1, classes=(0, "toy")))
     assert set(plain) == {"images"}
-    with pytest.raises(DataError, match="labels from 0 to 5"):
+    with pytest.raises(DataError, match="labels up to 5"):
         image_batches((images, labels), request, size=8, channels=1, classes=(5, "toy"))
     with pytest.raises(DataError, match="need labels"):
         image_batches(images, request, size=8, channels=1, classes=(5, "toy"))
@@ -321,5 +329,5 @@ def test_fresh_letters_are_drawn_anew_to_train_and_held_out_ones_are_the_same():
     assert len({image.numpy().tobytes() for batch in some("train") for image in batch["images"]}) == 12 * 26
     held_out, _ = _read("letters:sans", split="test", size=16, channels=1)
     assert torch.equal(torch.cat([batch["images"] for batch in some("test")]), held_out[: 12 * 26])
-    with pytest.raises(DataError, match="labels from 0 to 25"):
+    with pytest.raises(DataError, match="tells 10 classes apart"):
         image_batches("letters:sans:fresh", BatchRequest(4), size=16, channels=1, classes=(10, "toy"))

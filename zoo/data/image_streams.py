@@ -125,7 +125,7 @@ def _batch(prepare: Callable[[Any], Tensor], images: list[Any], labels: list[int
 
 
 def _item(value: Any, signed: bool) -> Any:
-    if hasattr(value, "mode") or not (hasattr(value, "ndim") or isinstance(value, list)):
+    if hasattr(value, "getbands") or not (hasattr(value, "ndim") or isinstance(value, list)):
         return open_image(value)
     group = as_single(value)
     if not signed and is_signed([group]):

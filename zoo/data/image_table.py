@@ -29,12 +29,13 @@ _LOOKED_AT = 64  # items by which the range of a dataset's values is told
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one split, as `zoo.data.images.ImageItems` has them, with their captions."""
+    """The images of one split, as `zoo.data.images.ImageItems` has them; `highest`: of the labels of all splits."""
 
     images: Any
     labels: Tensor | None
     classes: tuple[str, ...]
     captions: list[str] | None
+    highest: int
 
 
 def images_of(table: Table, given: Data, split: str) -> Images:
@@ -78,6 +79,7 @@ def images_of(table: Table, given: Data, split: str) -> Images:
         _labels(labels, chosen, table.origin),
         () if labels is None else labels.classes,
         None if captions is None else [str(captions[i]) for i in chosen],
+        -1 if labels is None else max((labels.numbers[i] or 0 for i in kept), default=-1),
     )
 
 
@@ -141,15 +143,15 @@ def _images(values: Any, known: Sequence[Checked], rows: Sequence[int]) -> Any:
         span = span_of(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
         return Opened(values, rows, lambda one: _opened(one, span))
     if looked:
-        signed = is_signed([as_single(one) for one in looked if not hasattr(one, "mode")])
-        return Opened(values, rows, lambda one: one if hasattr(one, "mode") else _checked_sign(one, signed))
+        signed = is_signed([as_single(one) for one in looked if not hasattr(one, "getbands")])
+        return Opened(values, rows, lambda one: one if hasattr(one, "getbands") else _checked_sign(one, signed))
     chosen = [values[i] for i in rows]
     if any(isinstance(one, torch.Tensor | np.ndarray | list) for one in chosen):
         groups = [as_single(one) for one in chosen]
         signed = is_signed(groups)
         return [scaled(group, signed)[0] for group in groups]
     for one in chosen:
-        if not hasattr(one, "mode"):
+        if not hasattr(one, "getbands"):
             as_single(one)  # raises what it is not
     return chosen
 

@@ -55,12 +55,14 @@ class ImageItems:
         labels: int64 [n], or None.
         classes: the names of the labels in order (subfolders, letters), or () where the data do not say; of all splits.
         captions: the texts that describe the images, or None.
+        highest: the highest of the labels, those of other splits too; -1: not known.
     """
 
     images: Sequence[Any] | Tensor
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     captions: Sequence[str] | None = None
+    highest: int = -1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,7 +90,7 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
         return _drawn(given, split, size)
     _check_exists(given.source)
     found = images_of(read_table(given, kind="image"), given, split)
-    return ImageItems(found.images, found.labels, found.classes, found.captions)
+    return ImageItems(found.images, found.labels, found.classes, found.captions, found.highest)
 
 
 def image_data(
@@ -245,7 +247,9 @@ def _bound(
     items: ImageItems, classes: tuple[int, str], names: Sequence[str], also: Mapping[str, int] | None
 ) -> Tensor | None:
     count, model = classes
-    labels, said = bound(items.labels, items.classes, count=count, model=model, names=names, also=also)
+    labels, said = bound(
+        items.labels, items.classes, count=count, model=model, names=names, also=also, highest=items.highest
+    )
     if said:
         record(Report(model, "", notes=(said,)))
     return labels

@@ -201,7 +201,9 @@ def _column_name(value: Any, kind: str) -> str:
         return "input_ids"
     if kind == "text":
         return "text"
-    return "image" if hasattr(value, "mode") or getattr(value, "ndim", 0) > 2 or isinstance(value, Path) else "values"
+    return (
+        "image" if hasattr(value, "getbands") or getattr(value, "ndim", 0) > 2 or isinstance(value, Path) else "values"
+    )
 
 
 def _is_row(item: Any) -> bool:

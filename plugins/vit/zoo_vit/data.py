@@ -173,7 +173,7 @@ def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
     items = image_items(data, split=split, size=size, own=OWN)
     if items.labels is None:
         return items
-    labels, _ = bound(items.labels, items.classes, **_classes(model))
+    labels, _ = bound(items.labels, items.classes, highest=items.highest, **_classes(model))
     return ImageItems(items.images, labels, tuple(names_of(model)) if items.classes else ())
 
 
