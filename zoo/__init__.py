@@ -47,12 +47,16 @@ _HOME = {
     "Scaling": "zoo.weights.update",
     "LazyWeight": "zoo.weights.lazy_weight",
     "Entry": "zoo.catalog.entry",
+    "Head": "zoo.catalog.head",
+    "Heads": "zoo.catalog.head",
     "entries": "zoo.catalog.registry",
     "Samples": "zoo.samples.samples",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
     "Data": "zoo.data.spec",
     "TuneResult": "zoo.tuning.result",
+    "TuneState": "zoo.tuning.callbacks",
+    "Callback": "zoo.tuning.callbacks",
     "PushResult": "zoo.hub.publish",
     "LoadedModel": "zoo.plugin.contract",
     "hooks": "zoo.plugin.table",
@@ -103,6 +107,8 @@ if TYPE_CHECKING:
     from zoo.adapters.combine import CombineReport as CombineReport
     from zoo.adapters.merge import MergeReport as MergeReport
     from zoo.catalog.entry import Entry as Entry
+    from zoo.catalog.head import Head as Head
+    from zoo.catalog.head import Heads as Heads
     from zoo.catalog.registry import entries as entries
     from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError
@@ -138,6 +144,8 @@ if TYPE_CHECKING:
     from zoo.plugin.requests import SampleRequest as SampleRequest
     from zoo.plugin.table import hooks as hooks
     from zoo.samples import Samples as Samples
+    from zoo.tuning.callbacks import Callback as Callback
+    from zoo.tuning.callbacks import TuneState as TuneState
     from zoo.tuning.result import TuneResult as TuneResult
     from zoo.weights.calibration.outputs import Calibration as Calibration
     from zoo.weights.footprint import Footprint as Footprint

@@ -18,14 +18,16 @@ from zoo.adapters.updates import make_updates
 from zoo.adapters.verbs import AdapterVerbs
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, TuningError
-from zoo.formats import manifest, native, saved
+from zoo.formats import heads, native, saved, training
 from zoo.hub.adapters import resolve_path
 from zoo.methods.config import Adapter, as_adapter, check_name
+from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
 from zoo.storage.fingerprint import Fingerprint
-from zoo.torch_state.modes import evaluating, seeded
+from zoo.torch_state.modes import seeded
+from zoo.tuning.seen import SeenExamples
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.foreign.weight import only_ordinary
@@ -63,6 +65,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.adapter_set = AdapterSet(module, entry, device, dtype, scheme, fingerprint, groups)
+        self.seen = SeenExamples()
 
     def __call__(self, *args: Any, adapters: Sequence[Any] | None = None, **kwargs: Any) -> Any:
         """Run the module's forward pass, with the active adapters or, with `adapters`, with some for each sample.
@@ -167,23 +170,13 @@ class Model(TrainingVerbs, AdapterVerbs):
         """
         return hooks.draw(self, SampleRequest(n, seed, options))
 
-    def evaluate(self, data: Any = None) -> dict[str, float]:
-        """Return metrics on held-out data, the main one first; the same at every call.
-
-        Args:
-            data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
-
-        Raises:
-            DataError: the data cannot be used.
-        """
-        with torch.no_grad(), evaluating(self.module):
-            metrics = hooks.evaluate(self, data)
-        manifest.note_metrics(self.adapter_set, data, metrics)
-        return metrics
+    def note_metrics(self, data: Any, metrics: dict[str, float]) -> None:
+        """Keep an evaluation in the record of the active adapter."""
+        training.note_metrics(self.adapter_set, data, metrics)
 
     def note_tuning(self, data: Any, result: TuneResult) -> None:
         """Add a training run to the records of the active adapters, which it has trained."""
-        manifest.note_tuning(self.adapter_set, data, result)
+        training.note_tuning(self.adapter_set, data, result)
 
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
@@ -230,10 +223,11 @@ class Model(TrainingVerbs, AdapterVerbs):
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
             folder = resolve_path(lora)
+            record = heads.record_for(self.entry, folder)
             config, updates, buffers = saved.restore(self.adapter_set, folder)
-            return PreparedAdapter(name, config, updates, manifest.record(folder), groups, buffers)
+            return PreparedAdapter(name, config, updates, record, groups, buffers)
         named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
-        wanted = as_adapter(named, self.entry.targets or "all")
+        wanted = training_new(as_adapter(named, self.entry.targets or "all"), self.entry.head)
         groups = tied_groups(self.module) if groups is None else groups
         if not only_ordinary(self.module):
             foreign.check_targets(self.module, groups, wanted.targets)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data import text
+from zoo.data import named_texts
+from zoo.data.paragraphs import same
+from zoo.data.report import collecting
 from zoo.data.text import LONGEST, beginning, given_texts, package_prose, text_data
 from zoo.errors import DataError, ZooError
 
@@ -82,13 +84,18 @@ def test_a_file_and_a_folder(tmp_path: Path) -> None:
 def test_a_paragraph_has_one_split_wherever_it_stands() -> None:
     common = [words(10) for _ in range(200)]
     first, second = both(common + [words(9) for _ in range(100)]), both([words(8) for _ in range(100)] + common)
-    assert {text for text in first[1] if text in common} == {text for text in second[1] if text in common}
+    held = [{text for text in test if text in common} for _, test in (first, second)]
+    assert len(held[0] ^ held[1]) <= 6, "the order is the same, only where it is cut follows the size of all"
 
 
-def test_duplicates_are_dropped_before_the_split() -> None:
-    paragraphs = [words(10) for _ in range(40)]
-    again = [text.upper().replace(" ", "\n") for text in paragraphs]
-    assert sum(map(len, both(paragraphs + again))) == 40
+def test_equal_documents_are_all_used_and_in_one_split() -> None:
+    documents = [words(10) for _ in range(40)]
+    again = [text.upper().replace(" ", "\n") for text in documents]
+    with collecting() as reports:
+        train, test = both(documents + again)
+    assert len(train) + len(test) == 80
+    assert {same(text) for text in train}.isdisjoint(same(text) for text in test)
+    assert "40 of 80 documents are equal to another: all are used, in one split" in reports[0].lines()
 
 
 def test_a_dataset_and_windows_line_ends(tmp_path: Path) -> None:
@@ -128,16 +135,25 @@ def test_one_paragraph_lends_its_end() -> None:
     assert len(test[0]) < len(train[0])
 
 
-def test_two_paragraphs_make_two_splits() -> None:
+def test_two_documents_make_two_splits_by_their_characters() -> None:
     for _ in range(20):
-        train, test = both([words(30), words(30)])
-        assert (len(train), len(test)) == (1, 1)
+        train, test = both([words(80), words(90)])
+        held = sum(map(len, test)) / sum(map(len, train + test))
+        assert 0.05 < held < 0.15
+
+
+def test_a_title_and_an_essay_are_not_half_held_out() -> None:
+    text = f"My essay about words and other things\n\n{words(400)}"
+    train, test = both(text)
+    assert train[0] == "My essay about words and other things"
+    assert 0.05 < sum(map(len, test)) / len(text) < 0.15
+    assert f"{train[1]} {test[0]}" in text
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "at least 200 characters"),
+        (b"", "is empty"),
         (b"short", "at least 200 characters"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "UTF-8"),
         (b"\0\0\0\0" * 200, "binary"),
@@ -155,11 +171,11 @@ def test_what_is_no_text_says_what_is(tmp_path: Path) -> None:
         text_data("text:englsh")
     with pytest.raises(DataError, match="found nothing there"):
         text_data(tmp_path / "absent.txt")
-    with pytest.raises(DataError, match=r"folder with \.txt files"):
+    with pytest.raises(DataError, match="expected text files or tables"):
         text_data(tmp_path)
-    with pytest.raises(DataError, match="type int"):
+    with pytest.raises(DataError, match="item 1 is a int"):
         text_data([words(60), 7])
-    with pytest.raises(DataError, match="got int"):
+    with pytest.raises(DataError, match="int"):
         text_data(3)
     with pytest.raises(DataError, match="Did you mean 'test'"):
         text_data(None, split="tests")
@@ -203,12 +219,12 @@ def test_documentation_is_english_and_the_docstrings_of_packages(tmp_path: Path,
     line = "This sentence is the docstring of a toy package that nobody has installed anywhere."
     (tmp_path / "toy_package" / "__init__.py").write_text(f'"""{line}"""', encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(text, "PACKAGES", ("toy_package", "no_such_package"))
-    text._documentation.cache_clear()
+    monkeypatch.setattr(named_texts, "PACKAGES", ("toy_package", "no_such_package"))
+    named_texts._documentation.cache_clear()
     try:
         train, test = both("text:documentation")
         english = both("text:english")
         assert {*train, *test} == {*english[0], *english[1], line}
         assert set(english[1]) <= set(test)  # held out is held out, whatever it stands in
     finally:
-        text._documentation.cache_clear()
+        named_texts._documentation.cache_clear()

@@ -14,7 +14,8 @@ import yaml
 from markdown_it import MarkdownIt
 
 import zoo
-from zoo.formats.manifest import bits_of, data_name
+from zoo.formats.manifest import bits_of
+from zoo.formats.training import data_name
 from zoo.hub import markup
 from zoo.hub.card import Facts, Item, readme
 

@@ -151,7 +151,23 @@ def test_recognise_asks_every_plugin_that_loads(site):
     good(site, "two")
     site.install("dist-bad", {"bad": "pkg_bad"}, {"pkg_bad.py": "1 / 0"})
     assert hooks.recognise({"model_type": "two"}) == ("two",)
-    assert hooks.recognise({"model_type": "nobody's"}) == ()
+    assert hooks.recognise({"nobody's": "type"}) == ()
+
+
+def test_a_fallback_counts_where_no_plugin_is_sure(site):
+    good(site, "one")
+    for name in ("dist-last", "dist-other"):
+        package = name.replace("-", "_")
+        site.install(
+            name,
+            {package: package},
+            {f"{package}.py": f"import zoo\n@zoo.hookimpl\ndef recognises(config):\n    return config.get({name!r})\n"},
+        )
+    sure, last = {"model_type": "one"}, {"dist-last": "fallback"}
+    assert hooks.recognise(last) == ("dist_last",)
+    assert hooks.recognise({**sure, **last}) == ("one",)
+    assert hooks.recognise({**last, "dist-other": "fallback"}) == ("dist_last", "dist_other")
+    assert hooks.recognise({**last, "dist-other": True}) == ("dist_other",)
 
 
 # The lazy surface

@@ -76,7 +76,7 @@ def test_samples_are_items_with_a_length():
     ("data", "kind", "message"),
     [
         (torch.rand(3, 4, 4), "image", r"\[n, c, h, w\].*got \(3, 4, 4\)"),
-        (torch.rand(1, 2, 4, 4), "image", "1, 3 or 4 channels"),
+        (torch.rand(1, 4, 4), "image", "n, c, h, w"),
         (torch.zeros(1, 1, 4, 4, dtype=torch.uint8), "image", "divide bytes by 255"),
         (["a"], "image", "got list"),
         ("abc", "text", "list of strings"),
@@ -92,6 +92,13 @@ def test_data_of_another_form_is_an_error(data, kind, message):
 def test_captions_are_one_for_each():
     with pytest.raises(ZooError, match="one caption for each of 2 samples, got 1"):
         Samples(["a", "b"], "text", ["x"])
+
+
+def test_other_numbers_of_channels_stand_side_by_side():
+    images = torch.rand(2, 5, 8, 6)
+    (first, second) = to_pictures(images)
+    assert (first.mode, first.size) == ("L", (30, 8))
+    assert second.getpixel((13, 3)) == round(float(images[1, 2, 3, 1]) * 255)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
@@ -226,6 +233,15 @@ def test_a_posterior_knows_its_likeliest_classes():
     assert Samples(torch.eye(2), "posterior").topk(9)[1][0] == ("1", 1.0)
     with pytest.raises(ZooError, match="kind 'posterior'"):
         Samples(["a"], "text").topk()
+
+
+def test_probabilities_of_several_classes_at_once_need_not_add_up_to_one(tmp_path):
+    data = torch.tensor([[0.9, 0.8, 0.1], [0.0, 0.0, 0.0]])
+    samples = Samples(data, "probabilities", labels=["cat", "dog", "eel"])
+    assert samples.topk(2)[0] == [("cat", pytest.approx(0.9)), ("dog", pytest.approx(0.8))]
+    assert samples.save(tmp_path / "a.csv").read_text().splitlines()[1] == "1,cat,0.9,0.8,0.1"
+    with pytest.raises(ZooError, match="probabilities from 0 to 1"):
+        Samples(data + 0.5, "probabilities")
 
 
 def test_the_old_name_of_topk_warns():

@@ -58,6 +58,9 @@ class Fake:
         loss = (self.module(batch["x"]) - batch["y"]).square().mean()
         return loss * (1 + self.noise * jitter) * self.spoil.get(self.calls, 1.0)
 
+    def count(self, batch) -> float:
+        return 1.0
+
     def values(self) -> dict[str, torch.Tensor]:
         return {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
 

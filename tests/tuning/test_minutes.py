@@ -57,8 +57,8 @@ def test_wsd_holds_the_learning_rate_and_lowers_it_at_the_end():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"minutes": None}, "expected steps or minutes, one of them"),
-        ({"steps": 5}, "expected steps or minutes, one of them"),
+        ({"minutes": None}, "expected one of steps, minutes and epochs"),
+        ({"steps": 5}, "expected one of steps, minutes and epochs"),
         ({"minutes": 0}, "expected minutes as a number above 0"),
         ({"minutes": "2"}, "expected minutes as a number above 0"),
         ({"schedule": "linear"}, "expected schedule as one of cosine, wsd, got 'linear'"),

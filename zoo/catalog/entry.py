@@ -1,10 +1,12 @@
-"""The catalogue entry of a model that `zoo.load` can load by name. Imports nothing of zoo."""
+"""The catalogue entry of a model that `zoo.load` can load by name. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from zoo.catalog.head import Head
 
 EMBEDDED = "embedded"  # weights inside the plugin's package, in a folder of this name
 RANDOM = "random"  # weights as the library initialises them, to train from
@@ -29,6 +31,7 @@ class Entry:
         folder: the folder with the model's files, once resolved; None before, and where only the structure is needed.
         source: where the entry came from.
         adapter: the saved adapter's folder, if the name is that of an adapter; all other fields are its base's.
+        head: the new head, or the images, that `zoo.load` was asked for; None: all as the checkpoint has it.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Entry:
     folder: Path | None = None
     source: Literal["registry", "hub", "folder", "module"] = "registry"
     adapter: Path | None = None
+    head: Head | None = None
 
 
 def is_hub(weights: str | None) -> bool:

@@ -13,7 +13,7 @@ import click
 
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
-from zoo.cli.options import model_options
+from zoo.cli.options import head_options, model_options, with_classes
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def sample(
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes --resume
     zoo tune ddpm --data pictures/ --full --steps 1000
+    zoo tune bert --data reviews.csv --classes auto --epochs 3 --eval-every 50 --patience 3
     zoo tune gat --full --minutes 2 --out my-gat
     """,
 )
@@ -93,9 +94,12 @@ def sample(
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps [default: 200].")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="How long to train, instead of --steps.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the data, instead of --steps.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Items per batch [default: the plugin's].")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="The highest learning rate.")
 @click.option("--gradient-accumulation-steps", type=click.IntRange(min=1), help="Batches per step [default: 1].")
+@click.option("--eval-every", type=click.IntRange(min=1), help="Steps between evaluations; the best weights are kept.")
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many evaluations without a better one.")
 @click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), help="Average the weights, for instance .99.")
 @click.option("--lora", metavar="RANK|WHERE", help="Rank, or an adapter to go on with [default: 8, or NAME's own].")
 @click.option(
@@ -114,6 +118,7 @@ def sample(
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random at the start, and the data.")
+@head_options
 @model_options
 @json_option
 def tune(
@@ -121,9 +126,12 @@ def tune(
     data: str | None,
     steps: int | None,
     minutes: float | None,
+    epochs: float | None,
     batch_size: int | None,
     lr: float | None,
     gradient_accumulation_steps: int | None,
+    eval_every: int | None,
+    patience: int | None,
     ema_decay: float | None,
     lora: str | None,
     full: bool,
@@ -139,8 +147,8 @@ def tune(
     From random weights, and with the settings that the plugin has for it, --full --minutes trains a whole model, which
     is written into the folder --out.
     """
-    if steps is not None and minutes is not None:
-        raise click.UsageError("give --steps or --minutes, not both")
+    if sum(budget is not None for budget in (steps, minutes, epochs)) > 1:
+        raise click.UsageError("give one of --steps, --minutes and --epochs")
     if full and minutes is not None and loading["weights"] is None:
         loading["weights"] = RANDOM
         note(f"starting from random weights (--weights {EMBEDDED}, or another place, starts from trained ones)")
@@ -149,21 +157,27 @@ def tune(
     if full and file_format != "peft":
         raise click.UsageError("--format is of an adapter's files, and --full writes the model in its library's own")
     out = out or Path("runs") / file_name(name)
+    loading = with_classes(loading, data)
     model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
     given = {
         "minutes": minutes,
+        "epochs": epochs,
+        "eval_every": eval_every,
+        "patience": patience,
         "gradient_accumulation_steps": gradient_accumulation_steps,
         "ema_decay": ema_decay,
     }
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     # By default a model with random weights trains for the minutes of its registry entry, if it has some.
-    if steps is not None or (minutes is None and not (fresh and "minutes" in model.entry.pretrain)):
+    if steps is not None or (minutes is epochs is None and not (fresh and "minutes" in model.entry.pretrain)):
         settings["steps"] = STEPS if steps is None else steps
     started = time.time()
     try:
         result = model.tune(data, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
     except KeyboardInterrupt:
         raise Interrupted(_how_to_resume(out, started)) from None
+    if not result.main_process:
+        return
     saved = out if fresh and full else out / ("model" if full else "adapter")
     if fresh and full:
         model.save(saved, digests=True)
@@ -177,7 +191,9 @@ def tune(
     use = f"zoo sample {shlex.quote(place)}" if full else f"zoo sample {name} --lora {shlex.quote(str(saved))}"
     metrics = {"metrics": model.evaluate()} if fresh and full else {}
     if as_json:
-        facts = {key: getattr(result, key) for key in ("steps", "seconds", "loss", "losses")}
+        facts = {key: getattr(result, key) for key in ("steps", "seconds", "loss", "losses", "stopped", "best_step")}
+        facts["evaluations"] = [{"step": step, **figures} for step, figures in result.evaluations]
+        facts["data"] = [report.as_dict() for report in result.reports]
         print_json({"name": name, **facts, "seed": seed, "saved": saved, **metrics})
         return
     note(result.summary())

@@ -1,4 +1,4 @@
-"""Options that several commands have: how a model is loaded."""
+"""Options of commands that load a model: how it is loaded, and with which head."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from zoo.catalog.head import TASKS
 from zoo.errors import QuantizationError
 
+AUTO = "auto"
 WIDTHS = ("4", "8", "16", "32")
 
 
@@ -65,3 +67,81 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_MODEL_OPTIONS):
         function = option(function)
     return function
+
+
+class Classes(click.ParamType):
+    """Names with commas, how many classes there are, or `auto`: as the data name them."""
+
+    name = "classes"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what the help shows."""
+        return "auto|A,B,…|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return "auto", a number, or a list of names.
+
+        Raises:
+            click.BadParameter: a name is empty.
+        """
+        text = str(value).strip()
+        if text == AUTO:
+            return AUTO
+        if text.isdecimal():
+            return int(text)
+        names = [name.strip() for name in text.split(",")]
+        if not all(names):
+            self.fail(f"{text!r} has an empty name: give A,B or a number, or {AUTO}", param, ctx)
+        return names
+
+
+class ImageSize(click.ParamType):
+    """Pixels of an edge, or HEIGHTxWIDTH."""
+
+    name = "image size"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what the help shows."""
+        return "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        """Return a number, or (height, width).
+
+        Raises:
+            click.BadParameter: it is neither.
+        """
+        parts = str(value).lower().split("x")
+        if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+            self.fail(f"{value!r} is neither a number of pixels nor HEIGHTxWIDTH", param, ctx)
+        return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+_HEAD_OPTIONS = (
+    click.option("--classes", type=Classes(), help="A new head: its classes by name, how many, or those of the data."),
+    click.option("--task", type=click.Choice(list(TASKS)), help="What the head is for [with --classes: classify]."),
+    click.option("--image-size", type=ImageSize(), help="Of the images that the model is to take."),
+    click.option("--channels", type=click.IntRange(min=1), help="Of the images that the model is to take."),
+)
+
+
+def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a new head, which are arguments of `zoo.load` too."""
+    for option in reversed(_HEAD_OPTIONS):
+        function = option(function)
+    return function
+
+
+def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
+    """Return arguments of `zoo.load` with the classes of the data in the place of `auto`.
+
+    Raises:
+        click.UsageError: there are no data to read them from.
+        DataError: the data have no classes.
+    """
+    if loading.get("classes") != AUTO:
+        return loading
+    if data is None:
+        raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
+    from zoo.data.labelled_texts import classes_in
+
+    return {**loading, "classes": list(classes_in(data))}

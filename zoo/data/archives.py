@@ -65,6 +65,9 @@ def read_shards(paths: Sequence[Path], origin: str) -> Table:
 def is_archive(path: Path) -> bool:
     """Return whether a file is a zip or a tar archive, by its content."""
     try:
+        with path.open("rb") as file:
+            if not file.read(512).strip(b"\0"):  # to tarfile zeros are an archive of nothing
+                return False
         return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
     except (EOFError, OSError, zlib.error):  # of a file that begins as gzip and is cut off
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from zoo.data.files import read_file
 from zoo.data.picture_folders import read_picture_folder
 from zoo.data.spec import Data
 from zoo.data.table import Table
+from zoo.data.textfolder import check_one_kind, read_text_folder
 from zoo.data.walk import split_of, split_within, walk
 from zoo.errors import DataError
 
@@ -41,6 +42,8 @@ def read_folder(root: Path, kind: str, given: Data) -> Table:
     tables = [path for path in files if _is_table(path)]
     archives = [path for path in files if re.fullmatch(r".*\.(tar|tar\.gz|tgz|zip)", path.name.lower())]
     if tables:
+        if kind == "text":
+            check_one_kind(root, files, tables)
         return _tables(root, tables, given)
     if archives and len(archives) == len(files):
         return read_shards(archives, str(root))
@@ -48,11 +51,12 @@ def read_folder(root: Path, kind: str, given: Data) -> Table:
         found = read_picture_folder(root, files, hidden, given)
         if found is not None:
             return found
-    texts = [path for path in files if path.suffix.lower() == ".txt"] if kind != "image" else []
-    if texts:
-        return _texts(root, texts, hidden)
+    if kind != "image":
+        found = read_text_folder(root, files, hidden, given)
+        if found is not None:
+            return found
     listed = ", ".join(str(path.relative_to(root)) for path in files[:3])
-    wanted = {"image": "pictures", "text": "texts (.txt)"}.get(kind, "pictures, texts (.txt)")
+    wanted = {"image": "pictures", "text": "text files"}.get(kind, "pictures, text files")
     raise DataError(
         f"{root}: expected {wanted} or tables (.csv, .jsonl, .parquet), found "
         f"{f'{len(files)} other files ({listed})' if files else 'no files'}: add some, or give another folder"
@@ -116,28 +120,3 @@ def _stacked(root: Path, by_split: dict[str | None, list[Path]], given: Data) ->
             splits.setdefault(split or "", []).extend(range(count, count + len(read)))
             count += len(read)
     return Table(columns, str(root), splits={} if "" in splits else splits)
-
-
-def _texts(root: Path, paths: Sequence[Path], hidden: Sequence[tuple[str, str]]) -> Table:
-    """Return texts by file; by class where all lie in folders, which are no splits."""
-    splits: dict[str, list[int]] = {}
-    labels: list[str | None] = []
-    for i, (split, inner) in enumerate(_below_splits(root, paths)):
-        splits.setdefault(split, []).append(i)
-        labels.append(inner)
-    columns: dict[str, Sequence[Any]] = {
-        "text": [textfiles.read_text(path) for path in paths],
-        "file": [str(path.relative_to(root)) for path in paths],
-    }
-    if all(labels):
-        columns["label"] = labels
-    return Table(columns, str(root), splits={} if "" in splits else splits, skipped=tuple(hidden))
-
-
-def _below_splits(root: Path, paths: Sequence[Path]) -> Iterator[tuple[str, str | None]]:
-    """Yield the split of each path, "" for none, and the class folder below it, None for none."""
-    parts = [path.relative_to(root).parts[:-1] for path in paths]
-    divided = len({split_of(one[0]) for one in parts if one}) > 1 and all(one and split_of(one[0]) for one in parts)
-    for one in parts:
-        rest = one[1:] if divided else one
-        yield (split_of(one[0]) or "" if divided else ""), rest[0] if rest else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +32,20 @@ class Images:
     """The images of one split, as `zoo.data.images.ImageItems` has them; `highest`: of the labels of all splits."""
 
     images: Any
-    labels: Tensor | None
+    labels: Any
     classes: tuple[str, ...]
     captions: list[str] | None
     highest: int
 
 
-def images_of(table: Table, given: Data, split: str) -> Images:
+def images_of(table: Table, given: Data, split: str, *, raw: bool = False) -> Images:
     """Return the images of a split, and record what was taken and left.
 
     Args:
         table: what the source was read as.
         given: columns, classes, splits, and whether broken pictures are refused.
         split: by any name; "all", or `SHOWN`: what is for evaluation, if the source has splits of its own, else all.
+        raw: whether labels are values of any kind, and not numbered.
 
     Raises:
         DataError: there are no images, some are broken and are refused, or labels, classes or splits cannot be.
@@ -58,7 +59,7 @@ def images_of(table: Table, given: Data, split: str) -> Images:
     if wrong and given.broken == "refuse":
         found = "; ".join(f"{name}: {why}" for name, why in wrong[:3])
         raise DataError(f'{table.origin}: {found}: mend them, or leave them out with zoo.Data(…, broken="skip")')
-    labels = read_labels(table, columns["label"], given) if "label" in columns else None
+    labels = read_labels(table, columns["label"], given) if "label" in columns and not raw else None
     if labels is None and given.classes is not None:
         raise DataError(
             f'{table.origin}: has no labels, and classes were asked for: give a column, columns={{"label": …}}'
@@ -71,12 +72,15 @@ def images_of(table: Table, given: Data, split: str) -> Images:
     part, keys = table.only(kept), [known[i].key for i in kept]
     parts, rule = divide(part, given, groups=keys, labels=names)
     rows = _rows(part, parts, split, given)
-    _report(part, columns, parts, rule, keys, names, (*wrong, *table.skipped), (*notes, *_said(labels), *table.notes))
+    served = tuple(name for name, found in parts.items() if rows is found) or tuple(parts)
+    said = (*notes, *_said(labels), *table.notes)
+    report = _report(part, columns, parts, rule, keys, names)
+    record(replace(report, skipped=(*wrong, *table.skipped), served=served, notes=(*said, *report.notes)))
     chosen = [kept[i] for i in rows]
     captions = table.columns[columns["caption"]] if "caption" in columns else None
     return Images(
         _images(values, known, chosen),
-        _labels(labels, chosen, table.origin),
+        _values(table, columns, chosen) if raw else _labels(labels, chosen, table.origin),
         () if labels is None else labels.classes,
         None if captions is None else [str(captions[i]) for i in chosen],
         -1 if labels is None else max((labels.numbers[i] or 0 for i in kept), default=-1),
@@ -180,6 +184,14 @@ def _checked_sign(image: Any, signed: bool) -> Tensor:
     return scaled(group, signed)[0]
 
 
+def _values(table: Table, columns: dict[str, str], rows: Sequence[int]) -> list[Any] | None:
+    """Return labels as the data have them, names of classes where they are declared."""
+    if "label" not in columns:
+        return None
+    values, names = table.columns[columns["label"]], table.classes.get(columns["label"])
+    return [names[values[i]] if names else values[i] for i in rows]
+
+
 def _labels(labels: Labels | None, rows: Sequence[int], origin: str) -> Tensor | None:
     import torch
 
@@ -208,9 +220,7 @@ def _report(
     rule: str,
     keys: list[bytes],
     names: list[str | None] | None,
-    skipped: tuple[tuple[str, str], ...],
-    notes: tuple[str, ...],
-) -> None:
+) -> Report:
     labels = names or [None] * len(keys)
     counts = Counter(label for label in labels if label is not None)
     unused = tuple(name for name in part.columns if name not in columns.values() and name != "file_name")
@@ -218,19 +228,16 @@ def _report(
     full = {split: [key_of(keys[i], labels[i] or "") for i in rows] for split, rows in parts.items()}
     declared = part.classes.get(columns.get("label", ""), ())
     order = [*(name for name in declared if name in counts), *(name for name in counts if name not in declared)]
-    record(
-        Report(
-            part.origin,
-            "images",
-            {split: len(rows) for split, rows in parts.items()},
-            rule,
-            {} if plain else columns,
-            unused,
-            {name: counts[name] for name in (order if declared else sorted(order))},
-            skipped,
-            (*notes, *_shared(parts, keys), *_conflicts(keys, labels)),
-            full,
-        )
+    return Report(
+        part.origin,
+        "images",
+        {split: len(rows) for split, rows in parts.items()},
+        rule,
+        {} if plain else columns,
+        unused,
+        {name: counts[name] for name in (order if declared else sorted(order))},
+        notes=(*_shared(parts, keys), *_conflicts(keys, labels)),
+        keys=full,
     )
 
 

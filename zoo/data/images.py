@@ -5,8 +5,9 @@ Shapes: n images of c channels, h × w pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from zoo.data.image_streams import stream_batches
 from zoo.data.image_table import SHOWN, asked_split, images_of
 from zoo.data.labelled import bound, read_labels
 from zoo.data.pictures import open_image as open_image
-from zoo.data.pixels import as_single, fit, scaled
+from zoo.data.pixels import as_single, edges, fit, scaled
 from zoo.data.pixels import with_channels as with_channels
 from zoo.data.report import Report, key_of, record
 from zoo.data.sources import read_source, read_table
@@ -52,14 +53,14 @@ class ImageItems:
     Attributes:
         images: a Tensor [n, c, h, w] float32 in [-1, 1], or a sequence whose items are such Tensors [c, h, w], PIL
             images, or Paths of files that are not opened yet; c is 1, 3 or 4.
-        labels: int64 [n], or None.
+        labels: a Tensor int64 [n], or None; a list of n values where they were asked for as they are.
         classes: the names of the labels in order (subfolders, letters), or () where the data do not say; of all splits.
         captions: the texts that describe the images, or None.
         highest: the highest of the labels, those of other splits too; -1: not known.
     """
 
     images: Sequence[Any] | Tensor
-    labels: Tensor | None = None
+    labels: Any = None
     classes: tuple[str, ...] = ()
     captions: Sequence[str] | None = None
     highest: int = -1
@@ -68,7 +69,7 @@ class ImageItems:
         return len(self.images)
 
 
-def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sans") -> ImageItems:
+def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sans", raw: bool = False) -> ImageItems:
     """Return the images of `data`, for a model with preprocessing of its own, and record what was taken and left.
 
     Nothing is scaled or cropped, and files stay closed: open one with `open_image`.
@@ -79,6 +80,8 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
             evaluation if the data have splits of their own, else all.
         size: of drawn letters, in pixels.
         own: the data that None means.
+        raw: whether labels are a list of the values that the data have, names where they have names: for labels that
+            are not one class each.
 
     Raises:
         DataError: `data` is nothing of the kind, or the split is another.
@@ -87,16 +90,17 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
         split_name(split)
     given = as_data(data, own)
     if isinstance(given.source, str) and given.source.startswith(letters.PREFIX):
-        return _drawn(given, split, size)
+        drawn = _drawn(given, split, size)
+        return replace(drawn, labels=[drawn.classes[i] for i in drawn.labels]) if raw else drawn
     _check_exists(given.source)
-    found = images_of(read_table(given, kind="image"), given, split)
+    found = images_of(read_table(given, kind="image"), given, split, raw=raw)
     return ImageItems(found.images, found.labels, found.classes, found.captions, found.highest)
 
 
 def image_data(
     data: Any,
     *,
-    size: int,
+    size: int | tuple[int, int],
     channels: int,
     split: str,
     own: str = "letters:sans",
@@ -104,7 +108,7 @@ def image_data(
     names: Sequence[str] = (),
     limit: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return images [n, channels, size, size] float32 in [-1, 1], and labels int64 [n] or None where there are none.
+    """Return images [n, channels, h, w] float32 in [-1, 1], and labels int64 [n] or None where there are none.
 
     `data` is one of:
 
@@ -123,8 +127,8 @@ def image_data(
 
     Args:
         data: the images.
-        size: pixels of an edge.
-        channels: 1 or 3.
+        size: h and w in pixels, or one number for both.
+        channels: how many.
         split: as in `image_items`.
         own: the data that None means.
         classes: as in `image_batches`; None returns the labels as the data number them.
@@ -134,7 +138,7 @@ def image_data(
     Raises:
         DataError: `data` is anything else, or the classes are none of the model's.
     """
-    items = image_items(data, split=split, size=size, own=own)
+    items = image_items(data, split=split, size=max(edges(size)), own=own)
     labels = items.labels if classes is None else _bound(items, classes, names, None)
     rows = range(len(items))
     if limit is not None and len(items) > limit:
@@ -147,7 +151,7 @@ def image_batches(
     data: Any,
     request: BatchRequest,
     *,
-    size: int,
+    size: int | tuple[int, int],
     channels: int,
     own: str = "letters:sans",
     classes: tuple[int, str] | None = None,
@@ -156,15 +160,15 @@ def image_batches(
     prepare: Callable[[Any], Tensor] | None = None,
     unlabelled: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """Return batches of "images" [n, channels, size, size] in [-1, 1] and, where the data have them, "labels" [n].
+    """Return batches of "images" [n, channels, h, w] in [-1, 1] and, where the data have them, "labels" [n].
 
     Files stay closed until a batch needs them; small data are then kept in memory. Streams pass by.
 
     Args:
         data: what `image_data` takes; the letters of "letters:<style>:fresh" are drawn anew all the time in training.
         request: batch size, split and seed.
-        size: pixels of an edge.
-        channels: 1 or 3.
+        size: h and w in pixels, or one number for both.
+        channels: how many.
         own: the data that None means.
         classes: how many classes the model has, 0 for none, and what messages call the model: the data's classes
             become its own, by name where both have names (`zoo.data.classes.bind_classes`). None takes the labels as
@@ -184,10 +188,9 @@ def image_batches(
         every = torch.arange(len(letters.LETTERS))
         drawn = ImageItems(torch.empty(0), every, tuple(letters.LETTERS))
         place = None if classes is None else _bound(drawn, classes, names, also)
-        found = letters.fresh(
-            given.source, request, size=size, channels=channels, labelled=classes is None or place is not None
-        )
-        return (_fresh(row, place, prepare) for row in found)
+        labelled, edge = classes is None or place is not None, max(edges(size))
+        found = letters.fresh(given.source, request, size=edge, channels=channels, labelled=labelled)
+        return (_fresh(row, place, prepare or _prepared(size, channels)) for row in found)
     source = None if isinstance(given.source, str) else read_source(given, kind="image")
     if isinstance(source, Stream):
         return stream_batches(
@@ -199,11 +202,13 @@ def image_batches(
             also=also,
             prepare=prepare or _prepared(size, channels),
         )
-    items = image_items(given, split=request.split, size=size, own=own)
+    items = image_items(given, split=request.split, size=max(edges(size)), own=own)
     unbound = classes is None or (unlabelled and items.labels is None)
     labels = items.labels if unbound or classes is None else _bound(items, classes, names, also)
-    kept: dict[int, Tensor] | None = {} if 4 * channels * size**2 * len(items) <= _KEPT else None
+    kept: dict[int, Tensor] | None = {} if 4 * channels * math.prod(edges(size)) * len(items) <= _KEPT else None
     rows = stream({"index": torch.arange(len(items)), "labels": labels}, request)
+    if prepare is None:
+        stacked(items.images, [0], size=size, channels=channels, kept=kept)  # what cannot be, now and not later
 
     def batch(row: dict[str, Tensor]) -> dict[str, Tensor]:
         index = row.pop("index")
@@ -215,21 +220,26 @@ def image_batches(
 
 
 def stacked(
-    images: Any, rows: Sequence[int], *, size: int, channels: int, kept: dict[int, Tensor] | None = None
+    images: Any,
+    rows: Sequence[int],
+    *,
+    size: int | tuple[int, int],
+    channels: int,
+    kept: dict[int, Tensor] | None = None,
 ) -> Tensor:
-    """Return some images, as `ImageItems` holds them, as [n, channels, size, size] in [-1, 1].
+    """Return some images, as `ImageItems` holds them, as [n, channels, h, w] in [-1, 1].
 
     Args:
         images: all that there are.
         rows: which of them.
-        size: pixels of an edge.
-        channels: 1 or 3.
+        size: h and w in pixels, or one number for both.
+        channels: how many.
         kept: those made before, to which this adds.
     """
     import torch
 
     if not len(rows):
-        return torch.empty(0, channels, size, size)
+        return torch.empty(0, channels, *edges(size))
     if isinstance(images, torch.Tensor):
         return fit(images[list(rows)], size, channels)
     found = []
@@ -255,13 +265,13 @@ def _bound(
     return labels
 
 
-def _fresh(row: dict[str, Tensor], place: Tensor | None, prepare: Callable[[Any], Tensor] | None) -> dict[str, Tensor]:
+def _fresh(row: dict[str, Tensor], place: Tensor | None, prepare: Callable[[Any], Tensor]) -> dict[str, Tensor]:
     if place is not None:
         row["labels"] = place[row["labels"]]
-    return row if prepare is None else {**row, "images": prepare(row["images"])}
+    return {**row, "images": prepare(row["images"])}
 
 
-def _prepared(size: int, channels: int) -> Callable[[Any], Tensor]:
+def _prepared(size: int | tuple[int, int], channels: int) -> Callable[[Any], Tensor]:
     return lambda images: stacked(images, range(len(images)), size=size, channels=channels)
 
 
@@ -288,7 +298,11 @@ def _drawn(given: Data, split: str, size: int) -> ImageItems:
         rows = [i for i, used in enumerate(labels.used) if used]
         images, names, notes = images[rows], labels.classes, labels.notes
         which = torch.tensor([labels.numbers[i] for i in rows])
-    record(Report(given.source, "images", LETTER_COUNTS, "drawn for each", notes=notes, keys=_keys(style)))
+    record(
+        Report(
+            given.source, "images", LETTER_COUNTS, "drawn for each", notes=notes, keys=_keys(style), served=(wanted,)
+        )
+    )
     return ImageItems(images, which, names)
 
 

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_MOST = 8  # channels of an image
+
+
 def with_channels(images: Tensor, channels: int) -> Tensor:
     """Return images [n, c, h, w] in [-1, 1] with `channels` channels: grey ↔ colour; transparency becomes white.
 
     Raises:
         DataError: there is no way from the one number of channels to the other.
     """
+    if images.shape[1] == channels:
+        return images
     if images.shape[1] == 4:
         ink, alpha = images[:, :3], images[:, 3:] / 2 + 0.5  # [n, 3, h, w], [n, 1, h, w] in [0, 1]
         images = ink * alpha + (1 - alpha)
@@ -28,24 +33,31 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     if images.shape[1] == 1 and channels > 1:
         return images.expand(-1, channels, -1, -1)
     if images.shape[1] != channels:
-        raise DataError(f"expected images of 1 or 3 channels: {images.shape[1]} channels do not become {channels}")
+        known = "1, 3 or 4" if channels in (1, 3, 4) else f"1 or {channels}"
+        raise DataError(f"expected images of {known} channels: {images.shape[1]} channels do not become {channels}")
     return images
 
 
-def fit(images: Tensor, size: int, channels: int) -> Tensor:
-    """Return images [n, c, h, w] in [-1, 1] as [n, channels, size, size], scaled to cover and cropped to the middle."""
+def edges(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of images whose size is one number for both, or both."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def fit(images: Tensor, size: int | tuple[int, int], channels: int) -> Tensor:
+    """Return images [n, c, h, w] in [-1, 1] as [n, channels, *size], scaled to cover and cropped to the middle."""
     import torch
 
     images = with_channels(images, channels)
     height, width = images.shape[-2:]
-    scale = size / min(height, width)
-    if (height, width) != (size, size):
-        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+    rows, columns = edges(size)
+    scale = max(rows / height, columns / width)
+    if (height, width) != (rows, columns):
+        shape = (max(rows, round(height * scale)), max(columns, round(width * scale)))
         images = torch.nn.functional.interpolate(
             images, shape, mode="bilinear", align_corners=False, antialias=True
         ).clamp(-1, 1)  # [n, channels, *shape]
-        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-        images = images[..., top : top + size, left : left + size]  # [n, channels, size, size]
+        top, left = (shape[0] - rows) // 2, (shape[1] - columns) // 2
+        images = images[..., top : top + rows, left : left + columns]  # [n, channels, rows, columns]
     return images.contiguous()
 
 
@@ -160,12 +172,13 @@ def channels_first(images: Tensor) -> Tensor:
     """
     if images.ndim == 3:
         return images[:, None]
-    if images.ndim == 4 and images.shape[1] in (1, 3, 4):
-        return images
-    if images.ndim == 4 and images.shape[-1] in (1, 3, 4):
-        return images.permute(0, 3, 1, 2)
+    for usual in ((1, 3, 4), range(1, _MOST + 1)):
+        if images.ndim == 4 and images.shape[1] in usual:
+            return images
+        if images.ndim == 4 and images.shape[-1] in usual:
+            return images.permute(0, 3, 1, 2)
     raise DataError(
-        "expected images as [n, c, h, w], [n, h, w, c] or [n, h, w] with 1, 3 or 4 channels, "
+        f"expected images as [n, c, h, w], [n, h, w, c] or [n, h, w] with 1 to {_MOST} channels, "
         f"got {images.ndim} dimensions of {list(images.shape)}"
     )
 

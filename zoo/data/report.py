@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _LISTED = 3  # of what was skipped, named one by one
-_reports: ContextVar[list[Report] | None] = ContextVar("reports", default=None)
+_reports: ContextVar[Reports | None] = ContextVar("reports", default=None)
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Report:
         skipped: (what was left out, why).
         notes: what else there is to know.
         keys: split → a key of 8 bytes for each example, which depends on its content alone.
+        served: the splits whose examples this reading handed out.
     """
 
     origin: str
@@ -40,6 +41,7 @@ class Report:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     keys: Mapping[str, Sequence[bytes]] = field(default_factory=dict, repr=False)
+    served: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -90,10 +92,16 @@ class Report:
         }
 
 
+class Reports(list[Report]):
+    """The reports of a block, and how many items one pass over its training data has (None: nobody said)."""
+
+    items: int | None = None
+
+
 @contextmanager
-def collecting() -> Iterator[list[Report]]:
+def collecting() -> Iterator[Reports]:
     """Yield a list that gets the report of every source that is read within the block."""
-    reports: list[Report] = []
+    reports = Reports()
     token = _reports.set(reports)
     try:
         yield reports
@@ -106,6 +114,13 @@ def record(report: Report) -> None:
     reports = _reports.get()
     if reports is not None and report not in reports:
         reports.append(report)
+
+
+def record_items(count: int) -> None:
+    """Say how many items one pass over the training data has; `zoo.data.stream.stream` does."""
+    reports = _reports.get()
+    if reports is not None:
+        reports.items = count
 
 
 def key_of(*parts: bytes | str) -> bytes:

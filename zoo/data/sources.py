@@ -90,6 +90,8 @@ def _of_archive(path: Path, kind: str, given: Data) -> Table:
 
 
 def _of_object(data: Any, kind: str) -> Table | Stream:
+    if isinstance(data, Table | Stream):
+        return data
     if huggingface.is_hugging_face(data):
         return huggingface.from_object(data)
     module = type(data).__module__.split(".")[0]

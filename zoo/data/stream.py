@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
+from zoo.data.report import collecting, record_items
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def stream(tensors: Mapping[str, Tensor | None], request: BatchRequest) -> Itera
     """Return batches of tensors in memory.
 
     Split "train" is endless: one shuffled order after another, all from `request.seed`; every batch is full, also where
-    it spans two orders or the data are fewer than a batch. Any other split is one pass in the given order, whose last
-    batch may be short. The global random state is left alone.
+    it spans two orders or the data are fewer than a batch. How many items a pass has is said (`tune(epochs=)`). Any
+    other split is one pass in the given order, whose last batch may be short. The global random state is left alone.
 
     Args:
         tensors: name → tensor [n, ...], of one n; names whose value is None are left out.
@@ -37,7 +38,10 @@ def stream(tensors: Mapping[str, Tensor | None], request: BatchRequest) -> Itera
     (length,) = set(lengths.values())
     if not length:
         raise DataError(f"expected data for the split {request.split!r}, and they hold nothing: give at least one item")
-    return _endless(present, length, request) if request.split == "train" else _one_pass(present, length, request)
+    if request.split != "train":
+        return _one_pass(present, length, request)
+    record_items(length)
+    return _endless(present, length, request)
 
 
 def _endless(tensors: dict[str, Tensor], length: int, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
@@ -71,5 +75,6 @@ def redrawn(
     """
     for number in count():
         seed = request.seed * 1_000_000 + number
-        tensors = draw(seed)
-        yield from islice(stream(tensors, replace(request, split="train", seed=seed)), batches)
+        with collecting():  # one draw is no pass
+            made = stream(draw(seed), replace(request, split="train", seed=seed))
+        yield from islice(made, batches)

@@ -6,8 +6,6 @@ adapter keeps its record until it is trained again, so that saving it once more 
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,24 +17,10 @@ from zoo.storage.file_names import ADAPTER_CONFIG, MANIFEST
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
-    from zoo.tuning.result import TuneResult
 
 BUFFERS = 1000  # at most so many are listed, spread evenly: the file has a limit
 FORMAT = 3  # 1 had no architecture, kind, versions, training and metrics; 2 had no weights and replaced
 LIBRARIES = ("torch", "transformers", "diffusers", "timm", "torch-geometric", "peft", "bitsandbytes")
-# Keys that further training makes outdated; the rest of a record stays.
-_OUTDATED = (
-    "base",
-    "weights",
-    "replaced",
-    "buffers",
-    "bits",
-    "average",
-    "scheme",
-    "quantization_error",
-    "versions",
-    "metrics",
-)
 
 Replaced = Mapping[str, Sequence[int] | None]  # parts of the base that an adapter replaces: a weight's rows, or all
 
@@ -70,7 +54,9 @@ def base_commit(adapters: AdapterSet) -> str | None:
     return folder if is_commit(folder) else None
 
 
-def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) -> dict[str, Any]:
+def describe(
+    adapters: AdapterSet, name: str, staged: Path, replaced: Replaced, head: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the content of `zoo.json` for the adapter `name`, whose files are in `staged`.
 
     Args:
@@ -78,6 +64,7 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
         name: the adapter's.
         staged: the folder with its files.
         replaced: the parts of the base that the adapter does not need, because it replaces them.
+        head: the base's head, where it is not the checkpoint's; from `zoo.formats.heads`.
     """
     from zoo.weights.footprint import footprint
 
@@ -93,6 +80,7 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
             "revision": entry.revision,
             "commit": base_commit(adapters),
             "fingerprint": adapters.fingerprint,
+            **({"head": head} if head else {}),
         },
         "weights": {} if adapters.base is None else adapters.base.entries(replaced),
         "replaced": {weight: None if rows is None else list(rows) for weight, rows in sorted(replaced.items())},
@@ -100,7 +88,7 @@ def describe(adapters: AdapterSet, name: str, staged: Path, replaced: Replaced) 
         "bits": adapters.scheme.bits if adapters.scheme else None,
         **({"average": adapters.scheme.average} if adapters.scheme and adapters.scheme.average else {}),
         "scheme": adapters.scheme.scheme if adapters.scheme else None,
-        "quantization_error": None if error is None else _rounded(error),
+        "quantization_error": None if error is None else float(f"{error:.6g}"),
         "versions": versions(),
     }
     return {"format": FORMAT, **fresh, **adapters.records.get(name, {}), "sha256": digests(staged)}
@@ -138,48 +126,6 @@ def versions() -> dict[str, str]:
 
 
 # Records of training and metrics
-
-
-def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:
-    """Add a training run to the records of the active adapters, which it has trained."""
-    first = result.losses[: max(1, len(result.losses) // 10)]
-    run = {
-        "data": data_name(data),
-        "steps": result.steps,
-        "batch_size": result.batch_size,
-        "lr": result.lr,
-        "seconds": round(result.seconds, 1),
-        "first_loss": _rounded(sum(first) / max(1, len(first))),
-        "last_loss": _rounded(result.loss),
-    }
-    for name in adapters.active:
-        old = adapters.records.get(name, {})
-        kept = {key: value for key, value in old.items() if key not in _OUTDATED}
-        earlier = old.get("training")
-        adapters.records[name] = {**kept, "training": [*(earlier if isinstance(earlier, list) else ()), run]}
-
-
-def note_metrics(adapters: AdapterSet, data: Any, metrics: Mapping[str, float]) -> None:
-    """Put an evaluation's metrics into the record of the active adapter; with several active, into none."""
-    if len(adapters.active) == 1:
-        finite = {name: _rounded(value) for name, value in metrics.items() if math.isfinite(value)}
-        record = adapters.records.setdefault(adapters.active[0], {})
-        record["metrics"] = {"data": data_name(data), "figures": finite}
-
-
-def data_name(data: Any) -> str:
-    """Return the data's name for others to read: of a path on this machine only its last part."""
-    from zoo.tuning.settings import described
-
-    if isinstance(data, str | os.PathLike):
-        path = Path(data).expanduser()
-        if path.exists() or path.is_absolute() or isinstance(data, os.PathLike):
-            return path.resolve().name
-    return described(data)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
 
 
 # Reading

@@ -17,11 +17,12 @@ from torch import Tensor
 from zoo.adapters import unsaved
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
-from zoo.formats import detect, export, manifest
+from zoo.formats import detect, export, heads, manifest
 from zoo.formats.peft import config as peft_config
 from zoo.formats.peft import read as peft_read
 from zoo.formats.peft import renamed
 from zoo.formats.peft import write as peft_write
+from zoo.integrations.transformers_heads import peft_task
 from zoo.methods.config import Adapter
 from zoo.methods.rows import RowsUpdate, with_names, with_rows_of
 from zoo.methods.targets import has_match
@@ -96,10 +97,13 @@ def _write(adapters: AdapterSet, folder: Path, name: str, format: str, prefix: s
         "auto_mapping": {"base_model_class": library.__name__, "parent_library": library.__module__},
         "base_model_name_or_path": manifest.hub_base(adapters) or adapters.entry.name,
         "revision": adapters.entry.revision,
+        "task_type": peft_task(unwrapped(adapters.module)) if adapters.entry.head else None,
     }
     atomic.save_tensors(folder / ADAPTER_TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
     atomic.write_json(folder / ADAPTER_CONFIG, dict(sorted(fields.items())))
-    atomic.write_json(folder / MANIFEST, manifest.describe(adapters, name, folder, replaced))
+    atomic.write_json(
+        folder / MANIFEST, manifest.describe(adapters, name, folder, replaced, heads.to_json(adapters.entry.head))
+    )
 
 
 def _replaced(updates: Mapping[str, Update]) -> dict[str, tuple[int, ...] | None]:

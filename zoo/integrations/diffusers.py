@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import CheckpointError, did_you_mean, one_line
 from zoo.storage import atomic
 from zoo.storage.config_json import CONFIG, read_json_object
 from zoo.storage.model_folder import write_model
@@ -15,6 +16,8 @@ from zoo.weights.walk import library_modules
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from zoo.catalog.entry import Entry
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # Files written before diffusers 0.15, those of Stable Diffusion 1.5 among them, call the attention's projections by
 # other names.
@@ -22,6 +25,58 @@ _OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)
 _NEW_NAME = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _NEW_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(to_q|to_k|to_v|to_out\.0)\.(weight|bias)")
 _OLD_NAME = {new: old for old, new in _NEW_NAME.items()}
+
+
+def construct(entry: Entry, config: dict[str, Any]) -> nn.Module:
+    """Return the module of a configuration's `_class_name`, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is no model class of diffusers, or the class refuses the configuration.
+    """
+    import diffusers
+
+    name = str(config.get("_class_name"))
+    found = getattr(diffusers, name, None)
+    if isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline):
+        parts = [key for key, value in config.items() if _is_model(value[1] if isinstance(value, list) else None)]
+        raise CheckpointError(
+            f"{entry.name} is a pipeline, {name}, which no plugin takes as a whole: load a part by its folder, "
+            f"{' or '.join(f'{entry.name}/{part}' for part in parts) or 'such as …/unet'}"
+        )
+    if not _is_model(name):
+        raise CheckpointError(
+            f"{entry.name}: diffusers {diffusers.__version__} has no model {name!r}; code that comes with a checkpoint "
+            f"is never run: update diffusers, or take another model.{did_you_mean(name, dir(diffusers))}"
+        )
+    try:
+        return found.from_config(config).eval()  # type: ignore[union-attr]
+    except Exception as error:  # constructors raise whatever their parts do
+        raise CheckpointError(f"the configuration of {entry.name} does not make a {name}: {one_line(error)}") from error
+
+
+def _is_model(name: Any) -> bool:
+    import diffusers
+
+    found = getattr(diffusers, str(name), None)
+    return isinstance(found, type) and issubclass(found, diffusers.ModelMixin)
+
+
+def named_tensors(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the checkpoint's tensors under the module's names, as `current_name` says.
+
+    Args:
+        entry: whose files to read.
+        module: whose class says which names are left out.
+    """
+    from zoo.storage.checkpoint import tensors
+
+    own = module.state_dict()
+    passed = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
+    for name, tensor in tensors(entry):
+        new = name if name in own else current_name(name)
+        if new in own or not any(re.search(pattern, new) for pattern in passed):
+            # Some old files keep the 1×1 convolutions that the projections once were.
+            yield new, tensor[..., 0, 0] if new != name and tensor.ndim == 4 else tensor
 
 
 def current_name(name: str) -> str:

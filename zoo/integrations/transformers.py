@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
 
+_FLOAT = "__float__"  # the only key of an object that stands for a number that JSON does not have
+
+
+# Buffers that files of older releases hold, and that are in no module today.
+_ONCE_STORED = ("position_ids", "inv_freq", "masked_bias")
+# Files beside the weights that say how inputs are made; they go with a saved model.
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
 def library_config(
     entry: Entry, values: dict[str, Any], *, known: Callable[[str], bool], called: str
 ) -> PreTrainedConfig:
@@ -49,7 +58,7 @@ def library_config(
         raise CheckpointError(
             f"{entry.name}: expected a config.json with a model_type in {entry.folder or 'the registry'}, got none"
         )
-    values = dict(values)
+    values = with_floats(values)
     # Where to find code to run, and how a quantized file was written: both are ignored.
     values.pop("auto_map", None)
     if in_four_bit(values):
@@ -71,6 +80,65 @@ def library_config(
         raise CheckpointError(
             f"{entry.name}: its config.json is no valid {model_type} configuration: {one_line(error)}"
         ) from error
+
+
+def construct(entry: Entry, values: dict[str, Any], library_class: Any) -> PreTrainedModel:
+    """Return the module of a class of transformers, in evaluation mode, ready to generate where it can.
+
+    Args:
+        entry: whose configuration it is.
+        values: the content of its config.json.
+        library_class: the class, as `zoo.integrations.auto_classes.model_class` finds it.
+
+    Raises:
+        CheckpointError: the class refuses the configuration, or a file beside it cannot be read.
+    """
+    from transformers import CONFIG_MAPPING
+
+    own = library_class.config_class
+    values = {**values, "model_type": values.get("model_type", own.model_type)}
+    config = library_config(entry, values, known=lambda kind: kind in CONFIG_MAPPING, called="one of its types")
+    try:
+        module = library_class(config)
+    except Exception as error:  # constructors raise whatever their parts do
+        raise CheckpointError(
+            f"{entry.name}: its config.json makes no {library_class.__name__}: {one_line(error, 300)}"
+        ) from error
+    tie(module)
+    set_generation(module, entry)
+    return module.eval()
+
+
+def set_generation(module: PreTrainedModel, entry: Entry) -> None:
+    """Give a module the settings in the entry's generation_config.json, if there is one.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from transformers import GenerationConfig
+
+    if entry.folder and (Path(entry.folder) / "generation_config.json").is_file():
+        try:
+            module.generation_config = GenerationConfig.from_pretrained(entry.folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{entry.folder}: its generation_config.json cannot be read: {error}") from error
+
+
+def computed(module: nn.Module) -> Callable[[str], bool]:
+    """Return whether a name is that of a buffer which the module computes, and which older files hold all the same."""
+    own = {f"{path}.{name}" if path else name for path, layer in module.named_modules() for name in layer._buffers}
+    own -= module.state_dict().keys()
+    return lambda name: name in own or name.rpartition(".")[2] in _ONCE_STORED
+
+
+def with_floats(values: Any) -> Any:
+    """Return a config.json's values with numbers in place of the objects that transformers writes for inf and nan."""
+    if isinstance(values, dict):
+        tag = values.get(_FLOAT)
+        if len(values) == 1 and tag in ("Infinity", "-Infinity", "NaN"):
+            return float(tag)
+        return {name: with_floats(value) for name, value in values.items()}
+    return [with_floats(value) for value in values] if isinstance(values, list) else values
 
 
 def tie(module: PreTrainedModel) -> None:
@@ -229,6 +297,22 @@ def image_processor(
         return library_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their parsers do
         raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {one_line(error)}") from error
+
+
+def copy_processors(entry: Entry, folder: Path) -> None:
+    """Copy the files that say how a model's inputs are made, those that there are.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    from shutil import copyfile
+
+    for name in _PROCESSORS if entry.folder else ():
+        if (Path(entry.folder) / name).is_file() and not (folder / name).exists():  # type: ignore[arg-type]
+            try:
+                copyfile(Path(entry.folder) / name, folder / name)  # type: ignore[arg-type]
+            except OSError as error:
+                raise OutputError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
 
 
 def save_library_model(

@@ -14,9 +14,11 @@ from torch import nn
 
 from zoo.adapters.adapter_set import PreparedAdapter
 from zoo.catalog.entry import RANDOM, Entry
+from zoo.catalog.head import as_head
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
+from zoo.loading.buffers import construct, make_real
 from zoo.loading.calibrated import (
     calibrate_loaded,
     calibrate_wrapped,
@@ -26,11 +28,12 @@ from zoo.loading.calibrated import (
     unchanged_after_error,
 )
 from zoo.loading.device import pick_device, pick_dtype
+from zoo.loading.heads import NewHead, with_head
 from zoo.loading.losses import warn_of_losses
 from zoo.loading.random_weights import initial_tensors
 from zoo.loading.resolve import resolve
 from zoo.loading.sensitivity import costs_by_data, costs_of_outputs
-from zoo.loading.stream import fill_meta, meta_parameters, stream
+from zoo.loading.stream import fill_meta, stream
 from zoo.methods.config import Adapter
 from zoo.model import Model
 from zoo.plugin import hooks
@@ -65,6 +68,10 @@ def load(
     dtype: torch.dtype | str | None = None,
     seed: int | None = None,
     calibrate: Any = None,
+    classes: Sequence[str] | int | None = None,
+    task: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
 ) -> Model:
     """Load a model of any architecture, quantized and with adapters if requested.
 
@@ -92,11 +99,18 @@ def load(
             `model.calibration`: what `model.batches` takes (True for the plugin's own, a name, a folder, a file, a
             Dataset), of which 128 items are used; or an iterable of what the module is called with, a tensor, a tuple
             of positional arguments or a dict of keywords for each call. Until a weight's turn comes, it is in 8 bit.
+        classes: names of classes, or how many, for a new head in the place of the checkpoint's, if that has others.
+            It stays in full precision, trains with every adapter, and is saved with it; classes that the checkpoint
+            knows by name begin with its rows.
+        task: what the head is for: "classify" (the default with classes), "multilabel", "regress" or "tokens".
+        image_size: pixels of an edge, or (height, width), of the images that the model is to take: positions are
+            resized.
+        channels: how many these images have: the first layer's kernels are summed or repeated.
 
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
-    scheme = as_quantization(bits, keep)
+    scheme, asked = as_quantization(bits, keep), as_head(classes, task, image_size, channels)
     target = pick_device(device)
     compute = pick_dtype(torch.float32 if dtype is None and weights == RANDOM else dtype, target)
     entry = resolve(name, weights=weights, revision=revision, download=target.type != "meta")
@@ -112,9 +126,11 @@ def load(
                 f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
             )
         entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
-    with meta_parameters(), torch.random.fork_rng(devices=[]):  # constructors draw values that are never used
-        module = hooks.construct(entry)
+    entry = with_head(entry, asked, named)
+    module = construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
+    new = None if entry.head is None else NewHead(entry, module, index)
+    make_real(entry, index)
     written = None if stored is None else stored.plan()
     if written is None:
         calibrate = kept(calibrate)
@@ -124,6 +140,8 @@ def load(
         chosen = written
     if target.type == "meta":
         fingerprint = None
+        if new is not None:
+            new.planned(chosen)
         fill_meta(index, entry, chosen, compute)
     else:
         if entry.weights == RANDOM:
@@ -134,8 +152,13 @@ def load(
             tensors = hooks.checkpoint(entry, module)
         base = None if stored is None else stored.base
         placed = chosen if calibrate is None else stand_ins(chosen)
+        if new is not None:
+            tensors = new.filled(tensors, placed, seed)
         fingerprint = stream(tensors, index, entry, {} if stored else placed, target, compute, base)
     module.eval()
+    if new is not None:
+        entry = new.finished()
+        chosen = {name: how for name, how in chosen.items() if name not in new.new}
     model = Model(module, entry, target, compute, scheme, fingerprint, index.groups)
     if calibrate is not None:
         model.calibration = calibrate_loaded(model, index.groups, chosen, calibrate, seed)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
 from zoo.errors import QuantizationError
+from zoo.loading.buffers import construct
 from zoo.loading.calibrated import calls_of, is_plugins
-from zoo.loading.stream import meta_parameters, stream
+from zoo.loading.stream import stream
 from zoo.model import Model
 from zoo.plugin import hooks
 from zoo.plugin.plan import offered, plan, planned_bytes
@@ -146,8 +147,7 @@ def costs_by_data(
     """
     if scheme is None or scheme.average is None or data is None:
         return None
-    with meta_parameters(), torch.random.fork_rng(devices=[]):
-        module = hooks.construct(entry)
+    module = construct(entry)
     index = index_module(module)
     stream(hooks.checkpoint(entry, module), index, entry, {}, device, dtype)
     model = Model(module.eval(), entry, device, dtype, None, None, index.groups)

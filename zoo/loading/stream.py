@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -25,21 +25,29 @@ def meta_parameters() -> Iterator[None]:
 
     accelerate's `init_empty_weights` creates a new parameter at every assignment, and so unties shared ones.
     """
-    register = nn.Module.register_parameter
-    empty = WeakIdKeyDictionary()  # parameter → its copy on meta
 
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def on_meta(parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+
+    with parameters_as(on_meta):
+        yield
+
+
+@contextmanager
+def parameters_as(empty: Callable[[nn.Parameter], nn.Parameter]) -> Iterator[None]:
+    """Register in the block, for each new parameter, what `empty` returns for it; shared ones stay shared."""
+    register = nn.Module.register_parameter
+    made = WeakIdKeyDictionary()  # parameter → the empty one in its place
+
+    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not is_lazy(parameter) and not parameter.is_meta:
-            if parameter not in empty:
-                on_meta = nn.Parameter(
-                    torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
-                )
-                on_meta.__dict__.update(parameter.__dict__)
-                empty[parameter] = on_meta
-            parameter = empty[parameter]
+            if parameter not in made:
+                made[parameter] = empty(parameter)
+                made[parameter].__dict__.update(parameter.__dict__)
+            parameter = made[parameter]
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    nn.Module.register_parameter = register_empty  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

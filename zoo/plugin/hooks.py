@@ -17,6 +17,7 @@ from zoo.catalog import discovery
 from zoo.catalog.discovery import strict
 from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
+from zoo.plugin.hookspecs import FALLBACK
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
@@ -55,6 +57,7 @@ __all__ = [
     "batches",
     "checkpoint",
     "construct",
+    "count",
     "describe",
     "draw",
     "evaluate",
@@ -82,8 +85,12 @@ class AnswerError(PluginError):
 
 
 def recognise(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the installed plugins that recognise a configuration. Plugins that do not load are skipped."""
-    found = []
+    """Return the installed plugins that recognise a configuration; if none does, those that take it as a fallback.
+
+    Plugins that do not load are skipped.
+    """
+    found: list[str] = []
+    fallbacks: list[str] = []
     for name in discovery.claims():
         try:
             if observes(name):
@@ -91,9 +98,10 @@ def recognise(config: dict[str, Any]) -> tuple[str, ...]:
             caller("recognises", name)  # imports what a table names, which may not be there
         except ZooError:
             continue
-        if _call("recognises", name, config=config):
-            found.append(name)
-    return tuple(found)
+        answer = _call("recognises", name, config=config)
+        if answer:
+            (fallbacks if answer == FALLBACK else found).append(name)
+    return tuple(found or fallbacks)
 
 
 def construct(entry: Entry) -> nn.Module:
@@ -198,6 +206,13 @@ def loss(model: LoadedModel, batch: Any) -> Tensor:
     return _checked(value, isinstance(value, Tensor), model.entry, "loss", "a scalar tensor")
 
 
+def count(model: LoadedModel, batch: Any) -> float:
+    """Return what the loss of one batch is the mean of; 1, so that all batches count alike, if the plugin says none."""
+    number, _ = _first("count", (model.entry.plugin,), model=model, batch=batch)
+    right = number is None or (isinstance(number, int | float) and 0 <= number < float("inf"))
+    return 1.0 if number is None else float(_checked(number, right, model.entry, "count", "a number of at least 0"))
+
+
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[Any]:
     """Yield batches of the user's data, as the plugin's own `loss` takes them."""
     made = _required("batches", model.entry, model=model, data=data, request=request)
@@ -225,6 +240,14 @@ def tuning(entry: Entry) -> dict[str, Any]:
     known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "ema_decay", "weight_decay", "schedule"}
     right = settings is None or (isinstance(settings, dict) and set(settings) <= known)
     return dict(_checked(settings, right, entry, "tuning", f"a dict of {', '.join(sorted(known))}") or {})
+
+
+def heads(entry: Entry) -> Heads:
+    """Return for which tasks an architecture makes a new head; for none if its plugin does not say."""
+    from zoo.catalog.head import Heads
+
+    found, _ = _first("heads", (entry.plugin,), entry=entry)
+    return _checked(found, found is None or isinstance(found, Heads), entry, "heads", "a zoo.Heads") or Heads()
 
 
 def describe(entry: Entry) -> dict[str, str]:

@@ -36,7 +36,7 @@ failure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
@@ -61,16 +62,18 @@ if TYPE_CHECKING:
     from zoo.weights.update import Update
 
 PROJECT = "zoo"
+FALLBACK = "fallback"  # the answer of `recognises` that counts only where no plugin returns True
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def recognises(config: dict[str, Any]) -> bool | None:
+def recognises(config: dict[str, Any]) -> bool | Literal["fallback"] | None:
     """Return whether a configuration is this architecture's.
 
     Gets the `config.json` (or `model_index.json`) of a Hub repository or local folder that is in no registry.
-    Returns True; or False or None. Called on every architecture when a name with a slash is loaded::
+    Returns True; or False or None; or "fallback" for a configuration that the plugin can load and takes only if no
+    plugin returns True. Called on every architecture when a name with a slash is loaded::
 
         return config.get("_class_name") == "UNet2DModel"
     """
@@ -99,6 +102,21 @@ def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]] 
 
         for name, tensor in zoo.checkpoint.tensors(entry):  # zoo's own reading
             yield OLD_NAMES.get(name, name), tensor
+    """
+
+
+@hookspec(firstresult=True)
+def heads(entry: Entry) -> Heads | None:
+    """Return for which tasks the architecture makes a new head, and which one a checkpoint has (optional).
+
+    Gets the entry, whose files may be absent. Returns a `zoo.Heads`, or None where there is no such thing as a head.
+    Called by `zoo.load` with `classes=`, `task=`, `image_size=` or `channels=`; `entry.head`, a `zoo.Head`, then says
+    what `construct` is to build. Which of its parameters are new is found by their names and shapes: zoo gives them
+    their first values (those of classes that the checkpoint knows by name keep their rows), leaves them in full
+    precision, and trains and saves them with the adapters. Called without loading the model: import nothing heavy::
+
+        config = entry.config
+        return zoo.Heads(("classify",), zoo.Head("classify", tuple(config["names"]), len(config["names"])))
     """
 
 
@@ -184,12 +202,24 @@ def loss(model: LoadedModel, batch: Any) -> Tensor | None:
 
 
 @hookspec(firstresult=True)
+def count(model: LoadedModel, batch: Any) -> float | None:
+    """Return what the loss of one batch is the mean of: tokens, places, samples (optional).
+
+    Gets the model and one batch as `batches` makes it, on the CPU. Returns a number of at least 0. Called once per
+    batch in training, so that accumulated batches count as in one large batch; without it all batches count alike::
+
+        return int((batch["labels"] != -100).sum())
+    """
+
+
+@hookspec(firstresult=True)
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[Any] | None:
     """Return batches of the user's data, ready for `loss`.
 
-    Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a torch Dataset or
-    tensors; and the request: `batch_size`, `split`, `seed`. Returns an iterable of batches (dicts of tensors):
-    for split "train" endless and shuffled by the seed, else one pass in fixed order. Called once per tuning::
+    Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a dataset, tensors, or
+    a `zoo.Data` around one of these, which the readers of `zoo.data` understand; and the request: `batch_size`,
+    `split`, `seed`. Returns an iterable of batches (dicts of tensors): for split "train" endless and shuffled by the
+    seed, else one pass in fixed order. Called once per tuning::
 
         images, labels = image_data(data, size=32, channels=1, split=request.split)
         return stream({"images": images, "labels": labels}, request)

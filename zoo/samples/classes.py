@@ -6,6 +6,7 @@ import csv
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %" if value >= 0.095 or value < 5e-4 else f"{100 * value:.1f} %"
 
 
-def _check(data: Any, labels: Sequence[str] | None) -> tuple[Tensor, list[str]]:
+def _check(data: Any, labels: Sequence[str] | None, adding_up: bool = True) -> tuple[Tensor, list[str]]:
     """Return the probabilities as float32 on the CPU, and k names: their numbers if `labels` is None."""
     import torch
 
@@ -87,7 +88,9 @@ def _check(data: Any, labels: Sequence[str] | None) -> tuple[Tensor, list[str]]:
         got = f"{data.dtype} {tuple(data.shape)}" if isinstance(data, torch.Tensor) else type(data).__name__
         raise ZooError(f"expected posteriors as a floating point Tensor [n, classes], got {got}")
     data = data.detach().float().cpu()
-    if len(data) and not (bool((data >= -1e-6).all()) and bool(((data.sum(1) - 1).abs() < 1e-2).all())):
+    if len(data) and not bool(((data >= -1e-6) & (data <= 1 + 1e-6)).all()):
+        raise ZooError("expected probabilities from 0 to 1: apply softmax or sigmoid to logits")
+    if len(data) and adding_up and not bool(((data.sum(1) - 1).abs() < 1e-2).all()):
         raise ZooError("expected posteriors whose rows are probabilities that add up to 1: apply softmax to logits")
     names = [str(name) for name in (range(data.shape[1]) if labels is None else labels)]
     if len(names) != data.shape[1]:
@@ -161,3 +164,6 @@ CLASSES = Kind(
     json=lambda samples: [dict(row) for row in _topk(samples, samples.top)],
     topk=_topk,
 )
+
+# Of several classes at once: each has a probability by itself.
+PROBABILITIES = replace(CLASSES, name="probabilities", check=lambda data, labels: _check(data, labels, adding_up=False))

@@ -99,22 +99,27 @@ def encode(image: Image, suffix: str = ".png") -> bytes:
 
 
 def to_pictures(images: Tensor) -> list[Image]:
-    """Return Pillow pictures of `images` `[n, c, h, w]` in [0, 1]; values outside are clipped, NaN is black."""
+    """Return Pillow pictures of `images` `[n, c, h, w]` in [0, 1]; values outside are clipped, NaN is black.
+
+    Of images that are neither grey nor in colour the channels stand side by side, in grey.
+    """
     from PIL import Image as PIL
 
     # (n, c, h, w) -> (n, h, w, c), bytes
     data = checked_images(images).detach().float().nan_to_num(0.0).clamp(0, 1)
+    if data.shape[1] not in (1, 3, 4):
+        data = data.permute(0, 2, 1, 3).flatten(2)[:, None]  # [n, 1, h, c · w]
     pixels = (data * 255).round().byte().cpu().permute(0, 2, 3, 1).contiguous().numpy()
     return [PIL.fromarray(item[..., 0] if item.shape[-1] == 1 else item) for item in pixels]
 
 
 def checked_images(data: Any) -> Tensor:
-    """Return `data` if it is a float Tensor `[n, c, h, w]` with 1, 3 or 4 channels, else raise `ZooError`."""
+    """Return `data` if it is a float Tensor `[n, c, h, w]`, else raise `ZooError`."""
     import torch
 
-    if not isinstance(data, torch.Tensor) or data.ndim != 4 or data.shape[1] not in (1, 3, 4):
+    if not isinstance(data, torch.Tensor) or data.ndim != 4 or not data.shape[1]:
         got = tuple(data.shape) if isinstance(data, torch.Tensor) else type(data).__name__
-        raise ZooError(f"expected pictures as a Tensor [n, c, h, w] with 1, 3 or 4 channels, got {got}")
+        raise ZooError(f"expected pictures as a Tensor [n, c, h, w], got {got}")
     if not data.is_floating_point():
         raise ZooError(f"expected pictures as floating point in [0, 1], got {data.dtype}: divide bytes by 255")
     return data

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OutputError, ZooError
-from zoo.samples.classes import CLASSES
+from zoo.samples.classes import CLASSES, PROBABILITIES
 from zoo.samples.images import IMAGES
 from zoo.samples.kind import Kind, Row
 from zoo.samples.pictures import CAPTION, CELL, SUFFIXES, caption_font, checked_images, encode, grid, ink, paper
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, TEXTS, CLASSES)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, TEXTS, CLASSES, PROBABILITIES)}
 _ACROSS = 16  # most pictures in a line of a sheet
 
 
@@ -28,8 +28,9 @@ class Samples:
 
     Args:
         data: kind "image": float Tensor `[n, c, h, w]` in [0, 1], c = 1, 3 or 4. Kind "text": list of n strings. Kind
-            "posterior": float Tensor `[n, k]`, in each row the probabilities of k classes.
-        kind: "image", "text" or "posterior".
+            "posterior": float Tensor `[n, k]`, in each row the probabilities of k classes, which add up to 1;
+            "probabilities": the same of k classes that do not exclude each other.
+        kind: "image", "text", "posterior" or "probabilities".
         captions: one line per sample, shown under it, or None.
         labels: of class probabilities: the names of the classes (default: their numbers).
         images: of class probabilities: the classified pictures `[n, c, h, w]` in [0, 1], if there are any.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zoo.catalog.entry import Entry
+from zoo.catalog.head import Heads
 from zoo.errors import DataError
 from zoo.model import Model
 from zoo.plugin import hookspecs
@@ -103,12 +104,14 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "recognises": True,
         "construct": module,
         "checkpoint": iter(_ITEMS),
+        "heads": Heads(("classify",)),
         "quantize": module.weight,
         "foreign_weight": object(),
         "inject_adapter": nn.Linear(2, 2),
         "adapter_config": object(),
         "sample": Samples(["one"], "text"),
         "loss": torch.tensor(1.0),
+        "count": 2.0,
         "batches": iter(_ITEMS),
         "evaluate": {"error": 1.0},
         "tuning": {"lr": 1e-3},

@@ -36,6 +36,8 @@ class Checkpoint:
         optimizer: "<parameter>/<moment>" → tensor.
         random: one state per process.
         scaler: state of the gradient scaler, where there is one.
+        examples: a digest of the batches so far; None in a checkpoint of an earlier version.
+        evaluations: those of the run so far, if any.
     """
 
     step: int
@@ -46,6 +48,8 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     random: Sequence[RandomState]
     scaler: Mapping[str, Any] | None = None
+    examples: str | None = None
+    evaluations: Mapping[str, Any] | None = None
 
 
 def save(out: Path, checkpoint: Checkpoint) -> Path:
@@ -68,6 +72,8 @@ def save(out: Path, checkpoint: Checkpoint) -> Path:
         "settings": dict(checkpoint.settings),
         "random": [generators.scalars() for generators in checkpoint.random],
         "scaler": checkpoint.scaler,
+        "examples": checkpoint.examples,
+        "evaluations": checkpoint.evaluations,
         "losses": list(checkpoint.losses),
     }
     with replace_folder(folder) as staged:
@@ -118,6 +124,8 @@ def load(folder: Path) -> Checkpoint:
             optimizer=groups["optimizer"],
             random=states,
             scaler=facts["scaler"],
+            examples=facts.get("examples"),
+            evaluations=facts.get("evaluations"),
         )
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -133,6 +141,15 @@ def check_settings(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]
     if keys:
         listed = "; ".join(f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys)
         raise TuningError(f"cannot resume from {folder}: {listed}; give the same settings, or another out")
+
+
+def check_examples(folder: Path, then: str | None, now: str) -> None:
+    """Raise TuningError if the batches up to a checkpoint are not those that it was trained on."""
+    if then is not None and then != now:
+        raise TuningError(
+            f"cannot resume from {folder}: the data give other batches than the run had, so they have changed since, "
+            "or the way they are read; give the same data, or another out"
+        )
 
 
 def check_tensors(folder: Path, then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:

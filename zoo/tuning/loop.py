@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,16 @@ from zoo.compat import renamed_arguments
 from zoo.errors import TuningError
 from zoo.torch_state.rng import preserve_rng
 from zoo.tuning import checkpoint as checkpoints
+from zoo.tuning.callbacks import call, checked
 from zoo.tuning.checkpoint import Checkpoint
+from zoo.tuning.evaluation import Evaluations, EvaluationSettings
+from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.processes import gathered, own_accelerator
 from zoo.tuning.progress import note, progress
 from zoo.tuning.result import TuneResult as TuneResult
-from zoo.tuning.run import Run, Tunable
+from zoo.tuning.run import Run, state_of
 from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, described, warmup_steps
+from zoo.tuning.tunable import Tunable as Tunable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,6 +37,7 @@ def tune(
     *,
     steps: int | None = None,
     minutes: float | None = None,
+    epochs: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -45,15 +51,21 @@ def tune(
     gradient_accumulation_steps: int = 1,
     ema_decay: float = 0.0,
     precision: str | None = None,
+    eval_every: int | None = None,
+    eval_data: Any = None,
+    metric: str | None = None,
+    patience: int | None = None,
+    keep_best: bool = True,
     save_every: int = 100,
     log_every: int = 10,
     quiet: bool = False,
     on_step: Callable[[int, float], None] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TuneResult:
     """Train what `model.trainable_parameters()` yields on `data`, in place.
 
-    `zoo.Model.tune` documents the arguments; here they have no defaults but zoo's own. Either `steps` or `minutes` is
-    given. `data` is what `model.batches` takes; None means the plugin's own.
+    `zoo.Model.tune` documents the arguments; here they have no defaults but zoo's own. One of `steps`, `minutes` and
+    `epochs` is given. `data` is what `model.batches` takes; None means the plugin's own.
 
     Raises:
         TuningError: a setting cannot be, nothing can train, the loss or the gradient is not finite (the weights are
@@ -62,21 +74,33 @@ def tune(
         OutputError, CheckpointError: a checkpoint cannot be written or read.
         KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
     """
-    settings = Settings(
-        data=described(data),
-        steps=steps,
-        minutes=minutes,
-        batch_size=BATCH_SIZE if batch_size is None else batch_size,
-        lr=LR if lr is None else lr,
-        seed=seed,
-        warmup=warmup_steps(warmup, steps),
-        schedule=schedule,
-        grad_clip=grad_clip,
-        weight_decay=weight_decay,
-        betas=(betas[0], betas[1]),
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        ema_decay=ema_decay,
-    )
+    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)  # refused before any data are read
+    callbacks = checked(callbacks)
+    budget = [
+        name for name, value in {"steps": steps, "minutes": minutes, "epochs": epochs}.items() if value is not None
+    ]
+    if len(budget) != 1:
+        raise TuningError(f"expected one of steps, minutes and epochs, got {' and '.join(budget) or 'none'}")
+    batch_size = BATCH_SIZE if batch_size is None else batch_size
+
+    def settings_of(steps: int | None) -> Settings:
+        return Settings(
+            data=described(data),
+            steps=steps,
+            minutes=minutes,
+            batch_size=batch_size,
+            lr=LR if lr is None else lr,
+            seed=seed,
+            warmup=warmup_steps(warmup, steps),
+            schedule=schedule,
+            grad_clip=grad_clip,
+            weight_decay=weight_decay,
+            betas=(betas[0], betas[1]),
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            ema_decay=ema_decay,
+        )
+
+    settings_of(1 if epochs is not None else steps)
     folder = None if out is None else Path(out)
     named = [(name, parameter) for name, parameter in model.trainable_parameters() if parameter.requires_grad]
     if not named:
@@ -89,34 +113,78 @@ def tune(
         _training(model),
         own_accelerator(device, precision, gradient_accumulation_steps) as accelerator,
     ):
-        last = _last(accelerator, folder, resume, quiet)
+        silent = quiet or not accelerator.is_main_process
+        last = _last(accelerator, folder, resume, silent)
+        examples = opened(lambda: model.batches(data, batch_size=batch_size, split="train", seed=seed), seed)
+        for line in (line for report in examples.reports for line in report.lines()):
+            note(line, quiet=silent)
+        if epochs is not None:
+            items = batch_size * gradient_accumulation_steps * accelerator.num_processes
+            steps = steps_of(epochs, examples.items, items)
+        settings = settings_of(steps)
+        head = getattr(getattr(model, "entry", None), "head", None)  # other classes are another run
+        if eval_every is not None and eval_data is None:
+            eval_data = held_out_of(data, examples.reports)
+        evaluations = Evaluations(EvaluationSettings(eval_every, eval_data, metric, patience, keep_best))
         facts = {
             **settings.as_dict(),
+            **({"head": head.key} if head else {}),
             "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
+            **({"examples": examples.content} if examples.content else {}),
         }
-        run = Run(model, accelerator, named, settings, facts, folder, device)
-        run.begin(data, last[0] if last else None, last[1] if last else None)
-        silent = quiet or not accelerator.is_main_process
+        run = Run(model, accelerator, named, settings, facts, folder, device, examples, evaluations)
+        run.begin(last[0] if last else None, last[1] if last else None)
         try:
-            with progress(
-                "tuning", steps, done=run.step, every=log_every, quiet=silent, minutes=minutes, used=run.used
-            ) as show:
-                while not run.finished:
-                    loss = run.advance()
-                    show(run.step, loss, run.lr, run.used)
-                    if run.step % save_every == 0 or run.finished:
-                        run.save()
-                    if on_step is not None:
-                        with preserve_rng(device):
-                            on_step(run.step, loss)
+            _advance(run, callbacks, on_step, save_every, log_every, silent)
         except KeyboardInterrupt as stop:
             stop.add_note(run.interrupted())
             raise
         finally:
             run.optimizer.zero_grad(set_to_none=True)
         run.finish()
+        with preserve_rng(device):
+            call(callbacks, "on_end", state_of(run))
+        if run.stopped is not None:
+            note(f"stopped after {settings.place(run.step)}: {run.stopped}", quiet=silent)
         return run.result()
+
+
+def _advance(
+    run: Run,
+    callbacks: list[Any],
+    on_step: Callable[[int, float], None] | None,
+    save_every: int,
+    log_every: int,
+    quiet: bool,
+) -> None:
+    """Take the steps that are left, with all that happens between them."""
+
+    def tell(event: str) -> None:
+        with preserve_rng(run.device):
+            state = state_of(run)
+            call(callbacks, event, state)
+            run.stopped = state.stopped
+
+    steps, minutes = run.settings.steps, run.settings.minutes
+    tell("on_start")
+    with progress("tuning", steps, done=run.step, every=log_every, quiet=quiet, minutes=minutes, used=run.used) as show:
+        while not run.finished:
+            loss = run.advance()
+            show(run.step, loss, run.lr, run.used)
+            tell("on_step")
+            if run.evaluations.due(run.step, run.finished):
+                begun = time.perf_counter()
+                with preserve_rng(run.device):
+                    run.evaluate()
+                note(run.evaluations.line(time.perf_counter() - begun), quiet=quiet)
+                tell("on_evaluate")
+            if run.step % save_every == 0 or run.finished:
+                run.save()
+                tell("on_save")
+            if on_step is not None:
+                with preserve_rng(run.device):
+                    on_step(run.step, loss)
 
 
 def _last(accelerator: Accelerator, out: Path | None, resume: bool, quiet: bool) -> tuple[Path, Checkpoint] | None:
@@ -131,7 +199,7 @@ def _last(accelerator: Accelerator, out: Path | None, resume: bool, quiet: bool)
             f"{found[-1]} is of an earlier run: go on with it (resume=True, --resume), give another out, or delete it"
         )
     if resume and not found:
-        note(f"no checkpoint in {out} yet: starting at step 1", quiet=quiet or not accelerator.is_main_process)
+        note(f"no checkpoint in {out} yet: starting at step 1", quiet=quiet)
     return (found[-1], checkpoints.load(found[-1])) if found else None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from zoo.data.report import Report
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -28,6 +30,11 @@ class TuneResult:
         out: the run's folder, or None.
         checkpoint: the last checkpoint's folder in `out`, or None.
         resumed_from: the step that this call began at.
+        evaluations: (step, metrics) of each evaluation, those before a resume included.
+        best_step: the step of the best of them; None without any.
+        stopped: why the run ended before its budget, if it did.
+        main_process: whether this is the only or the first process, which is to write and to print.
+        reports: what was taken of each source of the data, and what was left.
     """
 
     losses: tuple[float, ...]
@@ -40,6 +47,11 @@ class TuneResult:
     out: Path | None = None
     checkpoint: Path | None = None
     resumed_from: int = 0
+    evaluations: tuple[tuple[int, dict[str, float]], ...] = ()
+    best_step: int | None = None
+    stopped: str | None = None
+    main_process: bool = True
+    reports: tuple[Report, ...] = field(default=(), repr=False)
 
     @property
     def loss(self) -> float:

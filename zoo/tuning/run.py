@@ -4,48 +4,39 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.errors import DataError, TuningError
+from zoo.errors import TuningError
 from zoo.storage.atomic import write_json
-from zoo.torch_state.rng import IsolatedIterator, RandomState, random_state, seed_everything, set_random_state
+from zoo.torch_state.rng import RandomState, random_state, seed_everything, set_random_state
 from zoo.tuning import checkpoint as checkpoints
+from zoo.tuning import ema, evaluation
+from zoo.tuning.callbacks import TuneState
 from zoo.tuning.checkpoint import Checkpoint
+from zoo.tuning.evaluation import Evaluations
+from zoo.tuning.examples import Examples, next_batch, shares
 from zoo.tuning.interrupts import uninterrupted
+from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers
 from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
-from zoo.weights.walk import named_buffers, plain_names
+from zoo.tuning.tunable import Tunable
+from zoo.weights.walk import named_buffers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-EMA = "average"  # what a parameter's moving average is called among its optimizer's moments, in checkpoints too
-
-
-class Tunable(Protocol):
-    """The part of a model that the loop uses; `zoo.Model` has it."""
-
-    @property
-    def module(self) -> nn.Module: ...
-    @property
-    def device(self) -> torch.device: ...
-    def loss(self, batch: Any) -> Tensor: ...
-    def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]: ...
-    def trainable_parameters(self) -> Iterable[tuple[str, Parameter]]: ...
-    def train(self) -> Any: ...
-
 
 @dataclass
 class Run:
-    """A run in progress. `step`, `losses`, `random` and `buffers` belong to the same moment between two steps.
+    """A run in progress. `step`, `losses`, `random`, `buffers` and `drawn` belong to the same moment between two steps.
 
     Attributes:
         model: what trains.
@@ -55,12 +46,15 @@ class Run:
         facts: the settings as checkpoints hold them, with the precision and the number of processes.
         out: the folder for checkpoints, or None.
         device: where the model is.
+        examples: its batches.
+        evaluations: what was evaluated so far.
         step: steps done.
         losses: the loss of every step.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
         written: the last checkpoint.
         resumed_from: the step that this call began at.
+        stopped: why the run ends before its budget.
         earlier: seconds of the runs before it.
     """
 
@@ -71,55 +65,57 @@ class Run:
     facts: dict[str, Any]
     out: Path | None
     device: torch.device
+    examples: Examples
+    evaluations: Evaluations
     step: int = 0
     used: float = 0.0
     lr: float = 0.0
     losses: list[float] = field(default_factory=list)
     random: RandomState = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
-    batches: Iterator[Any] = field(init=False)
+    drawn: str = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
+    stopped: str | None = None
     earlier: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
-    def begin(self, data: Any, folder: Path | None, last: Checkpoint | None) -> None:
-        """Seed, make the optimizer and the batches, and restore the checkpoint `last` if there is one."""
-        settings, model = self.settings, self.model
+    def begin(self, folder: Path | None, last: Checkpoint | None) -> None:
+        """Seed, make the optimizer, and restore the checkpoint `last` if there is one."""
+        settings = self.settings
         parameters = [parameter for _, parameter in self.named]
         seed_everything(settings.seed + self.accelerator.process_index)
         same_everywhere(self.accelerator, parameters)
-        self.optimizer = _adamw(parameters, settings, self.device)
+        self.optimizer = adamw(parameters, settings, self.device)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
         if folder is not None and last is not None:
             self._restore(folder, last)
         elif self.out is not None and self.accelerator.is_main_process:
             write_json(self.out / "tuning.json", self.facts)  # what cannot be written shows now, not an hour later
-        self.batches = IsolatedIterator(
-            lambda: model.batches(data, batch_size=settings.batch_size, split="train", seed=settings.seed),
-            settings.seed,
-        )
         for _ in range(self.step * settings.gradient_accumulation_steps * self.accelerator.num_processes):
             self._next()
-        if last is not None:
+        if last is not None and folder is not None:
+            checkpoints.check_examples(folder, last.examples, self.examples.digest)
             set_random_state(last.random[self.accelerator.process_index], self.device)
         self._mark()
         self.started = time.perf_counter()  # reading the data is no part of a budget in minutes
 
     def advance(self) -> float:
         """Take one step and return its loss, the mean over the batches and the processes."""
+        from accelerate.utils import send_to_device
+
         accelerator, settings = self.accelerator, self.settings
         parameters = [parameter for _, parameter in self.named]
         total = torch.zeros((), device=self.device)
-        for _ in range(settings.gradient_accumulation_steps):
-            batch = self._batch()
+        for batch, weight in self._weighted():
             with accelerator.autocast():
-                loss = self.model.loss(batch)
-            _check_loss(loss)
-            total += loss.detach().to(self.device, torch.float32) / settings.gradient_accumulation_steps
-            accelerator.backward(loss)
+                loss = self.model.loss(send_to_device(batch, self.device))
+            check_loss(loss)
+            total += loss.detach().to(self.device, torch.float32) * weight
+            # Accelerate divides by the number of batches.
+            accelerator.backward(loss * (weight * settings.gradient_accumulation_steps))
         average_gradients(accelerator, parameters)
         accelerator.unscale_gradients()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -138,19 +134,48 @@ class Run:
             self.stepper.step()
             self.step += 1
             self.used = used
-            self._move_ema()
+            ema.move(self.named, self.optimizer, self.settings.ema_decay, self.step)
             self.losses.append(value)
             self._mark()
         self.optimizer.zero_grad(set_to_none=True)
         return value
 
+    def evaluate(self) -> None:
+        """Evaluate the model as it would be if the run ended here, and keep its weights if it is the best so far."""
+        data = self.evaluations.settings.data
+        before = {name: parameter.detach().clone() for name, parameter in self.named} if self.settings.ema_decay else {}
+        try:
+            ema.put(self.named, self.optimizer)
+            metrics: Mapping[str, float] = gathered(self.accelerator, self.model.evaluate(data))[0]
+            best = self.evaluations.add(self.step, metrics)
+            if best and self.evaluations.settings.keep_best:
+                self._keep_best(metrics)
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.named if before else ():
+                    parameter.copy_(before[name])
+        self.stopped = self.stopped or self.evaluations.exhausted()
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        tensors = {**persistent_buffers(self.model.module), **{name: p.detach() for name, p in self.named}}
+        if self.out is None:
+            self.evaluations.weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+        elif self.accelerator.is_main_process:
+            evaluation.save_best(self.out, self.step, tensors, metrics)
+
     def finish(self) -> None:
-        """Put the moving average, where there is one, in the place of the trained values."""
+        """Leave the weights of the best evaluation, or the moving average of them, where there is one."""
+        step = self.evaluations.best_step
+        if step is None or step == self.step or not self.evaluations.settings.keep_best:
+            with uninterrupted():
+                ema.put(self.named, self.optimizer)
+            return
+        self.accelerator.wait_for_everyone()
+        kept = evaluation.load_best(self.out, step) if self.out is not None else self.evaluations.weights
+        live = {**named_buffers(self.model.module), **dict(self.named)}
         with torch.no_grad(), uninterrupted():
-            for _, parameter in self.named:
-                average = self.optimizer.state.get(parameter, {}).get(EMA)
-                if average is not None:
-                    parameter.copy_(average)
+            for name, tensor in (kept or {}).items():
+                live[name].copy_(tensor)
 
     def save(self) -> None:
         """Write a checkpoint of the moment between two steps, if there is a folder for it."""
@@ -171,8 +196,11 @@ class Run:
                     optimizer=self._moments(),
                     random=states,
                     scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+                    examples=self.drawn,
+                    evaluations=self.evaluations.as_dict() if self.evaluations.history else None,
                 ),
             )
+            evaluation.keep_one(self.out, self.evaluations.best_step)
 
     def interrupted(self) -> str:
         """Save after Ctrl-C, and return the line that says how to go on."""
@@ -203,11 +231,18 @@ class Run:
             out=self.out,
             checkpoint=self.written,
             resumed_from=self.resumed_from,
+            evaluations=tuple((step, dict(metrics)) for step, metrics in self.evaluations.history),
+            best_step=self.evaluations.best_step,
+            stopped=self.stopped,
+            main_process=self.accelerator.is_main_process,
+            reports=tuple(self.examples.reports),
         )
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up."""
+        """Whether the budget is used up, or something has stopped the run."""
+        if self.stopped is not None:
+            return True
         return self.step >= self.settings.steps if self.settings.steps is not None else self.used >= 1
 
     @property
@@ -215,31 +250,16 @@ class Run:
         """The time of all steps, those before a resume included."""
         return self.earlier + time.perf_counter() - self.started
 
-    def _move_ema(self) -> None:
-        """Move the averages, which are kept with the optimizer's moments and so in every checkpoint.
-
-        The first steps count less: the decay of step t is (1 + t) / (10 + t) at most.
-        """
-        if not self.settings.ema_decay:
-            return
-        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for _, parameter in self.named:
-                state = self.optimizer.state.get(parameter)
-                if state and EMA in state:
-                    state[EMA].lerp_(parameter, 1 - decay)
-                elif state:
-                    state[EMA] = parameter.detach().clone()
-
     def _mark(self) -> None:
         """Remember the state between two steps, to which a Ctrl-C within the next one comes back."""
         self.random = random_state(self.device)
-        self.buffers = _buffers(self.model.module)
+        self.buffers = persistent_buffers(self.model.module)
+        self.drawn = self.examples.digest
 
     def _restore(self, folder: Path, last: Checkpoint) -> None:
         """Check all of `last` against this run, and only then restore it."""
         checkpoints.check_settings(folder, last.settings, self.facts)
-        self.buffers = _buffers(self.model.module)
+        self.buffers = persistent_buffers(self.model.module)
         checkpoints.check_tensors(folder, last.model, self._tensors())
         live = {**named_buffers(self.model.module), **dict(self.named)}
         with torch.no_grad():
@@ -255,6 +275,9 @@ class Run:
             self.accelerator.scaler.load_state_dict(dict(last.scaler))
         self.step = self.resumed_from = last.step
         self.losses = list(last.losses)
+        if last.evaluations is not None:
+            self.evaluations.restore(last.evaluations)
+            self.stopped = self.evaluations.exhausted()
         self.earlier = last.seconds
         self.used = self.settings.used(last.step, last.seconds)
         self.written = folder
@@ -273,21 +296,16 @@ class Run:
             for kind, tensor in state[parameter].items()
         }
 
-    def _batch(self) -> Any:
-        """Return this process's next batch, on the device: of every `processes` batches each takes one."""
-        from accelerate.utils import send_to_device
-
-        drawn = [self._next() for _ in range(self.accelerator.num_processes)]
-        return send_to_device(drawn[self.accelerator.process_index], self.device)
-
     def _next(self) -> Any:
-        try:
-            return next(self.batches)
-        except StopIteration:
-            raise DataError(
-                f"the batches ended before {self.settings.place(self.step + 1)}: expected an endless stream "
-                'for split="train"; is there any data in it?'
-            ) from None
+        return next_batch(self.examples, self.settings.place(self.step + 1))
+
+    def _weighted(self) -> list[tuple[Any, float]]:
+        """Return this process's batches of one step, and the share of each in the loss: of every `processes` one."""
+        steps, processes = self.settings.gradient_accumulation_steps, self.accelerator.num_processes
+        drawn = [[self._next() for _ in range(processes)][self.accelerator.process_index] for _ in range(steps)]
+        counts = [float(self.model.count(batch)) for batch in drawn]
+        (total,) = mean(self.accelerator, torch.tensor([sum(counts)], device=self.device))
+        return shares(drawn, counts, total, self.settings.place(self.step + 1))
 
     def _not_finite(self, loss: float, norm: float) -> TuningError:
         settings = self.settings
@@ -302,32 +320,18 @@ class Run:
         )
 
 
-def _adamw(parameters: list[Parameter], settings: Settings, device: torch.device) -> torch.optim.AdamW:
-    """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = device.type in {"cpu", "cuda"}
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused or None)
-
-
-def _check_loss(loss: Any) -> None:
-    """Raise TuningError for what is no scalar tensor with a graph."""
-    if not isinstance(loss, Tensor) or loss.ndim:
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise TuningError(f"expected the plugin's loss as a tensor of no dimensions, got {got}")
-    if not loss.requires_grad:
-        raise TuningError("the loss does not depend on what trains: is the adapter active, or a no_grad around?")
-
-
-def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the module's persistent buffers, such as running means."""
-    plain = plain_names(module)
-    return {
-        plain(f"{path}.{name}" if path else name): buffer.detach().clone()
-        for path, layer in module.named_modules()
-        for name, buffer in layer._buffers.items()
-        if buffer is not None and name not in layer._non_persistent_buffers_set
-    }
+def state_of(run: Run) -> TuneState:
+    """Return the run as its callbacks see it."""
+    history = run.evaluations.history
+    return TuneState(
+        steps=run.settings.steps,
+        out=run.out,
+        step=run.step,
+        loss=run.losses[-1] if run.losses else math.nan,
+        lr=run.lr,
+        used=run.used,
+        metrics=history[-1][1] if history else {},
+        best_step=run.evaluations.best_step,
+        checkpoint=run.written,
+        stopped=run.stopped,
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any
 
+from zoo.data.spec import Data
 from zoo.errors import TuningError
 
 BATCH_SIZE = 16
@@ -136,6 +137,10 @@ def described(data: Any) -> str:
     """Return `data` in words that are the same when the same call is made again."""
     if data is None:
         return "the plugin's own"
+    if isinstance(data, Data):
+        given = {one.name: getattr(data, one.name) for one in fields(data) if getattr(data, one.name) != _usual(one)}
+        source = described(given.pop("source"))
+        return f"{source} with {', '.join(f'{name}={value!r}' for name, value in given.items())}" if given else source
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
     if hasattr(data, "shape"):
@@ -143,6 +148,11 @@ def described(data: Any) -> str:
     if isinstance(data, tuple | list) and len(data) <= 4:
         return f"{type(data).__name__} of {', '.join(described(item) for item in data)}"
     return f"{type(data).__name__} of {len(data)}" if hasattr(data, "__len__") else type(data).__name__
+
+
+def _usual(one: Field[Any]) -> Any:
+    """Return the default of a field of a dataclass."""
+    return one.default_factory() if one.default_factory is not MISSING else one.default
 
 
 def _is_number(value: object) -> bool:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from zoo.catalog.entry import RANDOM
 from zoo.compat import renamed_arguments
+from zoo.data.report import collecting
+from zoo.data.spec import as_data
 from zoo.plugin import hooks
 from zoo.plugin.requests import BatchRequest
+from zoo.torch_state.modes import evaluating
+from zoo.tuning.progress import note
+from zoo.tuning.seen import SEEN, SeenExamples
 from zoo.tuning.settings import OLD_NAMES
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
@@ -22,7 +28,13 @@ if TYPE_CHECKING:
 
 
 class TrainingVerbs(ABC):
-    """What `zoo.Model` can do to train; the rest of a model is abstract here."""
+    """What `zoo.Model` can do to train; the rest of a model is abstract here.
+
+    Attributes:
+        seen: what the model was trained on.
+    """
+
+    seen: SeenExamples
 
     @property
     @abstractmethod
@@ -60,20 +72,65 @@ class TrainingVerbs(ABC):
     def note_tuning(self, data: Any, result: TuneResult) -> None:
         """Keep a record of a finished run."""
 
+    @abstractmethod
+    def note_metrics(self, data: Any, metrics: dict[str, float]) -> None:
+        """Keep a record of an evaluation."""
+
     def loss(self, batch: Any) -> Tensor:
         """Return the training loss of one batch of `batches`: a scalar with a graph."""
         return hooks.loss(self, batch)
 
-    def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
+    def count(self, batch: Any) -> float:
+        """Return what the loss of one batch is the mean of, such as tokens; 1 where all batches count alike."""
+        return hooks.count(self, batch)
+
+    def batches(
+        self,
+        data: Any = None,
+        *,
+        batch_size: int,
+        split: str = "train",
+        seed: int = 0,
+        columns: Mapping[str, str] | None = None,
+    ) -> Iterable[Any]:
         """Return batches for `loss`.
 
         Args:
-            data: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
+            data: None (the plugin's own), a name, a folder, a file, a dataset, tensors, or a `zoo.Data` around these.
             batch_size: items in a batch.
             split: "train" is endless and shuffled by `seed`; any other is one pass in fixed order.
             seed: of the order, and of all that the plugin draws with the batches.
+            columns: what a column is → its name in the data, `{"text": "review"}`; see `zoo.Data`.
         """
+        data = data if columns is None else as_data(data, columns=columns)
         return hooks.batches(self, data, BatchRequest(batch_size, split, seed))
+
+    def evaluate(
+        self, data: Any = None, *, columns: Mapping[str, str] | None = None, split: str | None = None
+    ) -> dict[str, float]:
+        """Return metrics on held-out data, the main one first; the same at every call.
+
+        Of data without splits of their own a tenth is held out, by the same rule as in `tune`, and only that tenth is
+        evaluated. Where some of it was trained on nevertheless, "seen_in_training" is its share.
+
+        Args:
+            data: as `batches` takes it.
+            columns: as in `batches`.
+            split: the split to evaluate on, "validation" say, or "all" for all that there is.
+
+        Raises:
+            DataError: the data cannot be used.
+        """
+        if columns is not None or split is not None:
+            data = as_data(data, columns=columns, split=split)
+        with torch.no_grad(), evaluating(self.module), collecting() as reports:
+            metrics = hooks.evaluate(self, data)
+        share = self.seen.share(reports)
+        if share:
+            metrics[SEEN] = share
+            note(f"{share:.0%} of what was evaluated on was trained on: this is no test of new data", quiet=False)
+        self.note_metrics(data, metrics)
+        return metrics
 
     @renamed_arguments(OLD_NAMES)
     def tune(
@@ -82,6 +139,7 @@ class TrainingVerbs(ABC):
         *,
         steps: int | None = None,
         minutes: float | None = None,
+        epochs: float | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
         out: str | os.PathLike[str] | None = None,
@@ -95,10 +153,17 @@ class TrainingVerbs(ABC):
         gradient_accumulation_steps: int | None = None,
         ema_decay: float | None = None,
         precision: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        eval_every: int | None = None,
+        eval_data: Any = None,
+        metric: str | None = None,
+        patience: int | None = None,
+        keep_best: bool = True,
         save_every: int = 100,
         log_every: int = 10,
         quiet: bool = False,
         on_step: Callable[[int, float], None] | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> TuneResult:
         """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
 
@@ -107,11 +172,13 @@ class TrainingVerbs(ABC):
         that is named here.
 
         Args:
-            data: what to train on: None (the plugin's own), a name, a folder, a file, a Dataset, or tensors.
+            data: what to train on: None (the plugin's own), a name, a folder, a file, a dataset, tensors, or a
+                `zoo.Data` around these. What is taken of them and what is left is said before the first step.
             steps: optimizer steps, each over `gradient_accumulation_steps` batches of `batch_size` in every process.
             minutes: how long to train, instead of `steps`. The learning rate then follows the clock, so that a run
                 ends on time on a fast and on a slow machine alike; two runs with one seed differ a little. Reading the
                 data is not counted.
+            epochs: passes over the data, instead of `steps`; may be a fraction.
             batch_size: items in a batch, default 16.
             lr: peak learning rate, default 1e-3: right for low-rank factors and for small models.
             out: folder for checkpoints, or None for none. One that holds another run's checkpoints is an error.
@@ -126,15 +193,24 @@ class TrainingVerbs(ABC):
             weight_decay: decoupled, on parameters of two or more dimensions. It pulls the product of low-rank factors
                 to zero, therefore the default is 0.
             betas: AdamW's, default (0.9, 0.999).
-            gradient_accumulation_steps: batches in one step, default 1.
+            gradient_accumulation_steps: batches in one step, default 1. They count as in one large batch.
             ema_decay: decay of a moving average of what trains, which takes its place after the last step, for
                 objectives that never settle (GANs): 0.99 to 0.999. 0, the default: none. It costs the memory of what
                 trains once more.
             precision: "no", "bf16" or "fp16" autocast; None: what accelerate is set to, or else "no".
+            columns: what a column is → its name in the data, `{"text": "review", "label": "stars"}`.
+            eval_every: steps between evaluations on held-out data, of which there is one after the last step too.
+            eval_data: what to evaluate on; None: what `data` hold out.
+            metric: the one of the metrics that decides which evaluation is the best; None: the first. Of accuracies,
+                F1 and their like (`zoo.tuning.evaluation.RISING`) more is better, of all others less.
+            patience: evaluations without a better one after which the run stops; None: it does not.
+            keep_best: with `eval_every`, whether the weights are in the end those of the best evaluation, which are in
+                `<out>/best-<step>` too, and not the last ones.
             save_every: steps between checkpoints; the last step has one in any case.
             log_every: steps between lines where stderr is no terminal; on one there is a progress bar.
             quiet: show nothing.
             on_step: called with (steps done, loss) after each step. What it draws does not change the run.
+            callbacks: objects with some of the methods of `zoo.Callback`; one of them may stop the run.
 
         Raises:
             AdapterError: a weight trains beside the adapters, in none of them, so that no file would hold it.
@@ -163,22 +239,31 @@ class TrainingVerbs(ABC):
             chosen["grad_clip"] = grad_clip
         own_data, own_minutes = chosen.pop("data", None), chosen.pop("minutes", None)
         data = own_data if data is None else data
+        data = data if columns is None else as_data(data, columns=columns)
         self.check_trained()
         result = tune(
             self,
             data,
             steps=steps,
-            minutes=own_minutes if steps is None and minutes is None else minutes,
+            minutes=own_minutes if steps is None and minutes is None and epochs is None else minutes,
+            epochs=epochs,
             out=out,
             resume=resume,
             seed=seed,
             precision=precision,
+            eval_every=eval_every,
+            eval_data=eval_data,
+            metric=metric,
+            patience=patience,
+            keep_best=keep_best,
             save_every=save_every,
             log_every=log_every,
             quiet=quiet,
             on_step=on_step,
+            callbacks=callbacks,
             **chosen,
         )
+        self.seen.add(result.reports)
         self.check_trained()
         self.note_tuning(data, result)
         return result

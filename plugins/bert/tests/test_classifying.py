@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -12,7 +13,24 @@ from torch.nn import functional
 import zoo
 
 CLASSES = ["bad", "good"]
-PAIRS = [(f"the file is {'not' if at % 2 == 0 else 'a'} value {'x' * (at % 7)}", at % 2) for at in range(40)]
+PAIRS = [
+    (f"the file is {'not' if at % 2 == 0 else 'a'} value {chr(97 + at % 26)}{at % 7 * 'x'}", at % 2) for at in range(40)
+]
+
+
+def splits(model: zoo.Model, data: object) -> list[list[tuple[str, int]]]:
+    """Return the texts and labels of the split "test", and those of one pass over "train"."""
+    from zoo.integrations.transformers import tokenizer_of
+
+    tokenizer = tokenizer_of(model.entry)
+    found = []
+    for split in ("test", "train"):
+        rows: dict[str, int] = {}
+        for batch in itertools.islice(model.batches(data, batch_size=16, split=split), 8):
+            texts = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+            rows |= dict(zip(texts, batch["labels"].tolist(), strict=True))
+        found.append(list(rows.items()))
+    return found
 
 
 @pytest.fixture
@@ -29,8 +47,11 @@ def write(root: Path, names: list[str], count: int) -> Path:
 
 
 def test_a_list_of_pairs(model: zoo.Model) -> None:
-    batch = next(iter(model.batches(PAIRS, batch_size=8, split="test")))
+    batch = next(iter(model.batches(zoo.Data(PAIRS, split="all"), batch_size=8, split="test")))
     assert batch["labels"].tolist() == [0, 1] * 4
+    held, kept = ([text for text, _ in split] for split in splits(model, PAIRS))
+    assert len(held) >= 4
+    assert set(held).isdisjoint(kept)
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert batch["attention_mask"].sum(1).max() == batch["input_ids"].shape[1]
     logits = model.module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -58,7 +79,7 @@ def test_folders_of_classes(model: zoo.Model, tmp_path: Path) -> None:
     train, test = (model.evaluate(root) if split == "test" else root for split in ("train", "test"))
     assert 0 <= test["accuracy"] <= 1
     labels = [label for batch in model.batches(train, batch_size=9, split="test") for label in batch["labels"].tolist()]
-    assert labels == [0, 0, 1, 1]  # every tenth of twenty
+    assert labels.count(0) == labels.count(1) > 0  # a tenth of each class, equal texts together
     own = tmp_path / "own"
     write(own / "train", CLASSES, 3)
     write(own / "test", CLASSES[1:], 2)
@@ -68,19 +89,19 @@ def test_folders_of_classes(model: zoo.Model, tmp_path: Path) -> None:
 
 def test_classes_without_names_are_taken_in_order(make, tmp_path: Path) -> None:
     model = zoo.load(str(make("bert", classes=["LABEL_0", "LABEL_1"])), device="cpu")
-    batch = next(iter(model.batches(write(tmp_path / "x", ["no", "yes"], 2), batch_size=4, split="test")))
-    assert batch["labels"].tolist() == [0, 0, 1, 1]
+    data = zoo.Data(write(tmp_path / "x", ["no", "yes"], 2), split="all")
+    assert next(iter(model.batches(data, batch_size=4, split="test")))["labels"].tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, "texts with classes"),
-        ("nowhere", "expected a folder"),
-        ([], "empty list"),
-        (["text alone"], r"expected \(text, label\)"),
+        (None, "texts with labels, got none"),
+        ("nowhere", "expected a file or a folder"),
+        ([], "hold nothing"),
+        (["text alone"], r"give \(text, label\)"),
         ([("text", 2)], "from 0 to 1 or one of bad, good"),
-        ([("text", "ugly")], "one of bad, good"),
+        ([("text", "ugly")], "Its classes are bad, good"),
         ([{"text": "text"}], "label"),
     ],
 )
@@ -91,7 +112,7 @@ def test_data_that_do_not_fit(model: zoo.Model, data, message: str) -> None:
 
 
 def test_folders_named_like_no_class(model: zoo.Model, tmp_path: Path) -> None:
-    with pytest.raises(zoo.DataError, match="named like the model's classes, bad, good"):
+    with pytest.raises(zoo.DataError, match=r"none of .*: left, right. Its classes are bad, good"):
         model.batches(write(tmp_path / "x", ["left", "right"], 2), batch_size=2)
 
 
@@ -120,3 +141,36 @@ def test_it_learns_to_tell_two_words_apart(make, tmp_path: Path, bits: int | Non
     assert metrics["accuracy"] == 1.0
     assert metrics["loss"] < 0.2
     assert list(metrics) == ["accuracy", "loss"]
+
+
+def test_token_ids_with_classes_are_used_as_they_are(model: zoo.Model) -> None:
+    ids = torch.randint(5, 60, (12, 9))
+    mask = torch.ones_like(ids)
+    ids[::2, 6:], mask[::2, 6:] = 0, 0
+    kinds = torch.randint(2, (12, 9))
+    labels = torch.arange(12) % 2
+    data = zoo.Data({"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds, "labels": labels}, split="all")
+    [batch] = model.batches(data, batch_size=12, split="test")
+    expected = model.module(input_ids=ids, attention_mask=mask, token_type_ids=kinds, labels=labels).loss
+    assert model.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert model.evaluate(data)["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    with pytest.raises(zoo.DataError, match="does not use 'idx'"):
+        model.batches({"input_ids": ids, "labels": labels, "idx": labels}, batch_size=2)
+    with pytest.raises(zoo.DataError, match="expected labels beside the token ids"):
+        model.batches({"input_ids": ids}, batch_size=2)
+
+
+def test_pairs_of_texts_are_sent_as_the_tokenizer_sends_them(model: zoo.Model) -> None:
+    from zoo.integrations.transformers import tokenizer_of
+
+    table = {
+        "premise": ["the file", "a name of it"],
+        "hypothesis": ["it is not", "the value"],
+        "label": ["bad", "good"],
+    }
+    data = zoo.Data(table, columns={"text": "premise", "text_pair": "hypothesis"}, split="all")
+    [batch] = model.batches(data, batch_size=2, split="test")
+    sent = tokenizer_of(model.entry)(table["premise"], table["hypothesis"], padding=True, return_tensors="pt")
+    assert sent["token_type_ids"].any()
+    assert all(torch.equal(batch[name], sent[name]) for name in sent)
+    assert batch["labels"].tolist() == [0, 1]

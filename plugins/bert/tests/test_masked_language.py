@@ -12,6 +12,7 @@ from torch.nn import functional
 import zoo
 
 LINES = [f"The name of file {index} is not the value of text {index}, it returns None." for index in range(60)]
+TEXT = "\n\n".join(LINES)  # one continuous text
 
 
 @pytest.fixture
@@ -20,11 +21,11 @@ def model(make) -> zoo.Model:
 
 
 def test_a_batch_holds_all_that_its_loss_needs(model: zoo.Model) -> None:
-    batch = next(iter(model.batches(LINES, batch_size=4, seed=1)))
+    batch = next(iter(model.batches(TEXT, batch_size=4, seed=1)))
     assert list(batch) == ["input_ids", "attention_mask", "labels"]
     assert all(each.shape == (4, 40) and each.dtype == torch.int64 for each in batch.values())
     assert torch.equal(model.loss(batch), model.loss(batch))
-    again, other = (next(iter(model.batches(LINES, batch_size=4, seed=seed))) for seed in (1, 2))
+    again, other = (next(iter(model.batches(TEXT, batch_size=4, seed=seed))) for seed in (1, 2))
     assert all(torch.equal(batch[name], again[name]) for name in batch)
     assert not torch.equal(batch["labels"], other["labels"])
 
@@ -33,7 +34,7 @@ def test_every_window_is_between_the_tokenizers_ends_and_every_token_comes_once(
     from transformers import AutoTokenizer
 
     ids = []
-    for batch in model.batches(LINES, batch_size=7, split="test"):
+    for batch in model.batches(TEXT, batch_size=7, split="test"):
         whole = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
         for row, attention in zip(whole, batch["attention_mask"], strict=True):
             tokens = row[: attention.sum()].tolist()
@@ -43,7 +44,7 @@ def test_every_window_is_between_the_tokenizers_ends_and_every_token_comes_once(
     tokenizer = AutoTokenizer.from_pretrained(model.entry.folder)
     from zoo.data.text import text_data
 
-    assert ids == tokenizer("\n\n".join(text_data(LINES, split="test")), add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer("\n\n".join(text_data(TEXT, split="test")), add_special_tokens=False)["input_ids"]
 
 
 def test_fifteen_in_a_hundred_of_which_eighty_ten_and_ten(model: zoo.Model) -> None:
@@ -124,7 +125,7 @@ def test_an_oracle_is_always_right(make) -> None:
 
 def test_roberta_has_fewer_places_than_its_table_has_rows(make) -> None:
     model = zoo.load(str(make("roberta")), device="cpu")  # 41 rows, the first of padding
-    batch = next(iter(model.batches(LINES, batch_size=2)))
+    batch = next(iter(model.batches(TEXT, batch_size=2)))
     assert batch["input_ids"].shape == (2, 40)
     assert model.loss(batch).isfinite()
 
@@ -141,3 +142,43 @@ def test_a_missing_tokenizer_and_one_without_a_mask(make) -> None:
     file.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}))
     with pytest.raises(zoo.ZooError, match="without"):
         zoo.load(str(folder), device="cpu").batches(LINES, batch_size=2)
+
+
+def test_no_window_spans_two_documents(model: zoo.Model) -> None:
+    from zoo.integrations.transformers import tokenizer_of
+
+    tokenizer = tokenizer_of(model.entry)
+    texts = [*LINES[:20], "the value is a name " * 20]
+    rows = []
+    for batch in model.batches(zoo.Data(texts, split="all"), batch_size=4, split="test"):
+        whole = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
+        rows += [tokenizer.decode(row, skip_special_tokens=True) for row in whole]
+    for text in texts[:20]:
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) in rows
+    assert " ".join(rows[20:]) == texts[20].strip()
+
+
+def test_labels_and_masks_of_the_user_are_used_as_they_are(model: zoo.Model) -> None:
+    ids = torch.randint(5, 60, (4, 12))
+    labels = ids.masked_fill(torch.rand(ids.shape) < 0.5, -100)
+    labels[:, 3] = ids[:, 3]
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    kinds = torch.randint(2, ids.shape)
+    labels[0, :4] = -100
+    labels[0, 5] = ids[0, 5]
+    data = {"input_ids": ids, "labels": labels, "attention_mask": mask, "token_type_ids": kinds}
+    expected = model.module(**data).loss
+    [batch] = model.batches(zoo.Data(data, split="all"), batch_size=4, split="test")
+    assert all(torch.equal(batch[name], data[name]) for name in data)
+    assert model.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert model.evaluate(zoo.Data(data, split="all"))["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    assert zoo.plugin.hooks.count(model, batch) == (labels != -100).sum()
+    for more, said in (({"special_mask": mask}, "does not use 'special_mask'"), ({"labels": mask[:, 0]}, "classes")):
+        with pytest.raises(zoo.DataError, match=said):
+            model.batches(zoo.Data({**data, **more}, split="all"), batch_size=4)
+
+
+def test_conversations_are_none_of_its_data(model: zoo.Model) -> None:
+    with pytest.raises(zoo.DataError, match=r"holds conversations; .* learns from prose, documents, tokens"):
+        model.batches([{"messages": [{"role": "assistant", "content": "x"}]}], batch_size=1)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import Heads
+from zoo.integrations import transformers_heads
+from zoo.integrations.auto_classes import classes_of, is_for, sees_later_tokens
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
     from zoo import Entry
 
 EMBEDDED = Path(__file__).parent / "embedded"
-CLASSIFIER = "ForSequenceClassification"
-ENDINGS = ("ForMaskedLM", CLASSIFIER, "ForPreTraining")
+CLASSIFIERS = (transformers_heads.SEQUENCE, transformers_heads.TOKEN)
+BODY = ""  # in transformers' tables
+TASKS = ("classify", "multilabel", "regress", "tokens")
 
 # label -> the names that the architectures give it
 _FACTS = {
@@ -25,24 +29,39 @@ _FACTS = {
 }
 
 
-def recognises(config: dict[str, Any]) -> bool | None:
-    """Return whether a configuration is a masked language model's, or a text classifier's on the body of one."""
-    architectures = [str(name) for name in config.get("architectures") or []]
-    if any(name.endswith("ForMaskedLM") for name in architectures):
-        return True
-    if not any(name.endswith(ENDINGS) for name in architectures):
-        return None
-    from .model import is_masked
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is a masked language model's, or a text classifier's or the body of one alone."""
+    if not config.get("architectures") or is_for(config, "SEQ_TO_SEQ_CAUSAL_LM"):
+        return False
+    if is_for(config, "MASKED_LM"):
+        # XLM has one class for both.
+        return not is_for(config, "CAUSAL_LM") or sees_later_tokens(config) is not None
+    return is_masked(str(config.get("model_type"))) and is_for(config, *CLASSIFIERS, "PRETRAINING", BODY)
 
-    return is_masked(str(config.get("model_type")))
+
+def is_masked(model_type: str) -> bool:
+    """Return whether transformers can build a masked language model of this type without running foreign code."""
+    return model_type in classes_of("MASKED_LM")
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
-    """Return the entry's config.json: of the registry, of its folder, or beside this file; {} if it is nowhere."""
+    """Return the entry's config.json: of the registry, of its folder, or beside this file; {} if it is nowhere.
+
+    With the head, if the entry has one.
+    """
+    return transformers_heads.with_head(_stored(entry), entry.head)
+
+
+def _stored(entry: Entry) -> dict[str, Any]:
     if entry.config:
         return dict(entry.config)
     folder = folder_of(entry)
     return (read_json_object(folder / CONFIG) if folder else None) or {}
+
+
+def heads(entry: Entry) -> Heads:
+    """Return the tasks that a head may be for, and the head that the checkpoint has."""
+    return Heads(TASKS, transformers_heads.own_head(_stored(entry)))
 
 
 def folder_of(entry: Entry) -> Path | None:
@@ -52,7 +71,12 @@ def folder_of(entry: Entry) -> Path | None:
 
 def classifies(config: dict[str, Any]) -> bool:
     """Return whether the configuration is a text classifier's, and not a masked language model's."""
-    return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
+    return is_for(config, *CLASSIFIERS) and bool(config.get("architectures"))
+
+
+def is_bare(config: dict[str, Any]) -> bool:
+    """Return whether the configuration is a body's without any head, such as `BertModel`."""
+    return bool(config.get("architectures")) and is_for(config, BODY) and not is_for(config, "MASKED_LM", "PRETRAINING")
 
 
 def describe(entry: Entry) -> dict[str, str]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from zoo import CheckpointError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
+from zoo.integrations import transformers_heads
 
-from .facts import classifies, configuration
+from .facts import classifies, configuration, is_bare, is_masked
 from .initial import place_positions
 
 if TYPE_CHECKING:
@@ -30,51 +31,43 @@ _POOLER = re.compile(r"(^|\.)pooler\.")
 _SEED = 0  # of a classifier's head where the checkpoint has none: the same for everyone who loads it
 
 
-def is_masked(model_type: str) -> bool:
-    """Return whether transformers can build a masked language model of this type without running foreign code."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
 def is_classifier(module: nn.Module) -> bool:
-    """Return whether the module classifies texts, and does not fill masks."""
-    return classifies({"architectures": [type(module).__name__]})
+    """Return whether the module says something of texts or their words, and does not fill masks."""
+    return transformers_heads.task_of(module) is not None
 
 
 def construct(entry: Entry) -> PreTrainedModel:
-    """Return the masked language model, or the classifier, that the entry's configuration describes, for evaluation.
+    """Return the masked language model, or the one with another head, that the configuration describes, for evaluation.
 
     Code that comes with a checkpoint is never run. Random weights begin as `initial.py` says.
 
     Raises:
-        CheckpointError: there is no configuration, transformers has no such architecture, the checkpoint is quantized
-            already, or a classifier is not one of one class for each text.
+        CheckpointError: there is no configuration, transformers has no such architecture, or the checkpoint is
+            quantized already.
     """
-    from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     values = configuration(entry)
     config = library.library_config(entry, values, known=is_masked, called="a masked language model")
-    maker = AutoModelForSequenceClassification if classifies(values) else AutoModelForMaskedLM
-    if maker is AutoModelForSequenceClassification:
-        _check_classes(entry, config)
+    maker: Any = AutoModelForMaskedLM
+    if classifies(values):
+        tokens = transformers_heads.kind_of(values["architectures"][0], config.model_type) == transformers_heads.TOKEN
+        maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
+    elif is_bare(values):
+        maker = AutoModel
     try:
         module = maker.from_config(config, trust_remote_code=False)
-    except ValueError as error:  # a type that has no classifier
+    except ValueError as error:  # a type that has no such head
         raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
     library.tie(module)
     if entry.weights == "random" and maker is AutoModelForMaskedLM and values.get("model_type") == "bert":
         place_positions(module)
     return module.eval()
-
-
-def _check_classes(entry: Entry, config: Any) -> None:
-    kind = config.problem_type or "single_label_classification"
-    if kind != "single_label_classification" or config.num_labels < 2:
-        raise CheckpointError(
-            f"{entry.name}: expected a classifier of one class for each text and two classes or more, got "
-            f"{config.num_labels} and problem_type {config.problem_type!r}: state id2label in its config.json"
-        )
 
 
 def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -83,7 +76,7 @@ def checkpoint(entry: Entry, module: PreTrainedModel) -> Iterator[tuple[str, Ten
     A classifier whose checkpoint has no head gets a new one (with pooler, where the architecture has one), the same at
     every load: random weights of the configuration's deviation, biases of zero.
     """
-    if not is_classifier(module):
+    if entry.head is not None or not is_classifier(module):
         yield from library.named_tensors(entry, module, ignored=lambda name: bool(_UNUSED.search(name)))
         return
 

@@ -4,135 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zoo import DataError, ZooError
+from zoo import DataError
 from zoo.data.stream import stream
-from zoo.data.text import beginning, text_data
+from zoo.data.token_rows import IGNORED, PADDING, trimmed
+from zoo.integrations.packed import takes
 
-from .model import check_vocabulary, context_of, tokenizer_of
+from .model import tokenizer_of
+from .reading import WINDOW, Vocabulary, read, vocabulary_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from zoo import BatchRequest, Model
 
+__all__ = ["WINDOW", "Vocabulary", "batches", "count", "draw_masks", "evaluate", "loss", "vocabulary_of"]
+
 # Notation of the shapes: b windows in a batch, t tokens in a window, m places to predict, v tokens in the vocabulary.
-WINDOW = 512  # tokens in a training or evaluation window, if the model's context is not shorter
 HELD_OUT = 2**16  # bytes of held-out text that `evaluate` reads at most
 LOGITS = 2**27  # how many of them `evaluate` computes at once, at most, if one window has no more
-IGNORED = -100  # label of a token that is not to be predicted
 RATE = 0.15  # share of the tokens that are to be predicted (arXiv 1810.04805, section 3.1)
 PRETRAINING_RATE = 0.25  # the same while a model is trained from random weights
 ANY_RATE = 1 / 8  # share of the windows that are then masked at a rate from 0 to 1
 
 
-class Vocabulary(NamedTuple):
-    """The token ids that matter to masking.
-
-    Attributes:
-        mask: the mask's.
-        filler: the padding's.
-        ordinary: [o], of all tokens that are not special.
-        before: the tokens that the tokenizer puts before a text.
-        after: those behind it.
-    """
-
-    mask: int
-    filler: int
-    ordinary: Tensor
-    before: list[int]
-    after: list[int]
-
-
-def vocabulary_of(model: Model, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Return which tokens of a tokenizer are ordinary, and what encloses a text.
-
-    Raises:
-        ZooError: the tokenizer has no mask.
-    """
-    if tokenizer.mask_token_id is None:
-        raise ZooError(f"{model.entry.name}: expected a tokenizer with a mask token, got one without")
-    size = min(len(tokenizer), model.module.config.vocab_size)
-    special = set(tokenizer.all_special_ids)
-    ordinary = torch.tensor([token for token in range(size) if token not in special])
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
-    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.mask_token_id
-    return Vocabulary(tokenizer.mask_token_id, filler, ordinary, full[:start], full[start + len(plain) :])
-
-
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     """Return batches of "input_ids", "attention_mask" and "labels", each int64 [b, t]: windows with masks in them.
 
-    The masks are drawn here, from the request's seed: a batch has one loss, on every device. Labels are the tokens at
-    the places to predict, and IGNORED elsewhere.
+    A window holds nothing of two documents; a long document is in several. The masks are drawn here, from the request's
+    seed: a batch has one loss, on every device. Labels are the tokens at the places to predict, and IGNORED elsewhere.
+    Token ids that come with labels are used as they are, and nothing is masked.
 
     Args:
         model: the model.
-        data: what `zoo.data.text.text_data` takes, or token ids: a Tensor [n, t] or {"input_ids": Tensor [n, t]}.
+        data: what `zoo.data.corpus.read_corpus` takes: prose, documents, or token ids.
         request: batch size, split and seed.
 
     Raises:
         DataError: the data cannot be used.
     """
-    tokenizer = tokenizer_of(model)
-    vocabulary = vocabulary_of(model, tokenizer)
-    windows = _read(model, data, request.split, tokenizer, vocabulary)
+    vocabulary = vocabulary_of(model, tokenizer_of(model))
+    windows = read(model, data, request.split, vocabulary)
     generator = torch.Generator().manual_seed(request.seed)
     rates = _pretraining_rates if model.entry.weights == "random" else _usual_rates
+    found = (trimmed(batch) for batch in stream(windows, request))
+    if "labels" in windows:
+        return found
     return (
         {**batch, **draw_masks(batch, vocabulary, generator, rates(len(batch["input_ids"]), generator))}
-        for batch in stream(windows, request)
+        for batch in found
     )
-
-
-def _read(
-    model: Model, data: Any, split: str, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
-) -> dict[str, Tensor]:
-    ids = data.get("input_ids") if isinstance(data, dict) else data
-    if isinstance(ids, Tensor):
-        return _given_windows(model, ids, vocabulary)
-    paragraphs = text_data(data, split=split)
-    if split != "train":
-        paragraphs = list(beginning(paragraphs, HELD_OUT))
-    # verbose=False: a text is longer than the context before it is cut into windows.
-    text = tokenizer("\n\n".join(paragraphs), add_special_tokens=False, verbose=False)["input_ids"]
-    check_vocabulary(model, max(text, default=0))
-    return _windows(text, min(WINDOW, context_of(model)), vocabulary)
-
-
-def _given_windows(model: Model, ids: Tensor, vocabulary: Vocabulary) -> dict[str, Tensor]:
-    if ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
-        raise DataError(f"expected token ids as an integer Tensor [n, t], got {ids.dtype} {tuple(ids.shape)}")
-    if ids.shape[1] > context_of(model):
-        raise DataError(
-            f"expected windows of at most {context_of(model)} tokens, the model's context, got {ids.shape[1]}"
-        )
-    check_vocabulary(model, int(ids.max()))
-    if not torch.isin(ids, vocabulary.ordinary).any(1).all():
-        raise DataError("expected a token to predict in every window, got one of special tokens alone")
-    return {"input_ids": ids.long(), "attention_mask": (ids != vocabulary.filler).long()}
-
-
-def _windows(ids: list[int], size: int, vocabulary: Vocabulary) -> dict[str, Tensor]:
-    """Return token ids as windows of `size`, one after another, each between the tokenizer's own ends."""
-    room = size - len(vocabulary.before) - len(vocabulary.after)
-    if not ids or room < 1:
-        raise DataError("expected a text of at least one token, got none: give a longer text")
-    room = min(room, len(ids))
-    rows = [vocabulary.before + ids[at : at + room] + vocabulary.after for at in range(0, len(ids), room)]
-    inputs = torch.full((len(rows), max(map(len, rows))), vocabulary.filler)
-    attention = torch.zeros_like(inputs)
-    for row, tokens in enumerate(rows):
-        inputs[row, : len(tokens)] = torch.tensor(tokens)
-        attention[row, : len(tokens)] = 1
-    return {"input_ids": inputs, "attention_mask": attention}
 
 
 def _usual_rates(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -188,11 +112,19 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return functional.cross_entropy(logits, wanted)
 
 
+def count(model: Model, batch: dict[str, Tensor]) -> float:
+    """Return how many places of a batch are to be predicted; 1 for token ids alone, whose masks are drawn later."""
+    return int((batch["labels"] != IGNORED).sum()) if "labels" in batch else 1
+
+
 def _predicted(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return logits [m, v] and tokens [m] of the places to predict."""
     places = batch["labels"] != IGNORED  # [b, t]
-    attention = batch.get("attention_mask")
-    logits = model.module(input_ids=batch["input_ids"], attention_mask=attention).logits  # [b, t, v]
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    for name in inputs:
+        if name not in PADDING or not takes(model.module, name):
+            raise DataError(f"{model.entry.name} does not use {name!r}, it would be ignored: leave it out of the batch")
+    logits = model.module(**inputs).logits  # [b, t, v]
     return logits[places].float(), batch["labels"][places]
 
 
@@ -202,16 +134,16 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     The text is cut at HELD_OUT bytes. "accuracy": share of the places whose likeliest token is the one that was there.
     "loss": nats per place; "perplexity": its exponential.
     """
-    tokenizer = tokenizer_of(model)
-    vocabulary = vocabulary_of(model, tokenizer)
-    windows = _read(model, data, "test", tokenizer, vocabulary)
-    tensors = windows | draw_masks(windows, vocabulary, torch.Generator().manual_seed(0))
+    vocabulary = vocabulary_of(model, tokenizer_of(model))
+    tensors = read(model, data, "test", vocabulary, most=HELD_OUT)
+    if "labels" not in tensors:
+        tensors |= draw_masks(tensors, vocabulary, torch.Generator().manual_seed(0))
     total, right, count = 0.0, 0, 0
     number, length = tensors["input_ids"].shape
     rows = min(16, max(1, LOGITS // (length * model.module.config.vocab_size)))
     for start in range(0, number, rows):
-        part = {name: tensor[start : start + rows].to(model.device) for name, tensor in tensors.items()}
-        logits, wanted = _predicted(model, part)
+        part = trimmed({name: tensor[start : start + rows] for name, tensor in tensors.items()})
+        logits, wanted = _predicted(model, {name: tensor.to(model.device) for name, tensor in part.items()})
         total += float(functional.cross_entropy(logits, wanted, reduction="sum"))
         right += int((logits.argmax(-1) == wanted).sum())
         count += len(wanted)

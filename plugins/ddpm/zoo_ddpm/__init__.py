@@ -6,6 +6,7 @@ zoo.hooks(
     recognises=".files",
     construct=".model",
     checkpoint=".model",
+    heads=".files",
     quantize=".files",
     sample=".sampling",
     loss=".training",

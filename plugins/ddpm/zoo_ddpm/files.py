@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError
+from zoo import CheckpointError, Head, Heads
 from zoo.storage.config_json import model_folder, read_config, read_json_object
 
 if TYPE_CHECKING:
@@ -44,11 +44,34 @@ def unet_folder(entry: Entry) -> Path | None:
 def unet_config(entry: Entry) -> dict[str, Any]:
     """Return `UNet2DModel`'s configuration: from the files where they are there, else as the registry has it.
 
+    With the classes and the size that `entry.head` asks for.
+
     Raises:
         CheckpointError: there is none, or it is another class's.
     """
+    config, head = _stored(entry), entry.head
+    if head is not None and head.task is not None:
+        config |= {"num_class_embeds": head.count, CLASS_NAMES: list(head.labels)}
+    if head is not None and head.image_size is not None:
+        height, width = head.image_size
+        config["sample_size"] = height if height == width else [height, width]
+    return config
+
+
+def _stored(entry: Entry) -> dict[str, Any]:
     config = read_config(entry, "unet", class_name="UNet2DModel")
     return {key: value for key, value in config.items() if key != SCHEDULER}
+
+
+def heads(entry: Entry) -> Heads:
+    """Return that the classes which the U-Net is conditioned on can be others, and images of another size.
+
+    It is the embedding of the classes that is new; one of a class that the checkpoint knows by name stays.
+    """
+    config = _stored(entry)
+    count, names = config.get("num_class_embeds") or 0, tuple(map(str, config.get(CLASS_NAMES) or []))
+    own = Head("classify", names, count) if count else None
+    return Heads(("classify",), own, image_size=True)
 
 
 def scheduler_config(entry: Entry) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from zoo import CheckpointError
 from zoo.integrations.diffusers import current_name, save_library_model
 
 from . import files
+from .conditions import kind_of
+from .process import check_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +28,13 @@ if TYPE_CHECKING:
 
 
 def construct(entry: Entry) -> UNet2DModel:
-    """Return the module that the entry's configuration describes, in evaluation mode."""
+    """Return the module that the entry's configuration describes, in evaluation mode.
+
+    Raises:
+        CheckpointError: it makes none, or it was trained by another process than DDPM's.
+    """
     config = {key: value for key, value in files.unet_config(entry).items() if key != files.CLASS_NAMES}
+    check_process(entry, config, files.scheduler_config(entry))
     try:
         return UNet2DModel.from_config(config).eval()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -45,16 +52,20 @@ def scheduler(entry: Entry) -> DDPMScheduler:
     return DDPMScheduler.from_config(files.scheduler_config(entry))
 
 
-def classes(model: Model) -> int:
-    """Return the number of classes that the U-Net is conditioned on; 0 if it is not."""
-    return model.module.config.num_class_embeds or 0
+def image_shape(model: Model) -> tuple[tuple[int, int], int]:
+    """Return height and width in pixels, and the number of channels, of the model's images.
 
-
-def image_shape(model: Model) -> tuple[int, int]:
-    """Return the edge in pixels and the number of channels of the model's images."""
+    Raises:
+        CheckpointError: the configuration does not say the size.
+    """
     config = model.module.config
-    size = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
-    return size, config.in_channels
+    size = config.sample_size
+    if size is None:
+        raise CheckpointError(
+            f"{model.entry.name}: expected sample_size, in pixels, in its config.json, got none: add it"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return (height, width), config.in_channels
 
 
 def predict(model: Model, noisy: Tensor, times: Tensor, labels: Tensor | None) -> Tensor:
@@ -64,9 +75,12 @@ def predict(model: Model, noisy: Tensor, times: Tensor, labels: Tensor | None) -
         model: the model.
         noisy: x_t [n, c, h, w].
         times: timesteps [n].
-        labels: classes [n], or None for an unconditional U-Net.
+        labels: classes or numbers [n], or vectors [n, d], or None for an unconditional U-Net.
     """
-    options = {} if labels is None else {"class_labels": labels.to(model.device)}
+    options = {}
+    if labels is not None:
+        wanted = model.dtype if kind_of(model) == "vectors" else labels.dtype
+        options = {"class_labels": labels.to(model.device, wanted)}
     output = model.module(noisy.to(model.device, model.dtype), times.to(model.device), **options).sample
     return output.float()
 

@@ -8,11 +8,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from zoo import Samples, ZooError
-from zoo.data.labels import class_captions, class_labels
+from zoo.data.labels import class_captions
 from zoo.samples.progress import track
 
 from . import files
-from .model import classes, predict
+from .conditions import wanted
+from .model import image_shape, predict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         model: the model.
         request: its options are `sampler`, "ddim" (default) or "ddpm"; `steps` (default 50 for ddim, the schedule's own
             number for ddpm); `eta` from 0 (ddim, the default: no noise after the first) to 1 (as ddpm); `labels`, the
-            classes as `zoo.data.labels.class_labels` takes them (default: all in turn).
+            classes as `zoo.data.labels.class_labels` takes them (default: all in turn); of a model that takes numbers
+            or vectors (diffusers' class_embed_type "timestep" and "identity") these.
 
     Raises:
         ZooError: an option cannot be.
@@ -40,12 +42,11 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     options = request.take(sampler="ddim", steps=None, eta=0.0, labels=None)
     schedule, step_options = _schedule(model, **{name: options[name] for name in ("sampler", "steps", "eta")})
     names = files.class_names(model.entry)
-    labels = class_labels(options["labels"], request.n, count=classes(model), names=names)  # [n] or None
+    labels = wanted(model, options["labels"], request.n)  # [n], [n, d] or None
 
     generator = request.generator()
     config = model.module.config
-    size = config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
+    (height, width), _ = image_shape(model)
     images = (
         torch.randn((request.n, config.in_channels, height, width), generator=generator) * schedule.init_noise_sigma
     )  # [n, c, h, w]
@@ -59,7 +60,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         if isinstance(schedule, DDIMScheduler):
             output = output[:, : config.in_channels]
         images = schedule.step(output, time, images, generator=generator, **step_options).prev_sample
-    return Samples((images / 2 + 0.5).clamp(0, 1), "image", class_captions(labels, names))
+    captions = class_captions(labels, names) if labels is None or not labels.is_floating_point() else None
+    return Samples((images / 2 + 0.5).clamp(0, 1), "image", captions)
 
 
 def _schedule(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.data.images import image_batches, image_data
+from zoo.data.images import image_batches, image_data, image_items, stacked
+from zoo.data.stream import stream
 
 from . import files
-from .model import as_noise, classes, image_shape, predict, scheduler, target
+from .conditions import as_vectors, checked, classes, kind_of
+from .model import as_noise, image_shape, predict, scheduler, target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +24,7 @@ _CHUNK = 52
 
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Return batches of "images" and "noise" [n, c, h, w], "times" [n] and, for a conditional U-Net, "labels" [n].
+    """Return batches of "images" and "noise" [n, c, h, w], "times" [n] and, for a conditional U-Net, "labels".
 
     Noise and timesteps are drawn here, from the request's seed: a batch has one loss, on every device.
 
@@ -37,8 +39,13 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     schedule = scheduler(model.entry)
     generator = torch.Generator().manual_seed(request.seed)
     size, channels = image_shape(model)
-    rows = image_batches(data, request, size=size, channels=channels, **_classes(model))
+    kind = kind_of(model)
     steps = schedule.config.num_train_timesteps
+    if kind in ("numbers", "vectors"):
+        images, labels = _read(model, data, request.split)
+        rows = stream({"images": images, "labels": labels}, request)
+    else:
+        rows = image_batches(data, request, size=size, channels=channels, **_classes(model))
     return ({**row, **_draw(row["images"], steps, generator)} for row in rows)
 
 
@@ -63,8 +70,7 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 
     Noise and timesteps are the same every time; the timesteps lie on an even grid over the schedule.
     """
-    size, channels = image_shape(model)
-    images, labels = image_data(data, size=size, channels=channels, split="test", limit=_EVALUATED, **_classes(model))
+    images, labels = _read(model, data, "test", _EVALUATED)
     schedule = scheduler(model.entry)
     count = len(images)
     generator = torch.Generator().manual_seed(0)
@@ -84,6 +90,20 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
 def _classes(model: Model) -> dict[str, Any]:
     """Return what tells the data's classes which of the model's they are."""
     return {"classes": (classes(model), model.entry.name), "names": files.class_names(model.entry)}
+
+
+def _read(model: Model, data: Any, split: str, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return images [n, c, h, w] and what the U-Net takes with them."""
+    size, channels = image_shape(model)
+    kind = kind_of(model)
+    if kind == "vectors":
+        items = image_items(data, split=split, raw=True)
+        count = min(len(items), limit or len(items))
+        vectors = as_vectors(model, (items.labels or [])[:count])
+        return stacked(items.images, range(count), size=size, channels=channels), checked(model, vectors)
+    chosen = {} if kind == "numbers" else _classes(model)
+    images, labels = image_data(data, size=size, channels=channels, split=split, limit=limit, **chosen)
+    return images, checked(model, labels) if kind == "numbers" else labels
 
 
 def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:

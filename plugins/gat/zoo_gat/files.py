@@ -6,10 +6,11 @@ is this plugin's and may be missing, a list of what the classes are called.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError
+from zoo import CheckpointError, Head, Heads
 from zoo.storage import atomic
 from zoo.storage.config_json import CONFIG, check_counts, read_config, read_json_file
 
@@ -41,18 +42,30 @@ def quantize(name: str, weight: Tensor, scheme: Quantization) -> Tensor | None:
 
 
 def gat_config(entry: Entry) -> dict[str, Any]:
-    """Return `GAT`'s arguments: the files', else those of the registry.
+    """Return `GAT`'s arguments: the files', else those of the registry; with the classes that `entry.head` asks for.
 
     Raises:
         CheckpointError: there are none, or some are missing.
     """
     config = {key: value for key, value in read_config(entry).items() if key != CLASS_NAMES}
     check_counts(config, *_NEEDED, where=f"{entry.name}: GAT's arguments in config.json")
+    if entry.head is not None and entry.head.task is not None:
+        config["out_channels"] = entry.head.count
     return config
+
+
+def heads(entry: Entry) -> Heads:
+    """Return that the last layer can be one for other classes of nodes."""
+    plain = replace(entry, head=None)
+    names, count = tuple(class_names(plain)), gat_config(plain).get("out_channels") or 0
+    own = Head("classify", names if len(names) == count else (), count) if count else None
+    return Heads(("classify", "multilabel"), own)
 
 
 def class_names(entry: Entry) -> list[str]:
     """Return the classes' names, in order; none if no file has them."""
+    if entry.head is not None and entry.head.task is not None:
+        return list(entry.head.labels)
     names = read_json_file(Path(entry.folder) / _NAMES_FILE) if entry.folder else None
     if names is None:
         names = entry.config.get(CLASS_NAMES, [])

@@ -1,20 +1,18 @@
-"""Graphs that a user brings, or of drawn letters, as tensors; and the neighbourhoods of some of their nodes.
+"""Graphs as tensors, those of drawn letters, and the neighbourhoods of some of their nodes.
 
 An edge (j, i) of `edge_index` `[2, e]` carries a message from node j to node i, as in PyG.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from zoo import DataError
-from zoo.data.letters import style_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,26 +21,33 @@ NODES = {"train": 3900, "test": 1040}  # of the graphs of letters: whole rounds 
 SIDE = 16  # of the letters whose pixels are the features
 NEIGHBOURS = 8
 _CHUNK = 1024
-_FORMS = (
-    "a PyG Data, a networkx graph, (edge_index, x) or (edge_index, x, y), a mapping of these, an .npz file or a name "
-    'such as "letters:sans"'
-)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """x `[n, features]` float32; edge_index `[2, e]` int64; y `[n]` int64, -1 where unknown, or None.
+    """A graph of n nodes and e edges, or several of them side by side.
 
-    train, test: masks `[n]` bool or None. neighbors: how many in-neighbours of a node to sample in each layer of a
-    batch; None for all. names: what the nodes are called. images: of the nodes, `[n, c, h, w]` in [0, 1], if any.
+    Attributes:
+        x: `[n, features]` float32.
+        edge_index: `[2, e]` int64.
+        y: `[n]` int64, -1 where unknown; or, of nodes with several classes at once, `[n, classes]` float32 of 0 and 1,
+            nan where unknown; or None.
+        edge_attr: `[e, edge features]` float32 or None.
+        edge_weight: `[e]` float32 or None.
+        masks: split → `[n]` bool.
+        classes: what the numbers of `y` are called in the data; () where they are the model's own numbers.
+        neighbors: how many in-neighbours of a node to sample in each layer of a batch; None for all.
+        names: what the nodes are called.
+        images: of the nodes, `[n, c, h, w]` in [0, 1], if any.
     """
 
     x: Tensor
     edge_index: Tensor
     y: Tensor | None = None
     edge_attr: Tensor | None = None
-    train: Tensor | None = None
-    test: Tensor | None = None
+    edge_weight: Tensor | None = None
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
     neighbors: tuple[int, ...] | None = None
     names: tuple[str, ...] | None = None
     images: Tensor | None = None
@@ -59,56 +64,22 @@ class Graph:
         found = {"x": self.x, "edge_index": self.edge_index, "edge_attr": self.edge_attr}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
-    def nodes(self, split: str) -> Tensor:
-        """Return the labelled nodes of a split `[m]`: those of its mask; all if the graph has no masks."""
+    def known(self) -> Tensor:
+        """Return which nodes have a label, `[n]` bool.
+
+        Raises:
+            DataError: the graph has no labels.
+        """
         if self.y is None:
             raise DataError("the nodes of this graph have no labels: give y, one class for each node, -1 for unknown")
-        chosen = self.y >= 0
-        mask = self.train if split == "train" else self.test
-        if mask is not None:
-            chosen = chosen & mask
-        elif split != "train" and self.train is not None:
-            chosen = chosen & ~self.train
+        return self.y >= 0 if self.y.ndim == 1 else ~self.y.isnan().all(1)
+
+    def nodes(self, split: str) -> Tensor:
+        """Return the labelled nodes of a split `[m]`; all of a graph that is one split by itself, as letters are."""
+        chosen = self.known() & self.masks[split] if self.masks else self.known()
         if not chosen.any():
             raise DataError(f"this graph has no labelled node for the split {split!r}: give a mask that holds some")
         return chosen.nonzero()[:, 0]
-
-
-def read(data: Any, split: str, own: str = "letters:sans") -> Graph:
-    """Return the graph that `data` is; None is `own`.
-
-    Keys of a mapping, attributes of a PyG `Data` and arrays of an .npz file: `x`, `edge_index`, and perhaps `y`,
-    `edge_attr`, `train_mask`, `test_mask` (or `val_mask`) and `neighbors`. Of a networkx graph: the node attributes `x`
-    and perhaps `y`, the edge attribute `edge_attr`; its undirected edges run both ways. "letters:<style>" is a graph of
-    its own for each split; "letters:<style>:fresh" is the same here.
-
-    Args:
-        data: the graph.
-        split: "train" or "test".
-        own: the data that None means.
-
-    Raises:
-        DataError: `data` is anything else, or the split is.
-    """
-    if split not in ("train", "test"):
-        raise DataError(f"expected one of the splits train and test, got {split!r}")
-    if data is None:
-        data = own
-    if isinstance(data, str) and data.startswith("letters:"):
-        return letters(style_of(data)[0], split)
-    if isinstance(data, str | Path):
-        return _checked(_arrays(Path(data).expanduser()).get)
-    if isinstance(data, Graph):
-        return data
-    if isinstance(data, Mapping):
-        return _checked(data.get)
-    if isinstance(data, tuple | list) and len(data) in (2, 3):
-        return _checked(dict(zip(("edge_index", "x", "y"), data, strict=False)).get)
-    if hasattr(data, "nodes") and hasattr(data, "edges") and hasattr(data, "is_directed"):
-        return _of_networkx(data)
-    if hasattr(data, "edge_index") and hasattr(data, "x"):
-        return _checked(lambda name: getattr(data, name, None))
-    raise DataError(f"expected a graph as {_FORMS}, got {type(data).__name__}")
 
 
 @lru_cache(maxsize=8)
@@ -191,96 +162,3 @@ def _some(places: Tensor, degree: Tensor, limit: int, generator: torch.Generator
     shuffled = shuffled[node[shuffled].argsort(stable=True)]  # by node again, each node's in random order
     rank = _ranges(torch.zeros_like(degree), degree)
     return places[shuffled[rank < limit].sort().values]
-
-
-def _checked(get: Callable[[str], Any]) -> Graph:
-    """Return a graph of whatever has these names, in the types and shapes that it should have."""
-    if get("x") is None or get("edge_index") is None:
-        raise DataError("a graph needs x, the features of its nodes, and edge_index, its edges; one of them is missing")
-    x, edges = _tensor("x", get("x")).float(), _tensor("edge_index", get("edge_index"))
-    if x.ndim != 2 or not len(x):
-        raise DataError(f"expected the features x as [nodes, features], got {list(x.shape)}")
-    if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
-        raise DataError(f"expected edge_index as [2, edges] of whole numbers, got {edges.dtype} of {list(edges.shape)}")
-    if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < len(x):
-        raise DataError(
-            f"expected nodes from 0 to {len(x) - 1} in edge_index, got {int(edges.min())} to {int(edges.max())}"
-        )
-    y, attributes = (None if get(name) is None else _tensor(name, get(name)) for name in ("y", "edge_attr"))
-    if y is not None:
-        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.shape != (len(x),) or y.is_floating_point():
-            raise DataError(
-                f"expected y as one whole number for each of {len(x)} nodes, got {y.dtype} of {list(y.shape)}"
-            )
-        y = y.long()
-    if attributes is not None and len(attributes) != edges.shape[1]:
-        raise DataError(f"expected a row of edge_attr for each of {edges.shape[1]} edges, got {len(attributes)}")
-    test = get("test_mask")
-    masks = [_mask(get("train_mask"), len(x)), _mask(get("val_mask") if test is None else test, len(x))]
-    return Graph(x, edges.long(), y, None if attributes is None else attributes.float(), *masks, _fan(get("neighbors")))
-
-
-def _tensor(name: str, value: Any) -> Tensor:
-    try:
-        return torch.as_tensor(value).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"expected {name} of a graph as a tensor or an array, got {type(value).__name__} ({error})"
-        ) from error
-
-
-def _mask(value: Any, nodes: int) -> Tensor | None:
-    if value is None:
-        return None
-    mask = _tensor("a mask", value)
-    if mask.shape != (nodes,) or mask.dtype != torch.bool:
-        raise DataError(
-            f"expected a mask of one truth value for each of {nodes} nodes, got {mask.dtype} of {list(mask.shape)}"
-        )
-    return mask
-
-
-def _fan(value: Any) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    numbers = tuple(_tensor("neighbors", value).flatten().tolist())
-    if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise DataError(f"expected neighbors as how many to sample in each layer, such as [10, 5], got {value!r}")
-    return numbers
-
-
-def _of_networkx(graph: Any) -> Graph:
-    nodes = list(graph.nodes)
-    number = {node: i for i, node in enumerate(nodes)}
-    lacking = next((node for node in nodes if "x" not in graph.nodes[node]), None)
-    if not nodes or lacking is not None:
-        raise DataError(f"each node of a networkx graph needs an attribute x, its features, and {lacking!r} has none")
-    edges = [(number[a], number[b], info.get("edge_attr")) for a, b, info in graph.edges(data=True)]
-    if not graph.is_directed():
-        edges += [(b, a, info) for a, b, info in edges if a != b]
-    found: dict[str, Any] = {
-        "x": torch.stack([torch.as_tensor(graph.nodes[node]["x"], dtype=torch.float32).flatten() for node in nodes]),
-        "edge_index": torch.tensor([edge[:2] for edge in edges], dtype=torch.int64).reshape(-1, 2).T.contiguous(),
-        "neighbors": graph.graph.get("neighbors"),
-    }
-    if any("y" in graph.nodes[node] for node in nodes):
-        found["y"] = [int(graph.nodes[node].get("y", -1)) for node in nodes]
-    for mask in ("train_mask", "test_mask", "val_mask"):
-        if any(mask in graph.nodes[node] for node in nodes):
-            found[mask] = [bool(graph.nodes[node].get(mask, False)) for node in nodes]
-    if edges and all(info is not None for *_, info in edges):
-        found["edge_attr"] = torch.stack([torch.as_tensor(info).float().flatten() for *_, info in edges])
-    return replace(_checked(found.get), names=tuple(map(str, nodes)))
-
-
-def _arrays(path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    if path.suffix.lower() != ".npz" or not path.is_file():
-        raise DataError(f"expected a graph as {_FORMS}; there is no such file or name: {str(path)!r}")
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return dict(held)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not a plain NumPy file ({error}): write it with numpy.savez") from error

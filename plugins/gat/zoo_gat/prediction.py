@@ -9,8 +9,9 @@ import torch
 from zoo import Samples, ZooError
 
 from . import files
-from .graphs import Graph, neighbourhood, read
+from .graphs import Graph, neighbourhood
 from .model import predict
+from .reading import read
 from .training import checked
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 def sample(model: Model, request: SampleRequest) -> Samples:
     """Return class probabilities [n, classes] of nodes, as samples of kind "posterior".
 
+    Of a graph whose nodes have several classes at once each class has a probability by itself.
+
     Args:
         model: the model.
-        request: its options are `data`: a graph as `zoo_gat.graphs.read` takes it, by default the held-out graph of
+        request: its options are `data`: a graph as `zoo_gat.reading.read` takes it, by default the held-out graph of
             letters, "letters:sans"; `nodes`: which ones, by number or, of a networkx graph, by name, repeated to `n`;
             by default `n` of the graph's (of its test split where it has labels), drawn from the seed, all different
             where there are enough; `neighbors`: how many neighbours to hear in each layer, such as [10, 5], drawn from
@@ -42,9 +45,10 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     part, places = neighbourhood(graph, nodes, layers, fan, generator)
     logits = predict(model, part)[places.to(model.device)].cpu()  # [n, classes]
     names = files.class_names(model.entry)
+    several = graph.y is not None and graph.y.ndim == 2
     return Samples(
-        logits.softmax(1),
-        "posterior",
+        logits.sigmoid() if several else logits.softmax(1),
+        "probabilities" if several else "posterior",
         [f"node {graph.name(node)}" for node in nodes.tolist()],
         labels=names if len(names) == logits.shape[1] else None,
         images=None if graph.images is None else graph.images[nodes],

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count, islice
+from dataclasses import replace
+from itertools import count as numbers
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import DataError
+from zoo.data.classes import bind_classes
 from zoo.data.letters import is_fresh, style_of
 from zoo.data.stream import stream
 
-from .graphs import Graph, drawn, neighbourhood, read
+from . import files
+from .graphs import Graph, drawn, neighbourhood
 from .model import predict
+from .reading import read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +38,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
 
     Args:
         model: the model.
-        data: a graph as `zoo_gat.graphs.read` takes it; None: capitals, "letters:sans". To train on
+        data: a graph as `zoo_gat.reading.read` takes it; None: capitals, "letters:sans". To train on
             "letters:<style>:fresh", graphs of as many letters as the batch size are drawn anew all the time.
         request: batch size, split and seed.
 
@@ -51,20 +56,38 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Return the mean cross entropy of the seeds' labels: a scalar."""
+    """Return the mean cross entropy of the seeds' labels, of several classes at once the binary one: a scalar."""
     logits = predict(model, batch)[batch["seeds"].to(model.device)]  # [m, classes]
-    return torch.nn.functional.cross_entropy(logits, batch["labels"].to(model.device))
+    return _cross_entropy(logits, batch["labels"].to(model.device))
+
+
+def count(batch: dict[str, Tensor]) -> int:
+    """Return what the loss is the mean of: labelled nodes, or their known classes."""
+    labels = batch["labels"]
+    return len(labels) if labels.ndim == 1 else int((~labels.isnan()).sum())
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.ndim == 1:
+        return torch.nn.functional.cross_entropy(logits, labels)
+    known = ~labels.isnan()
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known].to(logits.dtype))
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """Return "accuracy" and "loss" (mean cross entropy, nats) of the test split's labelled nodes, all edges used."""
+    """Return "accuracy" and "loss" (mean cross entropy, nats) of the test split's labelled nodes, all edges used.
+
+    Of several classes at once "micro_f1" (of the classes whose probability is above a half) instead of the accuracy.
+    """
     graph = checked(model, read(data, "test"))
     nodes = graph.nodes("test")
     logits, labels = scores(model, graph, nodes), graph.y[nodes]  # type: ignore[index]
-    return {
-        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-        "loss": torch.nn.functional.cross_entropy(logits.double(), labels).item(),
-    }
+    loss = _cross_entropy(logits.double(), labels).item()
+    if labels.ndim == 1:
+        return {"accuracy": (logits.argmax(1) == labels).double().mean().item(), "loss": loss}
+    known = ~labels.isnan()
+    said, true = (logits > 0)[known], labels[known] == 1
+    return {"micro_f1": 2 * (said & true).sum().item() / max(1, (said.sum() + true.sum()).item()), "loss": loss}
 
 
 def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
@@ -85,24 +108,45 @@ def checked(model: Model, graph: Graph) -> Graph:
     """Return `graph`, if the model can take it.
 
     Raises:
-        DataError: features, classes or edges do not fit.
+        DataError: features, classes or edges do not fit, or there is something that the model does not use.
     """
     module = model.module
     if graph.x.shape[1] != module.in_channels:
         raise DataError(
             f"{model.entry.name} takes {module.in_channels} features of each node, this graph has {graph.x.shape[1]}"
         )
-    if graph.y is not None and len(graph.y) and int(graph.y.max()) >= module.out_channels:
+    graph = _numbered(model, graph)
+    if graph.edge_weight is not None:
         raise DataError(
-            f"{model.entry.name} has the classes 0 to {module.out_channels - 1}, and this graph has labels up to "
-            f"{int(graph.y.max())}"
+            f"{model.entry.name} takes no edge_weight, as its attention weighs the edges: leave it out, or give it as "
+            "edge_attr [edges, 1] to a model of edge_dim 1"
         )
     wanted = module.convs[0].edge_dim
     given = None if graph.edge_attr is None else graph.edge_attr.reshape(len(graph.edge_attr), -1).shape[1]
-    if wanted is not None and given != wanted:
+    if given != wanted:
         raise DataError(
-            f"{model.entry.name} takes {wanted} features of each edge, and this graph has {given or 'none'}"
+            f"{model.entry.name} takes {wanted or 'no'} features of each edge, and this graph has {given or 'none'}"
+            f"{'' if wanted else ': leave out edge_attr, or take a model with edge_dim'}"
         )
+    return graph
+
+
+def _numbered(model: Model, graph: Graph) -> Graph:
+    """Return the graph with labels as the model counts its classes: by name where the data have names."""
+    classes, y, name = model.module.out_channels, graph.y, model.entry.name
+    if y is None or not len(y):
+        return graph
+    if y.ndim == 2:
+        if y.shape[1] != classes:
+            raise DataError(f"{name} has {classes} classes, and y says it of {y.shape[1]} for each node")
+        return graph
+    if graph.classes:
+        own = files.class_names(model.entry) or [str(i) for i in range(classes)]
+        numbers, _ = bind_classes(graph.classes, own, model=name)
+        numbered = torch.tensor([*numbers, -1])[y]  # -1 stays: the last one
+        return replace(graph, y=numbered, classes=())
+    if int(y.max()) >= classes:
+        raise DataError(f"{name} has the classes 0 to {classes - 1}, and this graph has labels up to {int(y.max())}")
     return graph
 
 
@@ -129,7 +173,7 @@ def _whole(graph: Graph, nodes: Tensor) -> Iterator[dict[str, Tensor]]:
 
 def _fresh(model: Model, style: str, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
     """Yield graphs of `request.batch_size` capitals, each whole and for FRESH batches, each drawn from its own seed."""
-    for number in count():
+    for number in numbers():
         graph = checked(model, drawn(style, "train", request.batch_size, seed=request.seed * 1_000_000 + number))
         yield from islice(_whole(graph, graph.nodes("train")), FRESH)
 

@@ -26,6 +26,11 @@ TINY = {
 }
 TINY["qwen2"] = {**TINY["llama"], "tie_word_embeddings": True}
 TINY["mixtral"] = {**TINY["llama"], "num_local_experts": 4, "num_experts_per_tok": 2}
+# Those that cannot keep texts in one window apart.
+TINY["bloom"] = {"hidden_size": 32, "n_layer": 2, "n_head": 2}
+TINY["opt"] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 48}
+TINY["opt"] |= {"word_embed_proj_dim": 32, "max_position_embeddings": 64}
+TINY["mamba"] = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
 
 Make = Callable[..., Path]
 

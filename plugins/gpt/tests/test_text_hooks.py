@@ -94,7 +94,7 @@ def test_the_loss_is_shifted_cross_entropy(model: zoo.Model) -> None:
 
 def test_padding_does_not_count(model: zoo.Model) -> None:
     text = [f"A text about the number {index} and about nothing but that number." for index in range(60)]
-    last = list(model.batches(text, batch_size=64, split="test"))[-1]
+    last = list(model.batches("\n\n".join(text), batch_size=64, split="test"))[-1]
     short = next(iter(model.batches([text[0] * 4], batch_size=2)))
     assert short["input_ids"].shape[1] < 256
     for batch in (last, short):
@@ -106,11 +106,12 @@ def test_padding_does_not_count(model: zoo.Model) -> None:
 
 def test_windows_predict_every_token_once(model: zoo.Model) -> None:
     text = [f"Paragraph {index} of a text that is long enough for several windows of tokens." for index in range(400)]
-    rows = [
-        row for batch in model.batches(text, batch_size=7, split="test") for row in zip(*batch.values(), strict=True)
-    ]
-    for (_, labels), (following, _) in itertools.pairwise(rows):
+    batches = model.batches("\n\n".join(text), batch_size=2, split="test")
+    rows = [row for batch in batches for row in zip(batch["input_ids"], batch["labels"], strict=True)]
+    assert len(rows) > 2
+    for (_, labels), (following, wanted) in itertools.pairwise(rows):
         assert labels[-1] == following[0]
+        assert wanted[0] == -100
 
 
 def test_batches_are_seeded_and_endless(model: zoo.Model) -> None:

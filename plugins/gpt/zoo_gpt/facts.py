@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import Heads
+from zoo.integrations import transformers_heads
+from zoo.integrations.auto_classes import classes_of, is_for, sees_later_tokens
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
     from zoo import Entry
 
 EMBEDDED = Path(__file__).parent / "embedded"
+
+CLASSIFIERS = (transformers_heads.SEQUENCE, transformers_heads.TOKEN)
+BODY = ""  # in transformers' tables
+TASKS = ("classify", "multilabel", "regress", "tokens")
 
 # label -> the names that the architectures give it
 _FACTS = {
@@ -23,20 +30,47 @@ _FACTS = {
 }
 
 
-def recognises(config: dict[str, Any]) -> bool | None:
-    """Return whether a configuration is a causal language model's; None where it does not say what it is."""
-    architectures = config.get("architectures") or []
-    if architectures:
-        return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    if not isinstance(config.get("model_type"), str):
-        return None
-    from .model import is_causal
+def recognises(config: dict[str, Any]) -> bool:
+    """Return whether a configuration is a language model's that sees no later token, of text alone.
 
-    return is_causal(config["model_type"])
+    Also one with another head, or its body without any, of a type that has no masked language models.
+    """
+    if is_for(config, "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"):
+        return False
+    if not is_for(config, "CAUSAL_LM"):
+        return is_decoder(str(config.get("model_type"))) and is_for(config, *CLASSIFIERS, BODY)
+    return sees_later_tokens(config) is None
+
+
+def is_decoder(model_type: str) -> bool:
+    """Return whether this is a type of causal language models, and not of masked ones that can be causal too."""
+    return model_type in classes_of("CAUSAL_LM") and model_type not in classes_of("MASKED_LM")
 
 
 def configuration(entry: Entry) -> dict[str, Any]:
-    """Return the entry's config.json: of the registry, of its folder, or beside this file; {} if it is nowhere."""
+    """Return the entry's config.json: of the registry, of its folder, or beside this file; {} if it is nowhere.
+
+    With the head, if the entry has one.
+    """
+    return transformers_heads.with_head(_stored(entry), entry.head)
+
+
+def heads(entry: Entry) -> Heads:
+    """Return the tasks that a head may be for, and the head that the checkpoint has."""
+    return Heads(TASKS, transformers_heads.own_head(_stored(entry)))
+
+
+def classifies(config: dict[str, Any]) -> bool:
+    """Return whether the configuration is a text classifier's, and not a language model's."""
+    return is_for(config, *CLASSIFIERS) and bool(config.get("architectures"))
+
+
+def is_bare(config: dict[str, Any]) -> bool:
+    """Return whether the configuration is a body's without any head, such as `GPT2Model`."""
+    return bool(config.get("architectures")) and is_for(config, BODY) and not is_for(config, "CAUSAL_LM")
+
+
+def _stored(entry: Entry) -> dict[str, Any]:
     if entry.config:
         return dict(entry.config)
     folder = folder_of(entry)
@@ -53,4 +87,7 @@ def describe(entry: Entry) -> dict[str, str]:
     config = configuration(entry)
     found = {label: next((config[name] for name in names if config.get(name)), None) for label, names in _FACTS.items()}
     units = {"context": " tokens", "vocabulary": " tokens"}
-    return {label: f"{value}{units.get(label, '')}" for label, value in found.items() if value is not None}
+    labels = [str(label) for label in (config.get("id2label") or {}).values()] if classifies(config) else []
+    task = {"task": "classifies text"} if classifies(config) else {}
+    task |= {"classes": ", ".join(labels)} if labels else {}
+    return task | {label: f"{value}{units.get(label, '')}" for label, value in found.items() if value is not None}

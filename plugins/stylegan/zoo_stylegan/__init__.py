@@ -12,6 +12,7 @@ zoo.hooks(
     recognises=".config",
     construct=".model",
     checkpoint=".model",
+    heads=".config",
     inject_adapter=".model",
     sample=".sampling",
     loss=".training",

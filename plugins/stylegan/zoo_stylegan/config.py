@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError
+from zoo import CheckpointError, Head, Heads
 
 if TYPE_CHECKING:
     from zoo import Entry
@@ -90,6 +90,33 @@ def _channels(channels: dict[str, int], sizes: list[int], name: str) -> dict[str
     return {str(size): found[str(size)] for size in sizes}
 
 
+def with_classes(config: dict[str, Any], entry: Entry) -> dict[str, Any]:
+    """Return a configuration with the classes that `entry.head` asks for.
+
+    Raises:
+        CheckpointError: the network has no classes so far.
+    """
+    if entry.head is None or entry.head.task is None:
+        return config
+    if not config.get("c_dim"):
+        raise CheckpointError(
+            f"{entry.name}: its generator was trained without classes, and to give it some would begin its mapping "
+            "network anew: leave classes out, or load a conditional one"
+        )
+    return {**config, "c_dim": entry.head.count, "class_names": list(entry.head.labels)}
+
+
+def heads(entry: Entry) -> Heads:
+    """Return that the classes of a conditional generator can be others: their embeddings are then new."""
+    from . import foreign
+
+    path = foreign.find(entry.folder)
+    config = foreign.read(path).config if path else entry.config
+    count, names = config.get("c_dim") or 0, tuple(class_names(config))
+    own = Head("classify", names if len(names) == count else (), count) if count else None
+    return Heads(("classify",), own)
+
+
 def class_names(config: dict[str, Any]) -> list[str]:
     """Return the classes' names, in order; none if the configuration has none."""
     return [str(name) for name in config.get("class_names") or []]
@@ -98,7 +125,7 @@ def class_names(config: dict[str, Any]) -> list[str]:
 def describe(entry: Entry) -> dict[str, str]:
     """Return facts for `zoo info` and the model card."""
     try:
-        config = complete(entry.config, entry.name)
+        config = complete(with_classes(entry.config, entry), entry.name)
     except CheckpointError:
         return {}
     size = config["img_resolution"]

@@ -52,6 +52,13 @@ class Dense(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias))
         self.gain, self.multiplier, self.activate = multiplier / math.sqrt(inputs), multiplier, activate
+        self.start = bias
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weight anew, and set the bias to what it began with."""
+        self.weight.normal_().div_(self.multiplier)
+        self.bias.fill_(self.start)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, inputs] to [n, outputs]."""

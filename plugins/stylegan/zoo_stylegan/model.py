@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def construct(entry: Entry) -> StyleGAN2:
     """Return the module that the entry's files or configuration describe, in evaluation mode."""
     path = foreign.find(entry.folder)
-    described = foreign.read(path).config if path else entry.config
+    described = configs.with_classes(foreign.read(path).config if path else entry.config, entry)
     try:
         return StyleGAN2(configs.complete(described, str(path or entry.name))).eval()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -46,12 +46,18 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
             "it in a folder of its own, and give weights= that folder"
         )
     path = foreign.find(entry.folder)
-    if path is None:
-        yield from _own(entry)
-        return
-    yield from foreign.read(path).tensors.items()
-    yield "path_length", torch.zeros([])
-    foreign.forget()
+    yield from _for_classes(entry, _own(entry) if path is None else foreign.read(path).tensors.items())
+    if path is not None:
+        yield "path_length", torch.zeros([])
+        foreign.forget()
+
+
+def _for_classes(entry: Entry, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors; embeddings of classes scaled so that their gain, 1 / √classes, is another without effect."""
+    count = 0 if entry.head is None else entry.head.count
+    for name, tensor in tensors:
+        scaled = count and name.endswith("mapping.embed.weight")  # [w, classes]
+        yield name, tensor.float() * math.sqrt(count / tensor.shape[1]) if scaled else tensor
 
 
 def _own(entry: Entry) -> Iterator[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 import zoo
 from zoo import CheckpointError, DataError
 from zoo.data.images import image_data
+from zoo.data.pixels import edges
 from zoo.integrations.diffusers import current_name, save_library_model
 
 from . import files
@@ -47,7 +48,7 @@ def checkpoint(entry: Entry) -> Iterator[tuple[str, Tensor]]:
 
 
 def read(model: Model, data: Any, split: str, size: int | None = None, limit: int | None = None) -> Tensor:
-    """Return images [n, c, size, size] in [-1, 1]; labels that the data have are not used.
+    """Return images [n, c, h, w] in [-1, 1]; labels that the data have are not used.
 
     Args:
         model: the model.
@@ -59,24 +60,26 @@ def read(model: Model, data: Any, split: str, size: int | None = None, limit: in
     Raises:
         DataError: the data cannot be used, or the model cannot halve the size often enough.
     """
-    size = image_size(model, size)
     channels, classes = model.module.config.in_channels, (0, model.entry.name)
-    return image_data(data, size=size, channels=channels, split=split, classes=classes, limit=limit)[0]
+    size_of = image_size(model, size)
+    return image_data(data, size=size_of, channels=channels, split=split, classes=classes, limit=limit)[0]
 
 
-def image_size(model: Model, size: int | None = None) -> int:
-    """Return `size` in pixels, or that of the model's own images.
+def image_size(model: Model, size: int | None = None) -> tuple[int, int]:
+    """Return height and width in pixels: `size` for both, or those of the model's own images.
 
     Raises:
-        DataError: the model cannot halve it often enough.
+        DataError: the model cannot halve them often enough.
     """
     config = model.module.config
-    if size is None:
-        size = config.sample_size if isinstance(config.sample_size, int) else min(config.sample_size)
+    height, width = edges(config.sample_size if size is None else size)
     factor = files.factor(config)
-    if size < factor or size % factor:
-        raise DataError(f"{model.entry.name}: expected images whose edge is a multiple of {factor} pixels, got {size}")
-    return size
+    for edge in (height, width):
+        if edge < factor or edge % factor:
+            raise DataError(
+                f"{model.entry.name}: expected images whose edge is a multiple of {factor} pixels, got {edge}"
+            )
+    return height, width
 
 
 def latent_shape(model: Model, height: int, width: int) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ zoo.hooks(
     recognises=".facts",
     construct=".model",
     checkpoint=".model",
+    heads=".facts",
     sample=".classify",
     loss=".classify",
     batches=".data",

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
 from zoo import BatchRequest, DataError, Samples, ZooError
 from zoo.data.images import ImageItems, image_items
 from zoo.data.pictures import is_picture
+from zoo.data.task_scores import task_loss, task_metrics
 from zoo.data.walk import walk
 
 from .data import batches, names_of, preprocessing, read
+from .facts import configuration, task_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,8 @@ def logits(model: Model, images: Tensor) -> Tensor:
 
 def sample(model: Model, request: SampleRequest) -> Samples:
     """Return class probabilities, softmax(logits) [n, classes], with the class names and the images.
+
+    Of a head for several classes or for numbers, a text for each image.
 
     Args:
         model: the model.
@@ -58,9 +61,22 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         if request.n not in (1, len(items)):
             raise ZooError(f"there are {len(items)} images to classify, and n is {request.n}: leave n out")
     seen = [prepare(items.images[start : start + _CHUNK]) for start in range(0, len(items), _CHUNK)]
-    probabilities = torch.cat([logits(model, part).softmax(-1).cpu() for part in seen])  # [n, classes]
+    scores = torch.cat([logits(model, part).cpu() for part in seen])  # [n, classes]
+    task = task_of(configuration(model.entry))
+    if task != "classify":
+        return Samples([_said(task, row, names) for row in scores], "text", captions)
+    probabilities = scores.softmax(-1)  # [n, classes]
     shown = torch.cat([prepare.undone(part) for part in seen])  # [n, c, h, w] in [0, 1]
     return Samples(probabilities, "posterior", captions, labels=names, images=shown, top=options["top_k"])
+
+
+def _said(task: str, scores: Tensor, names: Sequence[str]) -> str:
+    """Return what the model says of one image that may be of several classes, or has numbers."""
+    if task == "regress":
+        return ", ".join(f"{name} {score:.6g}" for name, score in zip(names, scores.tolist(), strict=True))
+    shares = scores.sigmoid()
+    best = shares.argsort(descending=True).tolist()
+    return ", ".join(f"{names[index]} {shares[index]:.1%}" for index in best)
 
 
 def _drawn(
@@ -110,23 +126,23 @@ def _some(items: ImageItems) -> ImageItems:
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
-    """Return the mean cross entropy in nats: a scalar."""
+    """Return the mean loss of the model's task, see `zoo.data.task_scores.task_loss`: a scalar."""
     if "labels" not in batch:
         raise DataError(f"{model.entry.name} learns classes: a batch needs images and labels, got {', '.join(batch)}")
-    scores = logits(model, batch["images"])
-    return functional.cross_entropy(scores, batch["labels"].to(scores.device))
+    return task_loss(task_of(configuration(model.entry)), logits(model, batch["images"]), batch["labels"])
 
 
 def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """Return "accuracy", the share of held-out images whose likeliest class is right, and "loss", in nats."""
-    right = total = count = 0.0
+    """Return the metrics of the model's task on held-out images, see `zoo.data.task_scores.task_metrics`.
+
+    Of classes "accuracy", the share of images whose likeliest class is right, and "loss", in nats.
+    """
+    scores, labels = [], []
     for batch in batches(model, data, BatchRequest(_CHUNK, split="test")):
         if "labels" not in batch:
             raise DataError("metrics need labels: give a folder with one subfolder per class, or (images, labels)")
-        scores = logits(model, batch["images"]).cpu()
-        right += (scores.argmax(1) == batch["labels"]).sum().item()
-        total += functional.cross_entropy(scores, batch["labels"], reduction="sum").item()
-        count += len(scores)
-    if not count:
+        scores.append(logits(model, batch["images"]).cpu())
+        labels.append(batch["labels"])
+    if not scores:
         raise DataError("there are no held-out images: give at least one")
-    return {"accuracy": right / count, "loss": total / count}
+    return task_metrics(task_of(configuration(model.entry)), torch.cat(scores), torch.cat(labels), names_of(model))

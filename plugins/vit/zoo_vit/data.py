@@ -5,6 +5,7 @@ Shapes: n images of c channels, h × w, as the model takes them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo import CheckpointError
+from zoo import CheckpointError, DataError
 from zoo.data import letters
 from zoo.data.images import ImageItems, image_batches, image_items, open_image, with_channels
 from zoo.data.labelled import bound
 from zoo.data.pixels import as_picture
 from zoo.data.spec import as_data
+from zoo.data.stream import stream
+from zoo.data.task_labels import label_tensor
 from zoo.integrations import transformers as library
+from zoo.integrations.transformers_heads import check_has_head
 from zoo.samples import to_pictures
 
 from .augment import disturb
-from .facts import configuration, is_timm, label_names
+from .facts import configuration, is_timm, label_names, task_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,12 +132,36 @@ def image_processor(model: Model) -> BaseImageProcessor:
     from transformers import AutoImageProcessor, ViTImageProcessor
 
     def own() -> BaseImageProcessor:
-        edge = getattr(model.module.config, "image_size", 224)
+        config = model.module.config
+        config = getattr(config, "vision_config", None) or config  # CLIP and its kin see with a part
+        edge = getattr(config, "image_size", 224)
         height, width = (edge, edge) if isinstance(edge, int) else edge
-        middle = [0.5] * getattr(model.module.config, "num_channels", 3)
+        middle = [0.5] * getattr(config, "num_channels", 3)
         return ViTImageProcessor(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
 
-    return library.image_processor(model.entry.folder, AutoImageProcessor, own)
+    processor = library.image_processor(model.entry.folder, AutoImageProcessor, own)
+    return processor if model.entry.head is None else _for_head(processor, model)
+
+
+def _for_head(processor: Any, model: Model) -> BaseImageProcessor:
+    """Return an image processor for the images that `model.entry.head` asks for."""
+    head, processor = model.entry.head, copy.deepcopy(processor)
+    if head is not None and head.image_size is not None:
+        height, width = head.image_size
+        shape, size = {"height": height, "width": width}, dict(processor.size or {})
+        if getattr(processor, "do_center_crop", False):
+            before = dict(processor.crop_size)
+            share = min(height, width) / min(before["height"], before["width"])
+            processor.size = {key: round(value * share) for key, value in size.items()}
+            processor.crop_size = shape
+        else:
+            processor.size = shape
+    channels = getattr(model.module.config, "num_channels", 3)
+    for key in ("image_mean", "image_std"):  # those of colour may not fit
+        values = getattr(processor, key, None)
+        if isinstance(values, list | tuple) and len(values) != channels:
+            setattr(processor, key, [sum(values) / len(values)] * channels)
+    return processor
 
 
 def names_of(model: Model) -> list[str]:
@@ -157,6 +185,8 @@ def class_count_of(model: Model) -> int:
         CheckpointError: the model has no head.
     """
     module: Any = model.module
+    if hasattr(module, "base_model_prefix"):  # transformers'
+        check_has_head(model.entry.name, module)
     count = getattr(module, "num_classes", None)
     count = module.config.num_labels if count is None else count
     if not count:
@@ -167,9 +197,16 @@ def class_count_of(model: Model) -> int:
 def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
     """Return the images of `data` with their labels as the model counts its classes: by name if the data have names.
 
+    For several classes, or for numbers, these are float32 [n, classes].
+
     Raises:
         DataError: the classes do not fit.
     """
+    task = task_of(configuration(model.entry))
+    if task != "classify":
+        items, names = image_items(data, split=split, size=size, own=OWN, raw=True), names_of(model)
+        made = None if items.labels is None else label_tensor(task, items.labels, names, model=model.entry.name)
+        return ImageItems(items.images, made, tuple(names))
     items = image_items(data, split=split, size=size, own=OWN)
     if items.labels is None:
         return items
@@ -200,6 +237,8 @@ def _synsets(model: Model) -> list[str]:
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b].
 
+    Labels of several classes at once, and numbers, are float32 [b, classes].
+
     Files are opened batch by batch.
 
     Args:
@@ -213,6 +252,12 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     """
     prepare, classes = preprocessing(model), _classes(model)
     given = as_data(data, OWN)
+    if task_of(configuration(model.entry)) != "classify":
+        items = read(model, given, request.split, prepare.size[0])
+        if items.labels is None and request.training:
+            raise DataError(f"{model.entry.name} learns from labels, and the data have none: give (images, labels)")
+        rows = stream({"index": torch.arange(len(items)), "labels": items.labels}, request)
+        return ({"images": prepare(_chosen(items, row.pop("index"))), **row} for row in rows)
     if request.training and given.split is None and letters.is_fresh(given.source):
         numbers, _ = bound(torch.arange(len(letters.LETTERS)), letters.LETTERS, **classes)
         assert numbers is not None  # the model has classes
@@ -229,3 +274,9 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
         prepare=prepare,
         unlabelled=not request.training,
     )
+
+
+def _chosen(items: ImageItems, index: Tensor) -> Sequence[Any] | Tensor:
+    if isinstance(items.images, torch.Tensor):
+        return items.images[index]
+    return [items.images[i] for i in index.tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -14,9 +15,10 @@ import zoo
 from zoo import CheckpointError, OutputError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
+from zoo.integrations.resized import Grid, fit_channels, resized
 from zoo.storage.model_folder import write_model
 
-from .facts import class_count, configuration, is_timm, pretrained_cfg, stored_classes
+from .facts import TASK, class_count, configuration, is_body, is_timm, pretrained_cfg, stored, stored_classes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from zoo import Entry, Model
 
 # Arguments of timm's constructors; what else a configuration holds describes weights and is not an argument.
+_NEW = ("label_names", TASK)  # of a config.json, for a new head
 _NOT_ARGUMENTS = ("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir")
 
 
@@ -54,7 +57,14 @@ def _build_timm(entry: Entry, config: dict[str, Any]) -> nn.Module:
         arguments["num_classes"] = count
     facts = {"architecture": name, **_input_of(arguments, pretrained_cfg(config))}
     try:
-        return timm.create_model(name, pretrained=False, pretrained_cfg=facts, **arguments)
+        try:
+            return timm.create_model(name, pretrained=False, pretrained_cfg=facts, **arguments)
+        except TypeError as error:
+            # Convolutions take images of any size, and no argument for it.
+            if entry.head is None or entry.head.image_size is None or "'img_size'" not in str(error):
+                raise
+            arguments.pop("img_size")
+            return timm.create_model(name, pretrained=False, pretrained_cfg=facts, **arguments)
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
         message = one_line(error) or type(error).__name__
         raise CheckpointError(f"{entry.name}: its config.json does not make a {name}: {message}") from error
@@ -79,9 +89,9 @@ def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, An
 
 
 def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel:
-    from transformers import CONFIG_MAPPING, AutoModelForImageClassification
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassification
 
-    values = {k: v for k, v in config.items() if k not in ("auto_map", "model_type")}
+    values = {k: v for k, v in library.with_floats(config).items() if k not in ("auto_map", "model_type")}
     if values.pop("quantization_config", None):
         raise CheckpointError(
             f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already: load the "
@@ -90,7 +100,8 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
     kind = str(config.get("model_type", ""))
     try:
         made = CONFIG_MAPPING[kind].from_dict(values)
-        return AutoModelForImageClassification.from_config(made, trust_remote_code=False)
+        maker: Any = AutoModel if is_body(config) else AutoModelForImageClassification
+        return maker.from_config(made, trust_remote_code=False)
     except Exception as error:  # validators raise errors of their own
         raise CheckpointError(
             f"{entry.name}: transformers makes no image classifier of its config.json (model_type {kind!r}): "
@@ -108,38 +119,70 @@ def _timm_tensors(entry: Entry, module: nn.Module, config: dict[str, Any]) -> It
     """Yield the file's tensors if they fit; else all through timm's own conversion, which renames and resizes.
 
     A head for another number of classes than the stored weights have, which a configuration asks for by `num_classes`
-    beside its `pretrained_cfg`, starts at zero, as if nothing was known of the new classes.
+    beside its `pretrained_cfg`, starts at zero, as if nothing was known of the new classes. One that `entry.head` asks
+    for is left to zoo.
     """
+    if entry.head is not None:
+        yield from _timm_with_head(entry, module, config)
+        return
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
     stored = {name: tensor.shape for name, tensor in zoo.checkpoint.tensors(entry)}
     fresh = [name for name in _head(module, config) if name in own and stored.get(name) != own[name]]
     if {k: v for k, v in stored.items() if k not in fresh} != {k: v for k, v in own.items() if k not in fresh}:
-        tensors = _converted(entry, module, config)
+        tensors = _converted(entry, module, config, zoo.checkpoint.tensors(entry))
     else:
         tensors = zoo.checkpoint.tensors(entry)
     yield from ((name, tensor) for name, tensor in tensors if name not in fresh)
     yield from ((name, torch.zeros(own[name])) for name in fresh)
 
 
-def _head(module: nn.Module, config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the classifier's parameters, if the configuration says that the stored ones are for other classes."""
-    before = stored_classes(config)
-    if before is None or class_count(config) == before:
-        return ()
+def _timm_with_head(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the file's tensors with its own head, and for other images if `entry.head` asks for them."""
+    own = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    classifier = _classifier(module)
+
+    def differing(tensors: Iterator[tuple[str, Tensor]]) -> bool:
+        shapes = {name: tensor.shape for name, tensor in tensors if name not in classifier}
+        return shapes != {name: shape for name, shape in own.items() if name not in classifier}
+
+    def fitted() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in zoo.checkpoint.tensors(entry):
+            wanted = own.get(name, tensor.shape)
+            new = len(wanted) == 4 == tensor.dim() and entry.head is not None and entry.head.channels == wanted[1]
+            others = [size for at, size in enumerate(wanted) if at != 1 and new]
+            same = others == [size for at, size in enumerate(tensor.shape) if at != 1]
+            yield name, fit_channels(tensor, wanted[1]) if new and same else tensor
+
+    if not differing(fitted()):
+        yield from fitted()
+        return
+    yield from resized(entry, _converted(entry, module, config, fitted()), own)
+
+
+def _classifier(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the classifier's parameters, as timm knows them."""
     heads = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
     return tuple(f"{h}.{leaf}" for h in ((heads,) if isinstance(heads, str) else heads) for leaf in ("weight", "bias"))
 
 
-def _converted(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _head(module: nn.Module, config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the classifier's parameters, if the configuration says that the stored ones are for other classes."""
+    before = stored_classes(config)
+    return () if before is None or class_count(config) == before else _classifier(module)
+
+
+def _converted(
+    entry: Entry, module: nn.Module, config: dict[str, Any], tensors: Iterator[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
     import timm
 
     name = config["architecture"].partition(".")[0]
     source = sys.modules[timm.models.model_entrypoint(name).__module__]
     convert: Callable[..., dict[str, Tensor]] | None = getattr(source, "checkpoint_filter_fn", None)
     if convert is None:
-        return zoo.checkpoint.tensors(entry)
+        return tensors
     try:
-        return iter(convert(dict(zoo.checkpoint.tensors(entry)), module).items())
+        return iter(convert(dict(tensors), module).items())
     except (RuntimeError, KeyError, ValueError, AssertionError, AttributeError, IndexError) as error:
         raise CheckpointError(
             f"{entry.name}: timm cannot convert these weights to a {name}: {one_line(error)}"
@@ -148,7 +191,22 @@ def _converted(entry: Entry, module: nn.Module, config: dict[str, Any]) -> Itera
 
 def _transformers_tensors(entry: Entry, module: Any, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors under today's names, without the pooler of the model that this one was made from."""
-    return library.named_tensors(entry, module, ignored=lambda name: ".pooler." in f".{name}")
+    tensors = library.named_tensors(entry, module, ignored=lambda name: ".pooler." in f".{name}")
+    if entry.head is None:
+        return tensors
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    before, after = _grid(stored(entry), module), _grid(config, module)
+    return resized(entry, tensors, shapes, None if before is None or after is None else (before, after))
+
+
+def _grid(config: dict[str, Any], module: Any) -> Grid | None:
+    """Return how many patches an image has, by default where the file does not say; None for a model without such."""
+    default = type(module.config)()
+    size, patch = (config.get(key, getattr(default, key, None)) for key in ("image_size", "patch_size"))
+    pairs = [(edge, edge) if isinstance(edge, int) else tuple(edge or ()) for edge in (size, patch)]
+    if any(len(pair) != 2 for pair in pairs):
+        return None
+    return pairs[0][0] // pairs[1][0], pairs[0][1] // pairs[1][1]
 
 
 def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
@@ -166,6 +224,10 @@ def _write_timm(model: Model, config: dict[str, Any], folder: Path, state_dict: 
     kept = config if "pretrained_cfg" in config else {"architecture": config["architecture"]}
     # The weights are now the module's own: of its number of classes, and in no need of conversion.
     inner |= {"num_classes": model.module.num_classes, "custom_load": False}
+    if model.entry.head is not None:  # an older file has nothing but the architecture
+        kept = {**kept, **{key: value for key, value in config.items() if key in (*_NEW, "model_args")}}
+        if "img_size" not in inspect.signature(type(model.module).__init__).parameters:
+            kept["model_args"] = {k: v for k, v in (kept.get("model_args") or {}).items() if k != "img_size"}
     written = {**kept, "num_classes": model.module.num_classes, "pretrained_cfg": inner}
     write_model(folder, written, state_dict)
 

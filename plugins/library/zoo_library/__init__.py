@@ -1,0 +1,15 @@
+"""Any model class of transformers, diffusers and PyTorch Geometric: taken where no other plugin recognises it."""
+
+import zoo
+
+zoo.hooks(
+    recognises=".facts",
+    construct=".model",
+    checkpoint=".model",
+    sample=".text",
+    loss=".forward",
+    batches=".batches",
+    evaluate=".forward",
+    describe=".facts",
+    save=".model",
+)

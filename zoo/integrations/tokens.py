@@ -1,0 +1,75 @@
+"""Texts as token ids: what a tokenizer puts around a text, where a document ends, and what a model is to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # label of a token that is not to be predicted
+_AT_ONCE = 1000  # texts that the tokenizer gets together
+
+
+class Sequenced(NamedTuple):
+    """Token ids [t] of one text, and the labels [t] of those that are to be predicted, IGNORED elsewhere."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the tokens that a tokenizer puts before a text, and those behind it."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
+    return full[:start], full[start + len(plain) :]
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Return the tokens of a text that is to be continued: what a tokenizer puts behind a text is left out."""
+    before, _ = around(tokenizer)
+    return before + plain_tokens(tokenizer, prompt)
+
+
+def plain_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the tokens of a text and nothing around it."""
+    # verbose=False: a text may be longer than the context before it is cut.
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the end-of-text token; nothing where the tokenizer has none."""
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
+def filler(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that fills a place where there is no text."""
+    return next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+
+
+def document_tokens(tokenizer: PreTrainedTokenizerBase, documents: Sequence[tuple[str, bool]]) -> Iterable[Sequenced]:
+    """Yield documents as tokens, all to be predicted: behind the beginning-of-text, where there is one.
+
+    Args:
+        tokenizer: the model's.
+        documents: (text, whether it ends there), in which case the end-of-text token follows.
+    """
+    first = around(tokenizer)[0] or ([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id])
+    for start in range(0, len(documents), _AT_ONCE):
+        part = documents[start : start + _AT_ONCE]
+        encoded = tokenizer([text for text, _ in part], add_special_tokens=False, verbose=False)["input_ids"]
+        for ids, (_, ends) in zip(encoded, part, strict=True):
+            tail = end_tokens(tokenizer) if ends else []
+            yield Sequenced([*first, *ids, *tail], [*[IGNORED] * len(first), *ids, *tail])
+
+
+def pair_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> Sequenced:
+    """Return a prompt with its completion and the end-of-text, of which the prompt is not to be predicted."""
+    given = prompt_tokens(tokenizer, prompt)
+    whole = prompt_tokens(tokenizer, prompt + completion)
+    # As when sampling: the prompt's tokens do not depend on what follows.
+    wanted = whole[len(given) :] if whole[: len(given)] == given else plain_tokens(tokenizer, completion)
+    wanted = [*wanted, *end_tokens(tokenizer)]
+    return Sequenced([*given, *wanted], [*[IGNORED] * len(given), *wanted])

@@ -1,0 +1,139 @@
+"""The batches of a run: opened once, with what their data say, and compared when a run is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data.report import Report, collecting
+from zoo.data.spec import as_data
+from zoo.errors import DataError, TuningError
+from zoo.torch_state.rng import IsolatedIterator
+
+_WHOLE = 2**20  # values of a tensor that are all digested; of a larger one as many, evenly spread
+_DEEPEST = 8  # objects within objects of a batch
+
+
+class Examples(Iterator[Any]):
+    """The endless batches of a run, whose first one is drawn at once, so that unreadable data show now.
+
+    Attributes:
+        reports: what the data room says of each source.
+        items: how many items are one pass over the data; None where the batches do not say.
+    """
+
+    def __init__(self, batches: IsolatedIterator, reports: list[Report], items: int | None, first: list[Any]) -> None:
+        self.reports, self.items = reports, items
+        self._batches, self._first = batches, first
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def __next__(self) -> Any:
+        batch = self._first.pop() if self._first else next(self._batches)
+        for part in _parts(batch):
+            self._digest.update(part)
+        return batch
+
+    @property
+    def content(self) -> str:
+        """A digest of all the examples that the sources have; "" where they do not say."""
+        return " ".join(report.digest for report in self.reports if report.digest)
+
+    @property
+    def digest(self) -> str:
+        """A digest of all the batches that were drawn so far."""
+        return self._digest.hexdigest()
+
+
+def opened(make: Any, seed: int) -> Examples:
+    """Return the batches that `make()` gives, drawing from generators of their own that are seeded by `seed`."""
+    with collecting() as reports:
+        batches = IsolatedIterator(make, seed)
+        first = []
+        for batch in batches:
+            first.append(batch)
+            break
+    return Examples(batches, list(reports), reports.items, first)
+
+
+def held_out_of(data: Any, reports: list[Report]) -> Any:
+    """Return what a run's data hold out to choose by: their split "validation" where they have one, else "test"."""
+    if any("validation" in report.splits for report in reports):
+        return replace(as_data(data), split="validation")
+    return data
+
+
+def steps_of(epochs: float, items: int | None, batch: int) -> int:
+    """Return the steps of `batch` items each that are so many passes over `items`.
+
+    Raises:
+        TuningError: `epochs` is no number above 0, or the batches do not say what a pass is.
+    """
+    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
+        raise TuningError(f"expected epochs as a number above 0, got {epochs!r}")
+    if items is None:
+        raise TuningError(
+            "the data do not say how many items a pass over them has (they are drawn anew, or a stream): give steps "
+            "instead of epochs"
+        )
+    return max(1, math.ceil(epochs * items / batch))
+
+
+def next_batch(examples: Examples, place: str) -> Any:
+    """Return the next batch.
+
+    Raises:
+        DataError: there is none, which `place`, the step in words, is told of.
+    """
+    try:
+        return next(examples)
+    except StopIteration:
+        raise DataError(
+            f'the batches ended before {place}: expected an endless stream for split="train"; is there any data in it?'
+        ) from None
+
+
+def shares(batches: list[Any], counts: list[float], total: float, place: str) -> list[tuple[Any, float]]:
+    """Return the batches that count, each with its share of `total`, so that their losses add up to that of one batch.
+
+    Args:
+        batches: of one step.
+        counts: what the loss of each is the mean of.
+        total: of all the counts; with several processes the mean of theirs.
+        place: the step in words.
+
+    Raises:
+        DataError: nothing counts.
+    """
+    if not total > 0:
+        raise DataError(f"nothing counts in the batches of {place}: every label is masked")
+    return [(batch, count / total) for batch, count in zip(batches, counts, strict=True) if count]
+
+
+def _parts(value: Any, depth: int = 0) -> Iterator[bytes]:
+    """Yield a batch's content as bytes: of tensors all values or an even part of them, of other things their text."""
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        yield from _parts(value.detach().to_dense(), depth)
+    elif isinstance(value, Tensor):
+        yield f"{value.dtype}{tuple(value.shape)}".encode()
+        flat = value.detach().reshape(-1)
+        step = -(-flat.numel() // _WHOLE) or 1
+        yield flat[::step].cpu().contiguous().view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield str(name).encode()
+            yield from _parts(part, depth + 1)
+    elif isinstance(value, str | bytes | int | float | bool | None):
+        yield repr(value).encode()
+    elif isinstance(value, Iterable) and not isinstance(value, Iterator):
+        yield f"[{type(value).__name__}".encode()
+        for part in value:
+            yield from _parts(part, depth + 1)
+    elif hasattr(value, "__dict__") and depth < _DEEPEST:
+        yield type(value).__name__.encode()
+        yield from _parts({name: part for name, part in vars(value).items() if not callable(part)}, depth + 1)
