@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import click
 
 from zoo._version import __version__
-from zoo.cli import info_commands, matrix, model_commands, new_plugin, push, sensitivity
+from zoo.cli import data, info_commands, matrix, model_commands, new_plugin, push, sensitivity
 from zoo.cli.output import Group
 from zoo.errors import ZooError, one_line
 
@@ -39,6 +39,7 @@ def command_line() -> None:
 for command in (
     *info_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *data.COMMANDS,
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
     *push.COMMANDS,

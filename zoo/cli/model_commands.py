@@ -13,7 +13,7 @@ import click
 
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
-from zoo.cli.options import head_options, model_options, with_classes
+from zoo.cli.options import column_option, head_options, model_options, with_classes, with_columns
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def sample(
 @click.option(
     "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
 )
+@column_option
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps [default: 200].")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="How long to train, instead of --steps.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the data, instead of --steps.")
@@ -124,6 +125,7 @@ def sample(
 def tune(
     name: str,
     data: str | None,
+    columns: tuple[tuple[str, str], ...],
     steps: int | None,
     minutes: float | None,
     epochs: float | None,
@@ -157,7 +159,8 @@ def tune(
     if full and file_format != "peft":
         raise click.UsageError("--format is of an adapter's files, and --full writes the model in its library's own")
     out = out or Path("runs") / file_name(name)
-    loading = with_classes(loading, data)
+    source = with_columns(data, columns)
+    loading = with_classes(loading, source)
     model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
     given = {
         "minutes": minutes,
@@ -173,7 +176,7 @@ def tune(
         settings["steps"] = STEPS if steps is None else steps
     started = time.time()
     try:
-        result = model.tune(data, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
+        result = model.tune(source, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
     except KeyboardInterrupt:
         raise Interrupted(_how_to_resume(out, started)) from None
     if not result.main_process:
@@ -214,12 +217,20 @@ def tune(
 @click.option(
     "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
 )
+@column_option
 @click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
 @model_options
 @json_option
-def evaluate(name: str, data: str | None, lora: str | None, as_json: bool, **loading: Any) -> None:
+def evaluate(
+    name: str,
+    data: str | None,
+    columns: tuple[tuple[str, str], ...],
+    lora: str | None,
+    as_json: bool,
+    **loading: Any,
+) -> None:
     """Show metrics on held-out data; the first is the main one."""
-    metrics = load(name, lora=lora, **loading).evaluate(data)
+    metrics = load(name, lora=lora, **loading).evaluate(with_columns(data, columns))
     if as_json:
         print_json({"name": name, "data": data, "figures": metrics})
     else:

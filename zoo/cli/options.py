@@ -142,6 +142,50 @@ def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
         return loading
     if data is None:
         raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
-    from zoo.data.labelled_texts import classes_in
+    from zoo.data.labelled import classes_of
 
-    return {**loading, "classes": list(classes_in(data))}
+    return {**loading, "classes": list(classes_of(data))}
+
+
+class Column(click.ParamType):
+    """What a column is and its name, such as text=review."""
+
+    name = "column"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return (what, name).
+
+        Raises:
+            click.BadParameter: it is of another form.
+        """
+        what, equals, name = str(value).partition("=")
+        if not equals or not what or not name:
+            self.fail(f"{value!r} is not of the form WHAT=NAME, such as text=review", param, ctx)
+        return what, name
+
+
+def column_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --column to a command, as the argument `columns`: pairs."""
+    return click.option(
+        "--column",
+        "columns",
+        type=Column(),
+        multiple=True,
+        metavar="WHAT=NAME",
+        help="What a column is, such as text=review; may be given several times.",
+    )(function)
+
+
+def with_columns(data: str | None, columns: tuple[tuple[str, str], ...]) -> Any:
+    """Return data with the names of their columns, where some are given.
+
+    Raises:
+        click.UsageError: there are no data that have columns.
+    """
+    if not columns:
+        return data
+    if data is None:
+        raise click.UsageError("--column names columns of the data: give --data")
+    from zoo.data.spec import Data
+
+    return Data(data, columns=dict(columns))

@@ -81,7 +81,7 @@ def images_of(table: Table, given: Data, split: str, *, raw: bool = False) -> Im
     return Images(
         _images(values, known, chosen),
         _values(table, columns, chosen) if raw else _labels(labels, chosen, table.origin),
-        () if labels is None else labels.classes,
+        table.classes.get(columns.get("label", ""), ()) if labels is None else labels.classes,
         None if captions is None else [str(captions[i]) for i in chosen],
         -1 if labels is None else max((labels.numbers[i] or 0 for i in kept), default=-1),
     )
@@ -189,7 +189,10 @@ def _values(table: Table, columns: dict[str, str], rows: Sequence[int]) -> list[
     if "label" not in columns:
         return None
     values, names = table.columns[columns["label"]], table.classes.get(columns["label"])
-    return [names[values[i]] if names else values[i] for i in rows]
+    if not names:
+        return [values[i] for i in rows]
+    found = [values[i] for i in rows]
+    return [[names[n] for n in one] if isinstance(one, list | tuple) else names[one] for one in found]
 
 
 def _labels(labels: Labels | None, rows: Sequence[int], origin: str) -> Tensor | None:

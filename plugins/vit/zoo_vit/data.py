@@ -205,6 +205,11 @@ def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
     task = task_of(configuration(model.entry))
     if task != "classify":
         items, names = image_items(data, split=split, size=size, own=OWN, raw=True), names_of(model)
+        if items.classes and items.labels and not isinstance(items.labels[0], list):
+            raise DataError(
+                f"{model.entry.name}: the data's labels are one class for each image, and this head learns others: "
+                "give (images, labels), or a list or Dataset of (image, label)"
+            )
         made = None if items.labels is None else label_tensor(task, items.labels, names, model=model.entry.name)
         return ImageItems(items.images, made, tuple(names))
     items = image_items(data, split=split, size=size, own=OWN)
