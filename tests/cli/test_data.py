@@ -26,7 +26,8 @@ def test_a_folder_is_reported_with_a_sheet(pets: Path, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "7 images: 6 used, 1 skipped (H/broken.png: it is no picture that Pillow reads)" in out
     assert "classes: H 3, K 3" in out
-    assert Image.open(pets.parent / "sheet.png").size[0] > 64
+    with Image.open(pets.parent / "sheet.png") as sheet:
+        assert sheet.size[0] > 64
 
 
 def test_a_model_says_what_it_makes_of_data(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
