@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from zoo.data.spec import Data
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Judge(Protocol):
     dtype: torch.dtype
 
     def batches(self, data: Any = None, *, batch_size: int, split: str = "train", seed: int = 0) -> Iterable[Any]:
-        """Return batches with preprocessed pictures `[b, c, h, w]` under the key `images`: of split "all", of each one."""
+        """Return batches with preprocessed pictures `[b, c, h, w]` under the key `images`."""
 
 
 _CHUNK = 128  # pictures in a batch
@@ -109,7 +110,7 @@ def read(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     module.eval()
     features, probabilities = [], []
     try:
-        for batch in judge.batches(images, batch_size=_CHUNK, split="all"):
+        for batch in judge.batches(Data(images, split="all"), batch_size=_CHUNK, split="test"):
             hidden = module.forward_features(batch["images"].to(judge.device, judge.dtype))
             features.append(module.forward_head(hidden, pre_logits=True).float().cpu())
             probabilities.append(module.forward_head(hidden).float().softmax(-1).cpu())

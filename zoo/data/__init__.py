@@ -5,11 +5,10 @@ What a user has (`spec.py`: a folder, a file, a dataset, tensors, with names of 
 bound by name (`classes.py`), examples held out by one rule (`splits.py`), and what was taken and left is a `Report`
 (`report.py`). `examples.py` does these for rows of any kind.
 
-`images.py` reads pictures, of tables (`image_table.py`), folders (`picture_folders.py`) and streams
-(`image_streams.py`); `labelled.py` says which classes data have. `corpus.py` reads what a language model learns from:
-documents (`documents.py`), conversations (`conversations.py`), pairs, token ids (`token_rows.py`), which `windows.py`
-makes windows of; `text.py` is the prose of it, `labelled_texts.py` reads texts with labels. `stream.py` makes batches
-of tensors, `letters.py` draws letters, `labels.py` reads the classes that a user asks for, `pixels.py` converts images.
+`images.py` reads pictures. `corpus.py` reads what a language model learns from: documents (`documents.py`),
+conversations (`conversations.py`), pairs, token ids (`token_rows.py`), which `windows.py` makes windows of; `text.py`
+is the prose of it, `labelled_texts.py` reads texts with labels. `stream.py` makes batches of tensors, `letters.py`
+draws letters, `labels.py` reads the classes that a user asks for, `pixels.py` converts images.
 
 Imports: `zoo.plugin` (its request types) and below. Start with `spec.py`.
 """

@@ -10,7 +10,7 @@ from zoo.data.classes import bind_classes
 from zoo.data.columns import find_columns
 from zoo.data.labels import check_labels
 from zoo.data.pictures import check, open_image
-from zoo.data.pixels import as_single, is_signed, scaled
+from zoo.data.pixels import as_single, is_pil, is_signed, scaled
 from zoo.data.report import Report, record
 from zoo.data.spec import ALL, Data, split_name
 from zoo.data.streams import Row, Stream
@@ -125,7 +125,7 @@ def _batch(prepare: Callable[[Any], Tensor], images: list[Any], labels: list[int
 
 
 def _item(value: Any, signed: bool) -> Any:
-    if hasattr(value, "getbands") or not (hasattr(value, "ndim") or isinstance(value, list)):
+    if is_pil(value) or not (hasattr(value, "ndim") or isinstance(value, list)):
         return open_image(value)
     group = as_single(value)
     if not signed and is_signed([group]):

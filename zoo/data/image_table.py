@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from zoo.data.columns import find_columns
 from zoo.data.labelled import Labels, read_labels
 from zoo.data.objects import ItemColumn
 from zoo.data.pictures import Checked, check, check_all, open_image
-from zoo.data.pixels import as_batch, as_single, is_signed, is_wide, scaled, span_of
+from zoo.data.pixels import as_batch, as_single, is_pil, is_signed, is_wide, scaled, span_of
 from zoo.data.report import Report, key_of, record
 from zoo.data.spec import ALL, Data, split_name
 from zoo.data.splits import divide, rows_of
@@ -29,23 +29,23 @@ _LOOKED_AT = 64  # items by which the range of a dataset's values is told
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one split, as `zoo.data.images.ImageItems` has them; `highest`: of the labels of all splits."""
+    """The images of one split, as `zoo.data.images.ImageItems` has them, with their captions and values."""
 
     images: Any
-    labels: Any
+    labels: Tensor | None
     classes: tuple[str, ...]
     captions: list[str] | None
-    highest: int
+    values: list[Any] | None = None
 
 
-def images_of(table: Table, given: Data, split: str, *, raw: bool = False) -> Images:
+def images_of(table: Table, given: Data, split: str, *, values: bool = False) -> Images:
     """Return the images of a split, and record what was taken and left.
 
     Args:
         table: what the source was read as.
         given: columns, classes, splits, and whether broken pictures are refused.
         split: by any name; "all", or `SHOWN`: what is for evaluation, if the source has splits of its own, else all.
-        raw: whether labels are values of any kind, and not numbered.
+        values: whether labels stay as the data have them, as they are no classes.
 
     Raises:
         DataError: there are no images, some are broken and are refused, or labels, classes or splits cannot be.
@@ -53,13 +53,13 @@ def images_of(table: Table, given: Data, split: str, *, raw: bool = False) -> Im
     columns = find_columns(
         list(table.columns), ("image",), ("label", "caption"), given=given.columns, origin=table.origin
     )
-    values = _located(table.columns[columns["image"]], given.source)
-    known, notes = _known(values, table.origin)
-    wrong = tuple((_name(table, columns, values, i), one.wrong) for i, one in enumerate(known) if one.wrong)
+    pictures = _located(table.columns[columns["image"]], given.source)
+    known, notes = _known(pictures, table.origin)
+    wrong = tuple((_name(table, columns, pictures, i), one.wrong) for i, one in enumerate(known) if one.wrong)
     if wrong and given.broken == "refuse":
         found = "; ".join(f"{name}: {why}" for name, why in wrong[:3])
         raise DataError(f'{table.origin}: {found}: mend them, or leave them out with zoo.Data(…, broken="skip")')
-    labels = read_labels(table, columns["label"], given) if "label" in columns and not raw else None
+    labels = read_labels(table, columns["label"], given) if "label" in columns and not values else None
     if labels is None and given.classes is not None:
         raise DataError(
             f'{table.origin}: has no labels, and classes were asked for: give a column, columns={{"label": …}}'
@@ -72,18 +72,15 @@ def images_of(table: Table, given: Data, split: str, *, raw: bool = False) -> Im
     part, keys = table.only(kept), [known[i].key for i in kept]
     parts, rule = divide(part, given, groups=keys, labels=names)
     rows = _rows(part, parts, split, given)
-    served = tuple(name for name, found in parts.items() if rows is found) or tuple(parts)
-    said = (*notes, *_said(labels), *table.notes)
-    report = _report(part, columns, parts, rule, keys, names)
-    record(replace(report, skipped=(*wrong, *table.skipped), served=served, notes=(*said, *report.notes)))
+    _report(part, columns, parts, rule, keys, names, (*wrong, *table.skipped), (*notes, *_said(labels), *table.notes))
     chosen = [kept[i] for i in rows]
     captions = table.columns[columns["caption"]] if "caption" in columns else None
     return Images(
-        _images(values, known, chosen),
-        _values(table, columns, chosen) if raw else _labels(labels, chosen, table.origin),
-        table.classes.get(columns.get("label", ""), ()) if labels is None else labels.classes,
+        _images(pictures, known, chosen),
+        _labels(labels, kept, rows, table.origin),
+        () if labels is None else labels.classes,
         None if captions is None else [str(captions[i]) for i in chosen],
-        -1 if labels is None else max((labels.numbers[i] or 0 for i in kept), default=-1),
+        _values(table, columns["label"], chosen) if values and "label" in columns else None,
     )
 
 
@@ -137,9 +134,10 @@ def _images(values: Any, known: Sequence[Checked], rows: Sequence[int]) -> Any:
     import torch
 
     if isinstance(values, torch.Tensor | np.ndarray):
-        return as_batch(values[list(rows)])
+        return as_batch(values)[list(rows)]
     spans = [one.span for one in known if one.span is not None]
-    looked = [values[i] for i in rows[:: max(1, len(rows) // _LOOKED_AT)]] if isinstance(values, ItemColumn) else []
+    whole = [i for i, one in enumerate(known) if not one.wrong]
+    looked = [values[i] for i in whole[:: max(1, len(whole) // _LOOKED_AT)]] if isinstance(values, ItemColumn) else []
     first = looked[0] if looked else values[rows[0]]
     if isinstance(first, Path) and not spans:
         return [values[i] for i in rows]
@@ -147,15 +145,15 @@ def _images(values: Any, known: Sequence[Checked], rows: Sequence[int]) -> Any:
         span = span_of(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
         return Opened(values, rows, lambda one: _opened(one, span))
     if looked:
-        signed = is_signed([as_single(one) for one in looked if not hasattr(one, "getbands")])
-        return Opened(values, rows, lambda one: one if hasattr(one, "getbands") else _checked_sign(one, signed))
+        signed = is_signed([as_single(one) for one in looked if not is_pil(one)])
+        return Opened(values, rows, lambda one: one if is_pil(one) else _checked_sign(one, signed))
+    arrays = [i for i in whole if isinstance(values[i], torch.Tensor | np.ndarray | list)]
+    signed = is_signed([as_single(values[i]) for i in arrays])  # of all splits
     chosen = [values[i] for i in rows]
-    if any(isinstance(one, torch.Tensor | np.ndarray | list) for one in chosen):
-        groups = [as_single(one) for one in chosen]
-        signed = is_signed(groups)
-        return [scaled(group, signed)[0] for group in groups]
+    if arrays:
+        return [scaled(as_single(one), signed)[0] for one in chosen]
     for one in chosen:
-        if not hasattr(one, "getbands"):
+        if not is_pil(one):
             as_single(one)  # raises what it is not
     return chosen
 
@@ -184,23 +182,12 @@ def _checked_sign(image: Any, signed: bool) -> Tensor:
     return scaled(group, signed)[0]
 
 
-def _values(table: Table, columns: dict[str, str], rows: Sequence[int]) -> list[Any] | None:
-    """Return labels as the data have them, names of classes where they are declared."""
-    if "label" not in columns:
-        return None
-    values, names = table.columns[columns["label"]], table.classes.get(columns["label"])
-    if not names:
-        return [values[i] for i in rows]
-    found = [values[i] for i in rows]
-    return [[names[n] for n in one] if isinstance(one, list | tuple) else names[one] for one in found]
-
-
-def _labels(labels: Labels | None, rows: Sequence[int], origin: str) -> Tensor | None:
+def _labels(labels: Labels | None, kept: Sequence[int], rows: Sequence[int], origin: str) -> Tensor | None:
     import torch
 
     if labels is None:
         return None
-    numbers = [labels.numbers[i] for i in rows]
+    numbers = [labels.numbers[i] for i in kept]  # of all splits
     missing = sum(number is None for number in numbers)
     if missing == len(numbers):
         return None
@@ -209,7 +196,14 @@ def _labels(labels: Labels | None, rows: Sequence[int], origin: str) -> Tensor |
             f"{origin}: expected a label for all images or none, got {len(numbers) - missing} of {len(numbers)} "
             "(negative ones count as none): label the others too"
         )
-    return torch.tensor(numbers, dtype=torch.int64)
+    return torch.tensor([numbers[i] for i in rows], dtype=torch.int64)
+
+
+def _values(table: Table, column: str, rows: Sequence[int]) -> list[Any]:
+    """Return the labels of some rows as the data have them, by name where they are declared classes."""
+    held, names = table.columns[column], table.classes.get(column)
+    found = [held[i] for i in rows]
+    return [names[one] if isinstance(one, int) and one >= 0 else one for one in found] if names else found
 
 
 def _said(labels: Labels | None) -> tuple[str, ...]:
@@ -223,7 +217,9 @@ def _report(
     rule: str,
     keys: list[bytes],
     names: list[str | None] | None,
-) -> Report:
+    skipped: tuple[tuple[str, str], ...],
+    notes: tuple[str, ...],
+) -> None:
     labels = names or [None] * len(keys)
     counts = Counter(label for label in labels if label is not None)
     unused = tuple(name for name in part.columns if name not in columns.values() and name != "file_name")
@@ -231,16 +227,19 @@ def _report(
     full = {split: [key_of(keys[i], labels[i] or "") for i in rows] for split, rows in parts.items()}
     declared = part.classes.get(columns.get("label", ""), ())
     order = [*(name for name in declared if name in counts), *(name for name in counts if name not in declared)]
-    return Report(
-        part.origin,
-        "images",
-        {split: len(rows) for split, rows in parts.items()},
-        rule,
-        {} if plain else columns,
-        unused,
-        {name: counts[name] for name in (order if declared else sorted(order))},
-        notes=(*_shared(parts, keys), *_conflicts(keys, labels)),
-        keys=full,
+    record(
+        Report(
+            part.origin,
+            "images",
+            {split: len(rows) for split, rows in parts.items()},
+            rule,
+            {} if plain else columns,
+            unused,
+            {name: counts[name] for name in (order if declared else sorted(order))},
+            skipped,
+            (*notes, *_shared(parts, keys), *_conflicts(keys, labels)),
+            full,
+        )
     )
 
 

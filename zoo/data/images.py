@@ -53,23 +53,25 @@ class ImageItems:
     Attributes:
         images: a Tensor [n, c, h, w] float32 in [-1, 1], or a sequence whose items are such Tensors [c, h, w], PIL
             images, or Paths of files that are not opened yet; c is 1, 3 or 4.
-        labels: a Tensor int64 [n], or None; a list of n values where they were asked for as they are.
+        labels: int64 [n], or None.
         classes: the names of the labels in order (subfolders, letters), or () where the data do not say; of all splits.
         captions: the texts that describe the images, or None.
-        highest: the highest of the labels, those of other splits too; -1: not known.
+        values: the labels as the data have them, where `image_items` was asked for these.
     """
 
     images: Sequence[Any] | Tensor
-    labels: Any = None
+    labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     captions: Sequence[str] | None = None
-    highest: int = -1
+    values: Sequence[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sans", raw: bool = False) -> ImageItems:
+def image_items(
+    data: Any, *, split: str, size: int = 32, own: str = "letters:sans", values: bool = False
+) -> ImageItems:
     """Return the images of `data`, for a model with preprocessing of its own, and record what was taken and left.
 
     Nothing is scaled or cropped, and files stay closed: open one with `open_image`.
@@ -80,8 +82,8 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
             evaluation if the data have splits of their own, else all.
         size: of drawn letters, in pixels.
         own: the data that None means.
-        raw: whether labels are a list of the values that the data have, names where they have names: for labels that
-            are not one class each.
+        values: whether labels are returned as the data have them (`values` instead of `labels`), as numbers, vectors or
+            several classes for each image are.
 
     Raises:
         DataError: `data` is nothing of the kind, or the split is another.
@@ -91,10 +93,12 @@ def image_items(data: Any, *, split: str, size: int = 32, own: str = "letters:sa
     given = as_data(data, own)
     if isinstance(given.source, str) and given.source.startswith(letters.PREFIX):
         drawn = _drawn(given, split, size)
-        return replace(drawn, labels=[drawn.classes[i] for i in drawn.labels]) if raw else drawn
+        if not values or drawn.labels is None:
+            return drawn
+        return replace(drawn, values=[drawn.classes[i] for i in drawn.labels.tolist()], labels=None)
     _check_exists(given.source)
-    found = images_of(read_table(given, kind="image"), given, split, raw=raw)
-    return ImageItems(found.images, found.labels, found.classes, found.captions, found.highest)
+    found = images_of(read_table(given, kind="image"), given, split, values=values)
+    return ImageItems(found.images, found.labels, found.classes, found.captions, found.values)
 
 
 def image_data(
@@ -110,7 +114,7 @@ def image_data(
 ) -> tuple[Tensor, Tensor | None]:
     """Return images [n, channels, h, w] float32 in [-1, 1], and labels int64 [n] or None where there are none.
 
-    `data` is one of:
+    `size` is h and w in pixels, or one number for both. `data` is one of:
 
     - None: `own`; `"letters:<style>"`: capitals drawn for the split, ink 1 on paper -1 (see `zoo.data.letters`);
     - a folder of images, flat or with one subfolder per class at any depth, with folders of splits (`train`, `val`,
@@ -188,7 +192,8 @@ def image_batches(
         every = torch.arange(len(letters.LETTERS))
         drawn = ImageItems(torch.empty(0), every, tuple(letters.LETTERS))
         place = None if classes is None else _bound(drawn, classes, names, also)
-        labelled, edge = classes is None or place is not None, max(edges(size))
+        labelled = classes is None or place is not None
+        edge = max(edges(size))
         found = letters.fresh(given.source, request, size=edge, channels=channels, labelled=labelled)
         return (_fresh(row, place, prepare or _prepared(size, channels)) for row in found)
     source = None if isinstance(given.source, str) else read_source(given, kind="image")
@@ -207,13 +212,11 @@ def image_batches(
     labels = items.labels if unbound or classes is None else _bound(items, classes, names, also)
     kept: dict[int, Tensor] | None = {} if 4 * channels * math.prod(edges(size)) * len(items) <= _KEPT else None
     rows = stream({"index": torch.arange(len(items)), "labels": labels}, request)
-    if prepare is None:
-        stacked(items.images, [0], size=size, channels=channels, kept=kept)  # what cannot be, now and not later
 
     def batch(row: dict[str, Tensor]) -> dict[str, Tensor]:
         index = row.pop("index")
         if prepare is not None:
-            return {"images": prepare(_chosen(items.images, index)), **row}
+            return {"images": prepare(chosen(items.images, index)), **row}
         return {"images": stacked(items.images, index.tolist(), size=size, channels=channels, kept=kept), **row}
 
     return map(batch, rows)
@@ -257,9 +260,7 @@ def _bound(
     items: ImageItems, classes: tuple[int, str], names: Sequence[str], also: Mapping[str, int] | None
 ) -> Tensor | None:
     count, model = classes
-    labels, said = bound(
-        items.labels, items.classes, count=count, model=model, names=names, also=also, highest=items.highest
-    )
+    labels, said = bound(items.labels, items.classes, count=count, model=model, names=names, also=also)
     if said:
         record(Report(model, "", notes=(said,)))
     return labels
@@ -275,7 +276,8 @@ def _prepared(size: int | tuple[int, int], channels: int) -> Callable[[Any], Ten
     return lambda images: stacked(images, range(len(images)), size=size, channels=channels)
 
 
-def _chosen(images: Any, index: Tensor) -> Any:
+def chosen(images: Any, index: Tensor) -> Any:
+    """Return some images, as `ImageItems` holds them, by their numbers int64 [m]; files stay closed."""
     import torch
 
     return images[index] if isinstance(images, torch.Tensor) else [images[i] for i in index.tolist()]
@@ -298,11 +300,7 @@ def _drawn(given: Data, split: str, size: int) -> ImageItems:
         rows = [i for i, used in enumerate(labels.used) if used]
         images, names, notes = images[rows], labels.classes, labels.notes
         which = torch.tensor([labels.numbers[i] for i in rows])
-    record(
-        Report(
-            given.source, "images", LETTER_COUNTS, "drawn for each", notes=notes, keys=_keys(style), served=(wanted,)
-        )
-    )
+    record(Report(given.source, "images", LETTER_COUNTS, "drawn for each", notes=notes, keys=_keys(style)))
     return ImageItems(images, which, names)
 
 

@@ -78,7 +78,6 @@ def bound(
     model: str,
     names: Sequence[str] = (),
     also: Mapping[str, int] | None = None,
-    highest: int = -1,
 ) -> tuple[Tensor | None, str]:
     """Return labels as a model numbers its classes, int64 [n], and what to say of it; None for a model without any.
 
@@ -89,7 +88,6 @@ def bound(
         model: what messages call it.
         names: its classes' names, in order, where it has names.
         also: further names of its classes → number.
-        highest: the highest label of all splits, where that is known.
 
     Raises:
         DataError: the data have no labels, or some that are none of the model's classes.
@@ -101,8 +99,6 @@ def bound(
     if not count:
         said = f"{model} has no classes: those of the data are not used" if labels is not None else ""
         return None, said
-    if labels is not None and not classes and highest >= count:
-        raise DataError(f"expected labels from 0 to {count - 1}, the classes of {model}, got labels up to {highest}")
     if labels is None or not classes:
         return check_labels(labels, count=count, model=model), ""
     own = list(names) if names else [str(i) for i in range(count)]

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from zoo.data.pixels import is_pil
 from zoo.data.streams import GATHERED, Stream
 from zoo.data.table import Table
 from zoo.data.textfiles import rows_table
@@ -201,9 +202,7 @@ def _column_name(value: Any, kind: str) -> str:
         return "input_ids"
     if kind == "text":
         return "text"
-    return (
-        "image" if hasattr(value, "getbands") or getattr(value, "ndim", 0) > 2 or isinstance(value, Path) else "values"
-    )
+    return "image" if is_pil(value) or getattr(value, "ndim", 0) > 2 or isinstance(value, Path) else "values"
 
 
 def _is_row(item: Any) -> bool:

@@ -108,6 +108,11 @@ def as_single(image: Any, span: tuple[float, float] | None = None) -> Tensor:
     raise DataError(f"expected an image as a PIL image, a tensor or an array, got {type(image).__name__}")
 
 
+def is_pil(value: Any) -> bool:
+    """Return whether something is a picture of Pillow, without importing it; tensors have a `mode` too."""
+    return hasattr(value, "mode") and not hasattr(value, "ndim")
+
+
 def is_wide(image: Image) -> bool:
     """Return whether a picture's values are 32-bit numbers, of which nothing says what is white."""
     return image.mode in ("I", "F")

@@ -28,7 +28,7 @@ class Report:
         skipped: (what was left out, why).
         notes: what else there is to know.
         keys: split → a key of 8 bytes for each example, which depends on its content alone.
-        served: the splits whose examples this reading handed out.
+        served: the splits whose examples this reading handed out; "all" stands for all.
     """
 
     origin: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -33,19 +34,26 @@ def classes(model: Model) -> int:
     return (model.module.config.num_class_embeds or 0) if kind_of(model) == "classes" else 0
 
 
-def as_vectors(model: Model, labels: Any) -> Tensor:
-    """Return the labels of a model that takes vectors, which are no classes, as a tensor [n, d].
+def valued(model: Model, values: Sequence[Any] | None) -> Tensor | None:
+    """Return the labels of training data that are numbers or vectors, as the U-Net takes them, from the data's values.
 
     Raises:
-        DataError: the data have none of them.
+        DataError: there are none, or they do not fit.
     """
+    if values is None:
+        return checked(model, None)
+    names = files.class_names(model.entry)
     try:
-        return torch.stack([torch.as_tensor(label) for label in labels])
-    except (TypeError, ValueError, RuntimeError):
+        if all(isinstance(value, str) for value in values):
+            found = torch.tensor([names.index(value) if value in names else int(value) for value in values])
+        else:
+            found = torch.stack([torch.as_tensor(value) for value in values])
+    except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{model.entry.name} takes a vector of {width(model)} numbers with each image (its class_embed_type is "
-            "'identity'): give (images, labels) with labels a Tensor [n, d]"
-        ) from None
+            f"{model.entry.name} takes {kind_of(model)} with each image, and the data's labels are none ({error}): "
+            "give (images, labels) with labels a Tensor"
+        ) from error
+    return checked(model, found)
 
 
 def checked(model: Model, labels: Tensor | None) -> Tensor | None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.data.images import image_batches, image_data, image_items, stacked
+from zoo.data.pixels import edges
 from zoo.data.stream import stream
 
 from . import files
-from .conditions import as_vectors, checked, classes, kind_of
+from .conditions import classes, kind_of, valued
 from .model import as_noise, image_shape, predict, scheduler, target
 
 if TYPE_CHECKING:
@@ -39,9 +40,8 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     schedule = scheduler(model.entry)
     generator = torch.Generator().manual_seed(request.seed)
     size, channels = image_shape(model)
-    kind = kind_of(model)
     steps = schedule.config.num_train_timesteps
-    if kind in ("numbers", "vectors"):
+    if kind_of(model) in ("numbers", "vectors"):
         images, labels = _read(model, data, request.split)
         rows = stream({"images": images, "labels": labels}, request)
     else:
@@ -93,17 +93,14 @@ def _classes(model: Model) -> dict[str, Any]:
 
 
 def _read(model: Model, data: Any, split: str, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return images [n, c, h, w] and what the U-Net takes with them."""
+    """Return images [n, c, h, w], at most `limit`, and what the U-Net takes with them."""
     size, channels = image_shape(model)
-    kind = kind_of(model)
-    if kind == "vectors":
-        items = image_items(data, split=split, raw=True)
-        count = min(len(items), limit or len(items))
-        vectors = as_vectors(model, (items.labels or [])[:count])
-        return stacked(items.images, range(count), size=size, channels=channels), checked(model, vectors)
-    chosen = {} if kind == "numbers" else _classes(model)
-    images, labels = image_data(data, size=size, channels=channels, split=split, limit=limit, **chosen)
-    return images, checked(model, labels) if kind == "numbers" else labels
+    if kind_of(model) in ("nothing", "classes"):
+        return image_data(data, size=size, channels=channels, split=split, limit=limit, **_classes(model))
+    items = image_items(data, split=split, size=max(edges(size)), values=True)
+    rows = range(len(items)) if limit is None else range(len(items))[:: -(-len(items) // limit)]
+    labels = valued(model, None if items.values is None else [items.values[i] for i in rows])
+    return stacked(items.images, rows, size=size, channels=channels), labels
 
 
 def _draw(images: Tensor, steps: int, generator: torch.Generator | None) -> dict[str, Tensor]:

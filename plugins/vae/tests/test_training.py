@@ -44,7 +44,7 @@ def test_a_batch_holds_all_that_its_loss_needs(letters):
 def test_loss_and_figures_are_those_of_torchs_distributions(make, weight):
     vae, folder = make(kl_weight=weight)
     model = zoo.load(str(folder), device="cpu")
-    batch = next(iter(model.batches(torch.rand(6, 3, 16, 16), batch_size=6)))
+    batch = next(iter(model.batches(zoo.Data(torch.rand(6, 3, 16, 16), split="all"), batch_size=6)))
     images, noise = batch["images"], batch["noise"]
     with torch.no_grad():
         found = vae.encode(images).latent_dist
@@ -115,9 +115,9 @@ def test_every_combination_does_everything(make, tmp_path, bits, lora):
         assert lora is None  # quantized weights train through adapters alone
         assert bits < 32
         return
-    before = model.evaluate(images)["loss"]
+    before = model.evaluate(zoo.Data(images, split="all"))["loss"]
     model.tune(images, steps=5, batch_size=8, lr=3e-3)
-    assert model.evaluate(images)["loss"] < before
+    assert model.evaluate(zoo.Data(images, split="all"))["loss"] < before
     twin = copy.deepcopy(model.module)
     with torch.no_grad():
         wanted = model.module(images).sample

@@ -60,9 +60,8 @@ def read(model: Model, data: Any, split: str, size: int | None = None, limit: in
     Raises:
         DataError: the data cannot be used, or the model cannot halve the size often enough.
     """
-    channels, classes = model.module.config.in_channels, (0, model.entry.name)
-    size_of = image_size(model, size)
-    return image_data(data, size=size_of, channels=channels, split=split, classes=classes, limit=limit)[0]
+    shape, channels, classes = image_size(model, size), model.module.config.in_channels, (0, model.entry.name)
+    return image_data(data, size=shape, channels=channels, split=split, classes=classes, limit=limit)[0]
 
 
 def image_size(model: Model, size: int | None = None) -> tuple[int, int]:

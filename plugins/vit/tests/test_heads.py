@@ -14,6 +14,7 @@ import zoo
 from zoo.plugin import hooks
 
 IMAGES, LABELS = torch.rand(12, 3, 40, 40), torch.arange(12) % 3
+WHOLE = zoo.Data((IMAGES, LABELS), split="all")
 
 
 def run(model: zoo.Model, images: torch.Tensor) -> torch.Tensor:
@@ -30,7 +31,7 @@ def test_other_classes_sizes_and_channels(
     names = ["cat", "new", "ant"]  # the checkpoint has two of them
     asked: dict[str, Any] = {"classes": names, "image_size": 48, "channels": 1, "lora": 2}
     model = zoo.load(str(folder), bits=bits, device="cpu", seed=0, **asked)
-    batch = next(iter(model.batches(zoo.Data((IMAGES, LABELS), split="all"), batch_size=4, split="test")))
+    batch = next(iter(model.batches(WHOLE, batch_size=4, split="test")))
     assert batch["images"].shape == (4, 1, 48, 48)
     assert batch["labels"].tolist() == [0, 1, 2, 0]
     model.tune((IMAGES, LABELS), steps=3, batch_size=4, lr=1e-2, quiet=True)
@@ -43,7 +44,7 @@ def test_other_classes_sizes_and_channels(
     model.save(tmp_path / "whole")
     whole = zoo.load(str(tmp_path / "whole"), device="cpu")
     assert torch.allclose(run(whole, batch["images"]), wanted, atol=1e-5)
-    again = next(iter(whole.batches(zoo.Data((IMAGES, LABELS), split="all"), batch_size=4, split="test")))
+    again = next(iter(whole.batches(WHOLE, batch_size=4, split="test")))
     assert torch.allclose(again["images"], batch["images"], atol=1e-6)
 
 
@@ -92,10 +93,7 @@ def test_other_tasks(make, make_transformers, tmp_path: Path, library: str, task
     labels = torch.randint(0, 2, (12, 2)) if task == "multilabel" else torch.randn(12, 2)
     model = zoo.load(str(folder), classes=["u", "v"], task=task, lora=2, device="cpu", seed=0)
     rows = [(image, label.tolist()) for image, label in zip(IMAGES, labels, strict=True)]
-    batches = [
-        next(iter(model.batches(zoo.Data(data, split="all"), batch_size=5, split="test")))
-        for data in ((IMAGES, labels), rows)
-    ]
+    batches = [next(iter(model.batches(data, batch_size=5, split="test"))) for data in ((IMAGES, labels), rows)]
     assert torch.equal(batches[0]["labels"], labels[:5].float())
     assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
     model.tune((IMAGES, labels), steps=2, batch_size=4, quiet=True)

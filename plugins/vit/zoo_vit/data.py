@@ -15,7 +15,7 @@ import torch
 
 from zoo import CheckpointError, DataError
 from zoo.data import letters
-from zoo.data.images import ImageItems, image_batches, image_items, open_image, with_channels
+from zoo.data.images import ImageItems, chosen, image_batches, image_items, open_image, with_channels
 from zoo.data.labelled import bound
 from zoo.data.pixels import as_picture
 from zoo.data.spec import as_data
@@ -204,18 +204,14 @@ def read(model: Model, data: Any, split: str, size: int) -> ImageItems:
     """
     task = task_of(configuration(model.entry))
     if task != "classify":
-        items, names = image_items(data, split=split, size=size, own=OWN, raw=True), names_of(model)
-        if items.classes and items.labels and not isinstance(items.labels[0], list):
-            raise DataError(
-                f"{model.entry.name}: the data's labels are one class for each image, and this head learns others: "
-                "give (images, labels), or a list or Dataset of (image, label)"
-            )
-        made = None if items.labels is None else label_tensor(task, items.labels, names, model=model.entry.name)
+        items = image_items(data, split=split, size=size, own=OWN, values=True)
+        names = names_of(model)
+        made = None if items.values is None else label_tensor(task, items.values, names, model=model.entry.name)
         return ImageItems(items.images, made, tuple(names))
     items = image_items(data, split=split, size=size, own=OWN)
     if items.labels is None:
         return items
-    labels, _ = bound(items.labels, items.classes, highest=items.highest, **_classes(model))
+    labels, _ = bound(items.labels, items.classes, **_classes(model))
     return ImageItems(items.images, labels, tuple(names_of(model)) if items.classes else ())
 
 
@@ -242,9 +238,7 @@ def _synsets(model: Model) -> list[str]:
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str, Tensor]]:
     """Return batches of "images" float32 [b, c, h, w], preprocessed, and "labels" int64 [b].
 
-    Labels of several classes at once, and numbers, are float32 [b, classes].
-
-    Files are opened batch by batch.
+    Of several classes or numbers labels are float32 [b, classes]. Files are opened batch by batch.
 
     Args:
         model: the model.
@@ -255,14 +249,14 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     Raises:
         DataError: the data cannot be used, or the classes do not fit.
     """
-    prepare, classes = preprocessing(model), _classes(model)
-    given = as_data(data, OWN)
+    prepare, given = preprocessing(model), as_data(data, OWN)
     if task_of(configuration(model.entry)) != "classify":
-        items = read(model, given, request.split, prepare.size[0])
+        items = read(model, given, request.split, max(prepare.size))
         if items.labels is None and request.training:
-            raise DataError(f"{model.entry.name} learns from labels, and the data have none: give (images, labels)")
+            raise DataError(f"{model.entry.name} needs a label with each image: give (images, labels)")
         rows = stream({"index": torch.arange(len(items)), "labels": items.labels}, request)
-        return ({"images": prepare(_chosen(items, row.pop("index"))), **row} for row in rows)
+        return ({"images": prepare(chosen(items.images, row.pop("index"))), **row} for row in rows)
+    classes = _classes(model)
     if request.training and given.split is None and letters.is_fresh(given.source):
         numbers, _ = bound(torch.arange(len(letters.LETTERS)), letters.LETTERS, **classes)
         assert numbers is not None  # the model has classes
@@ -279,9 +273,3 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
         prepare=prepare,
         unlabelled=not request.training,
     )
-
-
-def _chosen(items: ImageItems, index: Tensor) -> Sequence[Any] | Tensor:
-    if isinstance(items.images, torch.Tensor):
-        return items.images[index]
-    return [items.images[i] for i in index.tolist()]
