@@ -39,6 +39,23 @@ def test_classes_as_the_data_name_them(reviews: Path, tmp_path: Path, capsys, mo
     assert "bad, good" in capsys.readouterr().out
 
 
+def test_classes_of_pictures_and_of_words(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from zoo.cli.options import with_classes
+
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for at in range(2):
+            Image.effect_noise((9, 9), 30).save(tmp_path / "pictures" / name / f"{at}.png")
+    assert with_classes({"classes": "auto"}, str(tmp_path / "pictures")) == {"classes": ["cat", "dog"]}
+    rows = [{"tokens": ["Ada", str(at)], "tags": ["B-PER", "O"]} for at in range(3)]
+    (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = {"classes": "auto", "task": "tokens"}
+    assert with_classes(asked, str(tmp_path / "words.jsonl"))["classes"] == ["B-PER", "O"]
+    assert with_classes({"classes": 3}, None) == {"classes": 3}
+
+
 @pytest.mark.parametrize(
     ("words", "asked"),
     [

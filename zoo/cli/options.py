@@ -142,6 +142,10 @@ def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
         return loading
     if data is None:
         raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
+    if loading.get("task") in ("tokens", "multilabel"):  # several names in a row
+        from zoo.data.labelled_texts import classes_in
+
+        return {**loading, "classes": classes_in(data)}
     from zoo.data.labelled import classes_of
 
     return {**loading, "classes": list(classes_of(data))}

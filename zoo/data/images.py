@@ -210,6 +210,7 @@ def image_batches(
     items = image_items(given, split=request.split, size=max(edges(size)), own=own)
     unbound = classes is None or (unlabelled and items.labels is None)
     labels = items.labels if unbound or classes is None else _bound(items, classes, names, also)
+    _check_channels(items.images, channels)
     kept: dict[int, Tensor] | None = {} if 4 * channels * math.prod(edges(size)) * len(items) <= _KEPT else None
     rows = stream({"index": torch.arange(len(items)), "labels": labels}, request)
 
@@ -319,6 +320,16 @@ def _check_exists(source: Any) -> None:
             f"expected images as a folder, a file or one of {', '.join(names)}; there is no file or name "
             f"{str(source)!r}.{did_you_mean(str(source), names)}"
         )
+
+
+def _check_channels(images: Any, channels: int) -> None:
+    """Raise DataError where images in memory have channels that do not become the model's."""
+    if hasattr(images, "shape"):
+        images = images[:1]
+    elif not isinstance(images, list):
+        return
+    for one in {image.shape[0]: image for image in images if hasattr(image, "shape")}.values():
+        with_channels(one[None], channels)
 
 
 def _unit(image: Any) -> Tensor:

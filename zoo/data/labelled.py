@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.classes import bind_classes, in_order
-from zoo.data.columns import USUAL, find_columns
-from zoo.data.labelled_texts import classes_in
+from zoo.data.columns import find_columns
 from zoo.data.sources import read_table
 from zoo.data.spec import Data, as_data
 from zoo.data.table import Table
@@ -124,9 +123,6 @@ def classes_of(data: Any, *, kind: str = "any") -> tuple[str, ...]:
     if isinstance(given.source, str) and given.source.startswith(letters.PREFIX):
         return tuple(letters.LETTERS)
     table = read_table(given, kind=kind)
-    pictures = "image" in given.columns or any(name.lower() in USUAL["image"] for name in table.columns)
-    if not pictures or kind == "text" or "text" in given.columns:
-        return tuple(classes_in(given))
     if given.columns.get("label"):
         wanted = {"label": given.columns["label"]}
     else:

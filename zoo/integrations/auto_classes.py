@@ -109,6 +109,11 @@ def sees_later_tokens(config: Mapping[str, Any]) -> str | None:
     return _BOTH_SIDES.get(kind)
 
 
+def has_parts(config: Mapping[str, Any]) -> bool:
+    """Return whether a type reads more than text, so that its text has a configuration of its own within it."""
+    return "text_config" in (getattr(_config_class(model_type(config) or ""), "sub_configs", None) or ())
+
+
 def _config_class(kind: str) -> Any:
     from transformers import CONFIG_MAPPING
 

@@ -56,8 +56,8 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
     can = hooks.heads(entry)
     if unsaid in can.tasks and can.own is None and (asked is None or asked.task is None):
         raise AdapterError(
-            f"the adapter brings a head for the task {unsaid!r} and does not say its classes, and {entry.name} has no such "
-            f"head: give classes=[…], their names in order or how many{_also(unsaid)}"
+            f"the adapter brings a head for the task {unsaid!r} and does not say its classes, and {entry.name} has "
+            f"no such head: give classes=[…], their names in order or how many{_also(unsaid)}"
         )
     if asked is None:
         return entry
