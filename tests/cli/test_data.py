@@ -1,53 +1,51 @@
-"""The command `zoo data`, `--column`, and `--classes auto` of pictures."""
+"""`zoo data`: what data are read as."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import click
 import pytest
 from PIL import Image
 
 from zoo.cli import main
-from zoo.cli.options import with_classes, with_columns
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    for name in ("cat", "dog"):
-        (tmp_path / "some" / name).mkdir(parents=True)
-        for i in range(7):
-            Image.new("RGB", (20, 20), (i * 30, 9, 100 * (name == "cat"))).save(tmp_path / "some" / name / f"{i}.png")
-    (tmp_path / "some" / "cat" / "b.png").write_bytes(b"\x89PNG")
-    return tmp_path / "some"
+def pets(tmp_path: Path) -> Path:
+    for i, name in enumerate("HHHKKK"):
+        folder = tmp_path / "pets" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), 20 * i).save(folder / f"{i}.png")
+    (tmp_path / "pets" / "H" / "broken.png").write_bytes(b"\x89PNG")
+    return tmp_path / "pets"
 
 
-def test_what_was_taken_and_left_is_shown(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", str(pictures), "--out", str(tmp_path / "sheet.png")]) == 0
-    shown = capsys.readouterr().out
-    assert "15 images: 14 used, 1 skipped (cat/b.png: it is no picture that Pillow reads)" in shown
-    assert "classes: cat 7, dog 7" in shown
-    assert "splits: train 13, test 1" in shown
-    assert Image.open(tmp_path / "sheet.png").width > 64
-    assert main(["data", str(pictures), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["reports"][0]["classes"] == {"cat": 7, "dog": 7}
-    assert main(["data", str(pictures), "--for", "ddpm"]) == 1  # of A to Z
-    assert "cat, dog" in capsys.readouterr().err
+def test_a_folder_is_reported_with_a_sheet(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(pets), "--out", str(pets.parent / "sheet.png")]) == 0
+    out = capsys.readouterr().out
+    assert "7 images: 6 used, 1 skipped (H/broken.png: it is no picture that Pillow reads)" in out
+    assert "classes: H 3, K 3" in out
+    with Image.open(pets.parent / "sheet.png") as sheet:
+        assert sheet.size[0] > 64
 
 
-def test_tables_show_their_columns_and_first_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "r.csv").write_text("review,stars\n" + "\n".join(f"text {i},{i % 2}" for i in range(9)))
-    assert main(["data", str(tmp_path / "r.csv")]) == 0
-    shown = capsys.readouterr().out
-    assert "columns: review, stars" in shown
-    assert "text 2 · 0" in shown
-    assert main(["data", str(tmp_path / "nothing")]) == 1
+def test_a_model_says_what_it_makes_of_data(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(pets), "--for", "ddpm", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["batch"]["images"] == "float32 [4, 1, 32, 32]"
+    assert facts["reports"][0]["classes"] == {"H": 3, "K": 3}
 
 
-def test_columns_by_name_and_classes_of_pictures(pictures: Path) -> None:
-    assert with_columns("r.csv", ()) == "r.csv"
-    assert with_columns("r.csv", ("text=review", "label=stars")).columns == {"text": "review", "label": "stars"}
-    with pytest.raises(click.BadParameter, match="KEY=NAME"):
-        with_columns("r.csv", ("review",))
-    assert with_classes({"classes": "auto"}, str(pictures))["classes"] == ["cat", "dog"]
+def test_a_table_shows_its_first_rows_and_a_wrong_column_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("id,review\n01,good\n02,bad\n")
+    assert main(["data", str(path), "--column", "text=review"]) == 0
+    out = capsys.readouterr().out
+    assert "2 rows; columns: id, review" in out
+    assert "id: 01 | review: good" in out
+    assert main(["data", str(path), "--column", "text=rview"]) == 1
+    assert "Did you mean 'review'?" in capsys.readouterr().err
+    assert main(["data", str(path), "--column", "text"]) == 2

@@ -39,11 +39,11 @@ def command_line() -> None:
 for command in (
     *info_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *data.COMMANDS,
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
-    *data.COMMANDS,
 ):
     command_line.add_command(command)
 

@@ -125,7 +125,7 @@ def sample(
 def tune(
     name: str,
     data: str | None,
-    columns: tuple[str, ...],
+    columns: tuple[tuple[str, str], ...],
     steps: int | None,
     minutes: float | None,
     epochs: float | None,
@@ -159,8 +159,8 @@ def tune(
     if full and file_format != "peft":
         raise click.UsageError("--format is of an adapter's files, and --full writes the model in its library's own")
     out = out or Path("runs") / file_name(name)
-    given_data = with_columns(data, columns)
-    loading = with_classes(loading, None if data is None else given_data)
+    source = with_columns(data, columns)
+    loading = with_classes(loading, source)
     model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
     given = {
         "minutes": minutes,
@@ -176,7 +176,7 @@ def tune(
         settings["steps"] = STEPS if steps is None else steps
     started = time.time()
     try:
-        result = model.tune(given_data, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
+        result = model.tune(source, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
     except KeyboardInterrupt:
         raise Interrupted(_how_to_resume(out, started)) from None
     if not result.main_process:
@@ -222,7 +222,12 @@ def tune(
 @model_options
 @json_option
 def evaluate(
-    name: str, data: str | None, columns: tuple[str, ...], lora: str | None, as_json: bool, **loading: Any
+    name: str,
+    data: str | None,
+    columns: tuple[tuple[str, str], ...],
+    lora: str | None,
+    as_json: bool,
+    **loading: Any,
 ) -> None:
     """Show metrics on held-out data; the first is the main one."""
     metrics = load(name, lora=lora, **loading).evaluate(with_columns(data, columns))

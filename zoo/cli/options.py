@@ -116,32 +116,6 @@ class ImageSize(click.ParamType):
         return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
-column_option = click.option(
-    "--column",
-    "columns",
-    metavar="KEY=NAME",
-    multiple=True,
-    help="Which column of the data is what, such as text=review; may be given several times.",
-)
-
-
-def with_columns(data: Any, columns: tuple[str, ...]) -> Any:
-    """Return data with the columns that `--column` names; the data alone where it names none.
-
-    Raises:
-        click.BadParameter: one is not KEY=NAME.
-    """
-    pairs = [one.partition("=") for one in columns]
-    for one, (key, _, value) in zip(columns, pairs, strict=True):
-        if not key or not value:
-            raise click.BadParameter(f"expected KEY=NAME such as text=review, got {one!r}", param_hint="'--column'")
-    if not columns:
-        return data
-    from zoo.data.spec import Data
-
-    return Data(data, columns={key: value for key, _, value in pairs})
-
-
 _HEAD_OPTIONS = (
     click.option("--classes", type=Classes(), help="A new head: its classes by name, how many, or those of the data."),
     click.option("--task", type=click.Choice(list(TASKS)), help="What the head is for [with --classes: classify]."),
@@ -177,3 +151,47 @@ def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
     given = as_data(data)
     pictures = str(given.source).startswith(PREFIX) or "image" in read_table(given).columns
     return {**loading, "classes": list(classes_of(given, kind="image") if pictures else classes_in(given))}
+
+
+class Column(click.ParamType):
+    """What a column is and its name, such as text=review."""
+
+    name = "column"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return (what, name).
+
+        Raises:
+            click.BadParameter: it is of another form.
+        """
+        what, equals, name = str(value).partition("=")
+        if not equals or not what or not name:
+            self.fail(f"{value!r} is not of the form WHAT=NAME, such as text=review", param, ctx)
+        return what, name
+
+
+def column_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --column to a command, as the argument `columns`: pairs."""
+    return click.option(
+        "--column",
+        "columns",
+        type=Column(),
+        multiple=True,
+        metavar="WHAT=NAME",
+        help="What a column is, such as text=review; may be given several times.",
+    )(function)
+
+
+def with_columns(data: str | None, columns: tuple[tuple[str, str], ...]) -> Any:
+    """Return data with the names of their columns, where some are given.
+
+    Raises:
+        click.UsageError: there are no data that have columns.
+    """
+    if not columns:
+        return data
+    if data is None:
+        raise click.UsageError("--column names columns of the data: give --data")
+    from zoo.data.spec import Data
+
+    return Data(data, columns=dict(columns))

@@ -12,3 +12,13 @@ draws letters, `labels.py` reads the classes that a user asks for, `pixels.py` c
 
 Imports: `zoo.plugin` (its request types) and below. Start with `spec.py`.
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "classes_of":
+        from zoo.data.labelled import classes_of
+
+        return classes_of
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,7 @@ from zoo.data import textfiles
 from zoo.data.archives import read_shards
 from zoo.data.files import read_file
 from zoo.data.picture_folders import read_picture_folder
+from zoo.data.pictures import endings
 from zoo.data.spec import Data
 from zoo.data.table import Table
 from zoo.data.textfolder import check_one_kind, read_text_folder
@@ -35,7 +36,8 @@ def read_folder(root: Path, kind: str, given: Data) -> Table:
         return _saved(root)
     files, hidden = walk(root)
     captioned = any(path.name.startswith(f"{METADATA}.") for path in files)
-    if kind == "image" or (kind == "any" and captioned):
+    pictured = sum(path.suffix.lower() in endings() for path in files) > sum(map(_is_table, files))
+    if kind == "image" or (kind == "any" and (captioned or pictured)):
         found = read_picture_folder(root, files, hidden, given)
         if found is not None:
             return found

@@ -66,7 +66,8 @@ def read(data: Any, split: str) -> Pairs:
         return _letters(OWN if data is None else (data[8:],), split)
     items = image_items(_columns(data), split=split)
     if items.captions is not None:
-        unique = tuple(dict.fromkeys(items.captions))
+        every = image_items(_columns(data), split="all").captions or ()  # an image's text is told from those of all
+        unique = tuple(dict.fromkeys((*every, *items.captions)))
         number = {text: index for index, text in enumerate(unique)}
         return Pairs(items.images, unique, torch.tensor([number[text] for text in items.captions]))
     if items.labels is None or not len(items):
