@@ -29,7 +29,8 @@ def test_what_was_taken_and_left_is_shown(pictures: Path, tmp_path: Path, capsys
     assert "15 images: 14 used, 1 skipped (cat/b.png: it is no picture that Pillow reads)" in shown
     assert "classes: cat 7, dog 7" in shown
     assert "splits: train 13, test 1" in shown
-    assert Image.open(tmp_path / "sheet.png").width > 64
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 64
     assert main(["data", str(pictures), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reports"][0]["classes"] == {"cat": 7, "dog": 7}
     assert main(["data", str(pictures), "--for", "ddpm"]) == 1  # of A to Z
