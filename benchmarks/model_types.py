@@ -48,12 +48,14 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
         return {**row, "refused": " ".join(str(error).replace(str(source), "it").split())}
     row |= {"plugin": model.entry.plugin, "share": round(model.footprint().quantized_share, 3)}
     row |= {"saved": _saved(plain, model, case, source, folder), "gradients": _gradients(plain, model, case)}
-    return {**row, **_verbs(model, case)}
+    return {**row, **_verbs(model, case, subject)}
 
 
 def _gradients(plain: Any, model: Any, case: Case) -> bool | str:
     """Return whether every factor of a weight that the library's own module uses in a differentiable way gets one."""
     call = {name: value for name, value in case.call.items() if name != "return_loss"}
+    if hasattr(getattr(plain.module, "config", None), "use_cache"):
+        call["use_cache"] = False
     for one in (plain, model):
         try:
             output = one.module(**call)
@@ -89,9 +91,9 @@ def _saved(plain: Any, model: Any, case: Case, source: Path, folder: Path) -> bo
     return read and same(model.state_dict(), other.state_dict())
 
 
-def _verbs(model: Any, case: Case) -> dict[str, Any]:
+def _verbs(model: Any, case: Case, subject: Subject) -> dict[str, Any]:
     """Return which verbs work, and why the others do not."""
-    data, options = _inputs(model, case)
+    data, options = _inputs(model, case, subject)
     calls = {
         "loss": lambda: float(model.loss(next(iter(model.batches(data, batch_size=2))))),
         "batches": lambda: next(iter(model.batches(data, batch_size=2))),
@@ -109,17 +111,11 @@ def _verbs(model: Any, case: Case) -> dict[str, Any]:
     return {"verbs": works, "reasons": refused}
 
 
-def _inputs(model: Any, case: Case) -> tuple[Any, dict[str, Any]]:
+def _inputs(model: Any, case: Case, subject: Subject) -> tuple[Any, dict[str, Any]]:
     """Return data and options of `sample` as a plugin takes them."""
     plugin = model.entry.plugin
-    if plugin == "gpt":
-        return _TEXTS, {"prompt": "w1 w2"}
-    if plugin == "bert":
-        labels = case.call.get("labels")
-        if labels is not None and labels.ndim == 1:
-            names = model.module.config.id2label
-            return [(text, names[i % 2]) for i, text in enumerate(_TEXTS)], {"text": "w1 w2"}
-        return _TEXTS, {"text": "w1 <mask> w3"}
+    if plugin in ("gpt", "bert"):
+        return _texts(plugin, subject, getattr(model.module.config, "id2label", None) or {})
     if plugin == "library":
         return _rows(case.call), {"prompt": "w1 w2"}
     if plugin == "vit" and "pixel_values" in case.call:
@@ -129,6 +125,16 @@ def _inputs(model: Any, case: Case) -> tuple[Any, dict[str, Any]]:
     if plugin == "vit" and data is not None:
         return data, {"images": data[0][:1]}
     return data, {"steps": 2} if plugin == "ddpm" else {"data": data}
+
+
+def _texts(plugin: str, subject: Subject, names: dict[int, str]) -> tuple[Any, dict[str, Any]]:
+    """Return texts with what the task says of them, and options of `sample`."""
+    if subject.task == "SEQUENCE_CLASSIFICATION":
+        return [(text, names[i % 2]) for i, text in enumerate(_TEXTS)], {"text": "w1 w2"}
+    if subject.task == "TOKEN_CLASSIFICATION":
+        words = [text.split() for text in _TEXTS]
+        return [(each, [names[i % 2] for i in range(len(each))]) for each in words], {"text": "w1 w2"}
+    return _TEXTS, {"prompt": "w1 w2"} if plugin == "gpt" else {"text": "w1 <mask> w3"}
 
 
 def _rows(call: dict[str, Any]) -> dict[str, Any]:

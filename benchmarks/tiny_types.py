@@ -192,6 +192,8 @@ def _call(module: Any, task: str) -> dict[str, Any]:
     call: dict[str, Any] = {}
     if "input_ids" in takes:
         call["input_ids"] = ids[:, None].repeat(1, 2, 1) if task == "MULTIPLE_CHOICE" else ids
+    if task in ("CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM") and "input_ids" in takes:
+        return {**call, **({"labels": ids.clone()} if "labels" in takes else {})}  # text alone
     if "pixel_values" in takes:
         config = getattr(module.config, "vision_config", None) or module.config
         channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", 32)

@@ -79,6 +79,7 @@ def test_who_takes_what() -> None:
     assert takes("XLMWithLMHeadModel", "xlm", causal=True) == ("gpt",)
     assert takes("XLNetLMHeadModel", "xlnet") == ("library",)
     assert takes("BartForConditionalGeneration", "bart") == ("library",)
+    assert takes("ModernVBertForMaskedLM", "modernvbert") == ("library",)
     assert takes("ViTForImageClassification", "vit") == ("vit",)
     assert takes("OwnForImageClassification", "vit") == ("library",)
 

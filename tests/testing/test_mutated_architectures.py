@@ -9,7 +9,15 @@ from .mutations import Mutation, broken
 TENSORS = "return zoo.checkpoint.tensors(entry)"
 SCALE = 'self.register_buffer("scale", torch.full((1,), 1.5), persistent=False)'
 
+HEADS = "@zoo.hookimpl\ndef heads(entry):\n    return zoo.Heads({})\n\n\n@zoo.hookimpl\ndef describe"
+
 LOADING = {
+    "a head that nothing builds": Mutation(
+        "@zoo.hookimpl\ndef describe", HEADS.format("('classify',)"), "heads", "no parameter of another shape"
+    ),
+    "a head for nothing": Mutation(
+        "@zoo.hookimpl\ndef describe", HEADS.format("('dance',)"), "heads", "the task 'dance'"
+    ),
     "heavy import": Mutation("import zoo\n", "import zoo\nimport torch\n", "import", "numpy imported at its top level"),
     "prints": Mutation("import zoo\n", "import zoo\nprint('hello')\n", "import", "printed 'hello'"),
     "misspelt hook": Mutation("def describe", "def discribe", "describe", "Did you mean 'describe'?"),

@@ -39,27 +39,36 @@ if torch.distributed.is_initialized():
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo here")
-def test_two_processes_are_one_with_twice_the_batches(fake, tmp_path):
+def _two(arguments: list[str]) -> list[str]:
+    """Run Python with these arguments in two processes that know of each other; return what each printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-W", "error", "-c", RUN, str(Path(__file__).with_name("conftest.py")), str(tmp_path)]
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environment = {**os.environ, **common, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE
+            [sys.executable, *arguments],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1].decode() for process in running]
+        said = [process.communicate(timeout=120) for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors.decode() for _, errors in said)
+    return [out.decode() for out, _ in said]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo here")
+def test_two_processes_are_one_with_twice_the_batches(fake, tmp_path):
+    arguments = ["-W", "error", "-c", RUN, str(Path(__file__).with_name("conftest.py")), str(tmp_path)]
+    _two(arguments)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     one = fake(noise=0.0)
     one.module[0].bias.data.zero_()
@@ -71,3 +80,14 @@ def test_two_processes_are_one_with_twice_the_batches(fake, tmp_path):
     for name, tensor in one.values().items():
         assert first["values"][name] == second["values"][name], name
         torch.testing.assert_close(torch.tensor(first["values"][name]), tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo here")
+def test_the_command_writes_and_prints_in_one_process(tmp_path):
+    out = tmp_path / "run"
+    options = ["--steps", "2", "--batch-size", "32", "--out", str(out)]
+    first, second = _two(["-m", "zoo", "tune", "gat", *options])
+    assert first.split() == [str(out / "adapter")]
+    assert second == ""
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,6 +88,7 @@ def info(
 ) -> None:
     """Show the facts of model NAME, and its footprint."""
     from zoo.catalog import registry
+    from zoo.formats.heads import head_of
     from zoo.loading.resolve import resolve
     from zoo.plugin import hooks
 
@@ -96,14 +97,18 @@ def info(
         entry = resolve(name, download=False)
     facts = _facts(entry)
     adapter = _adapter(entry)
+    if entry.adapter is not None:
+        entry = replace(entry, head=head_of(entry.adapter))
+    tasks: tuple[str, ...] = ()
     try:
         described = hooks.describe(entry) if entry.config else {}
+        tasks = hooks.heads(entry).tasks if entry.config else ()
     except ZooError as error:  # the registry's facts are still worth printing
         note(f"warning: {error}")
         described = {}
     measured = _footprint(name, bits, keep, lora, errors) if footprint or bits or keep or lora or errors else None
     if as_json:
-        more: dict[str, Any] = {"config": entry.config, "facts": described}
+        more: dict[str, Any] = {"config": entry.config, "facts": described, "heads": list(tasks)}
         if entry.adapter is not None:
             more["adapter"] = {"folder": entry.adapter, **adapter}
         if measured is not None:
@@ -121,6 +126,7 @@ def info(
         "lora targets": targets if isinstance(targets, str) else ", ".join(targets),
         "kept in full precision": ", ".join(entry.keep),
         **described,
+        "new heads": ", ".join(tasks),
         **(_footprint_facts(measured) if measured is not None else {}),
     }
     print_facts({label: text for label, text in shown.items() if text})

@@ -6,12 +6,39 @@ from collections.abc import Mapping, Sequence
 
 from zoo.errors import DataError, did_you_mean
 
+_MORE_LABELS = ("rating", "score", "intent", "emotion", "topic", "genre", "species")
+_MORE_TEXTS = ("review_text", "utterance", "tweet", "post", "abstract")
 # What a column is -> the names that data have for it; the first one that is there counts.
 USUAL = {
     "image": ("image", "images", "img", "picture", "photo", "pixel_values", "file_name", "image_path", "png", "jpg"),
-    "label": ("label", "labels", "class", "classes", "category", "target", "y", "fine_label", "cls"),
+    "label": (
+        "label",
+        "labels",
+        "class",
+        "classes",
+        "category",
+        "target",
+        "y",
+        "cls",
+        "fine_label",
+        "sentiment",
+        "stars",
+        *_MORE_LABELS,
+    ),
     "caption": ("caption", "captions", "text", "description", "prompt", "title"),
-    "text": ("text", "texts", "content", "sentence", "document", "review", "body", "article", "comment", "message"),
+    "text": (
+        "text",
+        "texts",
+        "content",
+        "sentence",
+        "document",
+        "review",
+        "body",
+        "article",
+        "comment",
+        "message",
+        *_MORE_TEXTS,
+    ),
     "messages": ("messages", "conversations", "conversation", "chat", "dialog", "dialogue"),
     "prompt": ("prompt", "instruction", "question", "query", "input", "inputs", "source"),
     "completion": ("completion", "response", "answer", "output", "outputs", "reply", "target"),
@@ -67,6 +94,6 @@ def find_columns(
             listed = ", ".join(names) or "none"
             raise DataError(
                 f"{origin}: found no column of the {role}s; its columns are {listed}: say which one it is, "
-                f'columns={{"{role}": "{next((name for name in names if name not in taken), "NAME")}"}}'
+                f'columns={{"{role}": "NAME"}} (--column {role}=NAME)'
             )
     return found

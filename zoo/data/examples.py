@@ -11,7 +11,7 @@ from typing import Any
 from zoo.data.columns import find_columns
 from zoo.data.report import Report, key_of
 from zoo.data.sources import read_table
-from zoo.data.spec import Data
+from zoo.data.spec import ALL, Data
 from zoo.data.splits import divide, rows_of
 from zoo.data.table import Table
 from zoo.errors import DataError
@@ -67,7 +67,7 @@ class Examples:
             skipped=(*self.table.skipped, *self.skipped),
             notes=(*self.table.notes, *self.notes, *notes),
             keys={split: [self.keys[row] for row in rows] for split, rows in parts.items()},
-            served=tuple(split for split, rows in parts.items() if rows is self.chosen),
+            served=tuple(split for split, rows in parts.items() if rows is self.chosen) or (ALL,),
         )
 
 

@@ -28,7 +28,7 @@ class Report:
         skipped: (what was left out, why).
         notes: what else there is to know.
         keys: split → a key of 8 bytes for each example, which depends on its content alone.
-        served: the splits whose examples this reading handed out.
+        served: the splits whose examples this reading handed out; "all" stands for all.
     """
 
     origin: str
@@ -63,7 +63,7 @@ class Report:
             parts.append(f"{len(self.skipped)} skipped ({named}{f'; and {rest} more' if rest > 0 else ''})")
         found = [f"{self.origin}: {used + len(self.skipped)} {self.unit}: {', '.join(parts)}"]
         if not self.splits and not self.skipped:  # a stream, or what a model makes of its data
-            found = [self.origin]
+            found = [self.origin] if self.columns or self.classes else []
         if self.columns:
             unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
             found.append("columns: " + ", ".join(f"{what} is {name}" for what, name in self.columns.items()) + unused)

@@ -9,7 +9,9 @@ from zoo.catalog.entry import Entry
 from zoo.catalog.head import Head, as_head
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import manifest
-from zoo.storage.file_names import ADAPTER_TENSORS, MANIFEST
+from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST
+
+_PEFT_TASKS = {"SEQ_CLS": "classify", "TOKEN_CLS": "tokens"}
 
 
 def to_json(head: Head | None) -> dict[str, Any] | None:
@@ -47,6 +49,14 @@ def head_of(place: Path) -> Head | None:
     folder = place.parent if place.name == ADAPTER_TENSORS else place
     content = manifest.read(folder)
     return None if content is None else from_json(content["base"].get("head"), folder / MANIFEST)
+
+
+def task_of(place: Path) -> str | None:
+    """Return the task of the head that an adapter of PEFT's own brings along without saying its classes; else None."""
+    folder = place.parent if place.name == ADAPTER_TENSORS else place
+    if (folder / MANIFEST).is_file() or not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    return _PEFT_TASKS.get(str(manifest.read_json(folder / ADAPTER_CONFIG).get("task_type")))
 
 
 def record_for(entry: Entry, folder: Path) -> dict[str, Any]:

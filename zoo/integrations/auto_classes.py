@@ -43,37 +43,46 @@ def classes_of(task: str) -> Mapping[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def _written() -> dict[str, dict[str, Any]]:
-    """Return those tables that stand in transformers' source as they are: importing them would import torch."""
+    """Return the tables that stand in transformers' source, read and not run: importing them would import torch."""
     package = find_spec("transformers")
     places = package.submodule_search_locations if package else None
     if not places:
         return {}
     source = (Path(places[0]) / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for line in ast.parse(source).body:
-        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Call) and len(line.value.args) == 1:
-            name = ast.unparse(line.targets[0])
-            with suppress(ValueError):  # one that is put together from others
-                found[name] = dict(ast.literal_eval(line.value.args[0])) if name.endswith(_END) else {}
+        if not (isinstance(line, ast.Assign) and isinstance(line.value, ast.Call) and len(line.value.args) == 1):
+            continue
+        name, pairs = ast.unparse(line.targets[0]), line.value.args[0]
+        if name.endswith(_END) and isinstance(pairs, ast.List):
+            with suppress(ValueError, KeyError):  # one that is made in another way
+                found[name] = dict(pair for part in pairs.elts for pair in _pairs(part, found))
     return found
+
+
+def _pairs(part: ast.expr, tables: Mapping[str, dict[str, Any]]) -> list[tuple[str, Any]]:
+    """Return what one element of a table's source stands for: a pair, or the pairs of a table before it."""
+    if not isinstance(part, ast.Starred):
+        return [ast.literal_eval(part)]
+    name = next(one.id for one in ast.walk(part) if isinstance(one, ast.Name) and one.id.endswith(_END))
+    return list(tables[name].items())
 
 
 def is_for(config: Mapping[str, Any], *tasks: str) -> bool:
     """Return whether a configuration's class is one that transformers has for one of the tasks.
 
-    The class is that in `architectures`. Where there is none, the type decides: whether transformers has a class of it
-    for the task.
+    The class is that in `architectures`, one of the type's where the configuration has a type. Where there is no class,
+    the type decides: whether transformers has a class of it for the task.
 
     Args:
         config: the content of a config.json.
         tasks: as in `classes_of`.
     """
-    kind = model_type(config)
+    kind, named = model_type(config), set(class_names(config))
     if kind is None:
-        return False
-    named = class_names(config)
+        return any(not named.isdisjoint(names) for task in tasks for names in classes_of(task).values())
     return any(
-        bool(set(named) & set(classes_of(task).get(kind, ()))) if named else kind in classes_of(task) for task in tasks
+        not named.isdisjoint(classes_of(task).get(kind, ())) if named else kind in classes_of(task) for task in tasks
     )
 
 
@@ -109,7 +118,14 @@ def sees_later_tokens(config: Mapping[str, Any]) -> str | None:
     return _BOTH_SIDES.get(kind)
 
 
+def has_parts(config: Mapping[str, Any]) -> bool:
+    """Return whether a type reads more than text, so that its text has a configuration of its own within it."""
+    return "text_config" in (getattr(_config_class(model_type(config) or ""), "sub_configs", None) or ())
+
+
 def _config_class(kind: str) -> Any:
+    if not kind:
+        return None
     from transformers import CONFIG_MAPPING
 
     return CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401 - its `get` finds nothing

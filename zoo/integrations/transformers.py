@@ -31,8 +31,6 @@ _FLOAT = "__float__"  # the only key of an object that stands for a number that 
 
 # Buffers that files of older releases hold, and that are in no module today.
 _ONCE_STORED = ("position_ids", "inv_freq", "masked_bias")
-# Files beside the weights that say how inputs are made; they go with a saved model.
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def library_config(
@@ -171,7 +169,7 @@ def named_tensors(
     """
     import torch
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
     from zoo.storage.checkpoint import tensors
 
@@ -192,22 +190,26 @@ def named_tensors(
     aliases = ties(module)
     tied = {*aliases, *aliases.values()}
     seen: dict[str, Tensor] = {}
+    found: set[str] = set()
     # How many parts each joined tensor has, from the names alone; only where something is to be joined.
     names = (name for name, _ in tensors(entry)) if converters else ()
     awaited = Counter(renamed for renamed, pattern in map(target, names) if pattern)
-    joined: dict[str, Any] = {}
+    parts: dict[str, list[tuple[str, str, Tensor]]] = {}
     for name, tensor in tensors(entry):
         renamed, pattern = target(name)
         if renamed not in own and (ignored(renamed) or _library_ignores(renamed, module)):
             continue
         if pattern:
-            converter = joined.setdefault(renamed, deepcopy(converter_of[pattern]))
-            converter.add_tensor(renamed, name, pattern, tensor)
-            awaited[renamed] -= 1
-            if not awaited[renamed]:
-                for key, value in joined.pop(renamed).convert(renamed, model=module, config=module.config).items():
+            parts.setdefault(renamed, []).append((name, pattern, tensor))
+            if len(parts[renamed]) == awaited[renamed]:
+                converter = deepcopy(converter_of[pattern])
+                # By their numbers: in a file expert 10 may come before expert 2.
+                for part, own_pattern, value in sorted(parts.pop(renamed), key=lambda one: dot_natural_key(one[0])):
+                    converter.add_tensor(renamed, part, own_pattern, value)
+                for key, value in converter.convert(renamed, model=module, config=module.config).items():
                     yield key, value[0] if isinstance(value, list) else value
             continue
+        found.add(renamed)
         canonical = aliases.get(renamed, renamed)
         if renamed in tied:
             trace = tensor.flatten()[:: max(1, tensor.numel() // 4096)].clone()
@@ -220,6 +222,17 @@ def named_tensors(
                 continue
             seen[canonical] = trace
         yield canonical, tensor
+    yield from _unsaved(module, found)
+
+
+def _unsaved(module: PreTrainedModel, found: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters that a class leaves out of its files because it computes them, as it computes them."""
+    left_out = set(getattr(module, "_keys_to_ignore_on_save", None) or ()) - found
+    for name in left_out & dict(module.named_parameters()).keys():
+        path, _, leaf = name.rpartition(".")
+        layer = deepcopy(module.get_submodule(path)).to_empty(device="cpu")
+        module._init_weights(layer)
+        yield name, getattr(layer, leaf).detach()
 
 
 def _library_ignores(name: str, module: nn.Module) -> bool:
@@ -297,22 +310,6 @@ def image_processor(
         return library_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their parsers do
         raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be used: {one_line(error)}") from error
-
-
-def copy_processors(entry: Entry, folder: Path) -> None:
-    """Copy the files that say how a model's inputs are made, those that there are.
-
-    Raises:
-        OutputError: one cannot be written.
-    """
-    from shutil import copyfile
-
-    for name in _PROCESSORS if entry.folder else ():
-        if (Path(entry.folder) / name).is_file() and not (folder / name).exists():  # type: ignore[arg-type]
-            try:
-                copyfile(Path(entry.folder) / name, folder / name)  # type: ignore[arg-type]
-            except OSError as error:
-                raise OutputError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
 
 
 def save_library_model(

@@ -44,13 +44,23 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
         AdapterError: two of these differ.
         ZooError: the plugin makes no such head.
     """
+    unsaid = None
     for name, place in adapters.items():
         if isinstance(place, str | os.PathLike):
-            theirs = saved_heads.head_of(resolve_path(place))
+            path = resolve_path(place)
+            theirs = saved_heads.head_of(path)
             asked = theirs if asked is None else _agreed(asked, theirs, name)
-    if asked is None:
+            unsaid = unsaid or saved_heads.task_of(path)
+    if asked is None and unsaid is None:
         return entry
     can = hooks.heads(entry)
+    if unsaid in can.tasks and can.own is None and (asked is None or asked.task is None):
+        raise AdapterError(
+            f"the adapter brings a head for the task {unsaid!r} and does not say its classes, and {entry.name} has "
+            f"no such head: give classes=[…], their names in order or how many{_also(unsaid)}"
+        )
+    if asked is None:
+        return entry
     if asked.task is not None and asked.task not in can.tasks:
         able = f"makes heads for {', '.join(map(repr, can.tasks))}" if can.tasks else "makes no new heads"
         raise ZooError(
@@ -67,6 +77,10 @@ def with_head(entry: Entry, asked: Head | None, adapters: Mapping[str, Any]) -> 
     if asked == Head():
         return entry
     return replace(entry, head=replace(asked, modules=()))
+
+
+def _also(task: str | None) -> str:
+    return "" if task == "classify" else f", with task={task!r}"
 
 
 def _agreed(asked: Head, own: Head | None, name: str) -> Head:

@@ -28,9 +28,9 @@ def checks(subject: PluginUnderTest, level: Level = "full") -> tuple[Check, ...]
         return found
     # Only now, because they import torch.
     if "architecture" in kinds:
-        from zoo.testing import adapting, drawing, learning, structure, weights
+        from zoo.testing import adapting, drawing, heads, learning, structure, weights
 
-        found += structure.CHECKS + weights.FIRST + learning.FIRST + weights.THEN
+        found += structure.CHECKS + heads.CHECKS + weights.FIRST + learning.FIRST + weights.THEN
         found += adapting.CHECKS + weights.LAST + learning.THEN + drawing.CHECKS
     if "quantizer" in kinds:
         from zoo.testing import quantizing

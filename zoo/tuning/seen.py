@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from zoo.data.report import Report
+from zoo.data.spec import ALL
 
 SEEN = "seen_in_training"  # the metric: the share of the evaluated examples that the model was trained on
 
@@ -28,5 +29,8 @@ class SeenExamples:
 
 
 def _keys(reports: Iterable[Report], split: str) -> np.ndarray:
-    raw = b"".join(key for report in reports for name in report.served or (split,) for key in report.keys.get(name, ()))
-    return np.frombuffer(raw, dtype=np.uint64)
+    raw: list[bytes] = []
+    for report in reports:
+        served = report.keys if ALL in report.served else report.served or (split,)
+        raw += [key for name in served for key in report.keys.get(name, ())]
+    return np.frombuffer(b"".join(raw), dtype=np.uint64)

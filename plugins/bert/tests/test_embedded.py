@@ -83,9 +83,9 @@ def test_real_configurations_in_four_bits(name: str) -> None:
 def test_facts_without_torch() -> None:
     code = (
         "import sys, zoo_bert.facts; from types import SimpleNamespace as N;"
-        "print(zoo_bert.facts.describe(N(config={}, folder=None, weights='embedded')));"
-        "config = {'architectures': ['XForSequenceClassification'], 'id2label': {0: 'a'}};"
-        "print(zoo_bert.facts.describe(N(config=config)));"
+        "print(zoo_bert.facts.describe(N(config={}, folder=None, weights='embedded', head=None)));"
+        "config = {'architectures': ['BertForSequenceClassification'], 'id2label': {0: 'a'}};"
+        "print(zoo_bert.facts.describe(N(config=config, head=None)));"
         "assert zoo_bert.facts.recognises({'architectures': ['RobertaForMaskedLM']});"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import Heads
 from zoo.integrations import transformers_heads
-from zoo.integrations.auto_classes import classes_of, is_for, sees_later_tokens
+from zoo.integrations.auto_classes import classes_of, has_parts, is_for, sees_later_tokens
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def recognises(config: dict[str, Any]) -> bool:
         return False
     if is_for(config, "MASKED_LM"):
         # XLM has one class for both.
-        return not is_for(config, "CAUSAL_LM") or sees_later_tokens(config) is not None
-    return is_masked(str(config.get("model_type"))) and is_for(config, *CLASSIFIERS, "PRETRAINING", BODY)
+        taken = not is_for(config, "CAUSAL_LM") or sees_later_tokens(config) is not None
+    else:
+        taken = is_masked(str(config.get("model_type"))) and is_for(config, *CLASSIFIERS, "PRETRAINING", BODY)
+    return taken and not has_parts(config)
 
 
 def is_masked(model_type: str) -> bool:

@@ -196,7 +196,7 @@ def test_facts_without_torch() -> None:
 
     code = (
         "import sys, zoo_gpt.facts; from types import SimpleNamespace as N;"
-        "print(zoo_gpt.facts.describe(N(config={}, folder=None, weights='embedded')));"
+        "print(zoo_gpt.facts.describe(N(config={}, folder=None, weights='embedded', head=None)));"
         "assert zoo_gpt.facts.recognises({'architectures': ['Qwen2ForCausalLM']});"
         "assert not zoo_gpt.facts.recognises({'architectures': ['BertForMaskedLM'], 'model_type': 'bert'});"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

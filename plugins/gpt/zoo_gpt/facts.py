@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import Heads
 from zoo.integrations import transformers_heads
-from zoo.integrations.auto_classes import classes_of, is_for, sees_later_tokens
+from zoo.integrations.auto_classes import classes_of, has_parts, is_for, sees_later_tokens
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def recognises(config: dict[str, Any]) -> bool:
     if is_for(config, "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"):
         return False
     if not is_for(config, "CAUSAL_LM"):
-        return is_decoder(str(config.get("model_type"))) and is_for(config, *CLASSIFIERS, BODY)
-    return sees_later_tokens(config) is None
+        with_head = is_decoder(str(config.get("model_type"))) and is_for(config, *CLASSIFIERS, BODY)
+        return with_head and not has_parts(config)
+    return sees_later_tokens(config) is None and not has_parts(config)
 
 
 def is_decoder(model_type: str) -> bool:

@@ -62,6 +62,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
             rule=rule,
             skipped=table.skipped,
             keys={name: [keys[row] for row in part] for name, part in parts.items()},
+            served=(given.split or request.split,),
             **{**facts, "notes": (*table.notes, *facts.get("notes", ()))},
         )
     )

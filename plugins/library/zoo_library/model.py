@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError
+from zoo import CheckpointError, OutputError
 from zoo.integrations import auto_classes, diffusers, pyg, transformers
 
 from .facts import Library, configuration, library_of
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo import Entry, Model
+
+
+# Files beside the weights that say how inputs are made; they go with a saved model.
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def construct(entry: Entry) -> nn.Module:
@@ -56,9 +61,19 @@ def save(model: Model, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     library = _library(model.entry, configuration(model.entry))
     if library == "transformers":
         transformers.save_library_model(module, folder, state_dict, lambda: transformers.tokenizer_of(model.entry))
-        transformers.copy_processors(model.entry, folder)
+        _copy_processors(model.entry, Path(folder))
     elif library == "diffusers":
         diffusers.save_library_model(module, Path(folder), state_dict)
     else:
         pyg.save_library_model(Path(folder), configuration(model.entry), state_dict)
     return True
+
+
+def _copy_processors(entry: Entry, folder: Path) -> None:
+    """Copy the files that say how a model's inputs are made, those that there are."""
+    for name in _PROCESSORS if entry.folder else ():
+        if (Path(entry.folder) / name).is_file() and not (folder / name).exists():
+            try:
+                copyfile(Path(entry.folder) / name, folder / name)
+            except OSError as error:
+                raise OutputError(f"{folder / name}: cannot be written: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 LONGEST = 512  # tokens of a text that are used, if the model does not take fewer
 NEW_TOKENS = 100
 _IGNORED = -100  # label of a token that is padding
-_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_LIMITS = ("max_position_embeddings", "max_target_positions", "max_decoder_position_embeddings", "max_seq_len")
 
 
 def reads_text(model: Model) -> bool:
@@ -65,9 +66,16 @@ def encoded(
 
 def longest(model: Model) -> int:
     """Return how many tokens of a text are used."""
+    return min(LONGEST, context_of(model))
+
+
+def context_of(model: Model) -> int:
+    """Return the longest text that the model takes, in tokens (2**31 for a model without a limit)."""
     config = model.module.config
+    with suppress(ValueError):  # of two texts it has none that is the text's
+        config = config.get_text_config()
     limits = [getattr(config, name, None) for name in _LIMITS]
-    return min([LONGEST, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])
+    return min([2**31, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])
 
 
 def _vocabulary(model: Model) -> int:
@@ -99,7 +107,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     options = request.take(
         prompt=None,
         prompts=None,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=None,
         do_sample=False,
         temperature=1.0,
         top_k=50,
@@ -110,7 +118,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     if prompts is None:
         raise ZooError("expected texts to begin with, got none: give prompt= or prompts=")
     tokenizer = tokenizer_of(model.entry)
-    settings = {name: options[name] for name in ("max_new_tokens", "do_sample", "num_beams")}
+    settings = {name: options[name] for name in ("do_sample", "num_beams")}
     if options["do_sample"]:
         settings |= {name: options[name] for name in ("temperature", "top_k", "top_p")}
     seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
@@ -120,9 +128,26 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         for prompt in prompts:
             inputs = torch.tensor([tokenizer(prompt)["input_ids"]] * request.n, device=model.device)
             check_vocabulary(model.entry, _vocabulary(model), int(inputs.max()))
+            settings["max_new_tokens"] = _room(model, inputs.shape[1], options["max_new_tokens"])
             output = module.generate(inputs, attention_mask=torch.ones_like(inputs), **settings)
             texts += tokenizer.batch_decode(output, skip_special_tokens=True)
     return Samples(texts, "text", [prompt for prompt in prompts for _ in range(request.n)])
+
+
+def _room(model: Model, given: int, wanted: int | None) -> int:
+    """Return how many tokens to make after `given` ones: as many as are wanted, or NEW_TOKENS at most.
+
+    Raises:
+        ZooError: the model takes fewer.
+    """
+    limit = context_of(model)
+    room = limit - 1 - (0 if model.module.config.is_encoder_decoder else given)
+    if given > limit or room < (wanted or 1):
+        raise ZooError(
+            f"the prompt has {given} tokens and {wanted or 1} more are wanted, and {model.entry.name} takes {limit}: "
+            "shorten the prompt or lower max_new_tokens"
+        )
+    return wanted or min(NEW_TOKENS, room)
 
 
 def _check_generates(model: Model) -> None:
