@@ -112,7 +112,7 @@ class Judging:
         self.module, self.device, self.dtype = module, torch.device("cpu"), torch.float32
 
     def batches(self, images, *, batch_size, split):
-        assert split == "test"
+        assert split == "all"
         return ({"images": part * 2 - 1} for part in images.split(batch_size))
 
 

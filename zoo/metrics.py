@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from zoo.data.spec import Data
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def read(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     module.eval()
     features, probabilities = [], []
     try:
-        for batch in judge.batches(Data(images, split="all"), batch_size=_CHUNK, split="test"):
+        for batch in judge.batches(images, batch_size=_CHUNK, split="all"):
             hidden = module.forward_features(batch["images"].to(judge.device, judge.dtype))
             features.append(module.forward_head(hidden, pre_logits=True).float().cpu())
             probabilities.append(module.forward_head(hidden).float().softmax(-1).cpu())
