@@ -68,8 +68,8 @@ def divide(
         "train": [i for i, held in zip(rows, out, strict=True) if not held],
         "test": [i for i, held in zip(rows, out, strict=True) if held],
     }
-    by = f"by {given.group}" if given.group else "equal ones together"
-    return {split: part for split, part in parts.items() if part}, f"{share:.0%} held out {by}, seed {given.seed}"
+    by = f" by {given.group}" if given.group else ", equal ones together"
+    return {split: part for split, part in parts.items() if part}, f"{share:.0%} held out{by}, seed {given.seed}"
 
 
 def rows_of(parts: Mapping[str, list[int]], split: str, given: Data, origin: str) -> list[int]:
