@@ -85,6 +85,14 @@ def test_pictures_of_wide_numbers_are_scaled_by_their_range(tmp_path: Path, kind
     assert (images / 2 + 0.5).mean().item() == pytest.approx(0.5, abs=0.005)
 
 
+def test_integers_and_floats_in_one_folder_have_ranges_of_their_own(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 1024).reshape(32, 32)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "f.tif")
+    Image.fromarray((ramp * 65535).astype(np.int32)).save(tmp_path / "i.tif")
+    images, _ = image_data(tmp_path, size=32, channels=1, split="all")
+    assert (images / 2 + 0.5).mean((1, 2, 3)).tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
+
+
 def test_one_list_of_classes_for_all_splits(tmp_path: Path) -> None:
     for inner in ("train/A", "train/B", "train/C", "val/B", "val/C"):
         _picture(tmp_path / inner / "0.png", 1, random.Random(inner))

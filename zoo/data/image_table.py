@@ -146,15 +146,14 @@ def _images(values: Any, known: Sequence[Checked], rows: Sequence[int]) -> Any:
 
     if isinstance(values, torch.Tensor | np.ndarray):
         return as_batch(values)[list(rows)]
-    spans = [one.span for one in known if one.span is not None]
+    spans = _spans(known)
     whole = [i for i, one in enumerate(known) if not one.wrong]
     looked = [values[i] for i in whole[:: max(1, len(whole) // _LOOKED_AT)]] if isinstance(values, ItemColumn) else []
     first = looked[0] if looked else values[rows[0]]
     if isinstance(first, Path) and not spans:
         return [values[i] for i in rows]
     if isinstance(first, Path | dict | bytes):
-        span = span_of(min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
-        return Opened(values, rows, lambda one: _opened(one, span))
+        return Opened(values, rows, lambda one: _opened(one, spans))
     if looked:
         signed = is_signed([as_single(one) for one in looked if not is_pil(one)])
         return Opened(values, rows, lambda one: one if is_pil(one) else _checked_sign(one, signed))
@@ -181,9 +180,18 @@ class Opened(Rows):
         return [self._made(one) for one in found] if isinstance(index, slice) else self._made(found)
 
 
-def _opened(source: Any, span: tuple[float, float] | None) -> Any:
+def _spans(known: Sequence[Checked]) -> dict[str, tuple[float, float]]:
+    """Return the range of all 32-bit pictures of a kind, integers and floats each."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for one in known:
+        if one.span is not None:
+            found.setdefault(one.mode, []).append(one.span)
+    return {mode: span_of(min(low for low, _ in some), max(high for _, high in some)) for mode, some in found.items()}
+
+
+def _opened(source: Any, spans: dict[str, tuple[float, float]]) -> Any:
     image = open_image(source)
-    return scaled(as_single(image, span), False)[0] if is_wide(image) else image
+    return scaled(as_single(image, spans.get(image.mode)), False)[0] if is_wide(image) else image
 
 
 def _checked_sign(image: Any, signed: bool) -> Tensor:

@@ -36,12 +36,14 @@ class Checked:
         wrong: what is wrong with it; "": nothing.
         frames: how many it has.
         span: its lowest and highest value, where those are 32-bit numbers.
+        mode: Pillow's name of such numbers: "I" or "F".
     """
 
     key: bytes
     wrong: str = ""
     frames: int = 1
     span: tuple[float, float] | None = None
+    mode: str = ""
 
 
 def open_image(source: Any) -> Image:
@@ -170,14 +172,14 @@ def _check_bytes(raw: bytes) -> Checked:
             frames = int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "TIFF", "WEBP", "PNG", "AVIF") else 1
             image.draft(None, (_SHORTEST, _SHORTEST))
             image.load()
-            span = _extrema(image) if is_wide(image) else None
+            span, mode = (_extrema(image), image.mode) if is_wide(image) else (None, "")
     except UnidentifiedImageError:
         return Checked(key, "it is no picture that Pillow reads")
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         return Checked(key, f"it is broken ({_why(error)})")
     if span is not None and not all(map(math.isfinite, span)):
         return Checked(key, "it has values that are no finite numbers")
-    return Checked(key, frames=frames, span=span)
+    return Checked(key, frames=frames, span=span, mode=mode)
 
 
 def _extrema(image: Image) -> tuple[float, float]:

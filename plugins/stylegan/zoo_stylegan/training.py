@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo import DataError
 from zoo.data.images import image_batches, image_data
 from zoo.data.labels import check_labels
 from zoo.metrics import frechet_distance
@@ -114,8 +115,16 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     installed and the model draws its letters, before it: "frechet", the same in the features of its embedded
     classifier, and "letter_accuracy", the share that it reads as the wanted letter. With a discriminator also
     "critic_gap", by how much its logits of held-out images are above those of generated ones.
+
+    Raises:
+        DataError: there are fewer than two held-out images.
     """
     images, labels = image_data(data, **_format(model), split="test", limit=_EVALUATED, **_classes(model))
+    if len(images) < 2:
+        raise DataError(
+            f"{model.entry.name}: a distance of distributions needs at least 2 held-out images, found {len(images)}: "
+            "give more images, or hold out a larger share, zoo.Data(…, hold_out=0.3)"
+        )
     module = model.module
     z = torch.randn(len(images), module.generator.mapping.inputs, generator=torch.Generator().manual_seed(0))
     drawn, gaps = [], []
