@@ -202,7 +202,7 @@ def test_strict_shows_the_traceback():
         (["lsit"], "Did you mean 'list'?"),
         (["sample"], "Missing argument 'NAME'"),
         (["tune", "ddpm", "--stesp", "3"], "--steps"),
-        (["tune", "ddpm", "--steps", "3", "--minutes", "1"], "give --steps or --minutes, not both"),
+        (["tune", "ddpm", "--steps", "3", "--minutes", "1"], "give one of --steps, --minutes and --epochs"),
         (["tune", "ddpm", "--full", "--format", "kohya"], "--format is of an adapter's files"),
         (["tune", "ddpm", "--format", "zip"], "'zip' is not one of"),
         (["sample", "ddpm", "-n", "0"], "x>=1"),

@@ -30,7 +30,8 @@ def checks(subject: PluginUnderTest, level: Level = "full") -> tuple[Check, ...]
     if "architecture" in kinds:
         from zoo.testing import adapting, drawing, heads, learning, structure, weights
 
-        found += structure.CHECKS + heads.CHECKS + weights.FIRST + learning.FIRST + weights.THEN
+        found += structure.CHECKS + (heads.CHECKS if "heads" in subject.hooks else ())
+        found += weights.FIRST + learning.FIRST + weights.THEN
         found += adapting.CHECKS + weights.LAST + learning.THEN + drawing.CHECKS
     if "quantizer" in kinds:
         from zoo.testing import quantizing

@@ -153,15 +153,6 @@ def test_checkpoints_of_something_else(make, change, message: str) -> None:
     [
         ({"quantization_config": {"bits": 4}}, "quantized already"),
         ({"model_type": "someones-bert"}, "never run"),
-        ({"architectures": ["BertForSequenceClassification"], "id2label": {"0": "score"}}, "two classes or more"),
-        (
-            {
-                "architectures": ["BertForSequenceClassification"],
-                "problem_type": "multi_label_classification",
-                "id2label": {"0": "a", "1": "b"},
-            },
-            "one class for each text",
-        ),
     ],
 )
 def test_configurations_that_cannot_be(make, changes: dict, message: str) -> None:

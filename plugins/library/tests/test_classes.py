@@ -16,7 +16,7 @@ from zoo_library.facts import recognises
 
 WHOLE = {
     ("t5", "SEQ_TO_SEQ_CAUSAL_LM"): ["loss", "batches", "evaluate", "sample"],
-    ("bart", "SEQ_TO_SEQ_CAUSAL_LM"): ["loss", "batches", "evaluate", "sample"],
+    ("bart", "MASKED_LM"): ["loss", "batches", "evaluate", "sample"],
     ("whisper", "SPEECH_SEQ_2_SEQ"): ["loss", "batches", "evaluate"],
     ("clip", "ZERO_SHOT_IMAGE_CLASSIFICATION"): ["loss", "batches", "evaluate"],
     ("siglip", "ZERO_SHOT_IMAGE_CLASSIFICATION"): ["loss", "batches", "evaluate"],

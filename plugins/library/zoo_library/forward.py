@@ -113,10 +113,12 @@ def check_loss(model: Model) -> None:
         ZooError: it has none.
     """
     module: Any = model.module
+    if not hasattr(module, "main_input_name"):  # no class of transformers
+        raise _lossless(module)
     config = getattr(module, "config", None)
     facts = {"architectures": [type(module).__name__], "model_type": getattr(config, "model_type", None)}
     known = arguments_of(module)
-    if not is_for(facts, "") and hasattr(module, "main_input_name"):
+    if not is_for(facts, ""):
         return
     if not _wanted(known) and "return_loss" not in known and not is_for(facts, "PRETRAINING"):
         raise _lossless(module)

@@ -12,7 +12,7 @@ import zoo
 import zoo_ia3
 from zoo.cli.matrix_run import Probe, names
 from zoo.methods.full import FullUpdate
-from zoo.model import evaluating
+from zoo.torch_state.modes import evaluating
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.walk import managed_weights, tied_groups
 

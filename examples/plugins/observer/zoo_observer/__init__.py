@@ -23,6 +23,11 @@ def recognises(config: dict[str, Any]) -> Wrapper:
 
 
 @zoo.hookimpl(wrapper=True)
+def heads(entry: zoo.Entry) -> Wrapper:
+    return (yield from timed("heads", entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
 def construct(entry: zoo.Entry) -> Wrapper:
     return (yield from timed("construct", entry.name))
 
@@ -60,6 +65,11 @@ def sample(model: zoo.Model) -> Wrapper:
 @zoo.hookimpl(wrapper=True)
 def loss(model: zoo.Model) -> Wrapper:
     return (yield from timed("loss", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
+def count(model: zoo.Model) -> Wrapper:
+    return (yield from timed("count", model.entry.name))
 
 
 @zoo.hookimpl(wrapper=True)
