@@ -159,7 +159,7 @@ def test_pictures_with_texts_folders_of_classes_and_files(tmp_path):
     images = render("sans", 3, seed=9, size=48)[0]
     given = [(images, ["one", "two", "one"]), {"images": images, "texts": ["one", "two", "one"]}]
     given.append([{"image": image, "text": text} for image, text in zip(images, ("one", "two", "one"), strict=True)])
-    found = [next(iter(model.batches(data, batch_size=3, split="test"))) for data in given]
+    found = [next(iter(model.batches(zoo.Data(data, split="all"), batch_size=3, split="test"))) for data in given]
     for batch in found:
         assert torch.equal(batch["pixel_values"], found[0]["pixel_values"])
         assert torch.equal(batch["input_ids"][0], batch["input_ids"][2])
@@ -173,7 +173,10 @@ def test_pictures_with_texts_folders_of_classes_and_files(tmp_path):
         (lambda model: model.sample(top_k=0), "top_k"),
         (lambda model: model.sample(3, images=torch.rand(2, 3, 32, 32)), "2 images"),
         (lambda model: model.batches(torch.rand(2, 3, 32, 32), batch_size=2), "images with texts"),
-        (lambda model: model.batches((torch.rand(2, 3, 8, 8), ["one"]), batch_size=2), "one text for each of 2"),
+        (
+            lambda model: model.batches((torch.rand(2, 3, 8, 8), ["one"]), batch_size=2),
+            "columns of one length, got image: 2, caption: 1",
+        ),
         (lambda model: model.evaluate("letters:gothic"), "gothic"),
         (lambda model: model.evaluate("nowhere:at all"), "nowhere"),
     ],
