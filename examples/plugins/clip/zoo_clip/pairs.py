@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo import DataError
+from zoo import Data, DataError
 from zoo.data import letters
 from zoo.data.images import image_items
 
@@ -97,6 +97,8 @@ def drawn(styles: Sequence[str], split: str, count: int, *, seed: int) -> Pairs:
 
 def _columns(data: Any) -> Any:
     """Return images with texts as columns by name, and anything else as it is."""
+    if isinstance(data, Data):
+        return replace(data, source=_columns(data.source))
     if isinstance(data, Mapping) and "texts" in data:
         return {"image": data.get("images"), "caption": _strings(data["texts"])}
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], list) and all_strings(data[1]):
