@@ -12,6 +12,7 @@ from .server import Hub
 CLASSES = ["bad", "good"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "gpt", "vit", "ddpm", "stylegan", "gat"])
 def test_a_pushed_adapter_brings_its_head_along(name: str, hub: Hub) -> None:
     model = zoo.load(name, classes=CLASSES, lora=2, bits=4, device="cpu", seed=0)

@@ -21,6 +21,7 @@ def test_known_classes_draw_as_before(name: str) -> None:
     assert found.captions == before.captions == ["H", "K"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpm", "stylegan"])
 def test_a_new_class_is_learnt_and_travels(name: str, tmp_path: Path) -> None:
     model = zoo.load(name, classes=["H", "heart"], lora=2, device="cpu", seed=0)

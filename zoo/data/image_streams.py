@@ -157,7 +157,7 @@ def _numbering(
         numbers, said = bind_classes(list(declared), own, model=model, also=also)
         place = dict(enumerate(numbers))
         if said:
-            record(Report(said, ""))
+            record(Report(model, "", notes=(said,)))
 
     def number(value: Any) -> int:
         value = value.item() if hasattr(value, "item") else value

@@ -263,7 +263,7 @@ def _bound(
     count, model = classes
     labels, said = bound(items.labels, items.classes, count=count, model=model, names=names, also=also)
     if said:
-        record(Report(said, ""))
+        record(Report(model, "", notes=(said,)))
     return labels
 
 

@@ -35,6 +35,7 @@ def examples(task: str) -> tuple[list[str] | None, list[Any]]:
     return ["no", "yes"], [(text, "yes" if "not" in text.split() else "no") for text in given]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classify", "multilabel", "regress", "tokens"])
 @pytest.mark.parametrize("bits", [None, 4])
 def test_it_is_tuned_saved_and_loaded_again(make, tmp_path: Path, task: str, bits: int | None) -> None:

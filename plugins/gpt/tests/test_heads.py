@@ -43,6 +43,7 @@ def test_the_last_token_that_is_not_padding_decides(make, kind: str) -> None:
     assert model.loss(batch).item() == pytest.approx(loss.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [None, 4])
 def test_it_is_tuned_saved_and_loaded_again(make, tmp_path: Path, kind: str, bits: int | None) -> None:

@@ -86,6 +86,7 @@ def test_a_convolution_takes_any_size_and_is_saved_as_timm_reads_it(make, tmp_pa
     assert torch.allclose(theirs(images), run(model, images), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 @pytest.mark.parametrize("task", ["multilabel", "regress"])
 def test_other_tasks(make, make_transformers, tmp_path: Path, library: str, task: str) -> None:
