@@ -143,7 +143,10 @@ class TextTask:
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Return logits float32 [b, c], of tokens [b, t, c]."""
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "words")}
+        others = {"labels", "words"}
+        if "attention_mask" not in self.takes:  # FNet's: its library's own padding is read too
+            others.add("attention_mask")
+        inputs = {name: tensor for name, tensor in batch.items() if name not in others}
         for name in inputs:
             if name not in self.takes:
                 raise DataError(

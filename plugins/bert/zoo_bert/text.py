@@ -120,7 +120,9 @@ def count(model: Model, batch: dict[str, Tensor]) -> float:
 def _predicted(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return logits [m, v] and tokens [m] of the places to predict."""
     places = batch["labels"] != IGNORED  # [b, t]
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    # Without such an argument (FNet) the model reads padding, as in its library.
+    others = {"labels"} if takes(model.module, "attention_mask") else {"labels", "attention_mask"}
+    inputs = {name: tensor for name, tensor in batch.items() if name not in others}
     for name in inputs:
         if name not in PADDING or not takes(model.module, name):
             raise DataError(f"{model.entry.name} does not use {name!r}, it would be ignored: leave it out of the batch")
