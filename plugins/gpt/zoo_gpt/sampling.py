@@ -132,9 +132,7 @@ def _start(model: Model, tokenizer: PreTrainedTokenizerBase, prompt: str | None)
 
 def _check_start(model: Model, ids: list[int], limit: int | None) -> None:
     if not ids:
-        raise ZooError(
-            f"{model.entry.name}: its tokenizer makes no token of the prompt {prompt!r:.60}: give another one"
-        )
+        raise ZooError(f"{model.entry.name}: its tokenizer makes no token of the prompt: give another one")
     check_vocabulary(model.entry, model.module.config.vocab_size, max(ids))
     context = context_of(model)
     if len(ids) + (limit or 1) > context:
