@@ -77,6 +77,16 @@ def test_what_it_says(hub: Hub, drawn: zoo.Samples) -> None:
     assert own["versions"]["torch"].startswith("2.")
 
 
+def test_an_evaluation_on_what_was_trained_on_is_called_so(hub: Hub) -> None:
+    model = small()
+    data = zoo.Data(torch.rand(12, 1, 32, 32))
+    model.tune(data, steps=1, batch_size=2, quiet=True)
+    for split, said in ((None, "On held-out data"), ("all", "On data of which 92% were trained on")):
+        model.evaluate(data, split=split)
+        model.push("me/own")
+        assert said in hub.repositories["me/own"].head().files["README.md"].decode()
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_words_are_words(text: str) -> None:
     base = {"name": text, "plugin": text, "weights": text, "commit": text, "fingerprint": text}

@@ -62,6 +62,16 @@ def test_a_callback_stops_the_run_which_is_then_finished_and_saved(fake, tmp_pat
     assert result.checkpoint.name == "checkpoint-7"
 
 
+def test_a_run_that_is_stopped_at_its_start_takes_no_step(fake):
+    class Stop:
+        def on_start(self, run):
+            run.stop()
+
+    result = run(fake(), callbacks=[Stop()])
+    assert (result.steps, result.summary(), result.curve()) == (0, "no step was taken", "")
+    assert result.loss != result.loss
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("on_stpe", "got on_stpe .*Did you mean 'on_step'"), ("step", "none of them")]
 )

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+SEEN = "seen_in_training"  # the metric: the share of what was evaluated that the model was trained on
 _LISTED = 3  # of what was skipped, named one by one
 _reports: ContextVar[Reports | None] = ContextVar("reports", default=None)
 

@@ -31,7 +31,9 @@ _OUTDATED = (
 
 
 def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:
-    """Add a training run to the records of the active adapters, which it has trained."""
+    """Add a training run to the records of the active adapters, which it has trained; none that took no step."""
+    if not result.losses:
+        return
     first = result.losses[: max(1, len(result.losses) // 10)]
     run: dict[str, Any] = {
         "data": data_name(data),
@@ -39,7 +41,7 @@ def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:
         "batch_size": result.batch_size,
         "lr": result.lr,
         "seconds": round(result.seconds, 1),
-        "first_loss": rounded(sum(first) / max(1, len(first))),
+        "first_loss": rounded(sum(first) / len(first)),
         "last_loss": rounded(result.loss),
     }
     if result.best_step is not None and result.evaluations:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.catalog.names import is_commit, is_repository
+from zoo.data.report import SEEN
 from zoo.formats.manifest import bits_of
 from zoo.hub import markup
 from zoo.hub.markup import block, inline, table
@@ -212,7 +213,11 @@ def _training_and_metrics(item: Item, suffix: str) -> list[str]:
     metrics = item.record.get("metrics")
     values = metrics.get("figures") if isinstance(metrics, Mapping) else None
     if isinstance(metrics, Mapping) and isinstance(values, Mapping) and values:
-        data = f"On held-out data, {inline(metrics.get('data'))}:"
+        seen = values.get(SEEN)
+        some = (
+            f"data of which {seen:.0%} were trained on" if isinstance(seen, int | float) and seen else "held-out data"
+        )
+        data = f"On {some}, {inline(metrics.get('data'))}:"
         shown = [(name, _number(value)) for name, value in values.items()]
         parts += [f"## Metrics{suffix}", data, table(("metric", "value"), shown)]
     return parts

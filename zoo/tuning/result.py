@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -55,12 +56,14 @@ class TuneResult:
 
     @property
     def loss(self) -> float:
-        """The mean loss of the last tenth of the steps (single ones jump)."""
+        """The mean loss of the last tenth of the steps (single ones jump); nan without any step."""
         last = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(last) / len(last)
+        return sum(last) / len(last) if last else math.nan
 
     def summary(self) -> str:
         """Return one line: steps, time, speed, and the loss at the start and the end."""
+        if not self.losses:
+            return "no step was taken"
         first = self.losses[: max(1, len(self.losses) // 10)]
         speed = self.steps / max(self.seconds, 1e-9)
         return (
@@ -70,6 +73,8 @@ class TuneResult:
 
     def curve(self, width: int = 60) -> str:
         """Return the losses as a line of blocks, each the mean of its share of the steps."""
+        if not self.losses:
+            return ""
         width = min(width, len(self.losses))
         ends = [round(i * len(self.losses) / width) for i in range(width + 1)]
         means = [sum(self.losses[a:b]) / (b - a) for a, b in pairwise(ends)]

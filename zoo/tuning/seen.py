@@ -9,8 +9,6 @@ import numpy as np
 from zoo.data.report import Report
 from zoo.data.spec import ALL
 
-SEEN = "seen_in_training"  # the metric: the share of the evaluated examples that the model was trained on
-
 
 class SeenExamples:
     """The keys of the examples that a model was trained on in this process, 8 bytes each."""

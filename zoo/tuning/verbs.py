@@ -11,13 +11,13 @@ import torch
 
 from zoo.catalog.entry import RANDOM
 from zoo.compat import renamed_arguments
-from zoo.data.report import collecting
+from zoo.data.report import SEEN, collecting
 from zoo.data.spec import as_data
 from zoo.plugin import hooks
 from zoo.plugin.requests import BatchRequest
 from zoo.torch_state.modes import evaluating
 from zoo.tuning.progress import note
-from zoo.tuning.seen import SEEN, SeenExamples
+from zoo.tuning.seen import SeenExamples
 from zoo.tuning.settings import OLD_NAMES
 
 if TYPE_CHECKING:
