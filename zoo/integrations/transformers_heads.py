@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.catalog.head import Head
-from zoo.errors import CheckpointError, ZooError
-from zoo.integrations.auto_classes import classes_of
+from zoo.errors import CheckpointError, ZooError, one_line
+from zoo.integrations.auto_classes import classes_of, is_for
+from zoo.integrations.transformers import tie
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from zoo.catalog.entry import Entry
 
 # What the library calls the problems that one class of its has.
 PROBLEMS = {
@@ -51,6 +54,38 @@ def with_head(values: Mapping[str, Any], head: Head | None, *, images: bool = Fa
         names = dict(enumerate(head.names))
         return {**found, "id2label": names, "label2id": {name: index for index, name in names.items()}}
     return {**found, "num_labels": head.count}
+
+
+def classifies(values: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is of a model that says something of texts or their words."""
+    return bool(values.get("architectures")) and is_for(values, SEQUENCE, TOKEN)
+
+
+def text_module(entry: Entry, values: Mapping[str, Any], config: Any, own: Any, *, bare: bool) -> Any:
+    """Return the module of a configuration: with a head for texts or words, the body alone, or as `own` makes it.
+
+    Args:
+        entry: the model's.
+        values: of its config.json.
+        config: the same as transformers reads it.
+        own: the Auto class of what the plugin is for.
+        bare: whether the configuration is a body's.
+
+    Raises:
+        CheckpointError: transformers has no such class of the type.
+    """
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    maker = AutoModel if bare else own
+    if classifies(values):
+        tokens = kind_of(values["architectures"][0], config.model_type) == TOKEN
+        maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
+    try:
+        module = maker.from_config(config, trust_remote_code=False)
+    except ValueError as error:  # a type that has no such head
+        raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
+    tie(module)
+    return module
 
 
 def kind_of(class_name: str, model_type: str) -> str | None:

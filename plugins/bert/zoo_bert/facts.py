@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import Heads
 from zoo.integrations import transformers_heads
 from zoo.integrations.auto_classes import classes_of, has_parts, is_for, sees_later_tokens
+from zoo.integrations.transformers_heads import classifies as classifies
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
@@ -69,11 +70,6 @@ def heads(entry: Entry) -> Heads:
 def folder_of(entry: Entry) -> Path | None:
     """Return where the entry's files are; None without files."""
     return entry.folder or (EMBEDDED if entry.weights == "embedded" else None)
-
-
-def classifies(config: dict[str, Any]) -> bool:
-    """Return whether the configuration is a text classifier's, and not a masked language model's."""
-    return is_for(config, *CLASSIFIERS) and bool(config.get("architectures"))
 
 
 def is_bare(config: dict[str, Any]) -> bool:

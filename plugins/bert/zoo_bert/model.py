@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import CheckpointError
-from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
 
@@ -45,27 +43,13 @@ def construct(entry: Entry) -> PreTrainedModel:
         CheckpointError: there is no configuration, transformers has no such architecture, or the checkpoint is
             quantized already.
     """
-    from transformers import (
-        AutoModel,
-        AutoModelForMaskedLM,
-        AutoModelForSequenceClassification,
-        AutoModelForTokenClassification,
-    )
+    from transformers import AutoModelForMaskedLM
 
     values = configuration(entry)
     config = library.library_config(entry, values, known=is_masked, called="a masked language model")
-    maker: Any = AutoModelForMaskedLM
-    if classifies(values):
-        tokens = transformers_heads.kind_of(values["architectures"][0], config.model_type) == transformers_heads.TOKEN
-        maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
-    elif is_bare(values):
-        maker = AutoModel
-    try:
-        module = maker.from_config(config, trust_remote_code=False)
-    except ValueError as error:  # a type that has no such head
-        raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
-    library.tie(module)
-    if entry.weights == "random" and maker is AutoModelForMaskedLM and values.get("model_type") == "bert":
+    bare = is_bare(values)
+    module: Any = transformers_heads.text_module(entry, values, config, AutoModelForMaskedLM, bare=bare)
+    if entry.weights == "random" and not bare and not classifies(values) and values.get("model_type") == "bert":
         place_positions(module)
     return module.eval()
 

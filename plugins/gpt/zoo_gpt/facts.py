@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import Heads
 from zoo.integrations import transformers_heads
 from zoo.integrations.auto_classes import classes_of, has_parts, is_for, sees_later_tokens
+from zoo.integrations.transformers_heads import classifies as classifies
 from zoo.storage.config_json import CONFIG, read_json_object
 
 if TYPE_CHECKING:
@@ -59,11 +60,6 @@ def configuration(entry: Entry) -> dict[str, Any]:
 def heads(entry: Entry) -> Heads:
     """Return the tasks that a head may be for, and the head that the checkpoint has."""
     return Heads(TASKS, transformers_heads.own_head(_stored(entry)))
-
-
-def classifies(config: dict[str, Any]) -> bool:
-    """Return whether the configuration is a text classifier's, and not a language model's."""
-    return is_for(config, *CLASSIFIERS) and bool(config.get("architectures"))
 
 
 def is_bare(config: dict[str, Any]) -> bool:

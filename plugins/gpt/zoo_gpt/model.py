@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError, ZooError
-from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
 from zoo.integrations.auto_classes import classes_of, sees_later_tokens
@@ -46,12 +45,7 @@ def construct(entry: Entry) -> PreTrainedModel:
         CheckpointError: there is no configuration, transformers has no such architecture (code that comes with a
             checkpoint is never run), it is not causal, or the checkpoint is quantized already.
     """
-    from transformers import (
-        AutoModel,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoModelForTokenClassification,
-    )
+    from transformers import AutoModelForCausalLM
 
     values = configuration(entry)
     config = library.library_config(entry, values, known=is_causal, called="a causal language model")
@@ -61,19 +55,11 @@ def construct(entry: Entry) -> PreTrainedModel:
             f"{entry.name}: expected a causal language model, got a {values['model_type']} that sees the tokens that "
             f"it should predict, since {seen}; load its folder or repository by name, and the plugin that fits takes it"
         )
-    maker: Any = AutoModelForCausalLM
     if classifies(values):
-        tokens = transformers_heads.kind_of(values["architectures"][0], config.model_type) == transformers_heads.TOKEN
-        maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
         _set_padding(entry, config)
-    elif is_bare(values):
-        maker = AutoModel
-    try:
-        module = maker.from_config(config, trust_remote_code=False)
-    except ValueError as error:  # a type that has no such head
-        raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
-    library.tie(module)
-    if maker is AutoModelForCausalLM:
+    bare = is_bare(values)
+    module: Any = transformers_heads.text_module(entry, values, config, AutoModelForCausalLM, bare=bare)
+    if not bare and not classifies(values):
         library.set_generation(module, entry)
     return module.eval()
 
