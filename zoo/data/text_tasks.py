@@ -21,7 +21,7 @@ from zoo.data.table import Table
 from zoo.data.task_labels import IGNORED, token_labels
 from zoo.data.task_scores import task_loss, task_metrics
 from zoo.data.text import given_texts
-from zoo.data.token_rows import PADDING
+from zoo.data.token_rows import PADDING, trimmed
 from zoo.errors import DataError, ZooError
 from zoo.integrations.packed import takes
 from zoo.integrations.transformers import check_vocabulary
@@ -286,18 +286,6 @@ def _words(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[int
     for at, word in enumerate(words):
         of += [*([None] if at else []), *([at] * len(word))]  # a space before every word but the first
     return [of[end - 1] if end > start else None for start, end in offsets]
-
-
-def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a batch without the columns that are padding in all of its rows."""
-    length = int(batch["attention_mask"].sum(1).max())
-    if bool((batch["attention_mask"][:, length:] != 0).any()):  # padded on the left
-        return batch
-    labels = batch.get("labels")
-    by_token: set[str] = {name for name in (*PADDING, "words") if name in batch} - {"labels"}
-    if labels is not None and labels.ndim == 2 and not labels.is_floating_point():
-        by_token.add("labels")
-    return {name: tensor[:, :length].contiguous() if name in by_token else tensor for name, tensor in batch.items()}
 
 
 def _parts(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -86,12 +86,16 @@ def padded(rows: Sequence[Row], filler: int) -> dict[str, Tensor]:
 
 
 def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a batch without the columns at its end that are padding in all of its rows, by its attention_mask."""
+    """Return a batch without the columns at its end that are padding in all of its rows, by its attention_mask.
+
+    What has a number for each token is cut; labels of whole rows, several classes or numbers, are floats and stay.
+    """
     if "attention_mask" not in batch:
         return batch
     used = batch["attention_mask"].any(0).nonzero()
     length = int(used[-1]) + 1 if len(used) else 1
-    return {name: tensor[:, :length] if tensor.ndim == 2 else tensor for name, tensor in batch.items()}
+    by_token = {name for name, tensor in batch.items() if tensor.ndim == 2 and not tensor.is_floating_point()}
+    return {name: tensor[:, :length].contiguous() if name in by_token else tensor for name, tensor in batch.items()}
 
 
 def _integers(values: Any, name: str, number: int, origin: str) -> Tensor:
