@@ -107,6 +107,24 @@ def construct(entry: Entry, values: dict[str, Any], library_class: Any) -> PreTr
     return module.eval()
 
 
+def made_from_config(auto_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the module that one of transformers' Auto classes makes of a configuration, in torch's default dtype.
+
+    transformers would set the default dtype to the configuration's meanwhile, and that belongs to the process: modules
+    that other threads build would be in it.
+    """
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
+    dtypes = [(part, part.dtype) for part in parts if part is not None]
+    config.dtype = None
+    try:
+        module = auto_class.from_config(config, trust_remote_code=False)
+    finally:
+        for part, dtype in dtypes:
+            part.dtype = dtype
+    module.config.dtype = config.dtype  # a copy in some releases
+    return module
+
+
 def set_generation(module: PreTrainedModel, entry: Entry) -> None:
     """Give a module the settings in the entry's generation_config.json, if there is one.
 

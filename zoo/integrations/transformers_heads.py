@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.catalog.head import Head
 from zoo.errors import CheckpointError, ZooError, one_line
 from zoo.integrations.auto_classes import classes_of, is_for
-from zoo.integrations.transformers import tie
+from zoo.integrations.transformers import made_from_config, tie
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +81,7 @@ def text_module(entry: Entry, values: Mapping[str, Any], config: Any, own: Any, 
         tokens = kind_of(values["architectures"][0], config.model_type) == TOKEN
         maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
     try:
-        module = maker.from_config(config, trust_remote_code=False)
+        module = made_from_config(maker, config)
     except ValueError as error:  # a type that has no such head
         raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
     tie(module)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Functions in Python that draw; what they call is not seen by a mode of functions. Those of `nn.init` are added.
+# Functions in Python that draw; what they call is not seen by a mode of functions.
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 _COMPOSED = (
     *_DROPOUTS,
@@ -45,6 +45,8 @@ DRAWING = (
     *("rnn_tanh", "rrelu", "rrelu_", "rrelu_with_noise", "rrelu_with_noise_", "scaled_dot_product_attention"),
     *("uniform_", "_sample_dirichlet", "_standard_gamma"),
 )
+# By name, because transformers puts functions of its own in the place of these.
+_INITIAL = {name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
 _SEEDS_ITSELF = {"manual_seed", "fork_rng", "set_rng_state"}
 
 
@@ -106,7 +108,7 @@ class _Functions(TorchFunctionMode):
         self.drawing = _drawing()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in self.drawing:
+        if func not in self.drawing and not (type(func) is FunctionType and func.__name__ in _INITIAL):
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         source = _source.get()
@@ -157,8 +159,7 @@ def _drawing() -> frozenset[Callable[..., Any]]:
     """Return torch's functions that draw, as a mode of functions sees them."""
     spaces = (torch, Tensor, F, torch._C._nn, torch._C._VariableFunctions)  # type: ignore[attr-defined]
     found = {getattr(space, name) for name in DRAWING for space in spaces if hasattr(space, name)}
-    initial = {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
-    return frozenset((*found, *initial, *_COMPOSED))
+    return frozenset((*found, *_COMPOSED))
 
 
 def _is_quiet(func: Any, args: Any, kwargs: Any) -> bool:

@@ -101,7 +101,7 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
     try:
         made = CONFIG_MAPPING[kind].from_dict(values)
         maker: Any = AutoModel if is_body(config) else AutoModelForImageClassification
-        return maker.from_config(made, trust_remote_code=False)
+        return library.made_from_config(maker, made)
     except Exception as error:  # validators raise errors of their own
         raise CheckpointError(
             f"{entry.name}: transformers makes no image classifier of its config.json (model_type {kind!r}): "
