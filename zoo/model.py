@@ -179,6 +179,10 @@ class Model(TrainingVerbs, AdapterVerbs):
         """Add a training run to the records of the active adapters, which it has trained."""
         training.note_tuning(self.adapter_set, data, result)
 
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return what a training run of this model depends on, beside its settings, and the versions of libraries."""
+        return training.identity(self.adapter_set)
+
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
         check_trained(self.adapter_set)

@@ -191,7 +191,7 @@ def _version(folder: Path) -> Any:
     """Return what changes when a writer puts other files into `folder`; None where there is no folder."""
     try:
         with os.scandir(folder) as entries:
-            return os.stat(folder).st_ino, sorted((entry.name, entry.inode()) for entry in entries)
+            return folder.stat().st_ino, sorted((entry.name, entry.inode()) for entry in entries)
     except OSError:
         return None
 

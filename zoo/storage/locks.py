@@ -64,7 +64,7 @@ def lock(descriptor: int) -> bool | None:
 def is_at(path: Path, descriptor: int) -> bool:
     """Return whether an open file or folder is the one at `path`, and not one that was there before."""
     try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except OSError:
         return False
 
