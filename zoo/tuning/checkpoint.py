@@ -5,7 +5,6 @@ The folder appears whole or not at all, and the one before it goes when the new 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,15 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo.bounded.json_text import json_value
+from zoo.bounded.text import read_text
 from zoo.errors import CheckpointError, TuningError
 from zoo.storage.atomic import replace_folder, save_tensors, write_json
 from zoo.torch_state.rng import RandomState
 from zoo.tuning.settings import current_names
 
 FORMAT = 1
+STATE = 64 << 20  # bytes of a state.json: a loss for each step
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def load(folder: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     try:
-        facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        facts = json_value(read_text(folder / "state.json", limit=STATE, error=CheckpointError), values=STATE)
         if facts["format"] != FORMAT:
             raise CheckpointError(f"expected a checkpoint of format {FORMAT} in {folder}, got {facts['format']!r}")
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}

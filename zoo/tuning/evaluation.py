@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo.bounded.json_text import read_object
 from zoo.errors import CheckpointError, TuningError
 from zoo.storage.atomic import replace_folder, save_tensors, write_json
 
@@ -155,7 +155,7 @@ def load_best(out: Path, step: int) -> dict[str, Tensor]:
 
     folder = out / f"best-{step}"
     try:
-        json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        read_object(folder / "state.json")
         return load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the best weights of the run, {folder}: {error}") from error
