@@ -19,11 +19,17 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
+_LONGEST = 4000  # characters of an error
+
+
 class ZooError(Exception):
-    """Base of all errors that zoo raises on purpose. Their messages are printable: they quote what strangers wrote."""
+    """Base of all errors that zoo raises on purpose.
+
+    Their messages quote what strangers wrote, so they are printable, and no longer than anybody reads.
+    """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(printable(one) if isinstance(one, str) else one for one in args))
+        super().__init__(*(printable(_cut(one)) if isinstance(one, str) else one for one in args))
 
 
 class UnknownNameError(ZooError):
@@ -87,6 +93,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     near = get_close_matches(name, list(known), n=1, cutoff=0.55)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} … {text[-450:]}"
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 # Without files: more than any published model has.
 _TENSORS, _ELEMENTS, _BYTES = 200_000, 1 << 43, 4 << 30
 # With files, what a module has beside what is in them: a new head, layers that share weights, classes that are tried.
-_MORE_TENSORS, _MORE_ELEMENTS, _MORE_BYTES = 20_000, 1 << 28, 1 << 30
+_MORE_TENSORS, _MORE_ELEMENTS, _MORE_BYTES = 5_000, 1 << 28, 1 << 30
 # Elements for each byte, and tensors for each one of the files: weights of 1 bit, joined ones.
 _PER_BYTE, _PER_TENSOR = 16, 8
 _NAME = 40  # bytes of a tensor in the header of a safetensors file, at least
+_OLD = 400  # bytes of a tensor in a pickle that is no archive
+_PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 
 
 class _Files(NamedTuple):
@@ -54,12 +57,24 @@ def _files(folder: Path) -> _Files:
     """Return how much the files in a folder, and in a pipeline's parts, hold at most."""
     total = tensors = 0
     for path in _each(folder):
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            total += size
-            header = int.from_bytes(file.read(8), "little") if path.suffix == ".safetensors" else size
-        tensors += min(header, size) // _NAME
+        total += path.stat().st_size
+        tensors += _tensors(path)
     return _Files(total, tensors)
+
+
+def _tensors(path: Path) -> int:
+    """Return how many tensors a file of weights holds at most; 0 for other files."""
+    size = path.stat().st_size
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            return min(int.from_bytes(file.read(8), "little"), size) // _NAME
+    if path.suffix not in _PICKLED:
+        return 0
+    try:
+        with zipfile.ZipFile(path) as file:
+            return len(file.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return size // _OLD
 
 
 def _each(folder: Path) -> Iterator[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.bounded.json_text import read_json
+from zoo.bounded.json_text import read_json, read_object
 from zoo.catalog.limits import check_config
 from zoo.errors import CheckpointError, shown
 
@@ -38,10 +38,8 @@ def read_json_object(path: Path, entry: Entry | None = None) -> dict[str, Any] |
     Raises:
         CheckpointError: it cannot be read, is no JSON or no object, or has a number that no such model has.
     """
-    content = read_json_file(path)
-    if content is not None and not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got a {type(content).__name__}: get the file again")
-    if entry is not None:
+    content = read_object(path) if path.is_file() else None
+    if content is not None and entry is not None:
         check_config(content, entry.plugin, str(path))
     return content
 
@@ -80,7 +78,7 @@ def read_config(entry: Entry, subfolder: str = "", *, class_name: str | None = N
         raise CheckpointError(f"{entry.name}: expected {called} in {folder or 'the registry'}, got none")
     found = config.get("_class_name", class_name)
     if class_name and found != class_name:
-        raise CheckpointError(f"{entry.name}: expected {called}, got that of {shown(found)}")
+        raise CheckpointError(f"{entry.name}: expected {called}, got that of {found}")
     return config
 
 

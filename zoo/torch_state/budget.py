@@ -24,6 +24,17 @@ _UNWRITTEN = {_aten.empty.memory_format, _aten.empty_strided.default, _aten.empt
 _SMALL = 1 << 20  # elements, of which nothing need be known
 
 
+class OverBudgetError(CheckpointError):
+    """A block has made more than it may."""
+
+
+def is_over_budget(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it was raised for, says that a block has made more than it may."""
+    while error is not None and not isinstance(error, OverBudgetError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 class Budget(TorchDispatchMode):
     """End a block with an error when it makes more than it may.
 
@@ -34,7 +45,7 @@ class Budget(TorchDispatchMode):
         written: how many bytes all tensors together may have that are made with values.
 
     Raises:
-        CheckpointError: it does.
+        OverBudgetError: it does.
     """
 
     def __init__(self, what: str, *, tensors: int, elements: int, written: int) -> None:
@@ -48,20 +59,28 @@ class Budget(TorchDispatchMode):
     ) -> Any:
         """Count what an operation makes, then run it."""
         kwargs = kwargs or {}
-        tensors = [each for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
-        nowhere = str(kwargs.get("device")) == "meta" or any(each.is_meta for each in tensors)
-        if func in _UNWRITTEN and not nowhere:
-            self._take("tensors", 1)
-            self._take("elements", math.prod(tensors[0].shape if tensors else args[0]))
-        elif not (nowhere or func.is_view or any(isinstance(each, FakeTensor) for each in tensors)):
-            numbers = [each for each in tree_iter((args, kwargs)) if type(each) in (int, float)]
-            if _most(tensors, numbers) > _SMALL:
-                self._count(_on_meta(func, args, kwargs), [])
-            else:
-                made = func(*args, **kwargs)
-                self._count(made, tensors)
-                return made
-        return func(*args, **kwargs)
+        first = args[0] if args else None
+        if isinstance(first, Tensor) and (first.is_meta or isinstance(first, FakeTensor)):
+            return func(*args, **kwargs)
+        if func in _UNWRITTEN:
+            if str(kwargs.get("device")) != "meta":
+                self._take("tensors", 1)
+                self._take("elements", math.prod(first.shape if isinstance(first, Tensor) else args[0]))
+            return func(*args, **kwargs)
+        return func(*args, **kwargs) if func.is_view else self._watched(func, args, kwargs)
+
+    def _watched(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operation that writes, once the bytes of its result have been counted."""
+        given = [each for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
+        if str(kwargs.get("device")) == "meta" or any(each.is_meta or isinstance(each, FakeTensor) for each in given):
+            return func(*args, **kwargs)
+        numbers = [each for each in tree_iter((args, kwargs)) if type(each) in (int, float)]
+        if _most(given, numbers) > _SMALL:
+            self._count(_on_meta(func, args, kwargs), [])
+            return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        self._count(made, given)
+        return made
 
     def _count(self, made: Any, given: Sequence[Tensor]) -> None:
         """Count the bytes of what an operation has made, and was not given."""
@@ -72,7 +91,7 @@ class Budget(TorchDispatchMode):
     def _take(self, kind: str, count: int) -> None:
         self._left[kind] -= count
         if self._left[kind] < 0:
-            raise CheckpointError(
+            raise OverBudgetError(
                 f"{self._what}: its configuration makes more than {self._most[kind]} {kind}, and its weights are not "
                 "those of such a model: mend its configuration, or get the files again"
             )
@@ -85,7 +104,7 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     given = [each for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
     try:
         made = func(*args, **kwargs)
-    except NotImplementedError:
+    except RuntimeError:  # it depends on values, and then makes no more than it is given, or fails where it runs too
         return None
     return [each for each in tree_iter(made) if not any(each is other for other in given)]
 
