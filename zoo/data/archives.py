@@ -5,7 +5,6 @@ They are unpacked to a temporary folder, without links, devices and pickles, and
 
 from __future__ import annotations
 
-import json
 import shutil
 import tarfile
 import tempfile
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from zoo.bounded.json_text import json_value
 from zoo.data.pictures import is_picture
 from zoo.data.table import Table
 from zoo.data.textfiles import rows_table
@@ -161,7 +161,7 @@ def _row(group: dict[str, Path], folder: Path) -> dict[str, Any]:
             elif ending in _TEXTS:
                 row["text"] = path.read_text(encoding="utf-8")
             elif ending == "json":
-                value = json.loads(path.read_text(encoding="utf-8"))
+                value = json_value(path.read_text(encoding="utf-8"))
                 row |= value if isinstance(value, dict) else {"json": value}
             else:
                 row["image" if "image" not in row and is_picture(path) else ending] = path

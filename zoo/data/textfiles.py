@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from zoo.bounded.json_text import json_value
 from zoo.data.huggingface import from_builder, from_rows
 from zoo.data.table import Table
 from zoo.errors import DataError, one_line
@@ -22,6 +22,7 @@ from zoo.errors import DataError, one_line
 DELIMITED = (".csv", ".tsv", ".tab", ".psv")
 JSONS = (".json", ".jsonl", ".ndjson")
 IN_MEMORY = 256 * 2**20
+VALUES = 20_000_000  # of a JSON file
 _DELIMITERS = (",", "\t", ";", "|")
 _LOOKED_AT = 64 * 1024  # characters that the delimiter is told by
 _SPACE = " \t\r\n\ufeff"
@@ -58,7 +59,7 @@ def read_json(path: Path) -> Table:
     if not text:
         raise DataError(f"{path} is empty: expected JSON objects, one in every line")
     try:
-        whole = json.loads(text)
+        whole = json_value(text, values=VALUES)
     except ValueError as error:
         rows = _json_lines(text, path, error)
     else:
@@ -76,7 +77,7 @@ def is_json(path: Path) -> bool:
     if start.startswith("["):
         return start[1:].lstrip().startswith("{")
     try:
-        return isinstance(json.loads(start.split("\n", 1)[0]), dict)
+        return isinstance(json_value(start.split("\n", 1)[0]), dict)
     except ValueError:
         return False
 
@@ -222,7 +223,7 @@ def _json_lines(text: str, path: Path, whole: ValueError) -> list[dict[str, Any]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json_value(line)
         except ValueError as error:
             shown = whole if number == 1 else error  # one value over many lines, or a line that is none
             raise DataError(f"{path}: line {number} is not JSON ({one_line(shown, 120)}): mend it") from None

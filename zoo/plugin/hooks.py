@@ -17,6 +17,7 @@ from zoo.catalog import discovery
 from zoo.catalog.discovery import strict
 from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
+from zoo.plugin.building import building
 from zoo.plugin.hookspecs import FALLBACK
 from zoo.plugin.manager import (
     BUILTIN,
@@ -108,7 +109,8 @@ def construct(entry: Entry) -> nn.Module:
     """Return the module of an entry, without weights. The caller sets up the meta context (parameters only)."""
     from torch import nn
 
-    module = _required("construct", entry, entry=entry)
+    with building(entry):
+        module = _required("construct", entry, entry=entry)
     return _checked(module, isinstance(module, nn.Module), entry, "construct", "a torch.nn.Module")
 
 
