@@ -1,8 +1,8 @@
 """Plugins looked at in a process of their own: one that ends it, hangs or crashes there does not stop this one.
 
-A child imports the plugins one after the other and, given a configuration, asks each whether it recognises it. It says a
-line of JSON for each. Where a line is missing, the plugin whose turn it was is to blame, and another child goes on with
-those after it.
+A child imports the plugins one after the other and, given a configuration, asks each whether it recognises it. It says
+a line of JSON for each. Where a line is missing, the plugin whose turn it was is to blame, and another child goes on
+with those after it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NONSENSE: tuple[dict[str, Any], ...] = (
     {"none-at-all": [1.5, None, "none"]},
     {"model_type": "none-at-all", "_class_name": "NoneAtAll", "architectures": ["NoneAtAll"]},
 )
-START, LIGHT, FULL = 60.0, 10.0, 120.0  # seconds for Python to start; for one plugin without, and with, what is heavy
+START, LIGHT, FULL = 60.0, 10.0, 60.0  # seconds for Python to start; for one plugin without, and with, what is heavy
 _CODE = "import sys; sys.path[:] = {path!r}; from zoo.plugin.child import main; main()"
 
 
@@ -223,7 +223,7 @@ def _settings() -> dict[str, Any]:
     """Return what no import of a library changes."""
     torch = sys.modules.get("torch")
     try:
-        folder = os.getcwd()
+        folder = str(Path.cwd())
     except OSError:
         folder = ""
     dtype = str(torch.get_default_dtype()) if torch is not None else "torch.float32"

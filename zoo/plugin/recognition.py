@@ -82,7 +82,7 @@ def _direct(asked: dict[str, Callable[..., Any]], config: dict[str, Any]) -> dic
 
 
 def _answers(asked: dict[str, Callable[..., Any]], config: dict[str, Any]) -> dict[str, Any]:
-    """Return plugin → its answer, of those that give one. A thread asks them; one that takes too long is left behind."""
+    """Return plugin → its answer, of those that give one. A thread asks them, and is left behind by one that hangs."""
     answers: dict[str, Any] = {}
     waiting = list(asked)
     while waiting:

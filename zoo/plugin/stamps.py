@@ -57,12 +57,12 @@ def faults(names: Sequence[str], config: dict[str, Any]) -> dict[str, str]:
 
 
 def look_again(names: Sequence[str]) -> dict[str, Seen]:
-    """Return what a child sees of plugins now, each with all that it imports, and remember that.
+    """Return what children see of plugins now, and remember that.
 
     Args:
         names: plugins of installed distributions.
     """
-    found = child.look(names, {}, light=False)
+    found = _asked(names, {})
     _remember(found)
     return found
 
