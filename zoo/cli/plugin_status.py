@@ -47,8 +47,9 @@ def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress
     """Return the state of every installed plugin, by name; of `names` alone if there are some.
 
     Args:
-        level: "none" imports plugins in another process, and only what is light there; "quick" imports all of each there
-            and asks whether it recognises nonsense; "full" runs `zoo.testing`'s suite on each, in a process of its own.
+        level: "none" imports plugins in another process, and only what is light there; "quick" imports all of each
+            there and asks whether it recognises nonsense; "full" runs `zoo.testing`'s suite on each, in a process of
+            its own.
         names: plugins. None: all.
         progress: is called with each check that starts.
 
