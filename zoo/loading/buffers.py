@@ -17,12 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from zoo.catalog.entry import Entry
 from zoo.loading.empty import meta_parameters, parameters_as
 from zoo.plugin import hooks
-from zoo.torch_state.modes import seeded
 from zoo.torch_state.budget import is_over_budget
+from zoo.torch_state.modes import seeded
 from zoo.weights.walk import ModuleIndex, index_module
 
-
-# Constructors of libraries change what belongs to the process for a moment, such as torch's functions of initial values.
+# Constructors of libraries change what belongs to the process for a moment, such as torch's functions of initial values
 _one_at_a_time = threading.RLock()
 
 
