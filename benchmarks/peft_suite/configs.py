@@ -1,4 +1,4 @@
-"""PEFT's configurations as zoo's: the same words where both have one, and zoo's own refusal of what it does not have."""
+"""PEFT's configurations as zoo's: the same words where both have one, and zoo's own refusal where it has none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 import zoo
-from zoo.plugin import hooks
-from zoo.methods.rows import RowsUpdate
 from zoo.methods.full import FullUpdate
+from zoo.methods.rows import RowsUpdate
+from zoo.plugin import hooks
 from zoo.weights.walk import managed_weights
 
 RANDOM = ("init_lora_weights", "init_weights", "init_ia3_weights")  # False: not at zero
@@ -48,7 +49,7 @@ def targets(config: Any, module: nn.Module) -> list[str] | str | None:
         return parameters or named
     chosen = [path for path, _ in module.named_modules() if path and check_target_module_exists(config, path)]
     paths = [[f"{path}.in_proj_weight", f"{path}.out_proj"] if path in attentions else [path] for path in chosen]
-    return "|".join(re.escape(path) for path in dict.fromkeys([*sum(paths, []), *parameters]))
+    return "|".join(re.escape(path) for path in dict.fromkeys([*chain.from_iterable(paths), *parameters]))
 
 
 def starts_at_random(config: Any) -> bool:
@@ -59,10 +60,11 @@ def starts_at_random(config: Any) -> bool:
 @torch.no_grad()
 def fill_at_random(module: nn.Module, name: str) -> None:
     """Give an adapter's factors random values, as PEFT's `init_lora_weights=False`; what it trains beside stays."""
-    alone = all(isinstance(one.updates[name], RowsUpdate) for one in managed_weights(module).values() if name in one.updates)
-    for managed in managed_weights(module).values():
-        update = managed.updates[name] if name in managed.updates else None
-        if update is None or (isinstance(update, FullUpdate | RowsUpdate) and not alone):
+    managed_here = [managed for managed in managed_weights(module).values() if name in managed.updates]
+    alone = all(isinstance(managed.updates[name], RowsUpdate) for managed in managed_here)
+    for managed in managed_here:
+        update = managed.updates[name]
+        if isinstance(update, FullUpdate | RowsUpdate) and not alone:
             continue
         for key, parameter in update.named_parameters():
             if key != "magnitude":

@@ -205,7 +205,9 @@ class View:
 class Wrapped(View):
     """A layer with adapters."""
 
-    other_param_names: list[str] = []
+    @property
+    def other_param_names(self) -> list[str]:
+        return []
 
     @property
     def adapter_layer_names(self) -> list[str]:
@@ -241,7 +243,6 @@ class Wrapped(View):
 
 class TunerLayer(Wrapped):
     """A layer with low-rank factors, or another kind's: PEFT's `BaseTunerLayer` and `LoraLayer`."""
-
 
     @property
     def merged_adapters(self) -> list[str]:

@@ -6,24 +6,21 @@ import inspect
 import json
 import os
 import re
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+import functions
+import layers
+import peft
+import peft.tuners.lora
+import peft.tuners.tuners_utils
+import peft.utils
+import pytest
+import stand_ins
+import transformers
 
-import layers  # noqa: E402
-import peft  # noqa: E402
-import peft.tuners.lora  # noqa: E402
-import peft.tuners.tuners_utils  # noqa: E402
-import peft.utils  # noqa: E402
-import pytest  # noqa: E402
-import shim  # noqa: E402
-import stand_ins  # noqa: E402
-import transformers  # noqa: E402
-
-from zoo import ZooError  # noqa: E402
+from zoo import ZooError
 
 METHODS = {
     "LoraConfig": "LoRA",
@@ -48,7 +45,7 @@ current = ""
 def pytest_configure() -> None:
     """Put the shim in PEFT's place."""
     for name in FUNCTIONS:
-        setattr(peft, name, getattr(shim, name))
+        setattr(peft, name, getattr(functions, name))
     peft.tuners.tuners_utils.BaseTunerLayer = layers.TunerLayer
     peft.tuners.lora.LoraLayer = layers.TunerLayer
     peft.utils.AuxiliaryTrainingWrapper = layers.AuxiliaryWrapper
@@ -148,5 +145,5 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _write(line: dict[str, str]) -> None:
-    with open(os.environ["PEFT_SUITE_OUTCOMES"], "a") as file:
+    with Path(os.environ["PEFT_SUITE_OUTCOMES"]).open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""Small models in the place of those that PEFT's tests download: of the same classes, with weights drawn from one seed."""
+"""Small models in the place of those that PEFT's tests download: of the same classes, drawn from one seed."""
 
 from __future__ import annotations
 

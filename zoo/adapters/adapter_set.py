@@ -304,8 +304,8 @@ class AdapterSet:
                 )
             if merge is not None and not merge.finite:
                 raise AdapterError(
-                    f"{path}: merging {', '.join(merge.names)} would give NaN or Inf in {managed.dtype}: such an adapter "
-                    "is damaged, or its training has diverged: load another one"
+                    f"{path}: merging {', '.join(merge.names)} would give NaN or Inf in {managed.dtype}: it is "
+                    "damaged, or its training has diverged: load another one"
                 )
             if merge is not None:
                 merges[path] = merge

@@ -272,6 +272,7 @@ def managed_weights(module: nn.Module) -> dict[str, ManagedWeight]:
     """Return the module's managed weights by the name of their first place."""
     return {group.name: group.value for group in tied_groups(module) if isinstance(group.value, ManagedWeight)}
 
+
 def outdated(groups: list[TiedGroup]) -> bool:
     """Return whether the module has changed since the walk that found `groups`."""
     for group in groups:

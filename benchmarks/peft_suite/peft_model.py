@@ -1,103 +1,37 @@
-"""PEFT's interface over zoo's: each function of PEFT that its tests call, in a few lines of what a user of zoo writes."""
+"""PEFT's `PeftModel` over zoo's `Model`: each method is the few lines that a user of zoo would write."""
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from configs import fill_at_random, starts_at_random, to_zoo
 from layers import Missing, TunerLayer, peft_name, stores, view, wrapped_layers
 from peft import PeftConfig
-from safetensors.torch import load_file, save_file
+from state import State, Tuner
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 
 import zoo
 
 PREFIXES = {"LORA": "lora_", "LOHA": "hada_", "LOKR": "lokr_", "IA3": "ia3_", "TRAINABLE_TOKENS": "trainable_tokens_"}
-INJECTED: WeakKeyDictionary[nn.Module, PeftModel] = WeakKeyDictionary()  # by the module
 
 
-class State:
-    """A zoo model, and what PEFT remembers beside: whether the adapters are disabled, and which were active."""
-
-    def __init__(self, model: zoo.Model) -> None:
-        self.model = model
-        self.disabled = False
-        self.before: tuple[str, ...] = ()
-
-    @property
-    def module(self) -> nn.Module:
-        return self.model.module
-
-    @property
-    def merged(self) -> tuple[str, ...]:
-        return self.model.adapter_set.merged
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """Adapters that are merged are still active in PEFT."""
-        return self.before if self.disabled else tuple(dict.fromkeys((*self.model.active, *self.merged)))
-
-    def set_active(self, names: list[str], inference_mode: bool = False) -> None:
-        if self.disabled:
-            self.before = tuple(names)
-            return
-        self.model.activate(*names)
-        if inference_mode:
-            self.train(names, False)
-
-    def train(self, names: list[str], trains: bool) -> None:
-        """Let these adapters train, or not."""
-        for managed in self._managed():
-            for name in names:
-                if name in managed.updates:
-                    managed.updates[name].requires_grad_(trains)
-
-    def cast(self, name: str) -> None:
-        """Give an adapter's factors the types of their weights."""
-        for managed in self._managed():
-            if name in managed.updates:
-                for parameter in managed.updates[name].parameters():
-                    parameter.data = parameter.data.to(managed.dtype)
-
-    def _managed(self) -> list[Any]:
-        return [one for layer in self.module.modules() for one in stores(layer).values()]
+def read_config(folder: str | Path) -> Any:
+    """Return PEFT's configuration of a saved adapter, also of one that PEFT itself could not load."""
+    fields = json.loads((Path(folder) / "adapter_config.json").read_text())
+    fields["peft_type"] = fields["peft_type"].removeprefix("ZOO_")
+    return PeftConfig.from_peft_type(**fields)
 
 
-class Tuner(nn.Module):
-    """PEFT's `LoraModel` and the like: `peft_model.base_model`."""
-
-    def __init__(self, state: State, configs: dict[str, Any]) -> None:
-        super().__init__()
-        self.add_module("model", state.module)
-        self.__dict__.update(state=state, peft_config=configs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "state" not in self.__dict__:
-            return super().__getattr__(name)
-        return view(self.state, "") if name == "model" else getattr(view(self.state, ""), name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.state.model(*args, **kwargs)
-
-    @property
-    def active_adapters(self) -> list[str]:
-        return list(self.state.active)
-
-    @property
-    def active_adapter(self) -> list[str]:
-        return self.active_adapters
-
-    def set_adapter(self, names: str | list[str], inference_mode: bool = False) -> None:
-        self.state.set_active([names] if isinstance(names, str) else names, inference_mode)
+def _asked_by_torch() -> bool:
+    """Return whether torch.distributed asks, which works on the modules themselves."""
+    callers = [sys._getframe(depth).f_globals.get("__name__", "") for depth in (2, 3)]
+    return any(caller.startswith("torch.distributed") for caller in callers)
 
 
 class PeftModel(nn.Module):
@@ -349,61 +283,3 @@ class PeftModel(nn.Module):
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
         raise Missing("no Hub here")
-
-
-def get_peft_model(module: nn.Module, config: Any, adapter_name: str = "default", **options: Any) -> PeftModel:
-    options.pop("mixed", None)
-    return PeftModel(module, config, adapter_name, **options)
-
-
-def inject_adapter_in_model(config: Any, module: nn.Module, adapter_name: str = "default", **options: Any) -> nn.Module:
-    INJECTED[module] = PeftModel(module, config, adapter_name, **options)
-    return module
-
-
-def get_peft_model_state_dict(model: nn.Module, adapter_name: str = "default", **_: Any) -> dict[str, Tensor]:
-    with tempfile.TemporaryDirectory() as folder:
-        if isinstance(model, FullyShardedDataParallel):
-            with FullyShardedDataParallel.summon_full_params(model):
-                _peft_model(model.module).state.model.save_adapter(folder, adapter_name)
-        else:
-            _peft_model(model).state.model.save_adapter(folder, adapter_name)
-        return load_file(Path(folder) / "adapter_model.safetensors")
-
-
-def set_peft_model_state_dict(
-    model: nn.Module, tensors: Mapping[str, Tensor], adapter_name: str = "default", **_: Any
-) -> Any:
-    peft_model = _peft_model(model)
-    with tempfile.TemporaryDirectory() as folder:
-        peft_model.state.model.save_adapter(folder, adapter_name)
-        (Path(folder) / "zoo.json").unlink()  # has the digest of the other tensors
-        save_file(dict(tensors), Path(folder) / "adapter_model.safetensors", {"format": "pt"})
-        peft_model.state.model.swap_adapter(adapter_name, folder)
-    return SimpleNamespace(missing_keys=[], unexpected_keys=[])
-
-
-def get_base_model_state_dict(model: PeftModel) -> dict[str, Tensor]:
-    with model.disable_adapter():
-        return {name: value.detach().clone() for name, value in model.state.model.state_dict().items()}
-
-
-def set_base_model_state_dict(model: PeftModel, tensors: Mapping[str, Tensor], strict: bool = True) -> Any:
-    return model.state.module.load_state_dict(tensors, strict=strict)
-
-
-def _asked_by_torch() -> bool:
-    """Return whether torch.distributed asks, which works on the modules themselves."""
-    callers = [sys._getframe(depth).f_globals.get("__name__", "") for depth in (2, 3)]
-    return any(caller.startswith("torch.distributed") for caller in callers)
-
-
-def read_config(folder: str | Path) -> Any:
-    """Return PEFT's configuration of a saved adapter, also of one that PEFT itself could not load."""
-    fields = json.loads((Path(folder) / "adapter_config.json").read_text())
-    fields["peft_type"] = fields["peft_type"].removeprefix("ZOO_")
-    return PeftConfig.from_peft_type(**fields)
-
-
-def _peft_model(model: nn.Module) -> PeftModel:
-    return model if isinstance(model, PeftModel) else INJECTED[model]
