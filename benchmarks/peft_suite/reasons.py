@@ -70,7 +70,7 @@ REASONS = (
         "the adapter is loaded into a module with other random weights: zoo compares fingerprints of the base (without "
         "`zoo.json` beside the files, as in PEFT's own, these tests pass)",
     ),
-    Reason("refuses", "embedding", "embeddings", "`save_embedding_layers`: zoo writes no copies of the base's weights"),
+    Reason("refuses", "", "base.s embeddings", "`save_embedding_layers`: zoo writes no copies of the base's weights"),
     Reason(
         "refuses", "mismatched", "part of an adapter", "`ignore_mismatched_sizes`: an adapter is loaded whole or not"
     ),
