@@ -18,6 +18,7 @@ from zoo.catalog.head import as_head
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
+from zoo.hub.adapters import resolve_path
 from zoo.loading.buffers import construct, make_real
 from zoo.loading.calibrated import (
     calibrate_loaded,
@@ -126,6 +127,8 @@ def load(
                 f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
             )
         entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
+    # Once for all that follows, so that the Hub is asked once and all of it is of one commit.
+    named = {key: resolve_path(one) if isinstance(one, str | os.PathLike) else one for key, one in named.items()}
     entry = with_head(entry, asked, named)
     module = construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
