@@ -13,11 +13,11 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from zoo.data.arrays import check_members, read_npz
 from zoo.data.limits import ENTRIES, unpacked_limit
@@ -108,7 +108,7 @@ def read_arrays(path: Path) -> Table | None:
     single = next((name for name, array in (arrays or {}).items() if not array.ndim), None)
     if single is not None:
         raise DataError(f"{path}: {single!r} is one number, expected arrays with a row for each example")
-    return None if arrays is None else Table(arrays, str(path))
+    return None if arrays is None else Table(cast(Mapping[str, Sequence[Any]], arrays), str(path))
 
 
 @cache
@@ -164,7 +164,7 @@ def _tar(file: BinaryIO, path: Path) -> tarfile.TarFile:
     """Open a tar archive, compressed or not; its headers and files are read within the limits."""
     limit = unpacked_limit(path.stat().st_size)
     stream = uncompressed(file, limit, str(path)) or Bounded(file, limit, str(path))
-    return tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload, no-any-return]
+    return tarfile.open(fileobj=stream, mode="r:")
 
 
 def _wanted(name: str) -> bool:
