@@ -6,7 +6,6 @@ nothing of them is run.
 
 from __future__ import annotations
 
-import json
 import lzma
 import shutil
 import tarfile
@@ -19,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
+from zoo.bounded.json_text import json_value
 from zoo.data.arrays import check_members, read_npz
 from zoo.data.limits import ENTRIES, unpacked_limit
 from zoo.data.pictures import is_picture
@@ -104,7 +104,7 @@ def read_arrays(path: Path) -> Table | None:
     Raises:
         DataError: the arrays are objects, numbers alone, damaged or too large.
     """
-    arrays = read_npz(path)
+    arrays: dict[str, Any] | None = read_npz(path)
     single = next((name for name, array in (arrays or {}).items() if not array.ndim), None)
     if single is not None:
         raise DataError(f"{path}: {single!r} is one number, expected arrays with a row for each example")
@@ -186,7 +186,7 @@ def _row(group: dict[str, Path], folder: Path) -> dict[str, Any]:
             elif ending in _TEXTS:
                 row["text"] = path.read_text(encoding="utf-8")
             elif ending == "json":
-                value = json.loads(path.read_text(encoding="utf-8"))
+                value = json_value(path.read_text(encoding="utf-8"))
                 row |= value if isinstance(value, dict) else {"json": value}
             else:
                 row["image" if "image" not in row and is_picture(path) else ending] = path

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import IO, Any
 
+from zoo.bounded.json_text import json_value
 from zoo.data.huggingface import from_builder, from_rows
 from zoo.data.limits import LINE, unpacked_limit
 from zoo.data.table import Table
@@ -25,6 +26,7 @@ from zoo.storage.regular import open_regular
 DELIMITED = (".csv", ".tsv", ".tab", ".psv")
 JSONS = (".json", ".jsonl", ".ndjson")
 IN_MEMORY = 256 * 2**20
+VALUES = 20_000_000  # of a JSON file
 _DELIMITERS = (",", "\t", ";", "|")
 _LOOKED_AT = 64 * 1024  # characters that the delimiter is told by
 _AT_ONCE = 2**24  # characters
@@ -63,9 +65,7 @@ def read_json(path: Path) -> Table:
     if not text:
         raise DataError(f"{path} is empty: expected JSON objects, one in every line")
     try:
-        whole = json.loads(text)
-    except RecursionError:
-        raise DataError(f"{path}: is nested too deeply: expected rows of named fields") from None
+        whole = json_value(text, values=VALUES)
     except ValueError as error:
         rows = _json_lines(text, path, error)
     else:
@@ -83,11 +83,11 @@ def is_json(path: Path) -> bool:
     if start.startswith("["):
         return start[1:].lstrip().startswith("{")
     try:
-        return isinstance(json.loads(start.split("\n", 1)[0]), dict)
-    except RecursionError:
-        return True
-    except ValueError:
+        return isinstance(json_value(start.split("\n", 1)[0]), dict)
+    except JSONDecodeError:
         return False
+    except ValueError:  # beyond the bounds of JSON: no prose
+        return True
 
 
 def read_text(path: Path) -> str:
@@ -254,9 +254,7 @@ def _json_lines(text: str, path: Path, whole: ValueError) -> list[dict[str, Any]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except RecursionError:
-            raise DataError(f"{path}: line {number} is nested too deeply: mend it") from None
+            row = json_value(line)
         except ValueError as error:
             shown = whole if number == 1 else error  # one value over many lines, or a line that is none
             raise DataError(f"{path}: line {number} is not JSON ({one_line(shown, 120)}): mend it") from None

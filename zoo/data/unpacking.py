@@ -12,7 +12,7 @@ from zoo.data.limits import Limit
 from zoo.errors import DataError
 
 _AT_ONCE = 64 * 2**20  # bytes that one read may ask for
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
 
 
 class Bounded(io.RawIOBase):
@@ -30,17 +30,17 @@ class Bounded(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Return whether the stream can go back."""
+        """Return whether the inner stream is."""
         return self._inner.seekable()
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill a buffer, or some of it."""
+        """Read into a buffer, and return how many bytes were read."""
         data = self.read(min(len(buffer), _AT_ONCE))
         buffer[: len(data)] = data
         return len(data)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return some of the bytes that are next."""
+        """Return the next `size` bytes."""
         if size is None or size < 0 or size > _AT_ONCE:
             raise DataError(f"{self._name}: has a part of {size} bytes, more than {_AT_ONCE:,} at once: make it anew")
         data = self._inner.read(size)
@@ -48,7 +48,7 @@ class Bounded(io.RawIOBase):
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a place."""
+        """Go to a place, and return it."""
         if whence == io.SEEK_SET:
             self._check(offset)
         return self._inner.seek(offset, whence)
@@ -68,4 +68,7 @@ def uncompressed(raw: IO[bytes], limit: Limit, name: str) -> Bounded | None:
     start = raw.read(6)
     raw.seek(0)
     opener = next((opener for mark, opener in _OPENERS.items() if start.startswith(mark)), None)
-    return None if opener is None else Bounded(opener(raw), limit, name)
+    if opener is None:
+        return None
+    inner: Any = opener(fileobj=raw) if opener is gzip.GzipFile else opener(raw)
+    return Bounded(inner, limit, name)

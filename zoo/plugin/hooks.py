@@ -18,6 +18,7 @@ from zoo.catalog.discovery import strict
 from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
 from zoo.plugin import manager, recognition
+from zoo.plugin.building import building
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
@@ -94,7 +95,8 @@ def construct(entry: Entry) -> nn.Module:
     """Return the module of an entry, without weights. The caller sets up the meta context (parameters only)."""
     from torch import nn
 
-    module = _required("construct", entry, entry=entry)
+    with building(entry):
+        module = _required("construct", entry, entry=entry)
     return _checked(module, isinstance(module, nn.Module), entry, "construct", "a torch.nn.Module")
 
 
