@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 from zoo.bounded.json_text import json_value
+from zoo.bounded.regular import open_regular
 from zoo.data.arrays import check_members, read_npz
 from zoo.data.limits import ENTRIES, unpacked_limit
 from zoo.data.pictures import is_picture
@@ -26,7 +27,6 @@ from zoo.data.table import Table
 from zoo.data.textfiles import rows_table
 from zoo.data.unpacking import Bounded, uncompressed
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 _LABELS = ("cls", "cls2", "label", "class")
 _TEXTS = ("txt", "text", "caption", "transcript")

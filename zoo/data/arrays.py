@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from zoo.bounded.regular import open_regular
 from zoo.data.limits import ENTRIES, unpacked_limit
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np

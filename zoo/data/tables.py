@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zoo.bounded.regular import open_regular
 from zoo.data.limits import Limit, unpacked_limit
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # bytes of a value
 _DECODED = 64 * 2**20  # bytes that are decoded at once
