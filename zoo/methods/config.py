@@ -18,6 +18,7 @@ BIASES = ("none", "all", "lora_only")
 INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
 RESIDUAL = ("pissa", "olora")  # prefixes of the inits that, in their papers, move a part of the base into B·A
 
+MOST_RANK = 2**16  # more is a slip, and would take all memory
 LARGEST = 1e18  # bound of alphas and weights, so that their product is finite in float32 too
 
 
@@ -90,8 +91,8 @@ class Ranked(Adapter):
         for name in ("rank_pattern", "alpha_pattern"):
             _check_patterns(name, getattr(self, name))
         for rank in (self.rank, *self.rank_pattern.values()):
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
+            if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MOST_RANK:
+                raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r:.40} (up to {MOST_RANK})")
         for alpha in (self.alpha, *self.alpha_pattern.values()):
             if not _is_number(alpha):
                 raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {alpha!r:.40}")

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from zoo.data.report import Report, collecting
-from zoo.data.spec import as_data
+from zoo.data.spec import Data, as_data
 from zoo.errors import DataError, TuningError
 from zoo.torch_state.rng import IsolatedIterator
 
 _WHOLE = 2**20  # values of a tensor that are all digested; of a larger one as many, evenly spread
+_MOST_EPOCHS = 10**9
 _DEEPEST = 8  # objects within objects of a batch
 
 
@@ -34,7 +35,7 @@ class Examples(Iterator[Any]):
         self._digest = hashlib.blake2b(digest_size=16)
 
     def __next__(self) -> Any:
-        batch = self._first.pop() if self._first else next(self._batches)
+        batch = without_gradients(self._first.pop() if self._first else next(self._batches))
         for part in _parts(batch):
             self._digest.update(part)
         return batch
@@ -74,8 +75,8 @@ def steps_of(epochs: float, items: int | None, batch: int) -> int:
     Raises:
         TuningError: `epochs` is no number above 0, or the batches do not say what a pass is.
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
-        raise TuningError(f"expected epochs as a number above 0, got {epochs!r}")
+    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs <= _MOST_EPOCHS:
+        raise TuningError(f"expected epochs as a number above 0, at most {_MOST_EPOCHS:,}, got {epochs!r:.40}")
     if items is None:
         raise TuningError(
             "the data do not say how many items a pass over them has (they are drawn anew, or a stream): give steps "
@@ -113,6 +114,25 @@ def shares(batches: list[Any], counts: list[float], total: float, place: str) ->
     if not total > 0:
         raise DataError(f"nothing counts in the batches of {place}: every label is masked")
     return [(batch, count / total) for batch, count in zip(batches, counts, strict=True) if count]
+
+
+def without_gradients(value: Any) -> Any:
+    """Return data or a batch whose tensors have no graph: they are what is trained on, and not what trains.
+
+    Containers are made anew only where a tensor in them has one.
+    """
+    if isinstance(value, Tensor):
+        return value.detach() if value.requires_grad else value
+    if isinstance(value, Data):
+        source = without_gradients(value.source)
+        return value if source is value.source else replace(value, source=source)
+    if type(value) is dict:
+        changed = {name: without_gradients(part) for name, part in value.items()}
+        return value if all(changed[name] is part for name, part in value.items()) else changed
+    if type(value) in (list, tuple):
+        parts = [without_gradients(part) for part in value]
+        return value if all(new is old for new, old in zip(parts, value, strict=True)) else type(value)(parts)
+    return value
 
 
 def _parts(value: Any, depth: int = 0) -> Iterator[bytes]:

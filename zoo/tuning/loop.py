@@ -19,15 +19,17 @@ from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.folder import opened as opened_folder
 from zoo.tuning.interrupts import Terminated, stoppable
+from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
-from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, described, warmup_steps
+from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, checked_betas, described, warmup_steps
 from zoo.tuning.tunable import Tunable as Tunable
 
 
 @renamed_arguments(OLD_NAMES)
+@known_options
 def tune(
     model: Tunable,
     data: Any = None,
@@ -73,7 +75,14 @@ def tune(
         KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
         SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
     """
-    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)  # refused before any data are read
+    # All that cannot be is refused before any data are read.
+    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)
+    check_options(
+        out,
+        on_step,
+        {"save_every": save_every, "keep": keep, "log_every": log_every},
+        {"resume": resume, "keep_best": keep_best, "quiet": quiet},
+    )
     callbacks = checked(callbacks)
     budget = [
         name for name, value in {"steps": steps, "minutes": minutes, "epochs": epochs}.items() if value is not None
@@ -94,7 +103,7 @@ def tune(
             schedule=schedule,
             grad_clip=grad_clip,
             weight_decay=weight_decay,
-            betas=(betas[0], betas[1]),
+            betas=checked_betas(betas),
             gradient_accumulation_steps=gradient_accumulation_steps,
             ema_decay=ema_decay,
         )

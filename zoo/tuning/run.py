@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.errors import TuningError
+from zoo.plugin.requests import SEEDS
 from zoo.torch_state.rng import RandomState, random_state, seed_everything
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
@@ -90,7 +91,7 @@ class Run:
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
         parameters = [parameter for _, parameter in self.named]
-        seed_everything(settings.seed + self.accelerator.process_index)
+        seed_everything((settings.seed + self.accelerator.process_index) % SEEDS.stop)
         same_everywhere(self.accelerator, parameters)
         self.optimizer = adamw(parameters, settings, self.device)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
