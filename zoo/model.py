@@ -238,7 +238,7 @@ class Model(TrainingVerbs, AdapterVerbs):
         groups = tied_groups(self.module) if groups is None else groups
         if not only_ordinary(self.module):
             foreign.check_targets(self.module, groups, wanted.targets)
-        with nullcontext() if seed is None else seeded(seed, self.device):
+        with nullcontext() if seed is None else seeded(seed):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:

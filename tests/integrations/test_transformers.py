@@ -60,7 +60,7 @@ def test_names_old_and_new_and_what_is_ignored(tmp_path):
 
 
 def test_ties_are_one_object_after_a_meta_context():
-    from zoo.loading.stream import meta_parameters
+    from zoo.loading.empty import meta_parameters
 
     with meta_parameters():
         module = build()

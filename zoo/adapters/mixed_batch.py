@@ -50,7 +50,7 @@ def mixed(
         def with_one_more() -> Any:
             switch.activate(next(iter(groups)))
             indices = next(iter(groups.values()))
-            with torch.no_grad(), evaluating(model.module), seeded(0, model.device):  # without side effects
+            with torch.no_grad(), evaluating(model.module), seeded(0):  # without side effects
                 return _run(model, args, kwargs, [*indices, indices[0]], count, None)[0]
 
         return rows.join(parts, None if from_hook else with_one_more) if len(parts) > 1 else parts[0].output

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import AdapterError, CheckpointError, one_line
-from zoo.storage import atomic, untrusted_json
+from zoo.bounded.json_text import parse_object
+from zoo.bounded.text import read_text
+from zoo.errors import CheckpointError, one_line
+from zoo.storage import atomic
 
 FORMAT = 2  # 1 had no digests, and nothing of the model
 DIGEST = "digest"
@@ -38,21 +40,17 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: it or one of the files is missing or damaged, or it is of a newer format.
     """
     try:
-        size = path.stat().st_size
-        if size > _LIMIT:
-            raise CheckpointError(f"{path.name} has {size:,} bytes, expected at most {_LIMIT:,}")
-        raw = path.read_bytes()
-        content = untrusted_json.parse_json(raw, path.name, strict=True)
-    except (OSError, AdapterError) as error:
-        said = f"{path.name}: {error.strerror}" if isinstance(error, OSError) else one_line(error, 200)
-        raise CheckpointError(said) from error
+        text = read_text(path, limit=_LIMIT, error=CheckpointError)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.name}: {error.strerror}") from error
+    content = parse_object(text, path.name, values=_LIMIT, strict=True)
     form = content.get("format", 1)
     if form not in (1, FORMAT) or isinstance(form, bool):
         raise CheckpointError(f"{path.name}: expected format 1 or {FORMAT}, got {form!r:.40}: a newer zoo may know it")
     if form == 1 and DIGEST not in content:
         return content
     content.pop(DIGEST, None)
-    if _sealed(content) != raw:
+    if _sealed(content) != text.encode():
         raise CheckpointError(f"{path.name} is damaged or was changed: its content is not what its digest says")
     for name, expected in content[FILES].items():
         try:
