@@ -15,7 +15,7 @@ from zoo.methods.config import as_adapter, check_name
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"rank": 0}, "rank: expected a whole number from 1 to 65536, got 0"),
+        ({"rank": 0}, "rank: expected a whole number of at least 1, got 0"),
         ({"rank": -3}, "rank"),
         ({"rank": 2.0}, "rank"),
         ({"rank": True}, "rank"),
