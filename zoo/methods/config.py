@@ -94,7 +94,7 @@ class Ranked(Adapter):
             _check_patterns(name, getattr(self, name))
         for rank in (self.rank, *self.rank_pattern.values()):
             if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
-                raise AdapterError(f"rank: expected a whole number of at least 1, got {shown(rank)} (up to {LARGEST_RANK})")
+                raise AdapterError(f"rank: expected a whole number of at least 1, got {shown(rank)} (≤ {LARGEST_RANK})")
         for alpha in (self.alpha, *self.alpha_pattern.values()):
             if not _is_number(alpha):
                 raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {shown(alpha)}")

@@ -36,7 +36,7 @@ class Examples(Iterator[Any]):
 
     def __next__(self) -> Any:
         batch = without_gradients(self._first.pop() if self._first else next(self._batches))
-        for part in _parts(batch):
+        for part in parts_of(batch):
             self._digest.update(part)
         return batch
 
@@ -135,10 +135,10 @@ def without_gradients(value: Any) -> Any:
     return value
 
 
-def _parts(value: Any, depth: int = 0) -> Iterator[bytes]:
+def parts_of(value: Any, depth: int = 0) -> Iterator[bytes]:
     """Yield a batch's content as bytes: of tensors all values or an even part of them, of other things their text."""
     if isinstance(value, Tensor) and value.layout != torch.strided:
-        yield from _parts(value.detach().to_dense(), depth)
+        yield from parts_of(value.detach().to_dense(), depth)
     elif isinstance(value, Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
         flat = value.detach().reshape(-1)
@@ -147,13 +147,13 @@ def _parts(value: Any, depth: int = 0) -> Iterator[bytes]:
     elif isinstance(value, Mapping):
         for name, part in value.items():
             yield str(name).encode()
-            yield from _parts(part, depth + 1)
+            yield from parts_of(part, depth + 1)
     elif isinstance(value, str | bytes | int | float | bool | None):
         yield repr(value).encode()
     elif isinstance(value, Iterable) and not isinstance(value, Iterator):
         yield f"[{type(value).__name__}".encode()
         for part in value:
-            yield from _parts(part, depth + 1)
+            yield from parts_of(part, depth + 1)
     elif hasattr(value, "__dict__") and depth < _DEEPEST:
         yield type(value).__name__.encode()
-        yield from _parts({name: part for name, part in vars(value).items() if not callable(part)}, depth + 1)
+        yield from parts_of({name: part for name, part in vars(value).items() if not callable(part)}, depth + 1)

@@ -18,6 +18,7 @@ from zoo.tuning.callbacks import call, checked
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.folder import opened as opened_folder
+from zoo.tuning.identity import identity
 from zoo.tuning.interrupts import Terminated, stoppable
 from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
@@ -93,7 +94,7 @@ def tune(
 
     def settings_of(steps: int | None) -> Settings:
         return Settings(
-            data=described(data),
+            data=described(data).encode(errors="replace").decode(),  # of a file's name half a character
             steps=steps,
             minutes=minutes,
             batch_size=batch_size,
@@ -148,7 +149,8 @@ def tune(
             "processes": accelerator.num_processes,
             **({"examples": examples.content} if examples.content else {}),
         }
-        run = Run(model, accelerator, named, settings, facts, folder, device, examples, evaluations)
+        known = {} if folder is None else identity(model, data, device)
+        run = Run(model, accelerator, named, settings, facts, known, folder, device, examples, evaluations)
         run.begin(silent)
         try:
             _advance(run, callbacks, on_step, save_every, log_every, silent)
