@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from zoo.data.spec import Data
 from zoo.tuning.examples import parts_of
 
 _WHOLE = 1 << 26  # bytes of a file that are all digested; of a larger one so many, in `_PIECES` pieces
@@ -19,11 +20,15 @@ _PIECES = 64
 
 
 def fingerprint(data: Any) -> str:
-    """Return a digest of files, tensors, arrays, numbers and texts, and of lists, mappings and objects of them.
+    """Return a digest of a file, of tensors, arrays, numbers and texts, and of lists and mappings of them.
 
-    Of folders, data sets and other objects nothing is digested here: their readers say what they have read.
+    Of folders, lists of files, data sets and other objects nothing is read here: their readers say what they have read.
     """
     hashed = hashlib.blake2b(digest_size=16)
+    source = data.source if isinstance(data, Data) else data
+    if isinstance(source, str | os.PathLike):
+        for part in _file(Path(os.fsdecode(source))):
+            hashed.update(part)
     for part in _content(data):
         hashed.update(part)
     return hashed.hexdigest()
@@ -35,9 +40,7 @@ def _content(value: Any) -> Iterator[bytes]:
     elif hasattr(value, "keys") and hasattr(value, "to_dict"):  # a graph of PyG; its attributes are what counts
         value = value.to_dict()
     if isinstance(value, str | os.PathLike):
-        text = os.fsdecode(value)
-        yield text.encode("utf-8", "surrogatepass")
-        yield from _file(Path(text))
+        yield os.fsdecode(value).encode("utf-8", "surrogatepass")
     elif isinstance(value, Tensor):
         yield from parts_of(value)
     elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
