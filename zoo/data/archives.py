@@ -104,7 +104,7 @@ def read_arrays(path: Path) -> Table | None:
     Raises:
         DataError: the arrays are objects, numbers alone, damaged or too large.
     """
-    arrays = read_npz(path)
+    arrays: dict[str, Any] | None = read_npz(path)
     single = next((name for name, array in (arrays or {}).items() if not array.ndim), None)
     if single is not None:
         raise DataError(f"{path}: {single!r} is one number, expected arrays with a row for each example")
@@ -164,7 +164,7 @@ def _tar(file: BinaryIO, path: Path) -> tarfile.TarFile:
     """Open a tar archive, compressed or not; its headers and files are read within the limits."""
     limit = unpacked_limit(path.stat().st_size)
     stream = uncompressed(file, limit, str(path)) or Bounded(file, limit, str(path))
-    return tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload, no-any-return]
+    return tarfile.open(fileobj=stream, mode="r:")
 
 
 def _wanted(name: str) -> bool:

@@ -26,17 +26,21 @@ class Bounded(io.RawIOBase):
         self._inner, self._limit, self._name = inner, limit, name
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return whether the inner stream is."""
         return self._inner.seekable()
 
     def readinto(self, buffer: Any, /) -> int:
+        """Read into a buffer, and return how many bytes were read."""
         data = self.read(min(len(buffer), _AT_ONCE))
         buffer[: len(data)] = data
         return len(data)
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next `size` bytes."""
         if size is None or size < 0 or size > _AT_ONCE:
             raise DataError(f"{self._name}: has a part of {size} bytes, more than {_AT_ONCE:,} at once: make it anew")
         data = self._inner.read(size)
@@ -44,11 +48,13 @@ class Bounded(io.RawIOBase):
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to a place, and return it."""
         if whence == io.SEEK_SET:
             self._check(offset)
         return self._inner.seek(offset, whence)
 
     def tell(self) -> int:
+        """Return the place."""
         return self._inner.tell()
 
     def _check(self, place: int) -> None:
@@ -64,4 +70,5 @@ def uncompressed(raw: IO[bytes], limit: Limit, name: str) -> Bounded | None:
     opener = next((opener for mark, opener in _OPENERS.items() if start.startswith(mark)), None)
     if opener is None:
         return None
-    return Bounded(opener(fileobj=raw) if opener is gzip.GzipFile else opener(raw), limit, name)
+    inner: Any = opener(fileobj=raw) if opener is gzip.GzipFile else opener(raw)
+    return Bounded(inner, limit, name)

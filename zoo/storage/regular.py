@@ -39,7 +39,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def kind_of(mode: int) -> str:
-    """Return what a file of this `st_mode` is: "a named pipe", …"""
+    """Return what a file of this `st_mode` is, such as "a named pipe"."""
     return next((said for test, said in _KINDS if test(mode)), "no regular file")
 
 

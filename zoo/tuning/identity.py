@@ -29,7 +29,9 @@ def identity(model: Any, data: Any, device: torch.device) -> dict[str, Any]:
     module's layers, which are the same on one kind of device with the same libraries, and "versions" theirs.
     """
     told = getattr(model, "identity", None)
-    found = {"model": {}, "versions": {}} if told is None else plain(told())
+    if told is None:  # a model of somebody's own, who knows what it is
+        return {"model": {}, "data": fingerprint(data), "content": {}, "versions": {}}
+    found = plain(told())
     content = {"device": device.type, "frozen": frozen(model.module), "layers": layers(model.module)}
     return {"model": found["model"], "data": fingerprint(data), "content": content, "versions": found["versions"]}
 
@@ -48,10 +50,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def other_content(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return which content is not what it was, in words; "" if none is, or if it cannot be compared."""
     old, new = then["content"], now["content"]
-    if old["device"] != new["device"] or then["versions"] != now["versions"]:
+    if old.get("device") != new.get("device") or then["versions"] != now["versions"]:
         return ""
     named = {"frozen": "the values of weights that do not train", "layers": "the module's layers or their settings"}
-    both = {key: words for key, words in named.items() if None not in (old[key], new[key])}
+    both = {key: words for key, words in named.items() if None not in (old.get(key), new.get(key))}
     return " and ".join(words for key, words in both.items() if old[key] != new[key])
 
 

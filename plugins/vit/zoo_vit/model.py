@@ -17,6 +17,7 @@ from zoo.errors import one_line
 from zoo.integrations import transformers as library
 from zoo.integrations.configured import without_code
 from zoo.integrations.resized import Grid, fit_channels, resized
+from zoo.integrations.transformers_config import with_floats
 from zoo.storage.model_folder import write_model
 
 from .facts import TASK, class_count, configuration, is_body, is_timm, pretrained_cfg, stored, stored_classes
@@ -94,7 +95,7 @@ def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, An
 def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel:
     from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassification
 
-    values = without_code(library.with_floats(config), entry.name)
+    values = without_code(with_floats(config), entry.name)
     values.pop("model_type", None)
     if values.pop("quantization_config", None):
         raise CheckpointError(
