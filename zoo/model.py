@@ -24,7 +24,7 @@ from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
-from zoo.plugin.requests import SampleRequest
+from zoo.plugin.requests import SampleRequest, check_seed
 from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import seeded
@@ -224,6 +224,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             AdapterError: the adapter or its name is not valid, or does not fit.
         """
         check_name(name)
+        check_seed(seed)
         if name in self.adapter_set.configs and not replaces:
             raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
         if isinstance(lora, str | os.PathLike):
