@@ -24,6 +24,7 @@ from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest
+from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import seeded
 from zoo.tuning.seen import SeenExamples
@@ -180,6 +181,10 @@ class Model(TrainingVerbs, AdapterVerbs):
         """Add a training run to the records of the active adapters, which it has trained."""
         training.note_tuning(self.adapter_set, data, result)
 
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return what a training run of this model depends on, beside its settings, and the versions of libraries."""
+        return training.identity(self.adapter_set)
+
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
         check_trained(self.adapter_set)
@@ -225,9 +230,10 @@ class Model(TrainingVerbs, AdapterVerbs):
             self.adapter_set.unknown(name)
         if isinstance(lora, str | os.PathLike):
             folder = resolve_path(lora)
-            record = heads.record_for(self.entry, folder)
             with self.adapter_set.turns:
-                config, updates, buffers = saved.restore(self.adapter_set, folder)
+                record, (config, updates, buffers) = read_whole(
+                    folder, lambda: (heads.record_for(self.entry, folder), saved.restore(self.adapter_set, folder))
+                )
             return PreparedAdapter(name, config, updates, record, groups, buffers)
         named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
         wanted = training_new(as_adapter(named, self.entry.targets or "all"), self.entry.head)

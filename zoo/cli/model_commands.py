@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import time
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.bounded.json_text import json_value
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
 from zoo.cli.options import column_option, head_options, model_options, with_classes, with_columns
-from zoo.cli.output import Command, json_option, note, print_facts, print_json
+from zoo.cli.output import Command, echo, json_option, note, print_facts, print_json
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -72,9 +72,9 @@ def sample(
             facts["samples"] = values
         print_json({**facts, "captions": samples.captions})
     elif saved is not None:
-        click.echo(str(saved))
+        echo(str(saved))
     else:
-        click.echo(samples.text(), nl=False)
+        echo(samples.text(), nl=False)
 
 
 @click.command(
@@ -203,7 +203,7 @@ def tune(
     for label, value in metrics.get("metrics", {}).items():
         note(f"held out: {label} {value:.6g}")
     note(f"try it: {use}")
-    click.echo(str(saved))
+    echo(str(saved))
 
 
 @click.command(
@@ -307,7 +307,7 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint="'-o'")
         try:
-            parsed[key] = json.loads(value)
+            parsed[key] = json_value(value)
         except ValueError:
             parsed[key] = value
     return parsed

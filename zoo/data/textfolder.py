@@ -11,6 +11,7 @@ from zoo.data.spec import Data
 from zoo.data.table import Table
 from zoo.data.walk import split_of
 from zoo.errors import DataError
+from zoo.storage.regular import open_regular
 
 _NAMED = (".txt", ".md", ".rst", ".text")  # what is named as text is read in any case, for its error
 _LOOKED_AT = 8192  # bytes that tell whether a file is text
@@ -82,7 +83,7 @@ def check_one_kind(root: Path, files: Sequence[Path], tables: Sequence[Path]) ->
 def _is_text(path: Path) -> bool:
     if path.suffix.lower() in _NAMED:
         return True
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(_LOOKED_AT)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return True

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.bounded.json_text import read_object
+from zoo.bounded.text import read_text
 from zoo.errors import CheckpointError, OutputError, ZooError, one_line
-from zoo.storage.config_json import in_four_bit
+from zoo.integrations.configured import without_code
+from zoo.storage.config_json import in_four_bit, read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
 
+# A tokenizer's files, which may be long, and those that only say how it is used.
+_TEXTS = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})
+_CONFIGURED = frozenset({"config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
+_VOCABULARY = 256 << 20  # bytes
 _FLOAT = "__float__"  # the only key of an object that stands for a number that JSON does not have
 
 
@@ -56,9 +63,8 @@ def library_config(
         raise CheckpointError(
             f"{entry.name}: expected a config.json with a model_type in {entry.folder or 'the registry'}, got none"
         )
-    values = with_floats(values)
-    # Where to find code to run, and how a quantized file was written: both are ignored.
-    values.pop("auto_map", None)
+    values = without_code(with_floats(values), entry.name)
+    # How a quantized file was written is ignored.
     if in_four_bit(values):
         values.pop("quantization_config")
     if values.pop("quantization_config", None):
@@ -133,11 +139,14 @@ def set_generation(module: PreTrainedModel, entry: Entry) -> None:
     """
     from transformers import GenerationConfig
 
-    if entry.folder and (Path(entry.folder) / "generation_config.json").is_file():
+    values = read_json_object(Path(entry.folder) / "generation_config.json", entry) if entry.folder else None
+    if values is not None:
         try:
-            module.generation_config = GenerationConfig.from_pretrained(entry.folder)
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{entry.folder}: its generation_config.json cannot be read: {error}") from error
+            module.generation_config = GenerationConfig.from_dict(without_code(values, entry.name))
+        except Exception as error:  # validators raise errors of their own
+            raise CheckpointError(
+                f"{entry.folder}: its generation_config.json cannot be used: {one_line(error, 300)}"
+            ) from error
 
 
 def computed(module: nn.Module) -> Callable[[str], bool]:
@@ -273,6 +282,7 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
             f"{folder}: expected a tokenizer.json beside the weights, got {', '.join(sorted(files)) or 'no files'}; "
             "add the model's tokenizer files"
         )
+    _check_files(Path(folder), files)
     try:
         if files.isdisjoint({"config.json", "tokenizer_config.json"}):
             return PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
@@ -281,6 +291,18 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {one_line(error)}"
         ) from error
+
+
+def _check_files(folder: Path, files: Collection[str]) -> None:
+    """Check the files of a tokenizer or processor before a library reads them, all but what they say.
+
+    Raises:
+        CheckpointError: one is no text, no JSON, or beyond the bounds.
+    """
+    for name in _TEXTS & set(files):
+        read_text(folder / name, limit=_VOCABULARY, error=CheckpointError)
+    for name in _CONFIGURED & set(files):
+        read_object(folder / name)
 
 
 def tokenizer_of(entry: Entry) -> PreTrainedTokenizerBase:
@@ -324,6 +346,7 @@ def image_processor(
     """
     if folder is None or not (Path(folder) / "preprocessor_config.json").is_file():
         return default()
+    read_json_object(Path(folder) / "preprocessor_config.json")
     try:
         return library_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their parsers do

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from zoo.catalog.entry import Entry
 from zoo.loading.empty import meta_parameters, parameters_as
 from zoo.plugin import hooks
+from zoo.torch_state.budget import is_over_budget
 from zoo.torch_state.modes import seeded
 from zoo.weights.walk import ModuleIndex, index_module
 
@@ -41,6 +42,8 @@ def construct(entry: Entry) -> nn.Module:
             with meta_parameters():
                 return constructed(entry)
         except Exception as error:
+            if is_over_budget(error):
+                raise
             try:
                 with hollow_parameters():
                     module = constructed(entry)

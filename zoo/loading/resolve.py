@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.bounded.json_text import read_object
 from zoo.catalog import discovery
 from zoo.catalog.entry import EMBEDDED, RANDOM, Entry, is_hub
+from zoo.catalog.limits import check_limits
 from zoo.catalog.names import is_name, is_repository
 from zoo.catalog.registry import find
-from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError
+from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError, shown
 from zoo.formats.manifest import saved_base
 from zoo.hub.adapters import fetch_place, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
@@ -38,11 +39,16 @@ def resolve(
 
     Raises:
         UnknownNameError: there is no such name or folder, or no plugin recognises its configuration.
-        CheckpointError: the folder has no configuration, or the plugin no embedded weights.
+        CheckpointError: the folder has no configuration, one that no model has, or the plugin no embedded weights.
         AdapterError: an adapter's base cannot be found.
         HubError: the Hub refused or could not be reached.
     """
-    name = str(name)
+    entry = _resolve(str(name), weights, revision, download, local)
+    check_limits(entry)
+    return entry
+
+
+def _resolve(name: str, weights: str | None, revision: str | None, download: bool, local: bool) -> Entry:
     if weights == RANDOM:
         # Only what the configuration does not say inline is downloaded.
         entry = resolve(name, revision=revision, download=False, local=local)
@@ -135,6 +141,7 @@ def _recognised(name: str, config: dict[str, Any]) -> str:
     if len(found) == 1:
         return found[0]
     kind = config.get("_class_name") or config.get("model_type") or config.get("architecture") or "no class name"
+    kind = kind if isinstance(kind, str) else shown(kind)
     if found:
         raise PluginError(
             f"{name!r} ({kind}) is recognised by several plugins, {', '.join(found)}: "
@@ -163,13 +170,7 @@ def _config(folder: Path | None) -> dict[str, Any] | None:
     path = next((folder / name for name in MODEL_CONFIGS if (folder / name).is_file()), None) if folder else None
     if path is None:
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(config).__name__}")
-    return config
+    return read_object(path)
 
 
 def entry_of(adapter: Path, weights: str | None, revision: str | None, *, trusted: bool) -> Entry:

@@ -65,8 +65,8 @@ def _loaded(name: str) -> object:
     try:
         plugin = claim.entry_point().load()
         _add(plugin, name)
-    except (Exception, SystemExit) as error:
-        if discovery.strict():
+    except BaseException as error:  # SystemExit, GeneratorExit, one of the plugin's own
+        if discovery.strict() or isinstance(error, KeyboardInterrupt):  # it may be the user's
             raise
         failure = PluginError(
             f"plugin {name!r} ({claim.distribution} {claim.version}) cannot be used: {one_line(error)}", plugin=name
@@ -213,8 +213,8 @@ def _made(hook: str, plugin: str) -> Callable[..., Any]:
 def _resolve(plugin: object, hook: str, name: str) -> None:
     try:
         table.resolve(plugin, hook, name)
-    except (Exception, SystemExit) as error:  # of the module that the table names
-        if isinstance(error, ZooError) or discovery.strict():
+    except BaseException as error:  # of the module that the table names
+        if isinstance(error, ZooError | KeyboardInterrupt) or discovery.strict():
             raise
         raise failed(name, hook, error) from error
 

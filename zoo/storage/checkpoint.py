@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zoo.bounded.json_text import read_object
 from zoo.errors import CheckpointError, OutputError
 from zoo.storage import bitsandbytes_file
 from zoo.storage.config_json import in_four_bit
@@ -19,6 +19,7 @@ from zoo.storage.file_names import MODEL_WEIGHTS
 if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
+INDEX = 64 << 20  # bytes of an index of shards
 SUMS = "SHA256SUMS"  # in the format of sha256sum; listed files are verified before they are read
 
 
@@ -84,12 +85,14 @@ def _holds_weights(path: Path) -> bool:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        names = sorted({str(shard) for shard in shards})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = read_object(index, limit=INDEX)["weight_map"].values()
+    except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected JSON with a weight_map, {type(error).__name__}: {error}") from error
+    if not all(isinstance(shard, str) for shard in shards):
+        raise CheckpointError(f"{index}: expected names of files in its weight_map")
+    names = sorted(set(shards))
     for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
+        if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
             raise CheckpointError(f"{index}: shard {name!r} lies outside the folder")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:

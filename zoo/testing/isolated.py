@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from zoo.catalog.discovery import strict
 from zoo.plugin import hooks
+from zoo.plugin.child import search_path
 from zoo.plugin.manager import HOOKS
-from zoo.testing.fresh import search_path
 from zoo.testing.promise import Check, Result
 
 # Called for a check that starts: its hook, its promise, its number from 0, of how many.

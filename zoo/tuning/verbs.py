@@ -65,6 +65,10 @@ class TrainingVerbs(ABC):
         """Set training mode."""
 
     @abstractmethod
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return what a training run depends on beside its settings."""
+
+    @abstractmethod
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
 
@@ -160,6 +164,7 @@ class TrainingVerbs(ABC):
         patience: int | None = None,
         keep_best: bool = True,
         save_every: int = 100,
+        keep: int = 2,
         log_every: int = 10,
         quiet: bool = False,
         on_step: Callable[[int, float], None] | None = None,
@@ -207,6 +212,7 @@ class TrainingVerbs(ABC):
             keep_best: with `eval_every`, whether the weights are in the end those of the best evaluation, which are in
                 `<out>/best-<step>` too, and not the last ones.
             save_every: steps between checkpoints; the last step has one in any case.
+            keep: how many checkpoints stay, the newest ones; with the one before it, a damaged last one loses little.
             log_every: steps between lines where stderr is no terminal; on one there is a progress bar.
             quiet: show nothing.
             on_step: called with (steps done, loss) after each step. What it draws does not change the run.
@@ -219,6 +225,7 @@ class TrainingVerbs(ABC):
             DataError: the data cannot be used, or the batches ended.
             OutputError, CheckpointError: a checkpoint cannot be written or read.
             KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
+            SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
         """
         from zoo.tuning.loop import tune
 
@@ -257,6 +264,7 @@ class TrainingVerbs(ABC):
             patience=patience,
             keep_best=keep_best,
             save_every=save_every,
+            keep=keep,
             log_every=log_every,
             quiet=quiet,
             on_step=on_step,
