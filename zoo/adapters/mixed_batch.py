@@ -70,7 +70,7 @@ def _mixed(
 
     def with_one_more() -> Any:
         choice, indices = next(iter(groups.items()))
-        with switch.chosen(choice), torch.no_grad(), evaluating(model.module), seeded(0):  # without side effects
+        with torch.no_grad(), evaluating(model.module), seeded(0), switch.renewed().chosen(choice):  # no side effects
             return _run(model, args, kwargs, [*indices, indices[0]], count, None)[0]
 
     return rows.join(parts, None if from_hook else with_one_more) if len(parts) > 1 else parts[0].output
@@ -161,6 +161,10 @@ class _Views:
             self._made[choice] = {managed: managed.view(names, weights) for managed in self._weights}
         return self._made[choice]
 
+    def renewed(self) -> _Views:
+        """Return the same of the module in its present mode."""
+        return _Views(self.adapter_set)
+
     def chosen(self, choice: Choice) -> AbstractContextManager[None]:
         """Return a block with these adapters."""
         return choosing(self._views(choice))
@@ -184,6 +188,10 @@ class _Switch:
     def __init__(self, adapter_set: AdapterSet) -> None:
         self.adapter_set = adapter_set
         self._weights = list(managed_weights(adapter_set.module).values())
+
+    def renewed(self) -> _Switch:
+        """Return this one, which sees the module as it is."""
+        return self
 
     @contextmanager
     def chosen(self, choice: Choice) -> Iterator[None]:
