@@ -27,6 +27,7 @@ from zoo.plugin.requests import SampleRequest
 from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import seeded
+from zoo.torch_state.turns import forget_turns
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
@@ -267,6 +268,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             inner.__dict__.pop(name, None)
         for root in {self.module, inner}:
             stop_checking(root, root=True)
+            forget_turns(root)
         return self.module
 
     def save_adapter(

@@ -18,7 +18,7 @@ from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import Adapter, check_weight
 from zoo.plugin.quantize import Packer
 from zoo.storage.fingerprint import Fingerprint
-from zoo.torch_state.turns import turns_of
+from zoo.torch_state.turns import shared_turns
 from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
@@ -91,7 +91,7 @@ class AdapterSet:
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.module = module
-        self.turns = turns_of(module, unwrapped(module))
+        self.turns = shared_turns(module, unwrapped(module))
         self.entry = entry
         self.device = device
         self.dtype = dtype

@@ -123,8 +123,7 @@ def choices(adapter_set: AdapterSet, adapters: Any) -> list[Choice]:
 
 def _choice(adapter_set: AdapterSet, entry: Any) -> Choice:
     if entry is None:
-        adapter_set.pure_base()
-        return ()
+        entry = ()
     if isinstance(entry, str):
         pairs: Iterable[tuple[Any, Any]] = [(entry, 1.0)]
     elif isinstance(entry, Mapping):
@@ -139,6 +138,8 @@ def _choice(adapter_set: AdapterSet, entry: Any) -> Choice:
     for name, weight in pairs:
         adapter_set.unmerged(name)
         checked.append((name, check_weight(name, weight)))
+    if not checked:
+        adapter_set.pure_base()
     return tuple(checked)
 
 

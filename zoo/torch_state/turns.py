@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -22,6 +21,7 @@ from zoo.errors import ZooError
 
 log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds of waiting until the log says so
+_KEPT = "_zoo_turns"
 LIMIT = 1800.0  # seconds of waiting until it is an error
 
 
@@ -120,15 +120,21 @@ class Turns:
         return Turns, ()
 
 
-_turns: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()
-_lock = threading.Lock()
+def shared_turns(*modules: nn.Module) -> Turns:
+    """Return the turns at modules that stand for one another, such as a wrapper and what is in it."""
+    kept = next((one.__dict__[_KEPT] for one in modules if _KEPT in one.__dict__), None)
+    turns = Turns() if kept is None else kept
+    for one in modules:
+        one.__dict__[_KEPT] = turns  # on the module, so that a copy of it has a copy that belongs to it
+    return turns
 
 
-def turns_of(module: nn.Module, inner: nn.Module | None = None) -> Turns:
-    """Return the turns at a module; `inner` is a module that shares them, such as the one in a wrapper."""
-    with _lock:
-        found = _turns.get(module) or (_turns.get(inner) if inner is not None else None) or Turns()
-        for one in (module, inner):
-            if one is not None:
-                _turns[one] = found
-        return found
+def turns_of(module: nn.Module) -> Turns:
+    """Return the turns at a module; new ones, which nobody else knows, at one that has none."""
+    return module.__dict__.get(_KEPT) or Turns()
+
+
+def forget_turns(*modules: nn.Module) -> None:
+    """Leave nothing of `shared_turns` on modules."""
+    for one in modules:
+        one.__dict__.pop(_KEPT, None)
