@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,16 @@ from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import Adapter, check_weight
 from zoo.plugin.quantize import Packer
 from zoo.storage.fingerprint import Fingerprint
+from zoo.torch_state.turns import shared_turns
 from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, plain_names, tied_groups
+from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, plain_names, tied_groups, unwrapped
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class PreparedAdapter(NamedTuple):
@@ -45,6 +50,17 @@ class PreparedAdapter(NamedTuple):
     buffers: Mapping[str, Tensor] = MappingProxyType({})
 
 
+def _alone(method: Callable[Concatenate[AdapterSet, P], R]) -> Callable[Concatenate[AdapterSet, P], R]:
+    """Let a method run while no other thread uses the module."""
+
+    @functools.wraps(method)
+    def changing(self: AdapterSet, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.turns.changing():
+            return method(self, *args, **kwargs)
+
+    return changing
+
+
 class AdapterSet:
     """The adapters of one module, with what operations on them need to know about the model.
 
@@ -61,6 +77,7 @@ class AdapterSet:
         records: How each adapter was made, as in `zoo.json`.
         buffers: The persistent buffers of the base and of each adapter.
         base_is_frozen: Whether the base never trains, with or without adapters.
+        turns: Which threads use the module, and which one changes it.
     """
 
     def __init__(
@@ -74,6 +91,7 @@ class AdapterSet:
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.module = module
+        self.turns = shared_turns(module, unwrapped(module))
         self.entry = entry
         self.device = device
         self.dtype = dtype
@@ -120,6 +138,19 @@ class AdapterSet:
             raise UnknownNameError(f"no adapter {name!r}; there are {listed}.{did_you_mean(str(name), self.configs)}")
         return self.configs[name]
 
+    def unknown(self, name: str) -> None:
+        """Raise `AdapterError` if there is an adapter of this name."""
+        if name in self.configs:
+            raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
+
+    def pure_base(self) -> None:
+        """Raise `AdapterError` if adapters are merged, so that the weights without any other are not the base's."""
+        if self.merged:
+            merged = ", ".join(map(repr, self.merged))
+            raise AdapterError(
+                f"adapter {merged} is merged, so that the weights are not the base's: model.unmerge() first"
+            )
+
     def unmerged(self, name: str, hint: str = "model.unmerge() takes it out again") -> Adapter:
         """Return the configuration of an adapter that is not merged.
 
@@ -136,9 +167,15 @@ class AdapterSet:
             raise AdapterError(f"adapter {name!r} is merged into the base: {hint}")
         return config
 
+    @_alone
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
-        """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base."""
+        """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base.
+
+        Raises:
+            AdapterError: another thread has added one of its name since it was prepared.
+        """
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
+        self.unknown(name)
         if groups is None or outdated(groups):
             groups = tied_groups(self.module)
         self._note_base(groups)
@@ -188,12 +225,15 @@ class AdapterSet:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._trained.get(plain(name), True) and parameter.is_floating_point())
 
+    @_alone
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
-        """Activate exactly these adapters, in this order.
+        """Activate exactly these adapters, in this order; with none the module is the base exactly.
 
         Raises:
-            AdapterError: a name or weight is not valid; nothing has changed.
+            AdapterError: a name or weight is not valid, or none is given and adapters are merged; nothing has changed.
         """
+        if not names:
+            self.pure_base()
         for name in names:
             self.unmerged(name)
         if weights is None:
@@ -212,6 +252,7 @@ class AdapterSet:
             raise AdapterError(f"weights: expected each adapter once, got {', '.join(names)}")
         self.apply({name: check_weight(name, weight) for name, weight in zip(names, weights, strict=True)})
 
+    @_alone
     def apply(
         self,
         weights: Mapping[str, float],
@@ -243,6 +284,7 @@ class AdapterSet:
         """Give the persistent buffers their values under these adapters and the merged ones."""
         self.buffers.show({**self._merge_weights, **weights})
 
+    @_alone
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
@@ -265,6 +307,7 @@ class AdapterSet:
         if not self.configs and not self.base_is_frozen:
             self._unfreeze_base()
 
+    @_alone
     def merge(
         self, names: Sequence[str], pack: Packer | None = None
     ) -> tuple[dict[str, float], dict[str, WeightMerge]]:
@@ -317,6 +360,7 @@ class AdapterSet:
         self.apply(rest)
         return weights, merges
 
+    @_alone
     def unmerge(self) -> None:
         """Undo all merges, bit for bit, and reactivate the adapters that were active before."""
         if not self.merged:
@@ -328,6 +372,7 @@ class AdapterSet:
         before = {name: weight for name, weight in self._before_merge.items() if name in still_there}
         self.apply({**before, **self.weights})
 
+    @_alone
     def unload(self) -> None:
         """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
         refuse_offloaded(self.module, "unload")

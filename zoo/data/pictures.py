@@ -15,13 +15,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from zoo.bounded.regular import open_regular
 from zoo.data.limits import PICTURE, PIXELS
 from zoo.data.pixels import is_wide
 from zoo.data.report import key_of
 from zoo.data.spec import Data
 from zoo.data.table import Table
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image

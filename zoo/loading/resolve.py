@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.bounded.json_text import read_object
+from zoo.bounded.regular import check_folder
 from zoo.catalog import discovery
 from zoo.catalog.entry import EMBEDDED, RANDOM, Entry, is_hub
 from zoo.catalog.limits import check_limits
@@ -82,6 +83,7 @@ def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
         folder = _embedded(entry)
     elif given and Path(given).expanduser().is_dir():
         folder = Path(given).expanduser()
+        check_folder(folder, CheckpointError)
     elif not is_repository(entry.weights):
         raise UnknownNameError(f"weights {entry.weights!r}: expected a folder that exists, owner/name, or 'embedded'")
     elif entry.config and not download:
@@ -110,6 +112,7 @@ def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool
     folder = Path(name).expanduser()
     source: Literal["hub", "folder"] = "folder"
     if local and folder.is_dir():
+        check_folder(folder, CheckpointError)
         if is_adapter_folder(folder):
             if base:
                 raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")

@@ -196,7 +196,13 @@ def _seen(name: str, config: dict[str, Any] | None, blocked: set[str]) -> Seen:
 def _asked(name: str, config: dict[str, Any]) -> str:
     """Return what is wrong with a plugin's answer, or with what it does besides; "": nothing."""
     call = manager.caller("recognises", name)
+    environment = dict(os.environ)
     for _ in range(2):  # the first call may import what the plugin needs
+        os.environ.clear()
+        os.environ.update(environment)
+        random.random()  # what sets a seed, or a variable, does so again
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.rand(1)
         given, before, heavy = copy.deepcopy(config), _state(), _imported()
         answer = call(config=given)
         reason = wrong_answer(answer)

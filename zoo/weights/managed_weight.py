@@ -224,6 +224,18 @@ class ManagedWeight(nn.Module):
         self._updates_in_use = tuple(update for update, _ in used[last + 1 :])
         self._shares = tuple(weight for _, weight in used[last + 1 :])
 
+    def view(self, names: tuple[str, ...], weights: Mapping[str, float] = ALL_ONES) -> ManagedWeight:
+        """Return the same weight with these adapters active; it shares everything else with this one.
+
+        Args:
+            names: As in `activate`.
+            weights: As in `activate`.
+        """
+        view = type(self).__new__(type(self))
+        view.__dict__.update(self.__dict__)  # the dicts of parameters and modules themselves, whatever comes into them
+        view.activate(names, weights)
+        return view
+
     def _deactivate(self, names: tuple[str, ...]) -> None:
         """Deactivate these adapters; the others stay as they are."""
         self.activate(tuple(name for name in self.active if name not in names), self.weights)
