@@ -245,18 +245,21 @@ class Model(TrainingVerbs, AdapterVerbs):
                 foreign.check_targets(self.module, groups, wanted.targets)
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
-    def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
+    def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None, active: bool = True) -> None:
         """Add an adapter and make it active beside the others. A new one does not change the outputs before training.
+
+        Whether the parameters of the other adapters train stays as it is.
 
         Args:
             name: the adapter's name.
             lora: a rank, a `zoo.LoRA`, or the place of a saved adapter (a folder, a file, or a Hub reference).
             seed: of the random initialisation.
+            active: False leaves it inactive until `activate` names it.
 
         Raises:
             AdapterError: the adapter or its name is not valid, or does not fit; the model is then unchanged.
         """
-        self.adapter_set.attach(self.prepare_adapter(name, lora, seed=seed))
+        self.adapter_set.attach(self.prepare_adapter(name, lora, seed=seed), active)
 
     def unload(self) -> nn.Module:
         """Turn all weights into plain parameters in full precision, and return the module.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -24,7 +24,7 @@ from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, is_within, managed_weights, plain_names, tied_groups, unwrapped
+from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, plain_names, tied_groups, unwrapped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -176,7 +176,7 @@ class AdapterSet:
         """
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
         self.unknown(name)
-        if groups is None or _outdated(groups):
+        if groups is None or outdated(groups):
             groups = tied_groups(self.module)
         self._note_base(groups)
         if not self.configs:
@@ -191,7 +191,7 @@ class AdapterSet:
         self.configs[name] = prepared.config
         self.records[name] = dict(prepared.record or {})
         self.buffers.own[name] = dict(prepared.buffers)
-        self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
+        self.apply({**self.weights, name: 1.0} if active else self.weights, groups, trained=(name,))
 
     def _note_base(self, groups: list[TiedGroup]) -> None:
         """Note weights that have changed since the module was loaded: an adapter's base is what it is when it comes."""
@@ -253,18 +253,27 @@ class AdapterSet:
         self.apply({name: check_weight(name, weight) for name, weight in zip(names, weights, strict=True)})
 
     @_alone
-    def apply(self, weights: Mapping[str, float], groups: list[TiedGroup] | None = None) -> None:
+    def apply(
+        self,
+        weights: Mapping[str, float],
+        groups: list[TiedGroup] | None = None,
+        trained: Collection[str] | None = None,
+    ) -> None:
         """Activate exactly these adapters, which must exist.
 
         Args:
             weights: The adapters, in order, with their weights.
             groups: The module's parameters, if a walk has just found them.
+            trained: The adapters that shall train if they are active, and not otherwise; None for all of them. What the
+                parameters of others do stays as it is.
         """
         names = tuple(weights)
         for group in tied_groups(self.module) if groups is None else groups:
             if isinstance(group.value, ManagedWeight):
                 group.value.activate(names, weights)
                 for name, update in group.value.updates.items():
+                    if trained is not None and name not in trained:
+                        continue
                     trains = weights.get(name, 0.0) != 0.0  # an adapter without effect does not train
                     if trains != any(parameter.requires_grad for parameter in update.parameters()):
                         update.requires_grad_(trains)
@@ -314,11 +323,13 @@ class AdapterSet:
             The adapters' weights, and the merge of each weight that they change.
 
         Raises:
-            AdapterError: no adapter is named or active, one is merged already, or an active one depends on the base.
+            AdapterError: no adapter is named or active, one is merged already, an active one depends on the base, or
+                the result is not finite.
         """
         names = tuple(dict.fromkeys(names or self.active))
         if not names:
-            raise AdapterError("no adapter is active: name the adapters to merge")
+            done = f", {', '.join(self.merged)} merged already" if self.merged else ""
+            raise AdapterError(f"no adapter is active{done}: name the adapters to merge")
         for name in names:
             self.known(name)
             if name in self.merged:
@@ -333,6 +344,11 @@ class AdapterSet:
                 raise AdapterError(
                     f"{path}: adapter {dependent[0]!r} depends on the base, which merging {', '.join(merge.names)} "
                     "would change: merge them together, or deactivate it first"
+                )
+            if merge is not None and not merge.finite:
+                raise AdapterError(
+                    f"{path}: merging {', '.join(merge.names)} would give NaN or Inf in {managed.dtype}: it is "
+                    "damaged, or its training has diverged: load another one"
                 )
             if merge is not None:
                 merges[path] = merge
@@ -374,15 +390,3 @@ class AdapterSet:
         self._merge_weights = {}
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
         self.scheme, self.base_is_frozen = None, False
-
-
-def _outdated(groups: list[TiedGroup]) -> bool:
-    """Return whether the module has changed since the walk that found `groups`."""
-    for group in groups:
-        ref, value = group.refs[0], group.value
-        current = ref.layer._parameters.get(ref.attribute)
-        if current is None:
-            current = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
-        if current is not value:
-            return True
-    return False

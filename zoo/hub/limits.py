@@ -134,7 +134,9 @@ def _counted(base: Any) -> Any:
             for chunk in self.stream:
                 left -= len(chunk)
                 if left < 0:
-                    raise UnusableAnswerError(f"the Hub's answer is longer than the {self.bound.bytes:,} bytes expected")
+                    raise UnusableAnswerError(
+                        f"the Hub's answer is longer than the {self.bound.bytes:,} bytes expected"
+                    )
                 if self.bound.until is not None and time.monotonic() > self.bound.until:
                     raise UnusableAnswerError(f"the Hub's answer took more than {SECONDS:.0f} seconds; try again")
                 yield chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class WeightMerge(NamedTuple):
         base: The norm of W.
         effect: The norm of ΔW.
         error: The norm of value − (W + ΔW).
+        finite: Whether no value became NaN or infinite that was a number before.
     """
 
     names: tuple[str, ...]
@@ -34,6 +36,7 @@ class WeightMerge(NamedTuple):
     base: float
     effect: float
     error: float
+    finite: bool = True
 
 
 class ManagedWeight(nn.Module):
@@ -271,7 +274,9 @@ class ManagedWeight(nn.Module):
         if value is None:
             value = nn.Parameter(exact.to(dtype, copy=True), requires_grad=False)
         stored = value(exact.dtype) if isinstance(value, QuantizedTensor) else value
-        return WeightMerge(names, value, base_norm, effect, _norm(stored - exact))
+        error = _norm(stored - exact)
+        finite = math.isfinite(effect + error) or not bool((base.isfinite() & ~stored.isfinite()).any())
+        return WeightMerge(names, value, base_norm, effect, error, finite)
 
     def apply_merge(self, merge: WeightMerge) -> None:
         """Make the result of `compute_merge` the current base; the original one is kept."""
