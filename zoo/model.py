@@ -246,15 +246,15 @@ class Model(TrainingVerbs, AdapterVerbs):
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None, active: bool = True) -> None:
-        """Add an adapter and make it active beside the others. A new one does not change the outputs before training.
+        """Add an adapter and make it active beside the others, which train as before.
 
-        Whether the parameters of the other adapters train stays as it is.
+        A new one does not change the outputs before training.
 
         Args:
             name: the adapter's name.
             lora: a rank, a `zoo.LoRA`, or the place of a saved adapter (a folder, a file, or a Hub reference).
             seed: of the random initialisation.
-            active: False leaves it inactive until `activate` names it.
+            active: False leaves it inactive.
 
         Raises:
             AdapterError: the adapter or its name is not valid, or does not fit; the model is then unchanged.
