@@ -146,9 +146,11 @@ def _recognised(name: str, config: dict[str, Any]) -> str:
     kind = config.get("_class_name") or config.get("model_type") or config.get("architecture") or "no class name"
     kind = kind if isinstance(kind, str) else shown(kind)
     if found:
+        by = {name: next(iter(discovery.claims().get(name, ())), None) for name in found}
+        named = " and ".join(f"{name} ({one.distribution} {one.version})" if one else name for name, one in by.items())
         raise PluginError(
-            f"{name!r} ({kind}) is recognised by several plugins, {', '.join(found)}: "
-            f"choose with ZOO_PLUGINS={found[0]}"
+            f"{name!r} ({kind}) is recognised by several plugins, {named}: "
+            f"choose one in the environment, ZOO_PLUGINS={found[0]}, or uninstall the other"
         )
     raise UnknownNameError(
         f"no plugin recognises {name!r} ({kind}); tried {', '.join(discovery.claims()) or 'none'}: "

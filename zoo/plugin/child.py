@@ -164,8 +164,13 @@ def main() -> None:
     os.dup2(2, 1)  # what a plugin prints is no answer
     sys.modules.update(dict.fromkeys(job["blocked"]))  # None: an import fails
     print("ready", file=out, flush=True)
+    folder, environment = Path.cwd(), dict(os.environ)
     for name in job["names"]:
         print(json.dumps(_seen(name, job["config"], set(job["blocked"]))), file=out, flush=True)
+        os.chdir(folder)  # the next one is not to blame
+        _set_environment(environment)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_default_dtype(torch.float32)
     os._exit(0)  # whatever a plugin has left to run at the end
 
 
@@ -198,8 +203,7 @@ def _asked(name: str, config: dict[str, Any]) -> str:
     call = manager.caller("recognises", name)
     environment = dict(os.environ)
     for _ in range(2):  # the first call may import what the plugin needs
-        os.environ.clear()
-        os.environ.update(environment)
+        _set_environment(environment)
         random.random()  # what sets a seed, or a variable, does so again
         if (torch := sys.modules.get("torch")) is not None:
             torch.rand(1)
@@ -216,6 +220,11 @@ def _asked(name: str, config: dict[str, Any]) -> str:
         if changed:
             return f"its hook 'recognises' changes {changed}"
     return ""
+
+
+def _set_environment(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def wrong_answer(answer: object) -> str:
