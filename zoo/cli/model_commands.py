@@ -36,7 +36,7 @@ class Interrupted(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # a variable of the class in click
 
     def show(self, file: Any = None) -> None:
         """Print what to type."""
