@@ -34,7 +34,8 @@ def test_other_threads_modules_and_numbers_are_as_ever() -> None:
             loading, drawn = pool.submit(load), 0
             while not ended.wait(1e-3) and drawn < len(expected):
                 layer = nn.utils.skip_init(nn.Linear, 2, 2)
-                assert not layer.weight.is_meta and layer.weight.dtype is torch.float32
+                assert not layer.weight.is_meta
+                assert layer.weight.dtype is torch.float32
                 assert type(layer.weight) is nn.Parameter
                 assert torch.equal(torch.rand(2), expected[drawn])
                 drawn += 1
