@@ -67,4 +67,4 @@ def _emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
 
 # torch's own hook, once for the process and for good: torch walks over its hooks whenever a parameter is registered,
 # in any thread, so that adding and removing one for each block would break a walk that goes on elsewhere.
-register_module_parameter_registration_hook(_emptied)
+register_module_parameter_registration_hook(_emptied)  # type: ignore[arg-type]

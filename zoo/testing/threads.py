@@ -55,7 +55,8 @@ def adapters_at_once(subject: PluginUnderTest) -> None:
     "construct", "loading to be seen by no other thread, and two loads at once to give what each gives alone", SHARED
 )
 def loads_at_once(subject: PluginUnderTest) -> None:
-    ended, odd = threading.Event(), []
+    ended = threading.Event()
+    odd: list[nn.Module] = []
 
     def load() -> dict[str, Any]:
         try:

@@ -158,7 +158,7 @@ class _Draws(TorchDispatchMode):
 @cache
 def _drawing() -> frozenset[Callable[..., Any]]:
     """Return torch's functions that draw, as a mode of functions sees them."""
-    spaces = (torch, Tensor, F, torch._C._nn, torch._C._VariableFunctions)  # type: ignore[attr-defined]
+    spaces = (torch, Tensor, F, torch._C._nn, torch._C._VariableFunctions)
     found = {getattr(space, name) for name in DRAWING for space in spaces if hasattr(space, name)}
     return frozenset((*found, *_COMPOSED))
 
