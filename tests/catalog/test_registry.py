@@ -277,7 +277,7 @@ def test_what_nobody_or_several_recognise_is_an_error(site, tmp_path):
     [
         ({}, "neither config.json nor model_index.json"),
         ({"adapter_config.json": "{}"}, "holds an adapter, .* names no base: load its base and give lora="),
-        ({"config.json": "{"}, "cannot be read as JSON"),
+        ({"config.json": "{"}, "damaged, expected JSON"),
         ({"config.json": "[]"}, "expected a JSON object, got list"),
     ],
 )

@@ -1,7 +1,7 @@
 """The command `zoo`: data go to stdout, progress and errors to stderr; no traceback unless `ZOO_STRICT=1`.
 
-Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Nothing here imports torch: a verb's own modules are
-imported when it runs.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted, 143 and 129 stopped by SIGTERM and SIGHUP. Nothing
+here imports torch: a verb's own modules are imported when it runs.
 
 Imports: everything of zoo, inside the verbs. Start with `model_commands.py`.
 """

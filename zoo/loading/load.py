@@ -18,6 +18,7 @@ from zoo.catalog.head import as_head
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
+from zoo.hub.adapters import resolve_path
 from zoo.loading.buffers import construct, make_real
 from zoo.loading.calibrated import (
     calibrate_loaded,
@@ -40,6 +41,7 @@ from zoo.plugin import hooks
 from zoo.plugin.foreign import foreign_weights
 from zoo.plugin.plan import plan
 from zoo.plugin.quantize import pack_weight
+from zoo.plugin.requests import check_seed
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
@@ -110,6 +112,7 @@ def load(
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
+    check_seed(seed)
     scheme, asked = as_quantization(bits, keep), as_head(classes, task, image_size, channels)
     target = pick_device(device)
     compute = pick_dtype(torch.float32 if dtype is None and weights == RANDOM else dtype, target)
@@ -126,6 +129,8 @@ def load(
                 f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
             )
         entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
+    # Once for all that follows, so that the Hub is asked once and all of it is of one commit.
+    named = {key: resolve_path(one) if isinstance(one, str | os.PathLike) else one for key, one in named.items()}
     entry = with_head(entry, asked, named)
     module = construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
@@ -191,6 +196,7 @@ def wrap(
     Raises:
         ZooError: one of its subclasses; the module is then unchanged.
     """
+    check_seed(seed)
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
     _check_distribution(module)

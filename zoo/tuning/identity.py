@@ -12,31 +12,35 @@ import torch
 from torch import Tensor, nn
 
 from zoo.storage.fingerprint import readable
+from zoo.tuning.fingerprint import fingerprint
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.walk import TiedGroup, tied_groups, unwrapped
 
 # Where the same base was found, which may be another place now; its fingerprint is compared.
 _PLACES = ("base.name", "base.weights", "base.revision", "base.commit")
-PARTS = ("model", "content", "versions")
+PARTS = ("model", "data", "content", "versions")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def identity(model: Any, device: torch.device) -> dict[str, Any]:
-    """Return what a run of `model` depends on beside its settings.
+def identity(model: Any, data: Any, device: torch.device) -> dict[str, Any]:
+    """Return what a run of `model` on `data` depends on beside its settings.
 
-    "model" is what the model says of itself, "content" digests of what does not train and of the module's layers, which
-    are the same on one kind of device with the same libraries, "versions" those of the libraries.
+    "model" is what the model says of itself, "data" a digest, "content" digests of what does not train and of the
+    module's layers, which are the same on one kind of device with the same libraries, and "versions" theirs.
     """
     told = getattr(model, "identity", None)
-    found = {"model": {}, "versions": {}} if told is None else plain(told())
+    if told is None:  # a model of somebody's own, who knows what it is
+        return {"model": {}, "data": fingerprint(data), "content": {}, "versions": {}}
+    found = plain(told())
     content = {"device": device.type, "frozen": frozen(model.module), "layers": layers(model.module)}
-    return {"model": found["model"], "content": content, "versions": found["versions"]}
+    return {"model": found["model"], "data": fingerprint(data), "content": content, "versions": found["versions"]}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what of the model is not what it was, in words, of two results of `identity`."""
+    """Return what of the model and the data is not what it was, in words, of two results of `identity`."""
     before, after = dict(_flat(then["model"])), dict(_flat(now["model"]))
-    return [
+    found = ["the content of the data is not what it was"] if then["data"] != now["data"] else []
+    return found + [
         f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
         for name in {**before, **after}
         if name not in _PLACES and before.get(name) != after.get(name)
@@ -46,10 +50,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def other_content(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return which content is not what it was, in words; "" if none is, or if it cannot be compared."""
     old, new = then["content"], now["content"]
-    if old["device"] != new["device"] or then["versions"] != now["versions"]:
+    if old.get("device") != new.get("device") or then["versions"] != now["versions"]:
         return ""
     named = {"frozen": "the values of weights that do not train", "layers": "the module's layers or their settings"}
-    both = {key: words for key, words in named.items() if None not in (old[key], new[key])}
+    both = {key: words for key, words in named.items() if None not in (old.get(key), new.get(key))}
     return " and ".join(words for key, words in both.items() if old[key] != new[key])
 
 
@@ -104,9 +108,9 @@ def plain(value: Any) -> Any:
         return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(one) for one in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return _ADDRESS.sub("", str(value))
+    return _ADDRESS.sub("", str(value)).encode(errors="replace").decode()
 
 
 def _fixed(group: TiedGroup) -> Iterator[tuple[str, Tensor]]:

@@ -14,20 +14,24 @@ import torch
 from zoo.compat import renamed_arguments
 from zoo.errors import TuningError
 from zoo.torch_state.rng import preserve_rng
+from zoo.torch_state.turns import turns_of
 from zoo.tuning.callbacks import call, checked
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.folder import opened as opened_folder
+from zoo.tuning.identity import identity
 from zoo.tuning.interrupts import Terminated, stoppable
+from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
-from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, described, warmup_steps
+from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, checked_betas, described, warmup_steps
 from zoo.tuning.tunable import Tunable as Tunable
 
 
 @renamed_arguments(OLD_NAMES)
+@known_options
 def tune(
     model: Tunable,
     data: Any = None,
@@ -73,7 +77,14 @@ def tune(
         KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
         SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
     """
-    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)  # refused before any data are read
+    # All that cannot be is refused before any data are read.
+    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)
+    check_options(
+        out,
+        on_step,
+        {"save_every": save_every, "keep": keep, "log_every": log_every},
+        {"resume": resume, "keep_best": keep_best, "quiet": quiet},
+    )
     callbacks = checked(callbacks)
     budget = [
         name for name, value in {"steps": steps, "minutes": minutes, "epochs": epochs}.items() if value is not None
@@ -84,7 +95,7 @@ def tune(
 
     def settings_of(steps: int | None) -> Settings:
         return Settings(
-            data=described(data),
+            data=described(data).encode(errors="replace").decode(),  # of a file's name half a character
             steps=steps,
             minutes=minutes,
             batch_size=batch_size,
@@ -94,7 +105,7 @@ def tune(
             schedule=schedule,
             grad_clip=grad_clip,
             weight_decay=weight_decay,
-            betas=(betas[0], betas[1]),
+            betas=checked_betas(betas),
             gradient_accumulation_steps=gradient_accumulation_steps,
             ema_decay=ema_decay,
         )
@@ -139,7 +150,8 @@ def tune(
             "processes": accelerator.num_processes,
             **({"examples": examples.content} if examples.content else {}),
         }
-        run = Run(model, accelerator, named, settings, facts, folder, device, examples, evaluations)
+        known = {} if folder is None else identity(model, data, device)
+        run = Run(model, accelerator, named, settings, facts, known, folder, device, examples, evaluations)
         run.begin(silent)
         try:
             _advance(run, callbacks, on_step, save_every, log_every, silent)
@@ -181,7 +193,8 @@ def _advance(
         with preserve_rng(run.device):  # rich draws random numbers
             show = shown.enter_context(bar)
         while not run.finished:
-            loss = run.advance()
+            with turns_of(run.model.module).changing():  # other threads see the weights before a step or after it
+                loss = run.advance()
             with preserve_rng(run.device):
                 show(run.step, loss, run.lr, run.used)
             tell("on_step")

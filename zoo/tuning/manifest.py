@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name}: {error.strerror}") from error
     content = parse_json(text, path.name, values=_LIMIT, strict=True)
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name}: expected a JSON object, got {type(content).__name__}")
+        raise CheckpointError(f"{path.name}: damaged, expected a JSON object")
     form = content.get("format", 1)
     if form not in (1, FORMAT) or isinstance(form, bool):
         raise CheckpointError(f"{path.name}: expected format 1 or {FORMAT}, got {form!r:.40}: a newer zoo may know it")
@@ -71,6 +71,6 @@ def is_old(content: Mapping[str, Any]) -> bool:
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
     """Return the file's bytes: indented JSON, whose last entry is the digest of all before it."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode()
     digest = hashlib.sha256(text).hexdigest()
     return text.removesuffix(b"\n}") + f',\n  "{DIGEST}": "{digest}"\n}}\n'.encode()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.errors import TuningError
+from zoo.plugin.requests import SEEDS
 from zoo.torch_state.rng import RandomState, random_state, seed_everything
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
@@ -22,7 +23,6 @@ from zoo.tuning.checkpoint import Checkpoint
 from zoo.tuning.evaluation import Evaluations
 from zoo.tuning.examples import Examples, next_batch, shares
 from zoo.tuning.folder import RunFolder
-from zoo.tuning.identity import identity
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers
 from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
@@ -46,13 +46,13 @@ class Run:
         named: name and parameter of all that trains.
         settings: what the run depends on.
         facts: the settings as checkpoints hold them, with the precision and the number of processes.
+        identity: what the run is of beside its settings; empty without a folder.
         folder: for checkpoints, or None.
         device: where the model is.
         examples: its batches.
         evaluations: what was evaluated so far.
         step: steps done.
         losses: the loss of every step.
-        identity: what the run is of beside its settings, where there is a folder.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
         written: the last checkpoint.
@@ -66,6 +66,7 @@ class Run:
     named: list[tuple[str, Parameter]]
     settings: Settings
     facts: dict[str, Any]
+    identity: dict[str, Any]
     folder: RunFolder | None
     device: torch.device
     examples: Examples
@@ -78,7 +79,6 @@ class Run:
     buffers: dict[str, Tensor] = field(init=False)
     drawn: str = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
-    identity: dict[str, Any] = field(default_factory=dict)
     written: Path | None = None
     resumed_from: int = 0
     stopped: str | None = None
@@ -90,13 +90,12 @@ class Run:
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
         parameters = [parameter for _, parameter in self.named]
-        seed_everything(settings.seed + self.accelerator.process_index)
+        seed_everything((settings.seed + self.accelerator.process_index) % SEEDS.stop)
         same_everywhere(self.accelerator, parameters)
         self.optimizer = adamw(parameters, settings, self.device)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
         if folder is not None:
-            self.identity = identity(self.model, self.device)
             if last is not None and folder.path is not None:
                 self._restore(folder.path, last, quiet)
             if self.accelerator.is_main_process:

@@ -16,6 +16,8 @@ from zoo.data.spec import as_data
 from zoo.plugin import hooks
 from zoo.plugin.requests import BatchRequest
 from zoo.torch_state.modes import evaluating
+from zoo.tuning.examples import without_gradients
+from zoo.tuning.options import known_options
 from zoo.tuning.progress import note
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.settings import OLD_NAMES
@@ -107,7 +109,7 @@ class TrainingVerbs(ABC):
             columns: what a column is → its name in the data, `{"text": "review"}`; see `zoo.Data`.
         """
         data = data if columns is None else as_data(data, columns=columns)
-        return hooks.batches(self, data, BatchRequest(batch_size, split, seed))
+        return hooks.batches(self, without_gradients(data), BatchRequest(batch_size, split, seed))
 
     def evaluate(
         self, data: Any = None, *, columns: Mapping[str, str] | None = None, split: str | None = None
@@ -137,6 +139,7 @@ class TrainingVerbs(ABC):
         return metrics
 
     @renamed_arguments(OLD_NAMES)
+    @known_options
     def tune(
         self,
         data: Any = None,
@@ -219,6 +222,7 @@ class TrainingVerbs(ABC):
             callbacks: objects with some of the methods of `zoo.Callback`; one of them may stop the run.
 
         Raises:
+            UnknownNameError: there is no such option.
             AdapterError: a weight trains beside the adapters, in none of them, so that no file would hold it.
             TuningError: a setting cannot be, nothing can train, the loss or the gradient is not finite (the weights are
                 then those before that step, and the last checkpoint stays), or the checkpoint is of another run.
