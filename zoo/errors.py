@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable
+
+# What a terminal obeys, or cannot show: control characters, marks that turn the direction of what follows, halves of
+# characters. Joiners, which many scripts need, are none of these.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    """Return a text as a terminal may show it: control characters, but for ends of lines and tabs, written out."""
+    return _UNPRINTABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+_LONGEST = 4000  # characters of an error
 
 
 class ZooError(Exception):
-    """Base of all errors that zoo raises on purpose."""
+    """Base of all errors that zoo raises on purpose.
+
+    Their messages quote what strangers wrote, so they are printable, and no longer than anybody reads.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(_cut(one)) if isinstance(one, str) else one for one in args))
 
 
 class UnknownNameError(ZooError):
@@ -72,7 +95,32 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} … {text[-450:]}"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return a value as an error shows it: in Python's notation, at most `limit` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, lists too deep
+        return f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def one_line(message: object, limit: int | None = None) -> str:
     """Return a message in one line of at most `limit` characters; for an exception without a text, its type."""
-    text = " ".join(str(message).split())[:limit]
+    text = printable(" ".join(str(message).split())[:limit])
     return text or (type(message).__name__ if isinstance(message, BaseException) else "")
+
+
+class _Printable(logging.Filter):
+    """Makes the messages of a logger printable."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the message; let it pass."""
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+
+logging.getLogger("zoo").addFilter(_Printable())

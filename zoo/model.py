@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,11 @@ from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
 from zoo.plugin import foreign, hooks
-from zoo.plugin.requests import SampleRequest
+from zoo.plugin.requests import SampleRequest, check_seed
+from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import seeded
+from zoo.torch_state.turns import forget_turns
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
@@ -82,7 +83,10 @@ class Model(TrainingVerbs, AdapterVerbs):
             AdapterError: inputs or outputs have no row for each sample. The active adapters do not change.
         """
         if adapters is None:
-            return self.module(*args, **kwargs)
+            if torch.compiler.is_compiling():  # the caller's own compiled function, which cannot wait
+                return self.module(*args, **kwargs)
+            with self.adapter_set.turns:
+                return self.module(*args, **kwargs)
         return mixed(self, self.adapter_set, adapters, args, kwargs)
 
     def __repr__(self) -> str:
@@ -178,6 +182,10 @@ class Model(TrainingVerbs, AdapterVerbs):
         """Add a training run to the records of the active adapters, which it has trained."""
         training.note_tuning(self.adapter_set, data, result)
 
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return what a training run of this model depends on, beside its settings, and the versions of libraries."""
+        return training.identity(self.adapter_set)
+
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
         check_trained(self.adapter_set)
@@ -219,33 +227,39 @@ class Model(TrainingVerbs, AdapterVerbs):
             AdapterError: the adapter or its name is not valid, or does not fit.
         """
         check_name(name)
-        if name in self.adapter_set.configs and not replaces:
-            raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
+        check_seed(seed)
+        if not replaces:
+            self.adapter_set.unknown(name)
         if isinstance(lora, str | os.PathLike):
             folder = resolve_path(lora)
-            record = heads.record_for(self.entry, folder)
-            config, updates, buffers = saved.restore(self.adapter_set, folder)
+            with self.adapter_set.turns:
+                record, (config, updates, buffers) = read_whole(
+                    folder, lambda: (heads.record_for(self.entry, folder), saved.restore(self.adapter_set, folder))
+                )
             return PreparedAdapter(name, config, updates, record, groups, buffers)
         named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
         wanted = training_new(as_adapter(named, self.entry.targets or "all"), self.entry.head)
-        groups = tied_groups(self.module) if groups is None else groups
-        if not only_ordinary(self.module):
-            foreign.check_targets(self.module, groups, wanted.targets)
-        with nullcontext() if seed is None else seeded(seed, self.device):
+        with self.adapter_set.turns, seeded(seed):
+            groups = tied_groups(self.module) if groups is None else groups
+            if not only_ordinary(self.module):
+                foreign.check_targets(self.module, groups, wanted.targets)
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
-    def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None) -> None:
-        """Add an adapter and make it active beside the others. A new one does not change the outputs before training.
+    def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None, active: bool = True) -> None:
+        """Add an adapter and make it active beside the others, which train as before.
+
+        A new one does not change the outputs before training.
 
         Args:
             name: the adapter's name.
             lora: a rank, a `zoo.LoRA`, or the place of a saved adapter (a folder, a file, or a Hub reference).
             seed: of the random initialisation.
+            active: False leaves it inactive.
 
         Raises:
             AdapterError: the adapter or its name is not valid, or does not fit; the model is then unchanged.
         """
-        self.adapter_set.attach(self.prepare_adapter(name, lora, seed=seed))
+        self.adapter_set.attach(self.prepare_adapter(name, lora, seed=seed), active)
 
     def unload(self) -> nn.Module:
         """Turn all weights into plain parameters in full precision, and return the module.
@@ -258,6 +272,7 @@ class Model(TrainingVerbs, AdapterVerbs):
             inner.__dict__.pop(name, None)
         for root in {self.module, inner}:
             stop_checking(root, root=True)
+            forget_turns(root)
         return self.module
 
     def save_adapter(
@@ -285,10 +300,12 @@ class Model(TrainingVerbs, AdapterVerbs):
             if not self.adapters:
                 raise AdapterError("there is no adapter to save: add one with lora= or add_adapter")
             if len(self.adapters) > 1:
-                return saved.save_all(self.adapter_set, Path(folder), format, prefix)
+                with self.adapter_set.turns:
+                    return saved.save_all(self.adapter_set, Path(folder), format, prefix)
             name = next(iter(self.adapters))
-        self.adapter_set.known(name)
-        return saved.save(self.adapter_set, Path(folder), name, format, prefix)
+        with self.adapter_set.turns:
+            self.adapter_set.known(name)
+            return saved.save(self.adapter_set, Path(folder), name, format, prefix)
 
     def push(
         self,
@@ -339,4 +356,5 @@ class Model(TrainingVerbs, AdapterVerbs):
             OutputError: the folder cannot be written, or holds weights that would be taken for the model's; what was
                 there is then as it was. With `packed`: an adapter is active, or a weight's form cannot be written.
         """
-        return native.save(self, Path(folder), digests, self.adapter_set if packed else None)
+        with self.adapter_set.turns:
+            return native.save(self, Path(folder), digests, self.adapter_set if packed else None)

@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo
 from zoo.loading.buffers import make_real
-from zoo.loading.stream import meta_parameters
+from zoo.loading.empty import meta_parameters
 from zoo.plugin import hooks
 from zoo.weights.walk import index_module
 

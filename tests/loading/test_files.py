@@ -53,7 +53,7 @@ def test_a_tied_weight_may_be_stored_under_either_name_or_both(
 
 
 def test_parameters_that_are_shared_in_any_way_stay_shared_on_meta() -> None:
-    from zoo.loading.stream import meta_parameters
+    from zoo.loading.empty import meta_parameters
 
     shared = nn.Parameter(torch.randn(3, 3), requires_grad=False)
     with meta_parameters():

@@ -88,7 +88,8 @@ def test_on_meta_there_are_no_weights_and_the_footprint_is_the_same(
 
 
 def test_what_the_entry_keeps_stays_in_full_precision(module: Tiny, tmp_path: Path) -> None:
-    from zoo.loading.stream import fill_meta, meta_parameters
+    from zoo.loading.empty import meta_parameters
+    from zoo.loading.stream import fill_meta
     from zoo.plugin.plan import plan
     from zoo.weights.walk import index_module
 

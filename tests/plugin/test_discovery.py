@@ -150,8 +150,10 @@ def test_recognise_asks_every_plugin_that_loads(site):
     good(site, "one")
     good(site, "two")
     site.install("dist-bad", {"bad": "pkg_bad"}, {"pkg_bad.py": "1 / 0"})
-    assert hooks.recognise({"model_type": "two"}) == ("two",)
-    assert hooks.recognise({"nobody's": "type"}) == ()
+    with pytest.warns(UserWarning, match=r"passed over: plugin 'bad' \(dist-bad 1\.0\) cannot be used: ZeroDiv"):
+        assert hooks.recognise({"model_type": "two"}) == ("two",)
+    with pytest.warns(UserWarning, match="plugin 'bad'"):
+        assert hooks.recognise({"nobody's": "type"}) == ()
 
 
 def test_a_fallback_counts_where_no_plugin_is_sure(site):

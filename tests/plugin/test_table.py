@@ -40,7 +40,7 @@ def test_declaring_and_listing_import_nothing_heavy(site):
     install(site)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import zoo_mine; from zoo.testing.fresh import HEAVY\n"
+        "import zoo_mine; from zoo.plugin.child import HEAVY\n"
         "from zoo.plugin import manager\n"
         "print(*manager.implemented('mine'))\n"
         "print([name for name in (*HEAVY, 'zoo_mine.model', 'zoo_mine.training') if name in sys.modules])\n"

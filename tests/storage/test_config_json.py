@@ -37,7 +37,7 @@ def test_a_part_of_a_pipeline_is_found_in_its_subfolder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "found"), [("{", "expected readable JSON"), ("[1]", "expected a JSON object, got a l")]
+    ("content", "found"), [("{", "damaged, expected JSON"), ("[1]", "expected a JSON object, got l")]
 )
 def test_damaged_files_are_refused_by_name(tmp_path, content, found):
     (tmp_path / "config.json").write_text(content)

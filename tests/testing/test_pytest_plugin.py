@@ -75,7 +75,7 @@ def test_a_plugin_that_does_not_load_is_one_failing_case(install, tmp_path):
 def test_loading_it_imports_nothing_heavy(tmp_path):
     (tmp_path / "test_light.py").write_text(
         "import sys\n\ndef test_light(pytestconfig):\n"
-        "    from zoo.testing.fresh import HEAVY\n"
+        "    from zoo.plugin.child import HEAVY\n"
         "    assert not [name for name in HEAVY if name in sys.modules]\n"
         "    assert pytestconfig.pluginmanager.get_plugin('zoo.testing.pytest_plugin')\n"
     )

@@ -22,11 +22,11 @@ def test_every_submodule_gets_its_own_mode_back() -> None:
 
 def test_a_seed_counts_inside_alone() -> None:
     state = torch.get_rng_state()
-    with seeded(4, CPU):
+    with seeded(4):
         first = torch.randn(3)
     assert torch.equal(torch.get_rng_state(), state)
     torch.randn(1)
-    with seeded(4, CPU):
+    with seeded(4):
         assert torch.equal(torch.randn(3), first)
 
 
@@ -35,5 +35,5 @@ def test_without_a_seed_the_global_generator_draws() -> None:
         torch.manual_seed(9)
         expected = torch.randn(2)
         torch.manual_seed(9)
-        with seeded(None, CPU):
+        with seeded(None):
             assert torch.equal(torch.randn(2), expected)

@@ -34,7 +34,7 @@ def test_the_best_weights_are_left_and_on_disk(fake, tmp_path):
     assert result.best_step == 10
     assert [step for step, _ in result.evaluations] == [5, 10, 15, 20]
     assert same(model.values(), model.at[1])
-    assert names(tmp_path) == ["best-10", "checkpoint-20", "tuning.json"]
+    assert names(tmp_path) == ["best-10", "checkpoint-15", "checkpoint-20", "tuning.json"]
 
 
 def test_without_a_folder_the_best_weights_are_left_too(fake):

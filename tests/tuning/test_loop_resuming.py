@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.errors import CheckpointError, TuningError
+from zoo.errors import TuningError
 
 from .helpers import names, run, same
 
@@ -41,9 +41,13 @@ def test_a_resumed_run_equals_one_without_a_pause_bit_for_bit(fake, tmp_path, st
     assert result.losses == expected.losses
     assert same(fresh.values(), whole.values())
     assert (result.resumed_from, result.steps) == (stop_at, 20)
-    assert names(tmp_path / "run") == ["checkpoint-20", "tuning.json"]
+    assert names(tmp_path / "run") == sorted([f"checkpoint-{stop_at}", "checkpoint-20", "tuning.json"])
     assert names(tmp_path / "run" / "checkpoint-20") == ["state.json", "state.safetensors"]
     assert fresh.seen == whole.seen[stop_at * options.get("gradient_accumulation_steps", 1) :]
+
+
+def steps_in(out):
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*"))
 
 
 def test_an_interrupt_within_a_step_saves_the_step_before_it(fake, tmp_path):
@@ -104,12 +108,15 @@ def test_an_interrupt_without_a_folder_says_how_to_have_one(fake):
     assert "out=FOLDER" in caught.value.__notes__[0]
 
 
-def test_checkpoints_come_regularly_and_only_the_last_stays(fake, tmp_path):
-    kept = []
-    run(fake(), out=tmp_path, save_every=6, on_step=lambda step, loss: kept.append(names(tmp_path)[:-1]))
-    assert kept[4:6] == [[], ["checkpoint-6"]]
-    assert kept[12] == ["checkpoint-12"]
-    assert names(tmp_path) == ["checkpoint-20", "tuning.json"]
+@pytest.mark.parametrize(("keep", "kept"), [({}, [12, 18]), ({"keep": 1}, [18]), ({"keep": 9}, [6, 12, 18])])
+def test_checkpoints_come_regularly_and_the_last_ones_stay(fake, tmp_path, keep, kept):
+    seen = []
+    run(fake(), out=tmp_path, save_every=6, on_step=lambda step, loss: seen.append(steps_in(tmp_path)), **keep)
+    assert seen[4:6] == [[], [6]]
+    assert seen[18] == kept
+    assert names(tmp_path) == sorted(
+        [f"checkpoint-{step}" for step in [*kept, 20][-keep.get("keep", 2) :]] + ["tuning.json"]
+    )
 
 
 def test_a_finished_run_resumed_is_done_at_once(fake, tmp_path):
@@ -157,17 +164,3 @@ def test_another_model_is_an_error_and_nothing_is_half_loaded(fake, tmp_path):
         with pytest.raises(TuningError, match=message):
             run(model, out=tmp_path, resume=True)
         assert same(before, model.values())
-
-
-@pytest.mark.parametrize("damage", ["cut", "json", "missing", "format"])
-def test_a_damaged_checkpoint_is_one_error(fake, tmp_path, damage):
-    run(fake(), out=tmp_path)
-    tensors, facts = (tmp_path / "checkpoint-20" / f"state.{kind}" for kind in ("safetensors", "json"))
-    if damage == "cut":
-        tensors.write_bytes(tensors.read_bytes()[:-9])
-    elif damage == "missing":
-        tensors.unlink()
-    else:
-        facts.write_text("{" if damage == "json" else facts.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(CheckpointError, match="checkpoint-20"):
-        run(fake(), out=tmp_path, resume=True)

@@ -47,7 +47,7 @@ def test_the_arguments_are_seen_by_name():
     assert all(f"\n    {name}: " in documented for name in seen if name != "self")
 
 
-def test_a_checkpoint_of_version_0_1_is_resumed(fake, tmp_path):
+def test_a_checkpoint_of_version_0_1_is_resumed(fake, tmp_path, capfd):
     options = {"ema_decay": 0.9, "gradient_accumulation_steps": 2, "out": tmp_path}
     expected = run(whole := fake(), ema_decay=0.9, gradient_accumulation_steps=2)
 
@@ -61,10 +61,14 @@ def test_a_checkpoint_of_version_0_1_is_resumed(fake, tmp_path):
     state = json.loads(path.read_text())
     state["settings"]["average"] = state["settings"].pop("ema_decay")
     state["settings"]["accumulate"] = state["settings"].pop("gradient_accumulation_steps")
+    for younger in ("digest", "sha256", "model", "content", "versions"):
+        del state[younger]
+    state["format"] = 1
     path.write_text(json.dumps(state))
     with pytest.raises(TuningError, match=r"ema_decay was 0\.9 and is None"):
         run(fake(), gradient_accumulation_steps=2, out=tmp_path, resume=True)
-    result = run(resumed := fake(), resume=True, **options)
+    result = run(resumed := fake(), resume=True, **options, quiet=False)
+    assert "is of an earlier version of zoo, and does not say of which base" in capfd.readouterr().err
     assert (result.resumed_from, result.losses) == (4, expected.losses)
     assert all(bool((whole.values()[name] == tensor).all()) for name, tensor in resumed.values().items())
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,16 @@ from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import Adapter, check_weight
 from zoo.plugin.quantize import Packer
 from zoo.storage.fingerprint import Fingerprint
+from zoo.torch_state.turns import shared_turns
 from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, is_within, managed_weights, plain_names, tied_groups
+from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, plain_names, tied_groups, unwrapped
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class PreparedAdapter(NamedTuple):
@@ -45,6 +50,17 @@ class PreparedAdapter(NamedTuple):
     buffers: Mapping[str, Tensor] = MappingProxyType({})
 
 
+def _alone(method: Callable[Concatenate[AdapterSet, P], R]) -> Callable[Concatenate[AdapterSet, P], R]:
+    """Let a method run while no other thread uses the module."""
+
+    @functools.wraps(method)
+    def changing(self: AdapterSet, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.turns.changing():
+            return method(self, *args, **kwargs)
+
+    return changing
+
+
 class AdapterSet:
     """The adapters of one module, with what operations on them need to know about the model.
 
@@ -61,6 +77,7 @@ class AdapterSet:
         records: How each adapter was made, as in `zoo.json`.
         buffers: The persistent buffers of the base and of each adapter.
         base_is_frozen: Whether the base never trains, with or without adapters.
+        turns: Which threads use the module, and which one changes it.
     """
 
     def __init__(
@@ -74,6 +91,7 @@ class AdapterSet:
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.module = module
+        self.turns = shared_turns(module, unwrapped(module))
         self.entry = entry
         self.device = device
         self.dtype = dtype
@@ -120,6 +138,19 @@ class AdapterSet:
             raise UnknownNameError(f"no adapter {name!r}; there are {listed}.{did_you_mean(str(name), self.configs)}")
         return self.configs[name]
 
+    def unknown(self, name: str) -> None:
+        """Raise `AdapterError` if there is an adapter of this name."""
+        if name in self.configs:
+            raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
+
+    def pure_base(self) -> None:
+        """Raise `AdapterError` if adapters are merged, so that the weights without any other are not the base's."""
+        if self.merged:
+            merged = ", ".join(map(repr, self.merged))
+            raise AdapterError(
+                f"adapter {merged} is merged, so that the weights are not the base's: model.unmerge() first"
+            )
+
     def unmerged(self, name: str, hint: str = "model.unmerge() takes it out again") -> Adapter:
         """Return the configuration of an adapter that is not merged.
 
@@ -136,10 +167,16 @@ class AdapterSet:
             raise AdapterError(f"adapter {name!r} is merged into the base: {hint}")
         return config
 
+    @_alone
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
-        """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base."""
+        """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base.
+
+        Raises:
+            AdapterError: another thread has added one of its name since it was prepared.
+        """
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
-        if groups is None or _outdated(groups):
+        self.unknown(name)
+        if groups is None or outdated(groups):
             groups = tied_groups(self.module)
         self._note_base(groups)
         if not self.configs:
@@ -154,7 +191,7 @@ class AdapterSet:
         self.configs[name] = prepared.config
         self.records[name] = dict(prepared.record or {})
         self.buffers.own[name] = dict(prepared.buffers)
-        self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
+        self.apply({**self.weights, name: 1.0} if active else self.weights, groups, trained=(name,))
 
     def _note_base(self, groups: list[TiedGroup]) -> None:
         """Note weights that have changed since the module was loaded: an adapter's base is what it is when it comes."""
@@ -188,12 +225,15 @@ class AdapterSet:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._trained.get(plain(name), True) and parameter.is_floating_point())
 
+    @_alone
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
-        """Activate exactly these adapters, in this order.
+        """Activate exactly these adapters, in this order; with none the module is the base exactly.
 
         Raises:
-            AdapterError: a name or weight is not valid; nothing has changed.
+            AdapterError: a name or weight is not valid, or none is given and adapters are merged; nothing has changed.
         """
+        if not names:
+            self.pure_base()
         for name in names:
             self.unmerged(name)
         if weights is None:
@@ -212,18 +252,28 @@ class AdapterSet:
             raise AdapterError(f"weights: expected each adapter once, got {', '.join(names)}")
         self.apply({name: check_weight(name, weight) for name, weight in zip(names, weights, strict=True)})
 
-    def apply(self, weights: Mapping[str, float], groups: list[TiedGroup] | None = None) -> None:
+    @_alone
+    def apply(
+        self,
+        weights: Mapping[str, float],
+        groups: list[TiedGroup] | None = None,
+        trained: Collection[str] | None = None,
+    ) -> None:
         """Activate exactly these adapters, which must exist.
 
         Args:
             weights: The adapters, in order, with their weights.
             groups: The module's parameters, if a walk has just found them.
+            trained: The adapters that shall train if they are active, and not otherwise; None for all of them. What the
+                parameters of others do stays as it is.
         """
         names = tuple(weights)
         for group in tied_groups(self.module) if groups is None else groups:
             if isinstance(group.value, ManagedWeight):
                 group.value.activate(names, weights)
                 for name, update in group.value.updates.items():
+                    if trained is not None and name not in trained:
+                        continue
                     trains = weights.get(name, 0.0) != 0.0  # an adapter without effect does not train
                     if trains != any(parameter.requires_grad for parameter in update.parameters()):
                         update.requires_grad_(trains)
@@ -234,6 +284,7 @@ class AdapterSet:
         """Give the persistent buffers their values under these adapters and the merged ones."""
         self.buffers.show({**self._merge_weights, **weights})
 
+    @_alone
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
@@ -256,6 +307,7 @@ class AdapterSet:
         if not self.configs and not self.base_is_frozen:
             self._unfreeze_base()
 
+    @_alone
     def merge(
         self, names: Sequence[str], pack: Packer | None = None
     ) -> tuple[dict[str, float], dict[str, WeightMerge]]:
@@ -271,11 +323,13 @@ class AdapterSet:
             The adapters' weights, and the merge of each weight that they change.
 
         Raises:
-            AdapterError: no adapter is named or active, one is merged already, or an active one depends on the base.
+            AdapterError: no adapter is named or active, one is merged already, an active one depends on the base, or
+                the result is not finite.
         """
         names = tuple(dict.fromkeys(names or self.active))
         if not names:
-            raise AdapterError("no adapter is active: name the adapters to merge")
+            done = f", {', '.join(self.merged)} merged already" if self.merged else ""
+            raise AdapterError(f"no adapter is active{done}: name the adapters to merge")
         for name in names:
             self.known(name)
             if name in self.merged:
@@ -291,6 +345,11 @@ class AdapterSet:
                     f"{path}: adapter {dependent[0]!r} depends on the base, which merging {', '.join(merge.names)} "
                     "would change: merge them together, or deactivate it first"
                 )
+            if merge is not None and not merge.finite:
+                raise AdapterError(
+                    f"{path}: merging {', '.join(merge.names)} would give NaN or Inf in {managed.dtype}: it is "
+                    "damaged, or its training has diverged: load another one"
+                )
             if merge is not None:
                 merges[path] = merge
         self._before_merge = {**(self._before_merge if self.merged else {}), **self.weights}
@@ -301,6 +360,7 @@ class AdapterSet:
         self.apply(rest)
         return weights, merges
 
+    @_alone
     def unmerge(self) -> None:
         """Undo all merges, bit for bit, and reactivate the adapters that were active before."""
         if not self.merged:
@@ -312,6 +372,7 @@ class AdapterSet:
         before = {name: weight for name, weight in self._before_merge.items() if name in still_there}
         self.apply({**before, **self.weights})
 
+    @_alone
     def unload(self) -> None:
         """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
         refuse_offloaded(self.module, "unload")
@@ -329,15 +390,3 @@ class AdapterSet:
         self._merge_weights = {}
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
         self.scheme, self.base_is_frozen = None, False
-
-
-def _outdated(groups: list[TiedGroup]) -> bool:
-    """Return whether the module has changed since the walk that found `groups`."""
-    for group in groups:
-        ref, value = group.refs[0], group.value
-        current = ref.layer._parameters.get(ref.attribute)
-        if current is None:
-            current = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
-        if current is not value:
-            return True
-    return False

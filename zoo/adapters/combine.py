@@ -119,7 +119,7 @@ def combine(
     combined: dict[str, CombinedUpdate] = {}
     error = total = 0.0
     with torch.no_grad():
-        with seeded(seed, adapters.device):
+        with seeded(seed):
             for path, parts in contributions.items():
                 combined[path] = _combined(path, parts, method, mix, rank or largest_rank)
         for path, parts in contributions.items():
@@ -266,7 +266,7 @@ def _prepare(
     own = {"^" + re.escape(path): other for path, other in ranks.items() if other != rank}
     targets = _targets(adapters, weights, combined)
     config = LoRA(rank=rank, alpha=rank, targets=targets, rank_pattern=own, alpha_pattern=dict(own))
-    with seeded(0, adapters.device):  # their random initial values must not change the global RNG
+    with seeded(0):  # their random initial values must not change the global RNG
         updates = make_updates(tied_groups(adapters.module), adapters.entry, config)
     for path, (A, B, _, _) in combined.items():
         update = updates[path]

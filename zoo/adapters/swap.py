@@ -45,6 +45,11 @@ class _Assignment(NamedTuple):
 
 def swap(adapters: AdapterSet, prepared: PreparedAdapter) -> None:
     """Swap a prepared adapter into the slot of its name; see `zoo.Model.swap_adapter`."""
+    with adapters.turns.changing():
+        _swap(adapters, prepared)
+
+
+def _swap(adapters: AdapterSet, prepared: PreparedAdapter) -> None:
     name = prepared.name
     old = adapters.unmerged(name)
     if prepared.config.kind != old.kind:

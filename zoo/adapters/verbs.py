@@ -66,12 +66,17 @@ class AdapterVerbs(ABC):
                 0 has exactly no effect and does not train. Saving an adapter writes it without its weight.
 
         Raises:
-            AdapterError: a name or weight is not valid; nothing has changed then.
+            AdapterError: a name or weight is not valid, or none is named and adapters are merged; nothing has changed
+                then.
         """
         self.adapter_set.activate(names, weights)
 
     def deactivate(self) -> None:
-        """Make no adapter active: exactly the base."""
+        """Make no adapter active: exactly the base.
+
+        Raises:
+            AdapterError: adapters are merged, which `unmerge` takes out; nothing has changed then.
+        """
         self.activate()
 
     def remove_adapter(self, name: str) -> None:

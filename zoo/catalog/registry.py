@@ -18,17 +18,17 @@ importing the package. One table per name::
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from zoo.bounded.toml_text import read_toml
 from zoo.catalog import discovery
 from zoo.catalog.entry import EMBEDDED, Entry, is_hub
 from zoo.catalog.names import is_entry_name, is_repository
 from zoo.catalog.pretrain import pretrain_settings
-from zoo.errors import RegistryError, UnknownNameError, did_you_mean
+from zoo.errors import RegistryError, UnknownNameError, did_you_mean, shown
 
 FILE = "registry.toml"
 
@@ -154,8 +154,8 @@ def read(path: Path) -> list[Entry]:
         RegistryError: the file is not valid; the message names file and key.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = read_toml(path, error=RegistryError)
+    except FileNotFoundError as error:
         raise RegistryError(f"{path}: {error}") from error
     return [_entry(path, name, table) for name, table in tables.items()]
 
@@ -163,7 +163,7 @@ def read(path: Path) -> list[Entry]:
 def _entry(path: Path, name: str, table: Any) -> Entry:
     where = f"{path}: [{name}]"
     if not isinstance(table, dict):
-        raise RegistryError(f"{where}: expected a table, got {name} = {table!r}")
+        raise RegistryError(f"{where}: expected a table, got {name} = {shown(table)}")
     if not is_entry_name(name):
         raise RegistryError(f"{where}: expected a name of letters, digits, '.', '_' and '-'")
     for key, value in table.items():
@@ -174,7 +174,7 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
         kind, kind_name, _ = _KEYS[key]
         strings = not isinstance(value, list) or all(isinstance(item, str) and item for item in value)
         if not isinstance(value, kind) or not strings or value == "" or (key == "targets" and value == []):
-            raise RegistryError(f"{where} {key}: expected {kind_name}, got {value!r}")
+            raise RegistryError(f"{where} {key}: expected {kind_name}, got {shown(value)}")
     missing = [key for key, (_, _, needed) in _KEYS.items() if needed and key not in table]
     if missing:
         raise RegistryError(f"{where} {missing[0]}: missing, every entry needs {', '.join(missing)}")

@@ -1,13 +1,14 @@
 """The command `zoo`: data go to stdout, progress and errors to stderr; no traceback unless `ZOO_STRICT=1`.
 
-Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Nothing here imports torch: a verb's own modules are
-imported when it runs.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted, 143 and 129 stopped by SIGTERM and SIGHUP. Nothing
+here imports torch: a verb's own modules are imported when it runs.
 
 Imports: everything of zoo, inside the verbs. Start with `model_commands.py`.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ import click
 
 from zoo._version import __version__
 from zoo.cli import data, info_commands, matrix, model_commands, new_plugin, push, sensitivity
-from zoo.cli.output import Group
+from zoo.cli.output import Group, echo
+from zoo.cli.screen import printable_streams
 from zoo.errors import ZooError, one_line
 
 
@@ -54,14 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `zoo`; default those of this process.
     """
+    with printable_streams():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(words: Sequence[str]) -> int:
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
-        return _exit_code(command_line.main(words, prog_name="zoo", standalone_mode=False, obj=tuple(words)))
+        return _exit_code(command_line.main(list(words), prog_name="zoo", standalone_mode=False, obj=tuple(words)))
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        echo(said.getvalue(), err=True, nl=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         return 130
     except (ZooError, OSError) as error:
         return _failed(error, one_line(error))
@@ -74,7 +82,7 @@ def _failed(error: Exception, message: str) -> int:
     if os.environ.get("ZOO_STRICT", "") not in ("", "0"):
         sys.stdout.flush()
         raise error
-    click.echo(f"error: {message}", err=True)
+    echo(f"error: {message}", err=True)
     return 1
 
 

@@ -10,7 +10,7 @@ import click
 
 from zoo.cli.model_commands import load
 from zoo.cli.options import column_option
-from zoo.cli.output import Command, json_option, note, print_json
+from zoo.cli.output import Command, echo, json_option, note, print_json
 from zoo.errors import DataError, did_you_mean
 
 _SHOWN = 16  # pictures of a sheet
@@ -47,13 +47,13 @@ def data(path: str, name: str | None, out: Path | None, columns: tuple[tuple[str
         print_json(facts)
         return
     for line in facts["lines"]:
-        click.echo(line)
+        echo(line)
     for text in facts.get("texts", ()):
-        click.echo(f"· {text}")
+        echo(f"· {text}")
     for key, shape in facts.get("batch", {}).items():
-        click.echo(f"a batch's {key}: {shape}")
+        echo(f"a batch's {key}: {shape}")
     if "sheet" in facts:
-        click.echo(facts["sheet"])
+        echo(facts["sheet"])
     elif pictures is not None:
         note("a sheet of pictures: --out sheet.png")
 

@@ -25,7 +25,7 @@ from zoo.testing.compare import backward, loss_of, tensors_of
 from zoo.testing.failures import CheckFailed, NotCheckable, require
 from zoo.testing.promise import Check
 from zoo.testing.subject import PluginUnderTest
-from zoo.torch_state.modes import evaluating, seeded
+from zoo.torch_state.modes import evaluating
 
 BITS = (32, 16, 8, 4)
 LORA = (None, 4)
@@ -117,7 +117,8 @@ class Probe:
 
     def run(self, module: nn.Module, backend: str | None = None) -> list[Tensor]:
         """Return every floating-point tensor in the submodule's output; with a backend, of the compiled submodule."""
-        with torch.no_grad(), seeded(0, torch.device("cpu")), evaluating(module):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(module):
+            torch.manual_seed(0)
             part = module.get_submodule(self.path)
             called = part if backend is None else torch.compile(part, backend=backend)
             output = called(*self.args, **self.kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import time
@@ -11,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.bounded.json_text import json_value
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
-from zoo.cli.options import column_option, head_options, model_options, with_classes, with_columns
-from zoo.cli.output import Command, json_option, note, print_facts, print_json
+from zoo.cli.options import (
+    column_option,
+    head_options,
+    model_options,
+    tuned_model_options,
+    with_classes,
+    with_columns,
+    without_number,
+)
+from zoo.cli.output import Command, echo, json_option, note, print_facts, print_json
+from zoo.tuning.interrupts import Terminated
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -23,9 +32,11 @@ STEPS = 200  # the default of `zoo tune`
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C, with what to type to go on."""
+    """Ctrl-C, SIGTERM or SIGHUP, with what to type to go on."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
     def show(self, file: Any = None) -> None:
         """Print what to type."""
@@ -72,9 +83,9 @@ def sample(
             facts["samples"] = values
         print_json({**facts, "captions": samples.captions})
     elif saved is not None:
-        click.echo(str(saved))
+        echo(str(saved))
     else:
-        click.echo(samples.text(), nl=False)
+        echo(samples.text(), nl=False)
 
 
 @click.command(
@@ -86,6 +97,7 @@ def sample(
     zoo tune ddpm --data pictures/ --full --steps 1000
     zoo tune bert --data reviews.csv --classes auto --epochs 3 --eval-every 50 --patience 3
     zoo tune gat --full --minutes 2 --out my-gat
+    zoo tune gpt --data notes.txt --steps 5000 --save-every 500 --keep 3
     """,
 )
 @click.argument("name")
@@ -117,10 +129,11 @@ def sample(
     show_default=True,
     help="Whose files the adapter is written as.",
 )
+@click.option("--save-every", type=click.IntRange(min=1), help="Steps between checkpoints [default: 100].")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random at the start, and the data.")
 @head_options
-@model_options
+@tuned_model_options
 @json_option
 def tune(
     name: str,
@@ -139,6 +152,7 @@ def tune(
     full: bool,
     out: Path | None,
     file_format: str,
+    save_every: int | None,
     resume: bool,
     seed: int,
     as_json: bool,
@@ -159,6 +173,7 @@ def tune(
     if full and file_format != "peft":
         raise click.UsageError("--format is of an adapter's files, and --full writes the model in its library's own")
     out = out or Path("runs") / file_name(name)
+    loading["keep"], checkpoints = without_number(loading["keep"])
     source = with_columns(data, columns)
     loading = with_classes(loading, source)
     model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
@@ -169,6 +184,8 @@ def tune(
         "patience": patience,
         "gradient_accumulation_steps": gradient_accumulation_steps,
         "ema_decay": ema_decay,
+        "save_every": save_every,
+        "keep": checkpoints,
     }
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     # By default a model with random weights trains for the minutes of its registry entry, if it has some.
@@ -177,8 +194,8 @@ def tune(
     started = time.time()
     try:
         result = model.tune(source, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
-    except KeyboardInterrupt:
-        raise Interrupted(_how_to_resume(out, started)) from None
+    except (KeyboardInterrupt, Terminated) as stop:
+        raise Interrupted(_how_to_resume(out, started), getattr(stop, "code", 130)) from None
     if not result.main_process:
         return
     saved = out if fresh and full else out / ("model" if full else "adapter")
@@ -203,7 +220,7 @@ def tune(
     for label, value in metrics.get("metrics", {}).items():
         note(f"held out: {label} {value:.6g}")
     note(f"try it: {use}")
-    click.echo(str(saved))
+    echo(str(saved))
 
 
 @click.command(
@@ -307,7 +324,7 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint="'-o'")
         try:
-            parsed[key] = json.loads(value)
+            parsed[key] = json_value(value)
         except ValueError:
             parsed[key] = value
     return parsed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from zoo.cli.output import Command, json_option, note, print_json
+from zoo.cli.output import Command, echo, json_option, note, print_json
 
 _KINDS = ("architecture", "quantizer", "adapter")
 _TRY = {
@@ -41,7 +41,7 @@ def new_plugin(name: str, kind: str, out: Path | None, as_json: bool) -> None:
         print_json({"name": name, "kind": kind, "folder": folder, "files": written, "next": commands})
         return
     for path in written:
-        click.echo(str(folder / path))
+        echo(str(folder / path))
     note("next:\n" + "\n".join(f"  {command}" for command in commands))
 
 

@@ -53,6 +53,12 @@ keep_option = click.option(
     multiple=True,
     help="Weights that stay in full precision, such as lm_head; may be given several times.",
 )
+keep_or_checkpoints_option = click.option(
+    "--keep",
+    metavar="SUFFIX|N",
+    multiple=True,
+    help="Weights that stay in full precision, such as lm_head; a number: how many checkpoints stay [default: 2].",
+)
 _MODEL_OPTIONS = (
     click.option("--weights", metavar="WHERE", help="Other weights: a Hub repository, a local folder, or random."),
     click.option("--revision", metavar="SHA", help="The Hub repository's commit."),
@@ -67,6 +73,25 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_MODEL_OPTIONS):
         function = option(function)
     return function
+
+
+def tuned_model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a command that loads a model and writes checkpoints: `--keep` is of both."""
+    for option in reversed(_MODEL_OPTIONS):
+        function = (keep_or_checkpoints_option if option is keep_option else option)(function)
+    return function
+
+
+def without_number(keep: tuple[str, ...]) -> tuple[tuple[str, ...], int | None]:
+    """Return the names in `--keep`, and the number in it, if there is one.
+
+    Raises:
+        click.BadParameter: the number is 0, or there are several.
+    """
+    numbers = [int(word) for word in keep if word.isdecimal()]
+    if len(numbers) > 1 or 0 in numbers:
+        raise click.BadParameter("expected one number of checkpoints, at least 1", param_hint="'--keep'")
+    return tuple(word for word in keep if not word.isdecimal()), next(iter(numbers), None)
 
 
 class Classes(click.ParamType):

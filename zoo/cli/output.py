@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from zoo.errors import printable
+
 
 class Command(click.Command):
     """A command whose help ends with `examples`."""
@@ -61,9 +63,23 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text without what a terminal would obey.
+
+    Args:
+        text: of one line or several.
+        err: to stderr, and not to stdout.
+        nl: end the line.
+    """
+    click.echo(printable(text), err=err, nl=nl)
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON; it may have paths, tuples, and numbers of numpy."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    if printable(text) != text:  # written as JSON writes them
+        text = json.dumps(value, indent=2, default=_plain).replace("\x7f", "\\u007f")
+    click.echo(text)
 
 
 def _plain(value: Any) -> Any:
@@ -84,24 +100,25 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
         table = Table(*columns, box=box.SIMPLE_HEAD)
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(Text, map(printable, row)))
         Console().print(table)
         return
+    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
     """Print `label  text`, one per line, the texts aligned."""
     width = max(map(len, facts), default=0)
     for label, text in facts.items():
-        click.echo(f"{label.ljust(width)}  {text}".rstrip())
+        echo(f"{label.ljust(width)}  {text}".rstrip())
 
 
 def note(message: str) -> None:
     """Print a hint or a progress line to stderr."""
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 @contextmanager
@@ -116,7 +133,7 @@ def progress_line(doing: str = "checking") -> Iterator[Callable[[str, str, int, 
         nonlocal last
         if terminal:
             line = f"{whose} {number + 1}/{total} {what}"
-            click.echo(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
+            click.echo(f"\r\x1b[2K{printable(line)[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)
         elif whose != last:
             note(f"{doing} {whose} …")
         last = whose

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from zoo.catalog import discovery, registry
 from zoo.errors import ZooError
-from zoo.plugin import hooks
+from zoo.plugin import child, hooks, stamps
+from zoo.plugin.child import Seen
 
 if TYPE_CHECKING:
     from zoo.testing.promise import Result
 
 Level = Literal["none", "quick", "full"]
 Progress = Callable[[str, str, int, int], None]  # plugin, what is checked, its number from 0, of how many
-Known = tuple[tuple[str, ...], bool]  # a plugin's hooks, whether it is an observer
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress
     """Return the state of every installed plugin, by name; of `names` alone if there are some.
 
     Args:
-        level: "none" imports plugins in another process, and only what is light there; "quick" imports each one here;
-            "full" runs `zoo.testing`'s suite on each, in a process of its own.
+        level: "none" imports plugins in another process, and only what is light there; "quick" imports all of each
+            there and asks whether it recognises nonsense; "full" runs `zoo.testing`'s suite on each, in a process of
+            its own.
         names: plugins. None: all.
         progress: is called with each check that starts.
 
@@ -60,12 +61,12 @@ def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress
     for name in set(names) - set(claims) - absent:
         discovery.claim(name)  # raises, and says why
     chosen = sorted(set(names) or {*claims, *absent})
+    installed = [name for name in chosen if name in claims]
+    known: dict[str, Seen] = {}
     if level == "none":
-        from zoo.testing.fresh import light_hooks
-
-        known = light_hooks([name for name in chosen if name in claims])
-    else:
-        known = {}
+        known = child.look(installed, light=True)
+    elif level == "quick":
+        known = stamps.look_again(installed)
     return tuple(
         _state(claims[name], level, progress, known.get(name)) if name in claims else _absent(name) for name in chosen
     )
@@ -81,7 +82,7 @@ def _absent(name: str) -> Health:
     return Health(name, "?", "?", "", "broken", reasons=(reason,))
 
 
-def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress | None, known: Known | None) -> Health:
+def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress | None, seen: Seen | None) -> Health:
     name, value = claims[0].name, claims[0].value
     distribution = ", ".join(claim.distribution for claim in claims)
     version = ", ".join(claim.version for claim in claims)
@@ -92,9 +93,13 @@ def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress
     try:
         discovery.claim(name)
         if level == "none":
-            names, observes = known or ((), False)
+            names, observes = (seen.hooks, seen.observes) if seen else ((), False)
             return health("not checked", kind_of(names, observes) if names else "", names)
-        if level == "quick":
+        if level == "quick" and seen is not None:
+            kind = kind_of(seen.hooks, seen.observes) if seen.hooks else ""
+            reasons = (seen.reason if seen.refused else f"plugin {name!r}: {seen.reason}",) if seen.reason else ()
+            return health("broken" if reasons else "ok", kind, seen.hooks, reasons)
+        if level == "quick":  # no other process can be started
             names = hooks.implemented(name)
             return health("ok", kind_of(names, hooks.observes(name)), names)
     except ZooError as error:

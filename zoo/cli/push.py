@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zoo.cli.output import Command, json_option, note, print_json
+from zoo.cli.output import Command, echo, json_option, note, print_json
 from zoo.errors import AdapterError
 from zoo.storage.file_names import ADAPTER_CONFIG
 
@@ -49,7 +49,7 @@ def push(where: str, repository: str, device: str | None, as_json: bool, **more:
         return
     note(f"commit {result.sha} on {result.branch}")
     note(f"try it: zoo sample {repository}")
-    click.echo(result.url)
+    echo(result.url)
 
 
 def find(where: str) -> Path:

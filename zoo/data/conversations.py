@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.bounded.json_text import json_value
 from zoo.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -88,7 +88,7 @@ def _json_list(text: str) -> list[Any] | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        found = json.loads(text)
+        found = json_value(text)
     except ValueError:
         return None
     return found if isinstance(found, list) else None

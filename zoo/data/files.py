@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from zoo.bounded.regular import open_regular
 from zoo.data import textfiles
+from zoo.data.arrays import read_npy
 from zoo.data.huggingface import from_builder
 from zoo.data.objects import from_tensor
 from zoo.data.pictures import is_picture, read_pictures
@@ -20,7 +22,7 @@ def read_file(path: Path, kind: str = "any", given: Data | None = None) -> Table
     Raises:
         DataError: it is of no kind that is read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(16)
     if not start:
         raise DataError(f"{path} is empty: give a file that holds something")
@@ -52,10 +54,7 @@ def _built(kind: str, path: Path) -> Table:
 
 
 def _array(path: Path, kind: str) -> Table:
-    import numpy as np
-
-    try:
-        held = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not a plain NumPy file ({error}): write it with numpy.save or savez") from error
+    held = read_npy(path)
+    if not held.ndim:
+        raise DataError(f"{path}: is one number, expected an array with a row for each example")
     return replace(from_tensor(held, kind), origin=str(path))

@@ -75,6 +75,10 @@ def _saved(root: Path) -> Table:
 
     from zoo.data.huggingface import from_object
 
+    _, hidden = walk(root)
+    odd = next((f"{name}: {why}" for name, why in hidden if not why.startswith("it is hidden")), None)
+    if odd is not None:
+        raise DataError(f"{root}: {odd}, which `datasets` would open: remove it")
     try:
         found = from_object(datasets.load_from_disk(str(root)))
     except (OSError, ValueError, KeyError) as error:

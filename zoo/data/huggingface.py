@@ -5,6 +5,7 @@ Pictures stay encoded, as {"bytes": …, "path": …}, until a model needs them.
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.data import tables
 from zoo.data.spec import split_name
 from zoo.data.streams import Stream
 from zoo.data.table import Table
@@ -70,6 +72,8 @@ def from_builder(kind: str, files: Sequence[Path] | Mapping[str, Sequence[Path]]
     parts = files if isinstance(files, Mapping) else {"train": files}
     named = {split: [str(path) for path in paths] for split, paths in parts.items()}
     size = sum(Path(path).stat().st_size for paths in named.values() for path in paths)
+    for path in (path for paths in parts.values() for path in paths):
+        tables.check(Path(path), kind)
     try:
         with quiet():
             read = datasets.load_dataset(kind, data_files=named, cache_dir=None if size > _KEPT else _temporary())
@@ -182,9 +186,29 @@ def _undecoded(part: Any) -> Any:
     if isinstance(part, datasets.Dataset):
         part = part.with_format(None)
     for name, feature in (part.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            part = part.cast_column(name, datasets.Image(decode=False))
+        plain = _plain(feature)
+        if plain is not feature:
+            part = part.cast_column(name, plain)
     return part
+
+
+def _plain(feature: Any) -> Any:
+    """Return a feature without what reads other files: pictures, sounds and films stay encoded, addresses too."""
+    if getattr(feature, "decode", None) is True:
+        return type(feature)(decode=False)
+    if isinstance(feature, dict):
+        inner = {name: _plain(one) for name, one in feature.items()}
+        return inner if any(inner[name] is not one for name, one in feature.items()) else feature
+    if isinstance(feature, list):
+        inside = [_plain(one) for one in feature]
+        return inside if any(a is not b for a, b in zip(inside, feature, strict=True)) else feature
+    held = getattr(feature, "feature", None)
+    plain = held if held is None else _plain(held)
+    if plain is held:
+        return feature
+    made = copy.copy(feature)
+    object.__setattr__(made, "feature", plain)
+    return made
 
 
 def _same_classes(parts: dict[str, Dataset]) -> dict[str, Dataset]:

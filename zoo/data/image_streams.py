@@ -14,7 +14,7 @@ from zoo.data.pixels import as_single, is_pil, is_signed, scaled
 from zoo.data.report import Report, record
 from zoo.data.spec import ALL, Data, split_name
 from zoo.data.streams import Row, Stream
-from zoo.errors import DataError
+from zoo.errors import DataError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ class _Source:
                 raise DataError(f'{self._stream.origin}: an image cannot be used: {wrong}: use broken="skip"')
             elif not self._said:
                 self._said = True
-                warnings.warn(f"{self._stream.origin}: images are left out: {wrong}", stacklevel=2)
+                warnings.warn(printable(f"{self._stream.origin}: images are left out: {wrong}"), stacklevel=2)
 
     def _chosen(self) -> Iterable[Row]:
         if self._split == ALL:

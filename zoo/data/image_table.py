@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.columns import find_columns
 from zoo.data.labelled import Labels, read_labels
+from zoo.data.limits import OUTSIDE, other_folders
 from zoo.data.objects import ItemColumn
-from zoo.data.pictures import Checked, check, check_all, open_image
+from zoo.data.pictures import Checked, Refused, check, check_all, open_image
 from zoo.data.pixels import as_batch, as_single, is_pil, is_signed, is_wide, scaled, span_of
 from zoo.data.report import Report, key_of, record
 from zoo.data.spec import ALL, Data, split_name
@@ -102,19 +105,45 @@ def _rows(part: Table, parts: dict[str, list[int]], split: str, given: Data) -> 
 
 
 def _located(values: Sequence[Any], source: Any) -> Sequence[Any]:
-    """Return the column of images, names of files as paths from where the table lies."""
-    if hasattr(values, "dtype") or isinstance(values, ItemColumn) or not any(isinstance(one, str) for one in values):
+    """Return the column of images, names of files as paths from where the table lies.
+
+    A table that lies in a file names pictures below its folder, or below one in `ZOO_DATA_FOLDERS`: it may be a
+    stranger's. Others are `Refused`. A program's own rows name any.
+    """
+    if hasattr(values, "dtype") or isinstance(values, ItemColumn) or not any(map(_named, values)):
         return values
-    where = Path(source).expanduser() if isinstance(source, str | Path) else Path()
+    if not isinstance(source, str | Path):
+        return [Path(one) if isinstance(one, str) else one for one in values]
+    where = Path(source).expanduser()
     where = where if where.is_dir() else where.parent
-    return [where / one if isinstance(one, str) else one for one in values]
+    allowed = [where.resolve(), *other_folders()]
+    return [_inside(where, name, allowed) if (name := _named(one)) else one for one in values]
+
+
+def _named(value: Any) -> str | None:
+    """Return the name of the file that a value stands for; None if it is another value."""
+    if isinstance(value, Mapping):
+        value = value.get("path") if value.get("bytes") is None else None
+    return value if isinstance(value, str) and value else None
+
+
+def _inside(where: Path, name: str, allowed: Sequence[Path]) -> Path | Refused:
+    if "\0" in name:
+        return Refused(name, "its name is none of a file")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):
+        return Refused(name, "it is an address, and nothing is fetched")
+    path = where / name
+    folder = Path(os.path.normpath(path.absolute().parent))  # links below the folder are its owner's
+    if any(folder.is_relative_to(one) or folder.resolve().is_relative_to(one) for one in allowed):
+        return path
+    return Refused(name, f"it lies outside of {where}: if it is yours, name its folder in {OUTSIDE}")
 
 
 def _known(values: Sequence[Any], origin: str) -> tuple[list[Checked], tuple[str, ...]]:
     """Return what is known of every image."""
     if not isinstance(values, ItemColumn):
         known = check_all(values)
-        several = sum(one.frames > 1 for one in known)
+        several = sum(one.several for one in known)
         said = (f"{several} pictures have several frames, of which the first is used",) if several else ()
         return known, said
     if len(values) <= _READ and _item(values, 0) == _item(values, 0):
@@ -136,7 +165,7 @@ def _name(table: Table, columns: dict[str, str], values: Sequence[Any], index: i
     value = None if isinstance(values, ItemColumn) else values[index]
     if isinstance(value, dict):
         value = value.get("path")
-    return value.name if isinstance(value, Path) else value if isinstance(value, str) else f"image {index}"
+    return value.name if isinstance(value, Path | Refused) else value if isinstance(value, str) else f"image {index}"
 
 
 def _images(values: Any, known: Sequence[Checked], rows: Sequence[int]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from zoo.bounded.regular import open_regular
+from zoo.data.limits import PICTURE, PIXELS
 from zoo.data.pixels import is_wide
 from zoo.data.report import key_of
 from zoo.data.spec import Data
@@ -23,6 +26,19 @@ from zoo.errors import DataError, one_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# The formats that are read, by Pillow's names, with their endings. Others may start programs (EPS) or be documents.
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpx"),
+}
+_SCANS = 100  # of a progressive JPEG, each of which costs as much as the whole picture
 _SHORTEST = 16  # pixels that a JPEG is decoded to, to see whether it is whole
 _REMEMBERED = 2**20  # files
 
@@ -34,16 +50,29 @@ class Checked:
     Attributes:
         key: of its content.
         wrong: what is wrong with it; "": nothing.
-        frames: how many it has.
+        several: whether it has several frames.
         span: its lowest and highest value, where those are 32-bit numbers.
         mode: Pillow's name of such numbers: "I" or "F".
     """
 
     key: bytes
     wrong: str = ""
-    frames: int = 1
+    several: bool = False
     span: tuple[float, float] | None = None
     mode: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A picture that is not opened.
+
+    Attributes:
+        name: its name.
+        reason: why.
+    """
+
+    name: str
+    reason: str
 
 
 def open_image(source: Any) -> Image:
@@ -61,11 +90,12 @@ def open_image(source: Any) -> Image:
         return _upright(source)
     name = source if isinstance(source, str | PathLike) else "a picture"
     try:
-        opened = _content(source)
-        with _lenient(), Image.open(opened) as image:
+        with opened(_content(source)) as image:
             upright = ImageOps.exif_transpose(image)  # loads it
             assert upright is not None  # as older Pillows declare it, for in_place=True
             return upright
+    except DataError as error:
+        raise DataError(f"{name} has {error}") from None
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         raise DataError(
             f"{name} is not an image that Pillow can read ({_why(error)}): remove it or convert it"
@@ -79,11 +109,48 @@ def is_picture(path: Path) -> bool:
 
 @lru_cache(maxsize=1)
 def endings() -> frozenset[str]:
-    """Return the endings of files that Pillow reads, such as ".png"."""
+    """Return the endings of files that are read as pictures, such as ".png"."""
+    return frozenset(ending for kind in _formats() for ending in FORMATS[kind])
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow reads."""
     from PIL import Image
 
-    known = Image.registered_extensions()
-    return frozenset(ending for ending, kind in known.items() if kind in Image.OPEN) - {".pdf", ".ps", ".eps", ".mpg"}
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+@contextmanager
+def opened(raw: bytes | BinaryIO) -> Iterator[Image]:
+    """Open a picture by its bytes, or by a file of which only the beginning is read; nothing is decoded yet.
+
+    Raises:
+        UnidentifiedImageError: it is in none of `FORMATS`.
+        DataError: it is larger than `zoo.data.limits` allows.
+    """
+    from PIL import Image
+
+    if isinstance(raw, bytes):
+        said = PICTURE.exceeded(len(raw))
+        if said:
+            raise DataError(said)
+        if raw.startswith(b"\xff\xd8") and raw.count(b"\xff\xda") > _SCANS:
+            raise DataError(f"a JPEG of more than {_SCANS} scans: save it anew")
+    if Image.MAX_IMAGE_PIXELS is not None and PIXELS.value() > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = PIXELS.value()
+    with _lenient():
+        try:
+            image = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw, formats=_formats())
+        except Image.DecompressionBombError:  # Pillow's own limit is twice as many
+            most, name = PIXELS.value(), PIXELS.variable
+            raise DataError(f"more than {most:,} {PIXELS.what}: if that is meant, set {name}") from None
+    with _lenient(), image:
+        said = PIXELS.exceeded(image.width * image.height)
+        if said:
+            raise DataError(said)
+        yield image
 
 
 def check(source: Any) -> Checked:
@@ -96,15 +163,17 @@ def check(source: Any) -> Checked:
         path = Path(source)
         try:
             found = path.stat()
-        except OSError as error:
-            return Checked(b"", f"it cannot be read ({error.strerror or error})")
+        except (OSError, ValueError) as error:
+            return Checked(b"", f"it cannot be read ({_reason(error)})")
         return _check_file(path, found.st_size, found.st_mtime_ns)
     if isinstance(source, Mapping):
         if source.get("bytes") is None:
             return check(source["path"]) if source.get("path") else Checked(b"", "it is empty")
-        return _check_bytes(source["bytes"])
+        return check(source["bytes"])
     if isinstance(source, bytes | bytearray | memoryview):
         return _check_bytes(bytes(source))
+    if isinstance(source, Refused):
+        return Checked(b"", source.reason)
     if source is None:
         return Checked(b"", "it is empty")
     return _check_loaded(source)
@@ -143,7 +212,7 @@ def sort_out(
     if len(wrong) == len(named):
         raise DataError(f"{origin}: holds no picture that can be read: {_listed(wrong)}")
     whole = [source for (source, _), one in zip(named, known, strict=True) if not one.wrong]
-    several = sum(one.frames > 1 for one in known if not one.wrong)
+    several = sum(one.several for one in known if not one.wrong)
     notes = (f"{several} pictures have several frames, of which the first is used",) if several else ()
     return whole, wrong, notes
 
@@ -156,30 +225,34 @@ def _listed(wrong: Sequence[tuple[str, str]]) -> str:
 @lru_cache(maxsize=_REMEMBERED)
 def _check_file(path: Path, size: int, changed: int) -> Checked:
     try:
-        return _check_bytes(path.read_bytes())
+        return _check_bytes(_bytes_of(path))
     except OSError as error:
-        return Checked(b"", f"it cannot be read ({error.strerror or error})")
+        return Checked(b"", f"it cannot be read ({_reason(error)})")
+    except DataError as error:
+        return Checked(b"", f"it has {error}")
 
 
 def _check_bytes(raw: bytes) -> Checked:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     key = key_of(raw)
     if not raw:
         return Checked(key, "it is empty")
     try:
-        with _lenient(), Image.open(io.BytesIO(raw)) as image:
-            frames = int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "TIFF", "WEBP", "PNG", "AVIF") else 1
+        with opened(raw) as image:
+            several = bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # how many would take long
             image.draft(None, (_SHORTEST, _SHORTEST))
             image.load()
             span, mode = (_extrema(image), image.mode) if is_wide(image) else (None, "")
     except UnidentifiedImageError:
         return Checked(key, "it is no picture that Pillow reads")
+    except DataError as error:
+        return Checked(key, f"it has {error}")
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them
         return Checked(key, f"it is broken ({_why(error)})")
     if span is not None and not all(map(math.isfinite, span)):
         return Checked(key, "it has values that are no finite numbers")
-    return Checked(key, frames=frames, span=span, mode=mode)
+    return Checked(key, several=several, span=span, mode=mode)
 
 
 def _extrema(image: Image) -> tuple[float, float]:
@@ -207,21 +280,40 @@ def _check_loaded(image: Any) -> Checked:
 
 
 def _is_known(path: Path) -> bool:
-    from PIL import Image
-
     try:
-        with _lenient(), Image.open(path):
+        with open_regular(path) as file, opened(file):
             return True
+    except DataError:  # a picture, and too large
+        return True
     except Exception:  # whatever a file of another kind makes Pillow's readers raise
         return False
 
 
-def _content(source: Any) -> Any:
+def _content(source: Any) -> bytes:
     if isinstance(source, Mapping):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if source is None:
         raise ValueError("it is empty")
-    return io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+    return bytes(source) if isinstance(source, bytes | bytearray | memoryview) else _bytes_of(Path(source))
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Return the bytes of a picture's file.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        DataError: it is larger than `zoo.data.limits` allows.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        said = PICTURE.exceeded(size)
+        if said:
+            raise DataError(said)
+        return file.read(size)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _upright(image: Image) -> Image:

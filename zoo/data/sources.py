@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoo.bounded.regular import kind_of
 from zoo.data import archives, huggingface, objects, textfiles
 from zoo.data.archives import is_archive
 from zoo.data.files import read_file
@@ -63,8 +64,10 @@ def _of_path(name: str | Path, kind: str, given: Data) -> Table:
             return read_folder(path, kind, given)
         if path.is_file():
             return _of_archive(path, kind, given) if is_archive(path) else read_file(path, kind, given)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        if path.exists():
+            raise DataError(f"{path}: is {kind_of(path.stat().st_mode)}: expected a file or a folder")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name!r}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     raise DataError(f"{name}: expected a file or a folder, found nothing of that name: give its path")
 
 

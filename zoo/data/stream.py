@@ -50,8 +50,8 @@ def _endless(tensors: dict[str, Tensor], length: int, request: BatchRequest) -> 
     generator = torch.Generator().manual_seed(request.seed)
     waiting = torch.empty(0, dtype=torch.int64)
     while True:
-        while len(waiting) < request.batch_size:
-            waiting = torch.cat([waiting, torch.randperm(length, generator=generator)])
+        orders = range(-(-max(0, request.batch_size - len(waiting)) // length))
+        waiting = torch.cat([waiting, *(torch.randperm(length, generator=generator) for _ in orders)])
         chosen, waiting = waiting[: request.batch_size], waiting[request.batch_size :]  # [b], the rest
         yield {name: tensor[chosen] for name, tensor in tensors.items()}
 

@@ -6,24 +6,30 @@ A file of up to `IN_MEMORY` bytes becomes lists; a larger one goes through `data
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
+import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import IO, Any
 
+from zoo.bounded.json_text import json_value
+from zoo.bounded.regular import open_regular
 from zoo.data.huggingface import from_builder, from_rows
+from zoo.data.limits import LINE, unpacked_limit
 from zoo.data.table import Table
+from zoo.data.unpacking import uncompressed
 from zoo.errors import DataError, one_line
 
 DELIMITED = (".csv", ".tsv", ".tab", ".psv")
 JSONS = (".json", ".jsonl", ".ndjson")
 IN_MEMORY = 256 * 2**20
+VALUES = 20_000_000  # of a JSON file
 _DELIMITERS = (",", "\t", ";", "|")
 _LOOKED_AT = 64 * 1024  # characters that the delimiter is told by
+_AT_ONCE = 2**24  # characters
 _SPACE = " \t\r\n\ufeff"
 
 
@@ -52,13 +58,14 @@ def read_json(path: Path) -> Table:
         DataError: the file is no JSON, or JSON of another kind.
     """
     if path.stat().st_size > IN_MEMORY:
+        _check_lines(path)
         return from_builder("json", [path], str(path))
     with _text(path) as file:
         text = file.read().strip(_SPACE)
     if not text:
         raise DataError(f"{path} is empty: expected JSON objects, one in every line")
     try:
-        whole = json.loads(text)
+        whole = json_value(text, values=VALUES)
     except ValueError as error:
         rows = _json_lines(text, path, error)
     else:
@@ -76,9 +83,11 @@ def is_json(path: Path) -> bool:
     if start.startswith("["):
         return start[1:].lstrip().startswith("{")
     try:
-        return isinstance(json.loads(start.split("\n", 1)[0]), dict)
-    except ValueError:
+        return isinstance(json_value(start.split("\n", 1)[0]), dict)
+    except JSONDecodeError:
         return False
+    except ValueError:  # beyond the bounds of JSON: no prose
+        return True
 
 
 def read_text(path: Path) -> str:
@@ -115,10 +124,9 @@ def rows_table(rows: Iterable[Mapping[str, Any]], origin: str, notes: Sequence[s
 def _text(path: Path) -> Iterator[_Checked]:
     """Open a file of text, in gzip or not, in UTF-8 or with the mark of UTF-16; errors are of one line."""
     try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if zipped else raw
+        with open_regular(path) as raw:
+            inner = uncompressed(raw, unpacked_limit(path.stat().st_size), str(path))
+            stream = raw if inner is None else io.BufferedReader(inner)
             mark = stream.peek(4)[:4]
             wide = mark.startswith((b"\xff\xfe", b"\xfe\xff"))
             with io.TextIOWrapper(stream, encoding="utf-16" if wide else "utf-8-sig", newline="") as file:
@@ -126,7 +134,7 @@ def _text(path: Path) -> Iterator[_Checked]:
     except UnicodeDecodeError as error:
         found = f"0x{error.object[error.start]:02x}" if error.start < len(error.object) else "its end"
         raise DataError(f"{path}: expected UTF-8 text, found bytes that are not ({found}); convert it first") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read ({one_line(error, 200)}): look at the file") from error
 
 
@@ -134,13 +142,21 @@ class _Checked(io.TextIOBase):
     """A text that has no zero bytes, which no text has: an error instead."""
 
     def __init__(self, file: IO[str], path: Path) -> None:
-        self._file, self._path = file, path
+        self._file, self._path, self._longest = file, path, LINE.value()
 
     def read(self, size: int | None = -1, /) -> str:
-        return self._check(self._file.read(-1 if size is None else size))
+        if size is not None and size >= 0:
+            return self._check(self._file.read(size))
+        parts = []  # zero bytes are found before all is in memory
+        while part := self._check(self._file.read(_AT_ONCE)):
+            parts.append(part)
+        return "".join(parts)
 
     def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
-        return self._check(self._file.readline(-1 if size is None else size))
+        line = self._file.readline(self._longest + 1 if size is None or size < 0 else min(size, self._longest + 1))
+        if len(line) > self._longest:
+            raise DataError(f"{self._path}: has {LINE.exceeded(len(line))}")
+        return self._check(line)
 
     def seekable(self) -> bool:
         return self._file.seekable()
@@ -160,7 +176,7 @@ def _delimited_rows(path: Path, file: _Checked) -> Iterator[list[str]]:
     if not start.strip(_SPACE):
         raise DataError(f"{path} is empty: expected names of columns in its first line")
     file.seek(0)
-    limit = csv.field_size_limit(2**31 - 1)
+    limit = csv.field_size_limit(LINE.value())
     try:
         reader = csv.reader(file, delimiter=_delimiter(path, start), strict=True)
         names = _names(path, next(row for row in reader if row))
@@ -216,13 +232,27 @@ def _large_delimited(path: Path) -> Table:
     return from_rows(rows, names, str(path))
 
 
+def _check_lines(path: Path) -> None:
+    """Check that no line is longer than what is read of one.
+
+    Raises:
+        DataError: one is.
+    """
+    longest = LINE.value()
+    with open_regular(path) as file:
+        while line := file.readline(longest + 1):
+            said = LINE.exceeded(len(line))
+            if said:
+                raise DataError(f"{path}: has {said}")
+
+
 def _json_lines(text: str, path: Path, whole: ValueError) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json_value(line)
         except ValueError as error:
             shown = whole if number == 1 else error  # one value over many lines, or a line that is none
             raise DataError(f"{path}: line {number} is not JSON ({one_line(shown, 120)}): mend it") from None

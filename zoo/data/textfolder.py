@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from zoo.bounded.regular import open_regular
 from zoo.data import textfiles
 from zoo.data.spec import Data
 from zoo.data.table import Table
@@ -82,7 +83,7 @@ def check_one_kind(root: Path, files: Sequence[Path], tables: Sequence[Path]) ->
 def _is_text(path: Path) -> bool:
     if path.suffix.lower() in _NAMED:
         return True
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(_LOOKED_AT)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return True

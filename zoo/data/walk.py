@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from zoo.bounded.regular import kind_of
 from zoo.data.spec import split_name
 from zoo.errors import DataError
 
@@ -60,4 +61,11 @@ def _walk(root: Path, folder: Path, above: frozenset[Path], files: list[Path], l
         elif path.is_file():
             files.append(path)
         else:
-            left.append((name, "it is a broken link" if path.is_symlink() else "it is no regular file"))
+            left.append((name, _what(path)))
+
+
+def _what(path: Path) -> str:
+    try:
+        return f"it is {kind_of(path.stat().st_mode)}"
+    except OSError:
+        return "it is a broken link"

@@ -1,15 +1,18 @@
-"""What an adapter's record says of its training and of its evaluation."""
+"""What an adapter's record says of its training and of its evaluation, and what a run says of its model."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.spec import Data
+from zoo.formats import manifest
 from zoo.tuning.settings import described
+from zoo.weights.walk import unwrapped
 
 if TYPE_CHECKING:
     from zoo.adapters.adapter_set import AdapterSet
@@ -28,6 +31,42 @@ _OUTDATED = (
     "versions",
     "metrics",
 )
+
+# Entries of a library's configuration that say where and by which version it was written.
+_OF_FILES = ("transformers_version", "_diffusers_version", "_name_or_path", "_commit_hash", "torch_dtype", "dtype")
+
+
+def identity(adapters: AdapterSet) -> dict[str, dict[str, Any]]:
+    """Return what a training run depends on: of the model, its base, quantization and adapters, and the versions."""
+    entry, module = adapters.entry, unwrapped(adapters.module)
+    config = entry.config or _own_config(module)
+    model = {
+        "base": {
+            "name": entry.name,
+            "plugin": entry.plugin,
+            "weights": entry.weights,
+            "revision": entry.revision,
+            "commit": manifest.base_commit(adapters),
+            "fingerprint": adapters.fingerprint,
+        },
+        "class": f"{type(module).__module__}.{type(module).__qualname__}",
+        "config": {name: value for name, value in config.items() if name not in _OF_FILES},
+        "dtype": str(adapters.dtype).removeprefix("torch."),
+        "scheme": None if adapters.scheme is None else asdict(adapters.scheme),
+        "adapters": {
+            name: {"kind": adapters.configs[name].kind, "weight": weight, **asdict(adapters.configs[name])}  # type: ignore[call-overload]
+            for name, weight in adapters.weights.items()
+        },
+        "merged": list(adapters.merged),
+    }
+    return {"model": model, "versions": manifest.versions()}
+
+
+def _own_config(module: Any) -> dict[str, Any]:
+    """Return the configuration of a wrapped module of a library whose modules have one; else an empty one."""
+    make = getattr(getattr(module, "config", None), "to_dict", None)
+    found = make() if callable(make) else None
+    return found if isinstance(found, dict) else {}
 
 
 def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.bounded.json_text import read_json
 from zoo.catalog.names import is_commit, is_repository, is_revision
 from zoo.errors import HubError, OutputError
 from zoo.hub.trouble import is_unreachable, translate_errors, warn, with_retries
 from zoo.storage import atomic
 
 MAIN = "main"
+LISTING = 64 << 20  # bytes of a repository's listing in the cache
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,9 @@ def _keep(path: Path, text: str) -> None:
 
 def _read_listing(repository: str, sha: str) -> dict[str, RemoteFile] | None:
     try:
-        content = json.loads(_listing_file(repository, sha).read_text(encoding="utf-8"))
+        content = read_json(_listing_file(repository, sha), limit=LISTING, error=HubError)
         return {str(name): RemoteFile(int(one[0]), str(one[1]), one[2]) for name, one in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (OSError, HubError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None
 
 

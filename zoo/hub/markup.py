@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.bounded.yaml_text import yaml_value
+
 BEGIN = "<!-- zoo: from here to the end mark, written anew at each push -->"
 END = "<!-- zoo: end -->"
+
 _PLAIN = re.compile(r"[A-Za-z0-9 ,;%/=()'…–→×\u00c0-\u024f]")
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -76,14 +79,12 @@ def compose(existing: str | None, metadata: Mapping[str, Any], body: str) -> str
 
 def split(text: str) -> tuple[dict[str, Any] | None, str]:
     """Return a README's metadata and the text below it; None for metadata that is no mapping in YAML."""
-    import yaml  # type: ignore[import-untyped]
-
     found = _FRONT.match(text)
     if found is None:
         return {}, text
     try:
-        metadata = yaml.safe_load(found[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
+        metadata = yaml_value(found[1])
+    except ValueError:
         return None, text
     if metadata is None:
         metadata = {}

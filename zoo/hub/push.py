@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.catalog.names import is_repository
 from zoo.errors import AdapterError, HubError, ZooError
 from zoo.formats import manifest
+from zoo.formats.manifest import read_json
 from zoo.hub import card
 from zoo.hub.card import SHEET, Facts, Item
 from zoo.hub.publish import PushResult, publish
@@ -86,8 +87,8 @@ def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
     return Item(
         name,
         folder,
-        json.loads((place / MANIFEST).read_text(encoding="utf-8")),
-        json.loads((place / ADAPTER_CONFIG).read_text(encoding="utf-8")),
+        read_json(place / MANIFEST),
+        read_json(place / ADAPTER_CONFIG),
         _for_peft(place / ADAPTER_TENSORS),
         texts,
         (place / SHEET).is_file(),
@@ -132,8 +133,8 @@ def _facts(model: LoadedModel, repository: str, branch: str | None) -> Facts:
 
 def _without_paths(folder: Path) -> None:
     """Remove this machine's paths from the published files: a base in a local folder keeps only the folder's name."""
-    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    content = read_json(folder / MANIFEST)
+    config = read_json(folder / ADAPTER_CONFIG)
     base = content["base"]
     plain = {key: _last(base.get(key)) for key in ("name", "weights")}
     if plain == {key: base.get(key) for key in plain} and not _is_path(config.get("base_model_name_or_path")):
@@ -157,6 +158,6 @@ def _last(value: Any) -> Any:
 def _describe(root: Path) -> None:
     """Write into every `zoo.json` the digests of the files beside it."""
     for place in root.rglob(MANIFEST):
-        content = json.loads(place.read_text(encoding="utf-8"))
+        content = read_json(place)
         content["sha256"] = manifest.digests(place.parent)
         place.write_bytes(scrub(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

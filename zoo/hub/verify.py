@@ -15,7 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from zoo.errors import OutputError
+from zoo.bounded.json_text import read_json
+from zoo.errors import HubError, OutputError
 from zoo.hub.listing import RemoteFile, zoo_cache
 from zoo.storage import atomic
 from zoo.storage.contents import content_sums
@@ -109,6 +110,6 @@ def discard(path: Path) -> None:
 
 def _read(note: Path) -> object:
     try:
-        return json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(note, error=HubError)
+    except (OSError, HubError):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CheckpointError, did_you_mean, one_line
+from zoo.integrations.configured import without_code
 from zoo.storage import atomic
 from zoo.storage.config_json import CONFIG, read_json_object
 from zoo.storage.model_folder import write_model
@@ -49,7 +50,7 @@ def construct(entry: Entry, config: dict[str, Any]) -> nn.Module:
             f"is never run: update diffusers, or take another model.{did_you_mean(name, dir(diffusers))}"
         )
     try:
-        return found.from_config(config).eval()  # type: ignore[union-attr]
+        return found.from_config(without_code(config, entry.name)).eval()  # type: ignore[union-attr]
     except Exception as error:  # constructors raise whatever their parts do
         raise CheckpointError(f"the configuration of {entry.name} does not make a {name}: {one_line(error)}") from error
 

@@ -1,4 +1,4 @@
-"""transformers' models: configuration, weights under the names of any year, tokenizers, image processors, saving.
+"""transformers' models: weights under the names of any year, tokenizers, image processors, saving.
 
 transformers knows how its architectures' parameters were called over the years, and which checkpoints store parts that
 it joins (one tensor per expert, say). Both are used as they are, one tensor at a time; no class is named here.
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CheckpointError, OutputError, ZooError, one_line
-from zoo.storage.config_json import in_four_bit
+from zoo.integrations.configured import check_files, without_code
+from zoo.integrations.transformers_config import library_config
+from zoo.storage.config_json import read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,58 +28,8 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
 
-_FLOAT = "__float__"  # the only key of an object that stands for a number that JSON does not have
-
-
 # Buffers that files of older releases hold, and that are in no module today.
 _ONCE_STORED = ("position_ids", "inv_freq", "masked_bias")
-
-
-def library_config(
-    entry: Entry, values: dict[str, Any], *, known: Callable[[str], bool], called: str
-) -> PreTrainedConfig:
-    """Return transformers' configuration object of the values of a config.json.
-
-    Code that comes with a checkpoint is never run.
-
-    Args:
-        entry: whose configuration it is.
-        values: the values.
-        known: returns whether a model_type is of the architecture.
-        called: what errors call the architecture.
-
-    Raises:
-        CheckpointError: the type is not known, the values are not valid, or the checkpoint is quantized already in
-            another way than by bitsandbytes to 4 bit.
-    """
-    from transformers import CONFIG_MAPPING
-
-    if not values:
-        raise CheckpointError(
-            f"{entry.name}: expected a config.json with a model_type in {entry.folder or 'the registry'}, got none"
-        )
-    values = with_floats(values)
-    # Where to find code to run, and how a quantized file was written: both are ignored.
-    values.pop("auto_map", None)
-    if in_four_bit(values):
-        values.pop("quantization_config")
-    if values.pop("quantization_config", None):
-        raise CheckpointError(
-            f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already; "
-            "load the model that it was made from, with bits=4 or bits=8"
-        )
-    model_type = str(values.pop("model_type", ""))
-    if not known(model_type):
-        raise CheckpointError(
-            f"{entry.name}: expected a model_type that transformers knows as {called}, got "
-            f"{model_type!r}; code that comes with a checkpoint is never run: update transformers or take another model"
-        )
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(values)
-    except Exception as error:  # validators raise errors of their own
-        raise CheckpointError(
-            f"{entry.name}: its config.json is no valid {model_type} configuration: {one_line(error)}"
-        ) from error
 
 
 def construct(entry: Entry, values: dict[str, Any], library_class: Any) -> PreTrainedModel:
@@ -107,6 +59,24 @@ def construct(entry: Entry, values: dict[str, Any], library_class: Any) -> PreTr
     return module.eval()
 
 
+def made_from_config(auto_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the module that one of transformers' Auto classes makes of a configuration, in torch's default dtype.
+
+    transformers would set the default dtype to the configuration's meanwhile, and that belongs to the process: modules
+    that other threads build would be in it.
+    """
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
+    dtypes = [(part, part.dtype) for part in parts if part is not None]
+    config.dtype = None
+    try:
+        module = auto_class.from_config(config, trust_remote_code=False)
+    finally:
+        for part, dtype in dtypes:
+            part.dtype = dtype
+    module.config.dtype = config.dtype  # a copy in some releases
+    return module
+
+
 def set_generation(module: PreTrainedModel, entry: Entry) -> None:
     """Give a module the settings in the entry's generation_config.json, if there is one.
 
@@ -115,11 +85,14 @@ def set_generation(module: PreTrainedModel, entry: Entry) -> None:
     """
     from transformers import GenerationConfig
 
-    if entry.folder and (Path(entry.folder) / "generation_config.json").is_file():
+    values = read_json_object(Path(entry.folder) / "generation_config.json", entry) if entry.folder else None
+    if values is not None:
         try:
-            module.generation_config = GenerationConfig.from_pretrained(entry.folder)
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{entry.folder}: its generation_config.json cannot be read: {error}") from error
+            module.generation_config = GenerationConfig.from_dict(without_code(values, entry.name))
+        except Exception as error:  # validators raise errors of their own
+            raise CheckpointError(
+                f"{entry.folder}: its generation_config.json cannot be used: {one_line(error, 300)}"
+            ) from error
 
 
 def computed(module: nn.Module) -> Callable[[str], bool]:
@@ -127,16 +100,6 @@ def computed(module: nn.Module) -> Callable[[str], bool]:
     own = {f"{path}.{name}" if path else name for path, layer in module.named_modules() for name in layer._buffers}
     own -= module.state_dict().keys()
     return lambda name: name in own or name.rpartition(".")[2] in _ONCE_STORED
-
-
-def with_floats(values: Any) -> Any:
-    """Return a config.json's values with numbers in place of the objects that transformers writes for inf and nan."""
-    if isinstance(values, dict):
-        tag = values.get(_FLOAT)
-        if len(values) == 1 and tag in ("Infinity", "-Infinity", "NaN"):
-            return float(tag)
-        return {name: with_floats(value) for name, value in values.items()}
-    return [with_floats(value) for value in values] if isinstance(values, list) else values
 
 
 def tie(module: PreTrainedModel) -> None:
@@ -255,6 +218,7 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
             f"{folder}: expected a tokenizer.json beside the weights, got {', '.join(sorted(files)) or 'no files'}; "
             "add the model's tokenizer files"
         )
+    check_files(Path(folder), files)
     try:
         if files.isdisjoint({"config.json", "tokenizer_config.json"}):
             return PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
@@ -306,6 +270,7 @@ def image_processor(
     """
     if folder is None or not (Path(folder) / "preprocessor_config.json").is_file():
         return default()
+    read_json_object(Path(folder) / "preprocessor_config.json")
     try:
         return library_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers raise whatever their parsers do

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.catalog.head import Head
 from zoo.errors import CheckpointError, ZooError, one_line
-from zoo.integrations.auto_classes import classes_of, is_for
-from zoo.integrations.transformers import tie
+from zoo.integrations.auto_classes import class_names, classes_of, is_for
+from zoo.integrations.transformers import made_from_config, tie
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,9 +81,9 @@ def text_module(entry: Entry, values: Mapping[str, Any], config: Any, own: Any, 
         tokens = kind_of(values["architectures"][0], config.model_type) == TOKEN
         maker = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
     try:
-        module = maker.from_config(config, trust_remote_code=False)
-    except ValueError as error:  # a type that has no such head
-        raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 200)}") from error
+        module = made_from_config(maker, config)
+    except Exception as error:  # a type that has no such head; constructors raise whatever their parts do
+        raise CheckpointError(f"{entry.name}: transformers cannot build it: {one_line(error, 300)}") from error
     tie(module)
     return module
 
@@ -115,12 +115,17 @@ def check_has_head(name: str, module: nn.Module) -> None:
 
 def own_head(values: Mapping[str, Any]) -> Head | None:
     """Return the head that a checkpoint comes with, by its config.json; None for a body or a language model."""
-    names = [str(name) for name in values.get("architectures") or []]
+    names = class_names(values)
     kind = kind_of(names[0], str(values.get("model_type"))) if names else None
     if kind is None:
         return None
-    labels = {int(index): str(label) for index, label in (values.get("id2label") or {}).items()}
-    count = len(labels) or values.get("num_labels") or values.get("_num_labels") or 2
+    try:
+        labels = {int(index): str(label) for index, label in (values.get("id2label") or {}).items()}
+        count = int(len(labels) or values.get("num_labels") or values.get("_num_labels") or 2)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            f"its config.json: expected id2label and num_labels as names and numbers: {one_line(error, 200)}"
+        ) from error
     return Head(
         _task(kind, values.get("problem_type"), count), _named([labels.get(i, "") for i in range(count)]), count
     )

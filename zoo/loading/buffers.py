@@ -6,6 +6,7 @@ parameter says that it is on the CPU, and has no values either.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,9 +15,20 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from zoo.catalog.entry import Entry
-from zoo.loading.stream import meta_parameters, parameters_as
+from zoo.loading.empty import meta_parameters, parameters_as
 from zoo.plugin import hooks
+from zoo.torch_state.budget import is_over_budget
+from zoo.torch_state.modes import seeded
 from zoo.weights.walk import ModuleIndex, index_module
+
+# Constructors of libraries change what belongs to the process, such as torch's functions of initial values.
+_one_at_a_time = threading.RLock()
+
+
+def constructed(entry: Entry) -> nn.Module:
+    """Return the module of an entry as the plugin makes it, one at a time in the process."""
+    with _one_at_a_time:
+        return hooks.construct(entry)
 
 
 def construct(entry: Entry) -> nn.Module:
@@ -25,14 +37,16 @@ def construct(entry: Entry) -> nn.Module:
     Constructors that run a forward pass, to see a shape, are given hollow parameters.
     """
     # Constructors draw values that are never used.
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):
         try:
             with meta_parameters():
-                return hooks.construct(entry)
+                return constructed(entry)
         except Exception as error:
+            if is_over_budget(error):
+                raise
             try:
                 with hollow_parameters():
-                    module = hooks.construct(entry)
+                    module = constructed(entry)
             except Exception:
                 raise error from error.__cause__
     _empty(module)
@@ -88,8 +102,8 @@ def make_real(entry: Entry, index: ModuleIndex) -> None:
     }
     if not unfilled:
         return
-    with hollow_parameters(), torch.random.fork_rng(devices=[]):
-        again = index_module(hooks.construct(entry)).buffers
+    with hollow_parameters(), seeded(0):
+        again = index_module(constructed(entry)).buffers
     for name, (layer, attribute, _) in unfilled.items():
         ref = again.get(name)
         value = ref.layer._buffers[ref.attribute] if ref is not None else None

@@ -130,7 +130,7 @@ def calibrate_loaded(
     entry, device, dtype = model.entry, model.device, model.dtype
     if is_plugins(data):
         request = BatchRequest(BATCH_SIZE, "train", seed or 0)
-        with seeded(seed or 0, device):
+        with seeded(seed or 0):
             batches = list(islice(hooks.batches(model, None if data is True else data, request), BATCHES))
         if not batches:
             raise DataError("calibrate: the data gives no batch: expected at least one")

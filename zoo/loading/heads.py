@@ -181,7 +181,7 @@ class NewHead:
             chosen.pop(name, None)
         if random:
             return
-        with seeded(_SEED if seed is None else seed, torch.device("cpu")):
+        with seeded(_SEED if seed is None else seed):
             values = initial_values(self.module, self.modules())
         for name in sorted(self.new):
             yield name, self._with_rows(name, values[name], old.get(name))

@@ -41,6 +41,7 @@ from zoo.plugin import hooks
 from zoo.plugin.foreign import foreign_weights
 from zoo.plugin.plan import plan
 from zoo.plugin.quantize import pack_weight
+from zoo.plugin.requests import check_seed
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
@@ -111,6 +112,7 @@ def load(
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
+    check_seed(seed)
     scheme, asked = as_quantization(bits, keep), as_head(classes, task, image_size, channels)
     target = pick_device(device)
     compute = pick_dtype(torch.float32 if dtype is None and weights == RANDOM else dtype, target)
@@ -194,6 +196,7 @@ def wrap(
     Raises:
         ZooError: one of its subclasses; the module is then unchanged.
     """
+    check_seed(seed)
     if not isinstance(module, nn.Module):
         raise ZooError(f"zoo.wrap: expected a torch.nn.Module, got {type(module).__name__}")
     _check_distribution(module)

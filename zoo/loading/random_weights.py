@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
-from zoo.plugin import hooks
+from zoo.loading.buffers import constructed
 from zoo.torch_state.modes import seeded
 from zoo.weights.walk import index_module
 
@@ -24,8 +23,8 @@ def initial_tensors(entry: Entry, seed: int | None) -> Iterator[tuple[str, Tenso
     Raises:
         CheckpointError: the plugin leaves a parameter on `meta`.
     """
-    with seeded(seed, torch.device("cpu")):
-        index = index_module(hooks.construct(entry))
+    with seeded(seed):
+        index = index_module(constructed(entry))
     for group in index.groups:
         assert isinstance(group.value, nn.Parameter)
         if group.value.is_meta:

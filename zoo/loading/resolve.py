@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.bounded.json_text import read_object
+from zoo.bounded.regular import check_folder
 from zoo.catalog import discovery
 from zoo.catalog.entry import EMBEDDED, RANDOM, Entry, is_hub
+from zoo.catalog.limits import check_limits
 from zoo.catalog.names import is_name, is_repository
 from zoo.catalog.registry import find
-from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError
+from zoo.errors import AdapterError, CheckpointError, PluginError, RegistryError, UnknownNameError, shown
 from zoo.formats.manifest import saved_base
 from zoo.hub.adapters import fetch_place, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
@@ -39,11 +41,16 @@ def resolve(
 
     Raises:
         UnknownNameError: there is no such name or folder, or no plugin recognises its configuration.
-        CheckpointError: the folder has no configuration, or the plugin no embedded weights.
+        CheckpointError: the folder has no configuration, one that no model has, or the plugin no embedded weights.
         AdapterError: an adapter's base cannot be found.
         HubError: the Hub refused or could not be reached.
     """
-    name = str(name)
+    entry = _resolve(str(name), weights, revision, download, local)
+    check_limits(entry)
+    return entry
+
+
+def _resolve(name: str, weights: str | None, revision: str | None, download: bool, local: bool) -> Entry:
     if weights == RANDOM:
         # Only what the configuration does not say inline is downloaded.
         entry = resolve(name, revision=revision, download=False, local=local)
@@ -77,6 +84,7 @@ def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
         folder = _embedded(entry)
     elif given and Path(given).expanduser().is_dir():
         folder = Path(given).expanduser()
+        check_folder(folder, CheckpointError)
     elif not is_repository(entry.weights):
         raise UnknownNameError(f"weights {entry.weights!r}: expected a folder that exists, owner/name, or 'embedded'")
     elif entry.config and not download:
@@ -105,6 +113,7 @@ def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool
     folder = Path(name).expanduser()
     source: Literal["hub", "folder"] = "folder"
     if local and folder.is_dir():
+        check_folder(folder, CheckpointError)
         if is_adapter_folder(folder):
             if base:
                 raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")
@@ -136,10 +145,13 @@ def _recognised(name: str, config: dict[str, Any]) -> str:
     if len(found) == 1:
         return found[0]
     kind = config.get("_class_name") or config.get("model_type") or config.get("architecture") or "no class name"
+    kind = kind if isinstance(kind, str) else shown(kind)
     if found:
+        by = {name: next(iter(discovery.claims().get(name, ())), None) for name in found}
+        named = " and ".join(f"{name} ({one.distribution} {one.version})" if one else name for name, one in by.items())
         raise PluginError(
-            f"{name!r} ({kind}) is recognised by several plugins, {', '.join(found)}: "
-            f"choose with ZOO_PLUGINS={found[0]}"
+            f"{name!r} ({kind}) is recognised by several plugins, {named}: "
+            f"choose one in the environment, ZOO_PLUGINS={found[0]}, or uninstall the other"
         )
     raise UnknownNameError(
         f"no plugin recognises {name!r} ({kind}); tried {', '.join(discovery.claims()) or 'none'}: "
@@ -165,13 +177,7 @@ def _config(folder: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     verify_companions(path.parent)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(config).__name__}")
-    return config
+    return read_object(path)
 
 
 def entry_of(adapter: Path, weights: str | None, revision: str | None, *, trusted: bool) -> Entry:

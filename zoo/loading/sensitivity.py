@@ -121,7 +121,7 @@ def loss_costs(
                 told("batch", number, batches)
             yield model.loss(batch)
 
-    with seeded(seed, model.device):
+    with seeded(seed):
         groups = tied_groups(model.module)
         return measure_costs(model.entry, model.module, groups, scheme, losses(), dtype, told)
 
@@ -183,8 +183,7 @@ def costs_of_outputs(
     if scheme is None or scheme.average is None or data is None:
         return None
     calls = calls_of(unwrapped(module), data, device)
-    where = next((group.value.device for group in groups), torch.device("cpu"))
-    with seeded(seed or 0, where):
+    with seeded(seed or 0):
         return measure_costs(entry, module, groups, scheme, output_losses(lambda call: call(), calls, seed=seed or 0))
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils.weak import WeakIdKeyDictionary
 
 from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
@@ -18,41 +15,6 @@ from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.carrier import carried
 from zoo.weights.parameters import replace_parameter, set_parameter
 from zoo.weights.walk import ModuleIndex, TiedGroup
-
-
-@contextmanager
-def meta_parameters() -> Iterator[None]:
-    """Create parameters on `meta` in the block; buffers are real, because nothing would fill them later.
-
-    accelerate's `init_empty_weights` creates a new parameter at every assignment, and so unties shared ones.
-    """
-
-    def on_meta(parameter: nn.Parameter) -> nn.Parameter:
-        return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
-
-    with parameters_as(on_meta):
-        yield
-
-
-@contextmanager
-def parameters_as(empty: Callable[[nn.Parameter], nn.Parameter]) -> Iterator[None]:
-    """Register in the block, for each new parameter, what `empty` returns for it; shared ones stay shared."""
-    register = nn.Module.register_parameter
-    made = WeakIdKeyDictionary()  # parameter → the empty one in its place
-
-    def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not is_lazy(parameter) and not parameter.is_meta:
-            if parameter not in made:
-                made[parameter] = empty(parameter)
-                made[parameter].__dict__.update(parameter.__dict__)
-            parameter = made[parameter]
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = register_empty  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def fill_meta(index: ModuleIndex, entry: Entry, chosen: Plan, dtype: torch.dtype) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
-from zoo.errors import AdapterError
+from zoo.bounded.patterns import check_pattern, endmatch
+from zoo.errors import AdapterError, shown
 
 Targets = tuple[str, ...] | list[str] | str | None
 Names = tuple[str, ...] | list[str] | None
@@ -19,6 +20,7 @@ INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
 RESIDUAL = ("pissa", "olora")  # prefixes of the inits that, in their papers, move a part of the base into B·A
 
 LARGEST = 1e18  # bound of alphas and weights, so that their product is finite in float32 too
+LARGEST_RANK, PATTERNS = 1 << 16, 10_000  # of an update, and in one dict
 
 
 class Adapter:
@@ -56,7 +58,7 @@ class Adapter:
         object.__setattr__(self, "targets", check_targets(self.targets))
         object.__setattr__(self, "modules_to_save", _check_names("modules_to_save", self.modules_to_save))
         if self.bias not in BIASES:
-            raise AdapterError(f"bias: expected one of {', '.join(map(repr, BIASES))}, got {self.bias!r}")
+            raise AdapterError(f"bias: expected one of {', '.join(map(repr, BIASES))}, got {shown(self.bias)}")
 
     def to_peft(self) -> dict[str, Any]:
         """Return the content of `adapter_config.json`: the fields, and `peft_type`, the kind's name in capitals."""
@@ -90,11 +92,12 @@ class Ranked(Adapter):
         for name in ("rank_pattern", "alpha_pattern"):
             _check_patterns(name, getattr(self, name))
         for rank in (self.rank, *self.rank_pattern.values()):
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise AdapterError(f"rank: expected a whole number of at least 1, got {rank!r}")
+            if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
+                most = f", at most {LARGEST_RANK}" if type(rank) is int and rank > 1 else ""
+                raise AdapterError(f"rank: expected a whole number of at least 1{most}, got {shown(rank)}")
         for alpha in (self.alpha, *self.alpha_pattern.values()):
             if not _is_number(alpha):
-                raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {alpha!r:.40}")
+                raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {shown(alpha)}")
 
     def rank_of(self, path: str) -> int:
         """Return the rank for the parameter path (without `.weight`)."""
@@ -176,7 +179,7 @@ class LoRA(Ranked):
         fixed = isinstance(self.init, str) and (self.init in INITS or re.fullmatch(r"pissa_niter_\d{1,4}", self.init))
         if not fixed or self.init == "pissa_niter_N":
             known = ", ".join(map(repr, INITS))
-            raise AdapterError(f"init: expected one of {known} (N a number), got {self.init!r}")
+            raise AdapterError(f"init: expected one of {known} (N a number), got {shown(self.init)}")
         if self.init == "orthogonal":
             for rank in (self.rank, *self.rank_pattern.values()):
                 if rank % 2:
@@ -227,20 +230,20 @@ class Full(Adapter):
 def check_flag(name: str, value: Any) -> None:
     """Raise `AdapterError` for a value that is neither True nor False."""
     if not isinstance(value, bool):
-        raise AdapterError(f"{name}: expected True or False, got {value!r}")
+        raise AdapterError(f"{name}: expected True or False, got {shown(value)}")
 
 
 def check_share(name: str, value: Any) -> None:
     """Raise `AdapterError` for a value outside [0, 1), the range of dropouts."""
     if not _is_number(value) or not 0 <= value < 1:
-        raise AdapterError(f"{name}: expected a share from 0 up to but not including 1, got {value!r}")
+        raise AdapterError(f"{name}: expected a share from 0 up to but not including 1, got {shown(value)}")
 
 
 def _check_names(name: str, values: Any) -> tuple[str, ...]:
     if values is None:
         return ()
     if not isinstance(values, list | tuple | set) or not all(isinstance(value, str) and value for value in values):
-        raise AdapterError(f"{name}: expected a list of suffixes of module paths, got {values!r}")
+        raise AdapterError(f"{name}: expected a list of suffixes of module paths, got {shown(values)}")
     return tuple(values)
 
 
@@ -262,7 +265,7 @@ def check_rows(name: str, rows: Any) -> tuple[int, ...]:
     whole = isinstance(rows, list | tuple) and all(type(row) is int and row >= 0 for row in rows)
     if not whole or not rows or len(set(rows)) != len(rows):
         raise AdapterError(
-            f"{name}: expected different whole numbers from 0 (zoo.LoRA takes a dict of them too), got {rows!r:.80}"
+            f"{name}: expected different whole numbers from 0 (zoo.LoRA takes a dict of them too), got {shown(rows)}"
         )
     return tuple(rows)
 
@@ -275,34 +278,31 @@ def check_targets(targets: Any) -> Targets:
     """
     if isinstance(targets, list | tuple | set):
         if not targets or not all(isinstance(target, str) and target for target in targets):
-            raise AdapterError(f"targets: expected parameter-path suffixes, got {targets!r}")
+            raise AdapterError(f"targets: expected parameter-path suffixes, got {shown(targets)}")
         return tuple(targets)
     if isinstance(targets, str):
-        _check_regex("targets", targets)
+        check_pattern(targets, "targets")
     elif targets is not None:
-        raise AdapterError(f"targets: expected a list of suffixes, a regular expression or 'all', got {targets!r}")
+        raise AdapterError(f"targets: expected a list of suffixes, a regular expression or 'all', got {shown(targets)}")
     return targets
 
 
 def _pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
     for pattern, value in patterns.items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path):
+        if endmatch(pattern, path):
             return value
     return default
 
 
 def _check_patterns(name: str, patterns: Any) -> None:
-    if not isinstance(patterns, dict) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise AdapterError(f"{name}: expected a dict of regular expressions over parameter paths, got {patterns!r}")
+    dictionary = isinstance(patterns, dict) and len(patterns) <= PATTERNS
+    if not dictionary or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise AdapterError(
+            f"{name}: expected a dict of regular expressions over parameter paths, at most {PATTERNS}, got "
+            f"{shown(patterns)}"
+        )
     for pattern in patterns:
-        _check_regex(name, pattern)
-
-
-def _check_regex(name: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise AdapterError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+        check_pattern(pattern, name)
 
 
 def _is_number(value: Any) -> bool:
@@ -319,7 +319,9 @@ def as_adapter(value: int | Adapter, targets: Targets = None) -> Adapter:
     if isinstance(value, Adapter):
         return replace(value, targets=targets) if value.targets is None and targets else value  # type: ignore[type-var]
     if isinstance(value, bool) or not isinstance(value, int):
-        raise AdapterError(f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {value!r}")
+        raise AdapterError(
+            f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {shown(value)}"
+        )
     return LoRA(rank=value, alpha=2 * value, targets=targets)
 
 
@@ -344,5 +346,5 @@ def check_weight(name: str, weight: object) -> float:
         AdapterError: it is not a number, or too large.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
-        raise AdapterError(f"the weight of {name!r}: expected a number, got {weight!r}")
+        raise AdapterError(f"the weight of {name!r}: expected a number, got {shown(weight)}")
     return float(weight)

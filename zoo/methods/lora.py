@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.methods.config import RESIDUAL, LoRA
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.pissa import PiSSAUpdate
+from zoo.torch_state.modes import seeded
 from zoo.weights.layout import Layout
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.update import LoRAUpdate, LowRankUpdate, init_factors
@@ -98,8 +99,7 @@ def _pissa(matrix: Tensor, rank: int, scale: float, init: str) -> tuple[Tensor, 
     so that a resumed run begins with the same values.
     """
     if match := re.fullmatch(r"pissa_niter_(\d+)", init):
-        with torch.random.fork_rng(devices=[matrix.device] if matrix.device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with seeded(0):
             U, S, V = torch.svd_lowrank(matrix, min(rank, *matrix.shape[-2:]), niter=int(match[1]))
     else:
         U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import nn
 
+from zoo.bounded.patterns import fullmatch
 from zoo.errors import AdapterError, did_you_mean
 from zoo.methods.config import Targets
 from zoo.weights.managed_weight import ManagedWeight
@@ -23,7 +22,7 @@ def matches(path: str, targets: Targets) -> bool:
     if targets is None:
         return False
     if isinstance(targets, str):
-        return targets == "all" or re.fullmatch(targets, path) is not None
+        return targets == "all" or fullmatch(targets, path)
     return any(path == target or path.endswith("." + target) for target in targets)
 
 

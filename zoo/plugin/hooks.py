@@ -17,7 +17,8 @@ from zoo.catalog import discovery
 from zoo.catalog.discovery import strict
 from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
-from zoo.plugin.hookspecs import FALLBACK
+from zoo.plugin import manager, recognition
+from zoo.plugin.building import building
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
@@ -31,8 +32,8 @@ from zoo.plugin.manager import (
     observe,
     observes,
     register,
-    reset,
 )
+from zoo.plugin.recognition import passed_over, recognise, usable
 
 if TYPE_CHECKING:
     import torch
@@ -84,31 +85,18 @@ class AnswerError(PluginError):
     """A hook returned something else than its contract says, or an architecture lacks a hook that is needed."""
 
 
-def recognise(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the installed plugins that recognise a configuration; if none does, those that take it as a fallback.
-
-    Plugins that do not load are skipped.
-    """
-    found: list[str] = []
-    fallbacks: list[str] = []
-    for name in discovery.claims():
-        try:
-            if observes(name):
-                continue
-            caller("recognises", name)  # imports what a table names, which may not be there
-        except ZooError:
-            continue
-        answer = _call("recognises", name, config=config)
-        if answer:
-            (fallbacks if answer == FALLBACK else found).append(name)
-    return tuple(found or fallbacks)
+def reset() -> None:
+    """Forget every loaded plugin and every failure, and read the installed metadata again."""
+    manager.reset()
+    recognition.forget()
 
 
 def construct(entry: Entry) -> nn.Module:
     """Return the module of an entry, without weights. The caller sets up the meta context (parameters only)."""
     from torch import nn
 
-    module = _required("construct", entry, entry=entry)
+    with building(entry):
+        module = _required("construct", entry, entry=entry)
     return _checked(module, isinstance(module, nn.Module), entry, "construct", "a torch.nn.Module")
 
 
@@ -163,16 +151,17 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
 def foreign_weight(layer: nn.Module, dtype: torch.dtype) -> ForeignWeight | None:
     """Return how an installed plugin reads a layer that another library quantized; None if none of them does.
 
-    Plugins that do not load are skipped.
+    Plugins that cannot be loaded or that fail are passed over and named.
     """
     from zoo.weights.foreign.weight import ForeignWeight
 
-    for name in all_names():
+    for name in usable(all_names()):
         try:
             able = not observes(name) and "foreign_weight" in implemented(name)
-        except ZooError:
+            weight = _call("foreign_weight", name, layer=layer, dtype=dtype) if able else None
+        except PluginError as error:
+            passed_over(name, str(error))
             continue
-        weight = _call("foreign_weight", name, layer=layer, dtype=dtype) if able else None
         if weight is not None:
             return _checked(weight, isinstance(weight, ForeignWeight), name, "foreign_weight", "a zoo.ForeignWeight")
     return None

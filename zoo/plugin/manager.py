@@ -6,6 +6,7 @@ Load → register → check; on any exception unregister and remember why. One b
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from inspect import isroutine
@@ -36,6 +37,7 @@ class _State:
 
 
 _state = _State()
+_lock = threading.RLock()  # for whatever changes it: two threads may need a plugin at once
 
 
 def reset() -> None:
@@ -52,16 +54,19 @@ def load(name: str) -> object:
         UnknownNameError: no installed distribution offers it.
         PluginError: it is claimed twice, cannot be imported, or breaks the contract; the same error at every call.
     """
-    if name in _state.plugins:
-        return _state.plugins[name]
+    with _lock:
+        return _state.plugins[name] if name in _state.plugins else _loaded(name)
+
+
+def _loaded(name: str) -> object:
     if name in _state.failures:
         raise _state.failures[name]
     claim = discovery.claim(name)
     try:
         plugin = claim.entry_point().load()
         _add(plugin, name)
-    except (Exception, SystemExit) as error:
-        if discovery.strict():
+    except BaseException as error:  # SystemExit, GeneratorExit, one of the plugin's own
+        if discovery.strict() or isinstance(error, KeyboardInterrupt):  # it may be the user's
             raise
         failure = PluginError(
             f"plugin {name!r} ({claim.distribution} {claim.version}) cannot be used: {one_line(error)}", plugin=name
@@ -81,9 +86,10 @@ def register(plugin: object, name: str) -> None:
         PluginError: it implements no hook, a hook that does not exist, one hook twice, or takes an argument that its
             hook does not have. It is not registered then.
     """
-    _add(plugin, name)
-    if observes(name):
-        _state.observers[name] = plugin
+    with _lock:
+        _add(plugin, name)
+        if observes(name):
+            _state.observers[name] = plugin
 
 
 def observe(name: str) -> None:
@@ -187,6 +193,11 @@ def caller(hook: str, plugin: str) -> Callable[..., Any]:
     known = _state.callers.get((hook, plugin))
     if known is not None:
         return known
+    with _lock:
+        return _made(hook, plugin)
+
+
+def _made(hook: str, plugin: str) -> Callable[..., Any]:
     if not _state.environment_read:
         _read_environment()
     called = load(plugin)
@@ -202,8 +213,8 @@ def caller(hook: str, plugin: str) -> Callable[..., Any]:
 def _resolve(plugin: object, hook: str, name: str) -> None:
     try:
         table.resolve(plugin, hook, name)
-    except (Exception, SystemExit) as error:  # of the module that the table names
-        if isinstance(error, ZooError) or discovery.strict():
+    except BaseException as error:  # of the module that the table names
+        if isinstance(error, ZooError | KeyboardInterrupt) or discovery.strict():
             raise
         raise failed(name, hook, error) from error
 

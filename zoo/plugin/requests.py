@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import torch
 
 
+SEEDS = range(-(2**63), 2**64)  # what torch's generators can be seeded with
+MOST_ITEMS = 2**24  # of one batch, and samples at once: more is a slip, and would take all memory
+
+
 @dataclass(frozen=True)
 class SampleRequest:
     """`n` samples from `seed` (None: a fresh draw), with the plugin's own `options`.
@@ -27,8 +31,9 @@ class SampleRequest:
     def __post_init__(self) -> None:
         if not _is_int(self.n) or self.n < 1:
             raise ZooError(f"expected a whole number of samples, at least 1, got {self.n!r}")
-        if self.seed is not None and not _is_int(self.seed):
-            raise ZooError(f"expected a whole number as seed, or None, got {self.seed!r}")
+        if self.n > MOST_ITEMS:
+            raise ZooError(f"expected a whole number of samples, at most {MOST_ITEMS:,}, got {self.n:.3g}")
+        check_seed(self.seed)
 
     def take(self, **defaults: Any) -> dict[str, Any]:
         """Return the value of every option named in `defaults`, in that order: the caller's, or else the default.
@@ -76,15 +81,23 @@ class BatchRequest:
     def __post_init__(self) -> None:
         if not _is_int(self.batch_size) or self.batch_size < 1:
             raise DataError(f"expected a whole batch size, at least 1, got {self.batch_size!r}")
+        if self.batch_size > MOST_ITEMS:
+            raise DataError(f"expected a whole batch size, at most {MOST_ITEMS:,}, got {self.batch_size:.3g}")
         if not isinstance(self.split, str):
             raise DataError(f'expected a split\'s name such as "train" or "test", got {self.split!r}')
-        if not _is_int(self.seed):
-            raise DataError(f"expected a whole number as seed, got {self.seed!r}")
+        if not _is_int(self.seed) or self.seed not in SEEDS:
+            raise DataError(f"expected a whole number as seed, below 2**64, got {self.seed!r:.40}")
 
     @property
     def training(self) -> bool:
         """Return whether the batches are to be endless and shuffled."""
         return self.split == "train"
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ZooError for what no generator can be seeded with; None means no seed."""
+    if seed is not None and (not _is_int(seed) or seed not in SEEDS):
+        raise ZooError(f"expected a whole number as seed, below 2**64, or None, got {seed!r:.40}")
 
 
 def _is_int(value: object) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, printable
 from zoo.samples.kind import Content, Kind, Row
 from zoo.samples.pictures import SUFFIXES, to_pictures
 
@@ -147,7 +147,8 @@ def _rich(samples: Content) -> Table:
         label, value = row[0]
         bar = "█" * round(10 * value)
         rest = ", ".join(f"{label} {_percent(value)}" for label, value in row[1:])
-        table.add_row(Text(name), Text(f"{label} {_percent(value)}"), Text(bar, style="blue"), Text(rest))
+        said = [Text(printable(text)) for text in (name, f"{label} {_percent(value)}", rest)]
+        table.add_row(said[0], said[1], Text(bar, style="blue"), said[2])
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, printable
 from zoo.samples.kind import Content, Kind
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _rich(samples: Content) -> RenderableType:
     # Text, not str: brackets in a sample are no markup.
     return Group(
         *(
-            Panel(Text(text), title=Text(title) if title else None, title_align="left")
+            Panel(Text(printable(text)), title=Text(printable(title)) if title else None, title_align="left")
             for title, text in zip(titles, samples.data, strict=True)
         )
     )

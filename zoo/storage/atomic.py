@@ -1,7 +1,7 @@
 """Atomic writes of files and folders.
 
-Everything is written under a hidden temporary name beside the target and then renamed, so a full disk, an interrupt or
-a crash leaves what was there before. An `OSError` becomes one `OutputError`.
+Everything is written under a hidden temporary name beside the target (`zoo.storage.staging`) and then takes its place,
+so a full disk, an interrupt or a crash leaves what was there before. An `OSError` becomes one `OutputError`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from zoo.errors import OutputError, one_line
+from zoo.errors import AdapterError, OutputError, one_line
+from zoo.storage import swap
+from zoo.storage.file_names import MANIFEST
+from zoo.storage.staging import STAGED as STAGED
+from zoo.storage.staging import staging, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 Where = str | os.PathLike[str]
-STAGED = ".zoo-"  # prefix of temporary names, whose content is not complete
+_TRIES = 50  # to read a folder that another process is replacing
 
 
 def write_bytes(path: Where, data: bytes) -> None:
@@ -77,25 +82,22 @@ def save_tensors(path: Where, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 @contextmanager
 def staged_folder(path: Where) -> Iterator[Path]:
-    """Yield a new empty folder to write into; when the block succeeds, move its files into `path`.
+    """Yield a new empty folder to write into; when the block succeeds, `path` gets its files.
 
-    Files of the same names are replaced, and others in `path` stay. Where `path` is new or empty it appears at once;
-    otherwise every file is replaced by one rename, in order of name. When the block raises, nothing has changed.
+    Files of the same names are replaced, and others in `path` stay. All of it happens at once where the system can do
+    that, see `zoo.storage.swap`. When the block raises, nothing has changed.
 
     Raises:
         OutputError: the system refuses, or `path` is a file.
     """
     with _staged(path) as (staged, target):
         yield staged
-        if target.is_dir() and any(target.iterdir()):
-            _move_into(staged, target)
-        else:
-            staged.replace(target)
+        _put(staged, target, keep=True)
 
 
 @contextmanager
 def replace_folder(path: Where) -> Iterator[Path]:
-    """Yield a new empty folder to write into; when the block succeeds, it replaces `path` at once.
+    """Yield a new empty folder to write into; when the block succeeds, it replaces `path`, at once as `staged_folder`.
 
     When the block raises, nothing has changed.
 
@@ -104,25 +106,34 @@ def replace_folder(path: Where) -> Iterator[Path]:
     """
     with _staged(path) as (staged, target):
         yield staged
-        lost = sorted(_files_of(target) - _files_of(staged)) if target.is_dir() else []
+        lost = sorted(swap.files_of(target) - swap.files_of(staged)) if target.is_dir() else []
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise OutputError(
                 f"cannot write the folder {path}: it holds {lost[0]}{more}, which would be lost; "
                 "give a new folder, or remove that one first"
             )
-        old = _hidden(target)
-        replaced = target.is_dir()
-        if replaced:
-            target.rename(old)
+        _put(staged, target, keep=False)
+
+
+def read_whole(folder: Path, read: Callable[[], T]) -> T:
+    """Return what `read` makes of the files in `folder`, all from before or all from after a change of them.
+
+    Raises:
+        AdapterError: what `read` raises although nobody changes the folder.
+    """
+    for _ in range(_TRIES):
+        before = _version(folder)
         try:
-            staged.rename(target)
-        except BaseException:
-            if replaced:
-                old.rename(target)
-            raise
-        if replaced:
-            shutil.rmtree(old, ignore_errors=True)
+            found = read()
+        except (AdapterError, OSError):
+            if _version(folder) == before:
+                raise
+        else:
+            if _version(folder) == before:
+                return found
+        time.sleep(0.001)
+    return read()
 
 
 def digest(path: Where) -> str:
@@ -143,33 +154,46 @@ def _beside(path: Where) -> Iterator[Path]:
         if target.exists() and not target.is_file():
             yield target  # /dev/null, a pipe: a rename would destroy it
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = _hidden(target)
-        try:
+        with staging(target) as folder:
+            staged = folder / target.name
             yield staged
             if target.exists():
                 shutil.copymode(target, staged)
             staged.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                staged.unlink()
-            raise
 
 
 @contextmanager
 def _staged(path: Where) -> Iterator[tuple[Path, Path]]:
-    """Yield a new empty folder beside `path`, and the target path; remove what is left of it at the end."""
+    """Yield a new empty folder, hidden beside `path`, and the target path; remove what is left of it at the end."""
     with _translate_errors(path):
         target = _target(path)
         if target.exists() and not target.is_dir():
             raise OutputError(f"cannot write the folder {path}: a file of that name exists")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = _hidden(target)
-        staged.mkdir()
-        try:
+        sweep(target.parent)
+        with staging(target) as folder:
+            staged = folder / "folder"
+            staged.mkdir()
             yield staged, target
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+
+
+def _put(staged: Path, target: Path, *, keep: bool) -> None:
+    if not target.is_dir() or not any(target.iterdir()):
+        try:
+            staged.replace(target)
+            return
+        except OSError:
+            if not target.is_dir():  # else another writer was faster
+                raise
+    swap.put(staged, target, keep=keep, last=MANIFEST)
+
+
+def _version(folder: Path) -> Any:
+    """Return what changes when a writer puts other files into `folder`; None where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return folder.stat().st_ino, sorted((entry.name, entry.inode()) for entry in entries)
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -186,23 +210,6 @@ def _target(path: Where) -> Path:
     if "\0" in os.fspath(path):
         raise OutputError(f"cannot write {os.fspath(path)!r}: a name cannot hold a null character")
     return Path(os.path.realpath(path))
-
-
-def _hidden(target: Path) -> Path:
-    return target.with_name(f"{STAGED}{uuid4().hex[:12]}")
-
-
-def _files_of(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
-
-
-def _move_into(source: Path, target: Path) -> None:
-    for item in sorted(source.iterdir()):
-        place = target / item.name
-        if item.is_dir() and place.is_dir():
-            _move_into(item, place)
-        else:
-            item.replace(place)
 
 
 def _sync(file: IO[bytes]) -> None:

@@ -7,13 +7,13 @@ with the rest. Everything is compared with what the shape requires: kernels woul
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.bounded.json_text import parse_object
 from zoo.errors import CheckpointError
 from zoo.weights.carrier import carry
 from zoo.weights.codecs import SCALE_BLOCK, FourBit, dynamic_map
@@ -107,12 +107,12 @@ def _check_maps(name: str, kind: str, parts: Mapping[str, Tensor | None], double
 def _state(name: str, tensor: Tensor) -> dict[str, Any]:
     """Return what the JSON text in a tensor says."""
     try:
-        state = json.loads(bytes(tensor.to(torch.uint8).tolist()).decode())
+        state = parse_object(bytes(tensor.to(torch.uint8).tolist()), name)
         shape = state["shape"]
         right = all(type(size) is int and 0 <= size < 1 << 40 for size in shape) and len(shape) <= 8
         if right and type(state["blocksize"]) is int and isinstance(state["dtype"], str):
             return state
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (CheckpointError, KeyError, TypeError) as error:
         raise _damaged(name, "expected a JSON text with shape, blocksize and dtype") from error
     raise _damaged(name, "expected a JSON text with shape, blocksize and dtype")
 

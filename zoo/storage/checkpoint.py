@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zoo.bounded.json_text import read_object
 from zoo.errors import CheckpointError, OutputError
 from zoo.storage import bitsandbytes_file
 from zoo.storage.config_json import in_four_bit
@@ -27,6 +27,8 @@ _DTYPES = {
         *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
     )
 }
+INDEX = 64 << 20  # bytes of an index of shards
+SUMS_LIMIT = 1 << 20  # bytes
 SUMS = "SHA256SUMS"  # in the format of sha256sum; listed files are verified before they are read
 
 
@@ -92,12 +94,14 @@ def _holds_weights(path: Path) -> bool:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        names = sorted({str(shard) for shard in shards})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = read_object(index, limit=INDEX)["weight_map"].values()
+    except (FileNotFoundError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected JSON with a weight_map, {type(error).__name__}: {error}") from error
+    if not all(isinstance(shard, str) for shard in shards):
+        raise CheckpointError(f"{index}: expected names of files in its weight_map")
+    names = sorted(set(shards))
     for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
+        if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
             raise CheckpointError(f"{index}: shard {name!r} lies outside the folder")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
@@ -138,11 +142,13 @@ def verify_companions(folder: Path) -> None:
 
 
 def _listed(sums: Path) -> dict[str, str]:
+    if sums.stat().st_size > SUMS_LIMIT:
+        raise CheckpointError(f"{sums}: longer than {SUMS_LIMIT:,} bytes, which no list of a model's files is")
     expected = {}
     for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line)
         if match is None:
-            raise CheckpointError(f"{sums}: expected lines as sha256sum writes them, got {line!r}")
+            raise CheckpointError(f"{sums}: expected lines as sha256sum writes them, got {line!r:.80}")
         expected[match[2]] = match[1]
     return expected
 

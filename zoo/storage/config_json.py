@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CheckpointError
+from zoo.bounded.json_text import read_json, read_object
+from zoo.catalog.limits import check_config
+from zoo.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
@@ -24,21 +25,22 @@ def read_json_file(path: Path) -> Any:
     """
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected readable JSON, got {error}: get the file again") from error
+    return read_json(path)
 
 
-def read_json_object(path: Path) -> dict[str, Any] | None:
+def read_json_object(path: Path, entry: Entry | None = None) -> dict[str, Any] | None:
     """Return the JSON object in a file; None where there is no such file.
 
+    Args:
+        path: the file.
+        entry: the model that it configures, if it does: its numbers are then checked (`zoo.catalog.limits`).
+
     Raises:
-        CheckpointError: it cannot be read, is no JSON or no object.
+        CheckpointError: it cannot be read, is no JSON or no object, or has a number that no such model has.
     """
-    content = read_json_file(path)
-    if content is not None and not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got a {type(content).__name__}: get the file again")
+    content = read_object(path) if path.is_file() else None
+    if content is not None and entry is not None:
+        check_config(content, entry.plugin, str(path))
     return content
 
 
@@ -70,6 +72,7 @@ def read_config(entry: Entry, subfolder: str = "", *, class_name: str | None = N
     folder = model_folder(entry, subfolder)
     config = read_json_object(folder / CONFIG) if folder else None
     config = dict(entry.config) if config is None else config
+    check_config(config, entry.plugin, entry.name)
     called = f"the configuration of {class_name}" if class_name else "a configuration"
     if not config:
         raise CheckpointError(f"{entry.name}: expected {called} in {folder or 'the registry'}, got none")
@@ -88,7 +91,7 @@ def check_counts(config: Mapping[str, Any], *names: str, least: int = 1, where: 
     for name in names:
         value = config.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise CheckpointError(f"{where}: expected {name} as a whole number, at least {least}, got {value!r}")
+            raise CheckpointError(f"{where}: expected {name} as a whole number, at least {least}, got {shown(value)}")
 
 
 def in_four_bit(config: Mapping[str, Any]) -> bool:

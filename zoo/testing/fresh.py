@@ -5,18 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from zoo.catalog import discovery
-
-# Libraries that take a tenth of a second or more to import. `zoo list` and `zoo info` must not wait for them.
-HEAVY = (
-    *("torch", "transformers", "diffusers", "timm", "bitsandbytes", "accelerate", "peft", "torch_geometric"),
-    *("tokenizers", "safetensors", "huggingface_hub", "numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib"),
-    *("torchvision", "torchaudio", "tensorflow", "jax", "keras", "datasets", "hqq", "torchao", "optimum"),
-)
+from zoo.plugin.child import FULL, HEAVY, START, search_path
 
 _LOOK = """
 import contextlib, importlib, io, json, sys
@@ -44,22 +36,6 @@ with contextlib.redirect_stdout(io.StringIO()) as printed:
 print(json.dumps([imported, heavy(), printed.getvalue()]))
 """
 
-_LIST = """
-import json, os, sys
-sys.path[:] = {path!r}
-sys.modules.update(dict.fromkeys({heavy!r}))  # None: an import fails
-out = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what a plugin prints is no answer
-from zoo.plugin import manager
-for name in {names!r}:
-    try:
-        answer = manager.implemented(name), manager.observes(name)
-    except (Exception, SystemExit):
-        answer = (), False
-    print(json.dumps(answer), file=out, flush=True)
-"""
-PATIENCE = 20.0  # seconds for an import that brings in nothing heavy
-
 
 class Seen(NamedTuple):
     """What a fresh process saw of a plugin.
@@ -77,38 +53,17 @@ class Seen(NamedTuple):
     error: str = ""
 
 
-def search_path() -> list[str]:
-    """Return `sys.path` as a child process needs it."""
-    return [entry or str(Path.cwd()) for entry in sys.path]
-
-
 def import_in_subprocess(name: str) -> Seen:
     """Import a plugin in a fresh process, call its `describe`, and return what that brought in."""
     module = discovery.claim(name).value.partition(":")[0].partition("[")[0].strip()
     code = _LOOK.format(path=search_path(), heavy=HEAVY, module=module, name=name)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    command, nothing = [sys.executable, "-c", code], subprocess.DEVNULL
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, stdin=nothing, timeout=START + FULL)
+    except subprocess.TimeoutExpired:
+        return Seen(error=f"it took more than {START + FULL:.0f} seconds")
     if done.returncode or not done.stdout:
         last = done.stderr.strip().splitlines()[-1:] or [f"the process ended with status {done.returncode}"]
         return Seen(error=last[0])
     imported, with_facts, printed = json.loads(done.stdout.splitlines()[-1])
     return Seen(tuple(imported), tuple(with_facts), printed)
-
-
-def light_hooks(names: Sequence[str]) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Return the hooks of each plugin, and whether it is an observer, as an import that is quick shows them.
-
-    The plugins are imported in a process of their own, in which nothing heavy can be imported. Those that need it, and
-    those that fail, end the process or take too long, are said to have no hooks.
-    """
-    found: dict[str, tuple[tuple[str, ...], bool]] = dict.fromkeys(names, ((), False))
-    waiting = list(names)
-    while waiting:
-        command = [sys.executable, "-c", _LIST.format(path=search_path(), heavy=HEAVY, names=waiting)]
-        try:
-            printed = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE).stdout
-        except subprocess.TimeoutExpired as error:
-            printed = error.stdout or b""
-        answers = [json.loads(line) for line in printed.splitlines()]
-        found |= {name: (tuple(hooks), observes) for name, (hooks, observes) in zip(waiting, answers, strict=False)}
-        del waiting[: len(answers) + 1]  # the one without an answer ended the process
-    return found

@@ -8,7 +8,7 @@ import torch
 
 from zoo.catalog.entry import Entry
 from zoo.catalog.head import TASKS, Head
-from zoo.loading.stream import meta_parameters
+from zoo.loading.empty import meta_parameters
 from zoo.plugin import hooks
 from zoo.testing.failures import NotCheckable, require
 from zoo.testing.promise import promise

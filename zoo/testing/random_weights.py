@@ -12,7 +12,7 @@ import torch
 from zoo.catalog import registry
 from zoo.catalog.entry import EMBEDDED, Entry
 from zoo.errors import PluginError
-from zoo.loading.stream import meta_parameters
+from zoo.loading.empty import meta_parameters
 from zoo.model import Model
 from zoo.plugin import hooks
 

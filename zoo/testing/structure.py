@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo.catalog import registry
 from zoo.catalog.entry import Entry
-from zoo.loading.stream import meta_parameters
+from zoo.loading.empty import meta_parameters
 from zoo.methods.targets import adaptable, matches, path_of
 from zoo.model import Model
 from zoo.plugin import hooks

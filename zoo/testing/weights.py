@@ -9,7 +9,7 @@ from torch import nn
 
 import zoo
 from zoo.errors import PluginError, ZooError
-from zoo.loading.stream import meta_parameters
+from zoo.loading.empty import meta_parameters
 from zoo.model import Model
 from zoo.plugin import hooks
 from zoo.testing.compare import close, loss_of, perturb

@@ -76,7 +76,11 @@ def checked(callbacks: Sequence[Any]) -> list[Any]:
     Raises:
         TuningError: one has none of them, or a misspelt one.
     """
+    if not isinstance(callbacks, list | tuple):
+        raise TuningError(f"expected callbacks as a list of them, got {callbacks!r:.40}")
     for callback in callbacks:
+        if isinstance(callback, type):
+            raise TuningError(f"callbacks: expected an object, got the class: give {callback.__name__}()")
         own = [name for name in dir(callback) if name.startswith("on_")]
         wrong = next((name for name in own if name not in EVENTS), None)
         if not own or wrong:

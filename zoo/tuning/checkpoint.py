@@ -1,26 +1,31 @@
-"""Checkpoints of a run: `<out>/checkpoint-<step>/` with `state.safetensors` and `state.json`, and no pickle.
+"""Checkpoints of a run: `<out>/checkpoint-<step>/` with `state.safetensors` and the manifest `state.json`, no pickle.
 
-The folder appears whole or not at all, and the one before it goes when the new one is there.
+The folder appears whole or not at all, and is verified before it is used.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.errors import CheckpointError, TuningError
-from zoo.storage.atomic import replace_folder, save_tensors, write_json
-from zoo.torch_state.rng import RandomState
+from zoo.storage.atomic import save_tensors, staged_folder
+from zoo.torch_state.rng import RandomState, set_random_state
+from zoo.tuning import identity as identities
+from zoo.tuning import manifest
 from zoo.tuning.settings import current_names
 
-FORMAT = 1
+TENSORS, STATE = "state.safetensors", "state.json"
+_NAME = re.compile(r"checkpoint-(\d{1,18})")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Checkpoint:
         scaler: state of the gradient scaler, where there is one.
         examples: a digest of the batches so far; None in a checkpoint of an earlier version.
         evaluations: those of the run so far, if any.
+        identity: what the run is of beside its settings; None in a checkpoint of an earlier version.
     """
 
     step: int
@@ -50,13 +56,14 @@ class Checkpoint:
     scaler: Mapping[str, Any] | None = None
     examples: str | None = None
     evaluations: Mapping[str, Any] | None = None
+    identity: Mapping[str, Any] | None = None
 
 
 def save(out: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, then remove the earlier ones; return its folder.
+    """Write a checkpoint and return its folder.
 
     Raises:
-        OutputError: it cannot be written; the earlier ones stay.
+        OutputError: it cannot be written; what was there stays.
     """
     folder = out / f"checkpoint-{checkpoint.step}"
     tensors = {
@@ -66,55 +73,81 @@ def save(out: Path, checkpoint: Checkpoint) -> Path:
     for rank, generators in enumerate(checkpoint.random):
         tensors.update({f"random/{rank}/{name}": tensor for name, tensor in generators.tensors().items()})
     state = {
-        "format": FORMAT,
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
         "settings": dict(checkpoint.settings),
+        **(checkpoint.identity or {}),
         "random": [generators.scalars() for generators in checkpoint.random],
         "scaler": checkpoint.scaler,
         "examples": checkpoint.examples,
         "evaluations": checkpoint.evaluations,
         "losses": list(checkpoint.losses),
     }
-    with replace_folder(folder) as staged:
-        save_tensors(staged / "state.safetensors", tensors)
-        write_json(staged / "state.json", state)
-    for other in found(out):
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
+    with staged_folder(folder) as staged:
+        save_tensors(staged / TENSORS, tensors)
+        manifest.write(staged / STATE, state, (TENSORS,))
     return folder
 
 
 def found(out: Path) -> list[Path]:
-    """Return the checkpoints in `out`, the oldest first."""
+    """Return the checkpoints in `out`, whole or damaged, the oldest first."""
     if not out.is_dir():
         return []
-    steps = {folder: re.fullmatch(r"checkpoint-(\d+)", folder.name) for folder in out.iterdir()}
-    ours = {folder: int(match[1]) for folder, match in steps.items() if match and (folder / "state.json").is_file()}
+    steps = {folder: _NAME.fullmatch(folder.name) for folder in out.iterdir() if folder.is_dir()}
+    ours = {folder: int(match[1]) for folder, match in steps.items() if match and _is_ours(folder)}
     return sorted(ours, key=lambda folder: ours[folder])
 
 
+def keep(out: Path, step: int, good: Collection[Path]) -> None:
+    """Remove the checkpoints up to this step that are not among the good ones; other files in them stay."""
+    for folder in found(out):
+        if folder not in good and step_of(folder) <= step:
+            remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint, or the best weights of a run; a folder with other files in it stays, with those."""
+    others = [path for path in folder.iterdir() if path.name not in (TENSORS, STATE)]
+    if not others:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for name in (STATE, TENSORS):
+        with suppress(OSError):
+            (folder / name).unlink()
+
+
+def step_of(folder: Path) -> int:
+    """Return the step that a checkpoint's name says."""
+    return int(folder.name.rpartition("-")[2])
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder is a checkpoint, or what is left of one; those of other programs have other files."""
+    names = {path.name for path in folder.iterdir()}
+    return bool(names & {TENSORS, STATE}) or not names
+
+
 def load(folder: Path) -> Checkpoint:
-    """Read what `save` wrote, on the CPU.
+    """Read what `save` wrote, on the CPU, and verify it.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or of another format.
+        CheckpointError: a file is missing or damaged, of another format, or says what cannot be.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if facts["format"] != FORMAT:
-            raise CheckpointError(f"expected a checkpoint of format {FORMAT} in {folder}, got {facts['format']!r}")
+        facts = manifest.read(folder / STATE)
+        _check(folder, facts)
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
-        for name, tensor in load_file(folder / "state.safetensors").items():
+        for name, tensor in load_file(folder / TENSORS).items():
             group, rest = name.split("/", 1)
             groups[group][rest] = tensor
         states = []
         for rank, scalars in enumerate(facts["random"]):
             own = {k.split("/", 1)[1]: t for k, t in groups["random"].items() if k.split("/", 1)[0] == str(rank)}
             states.append(RandomState.restored(own, scalars))
+        old = manifest.is_old(facts)
         return Checkpoint(
             step=facts["step"],
             seconds=facts["seconds"],
@@ -126,21 +159,70 @@ def load(folder: Path) -> Checkpoint:
             scaler=facts["scaler"],
             examples=facts.get("examples"),
             evaluations=facts.get("evaluations"),
+            identity=None if old else {name: facts[name] for name in identities.PARTS},
         )
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {folder}: {type(error).__name__}: {' '.join(str(error).split())}; "
-            "delete that folder to start afresh"
-        ) from error
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, CheckpointError) as error:
+        said = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
+        raise CheckpointError(f"cannot use the checkpoint {folder}: {said}{' '.join(str(error).split())}") from error
 
 
-def check_settings(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise TuningError naming every setting that is not what it was; `then` may have the names of version 0.1."""
-    then = current_names(then)
-    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-    if keys:
-        listed = "; ".join(f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in keys)
-        raise TuningError(f"cannot resume from {folder}: {listed}; give the same settings, or another out")
+def _check(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a state that no run can have been in."""
+    step, losses, seconds = facts["step"], facts["losses"], facts["seconds"]
+    settings, evaluations = facts["settings"], facts.get("evaluations")
+    if type(step) is not int or step < 0 or step != step_of(folder):
+        raise CheckpointError(f"{STATE} says step {step!r:.40}, expected {step_of(folder)}")
+    if not isinstance(losses, list) or len(losses) != step or not all(type(loss) in (int, float) for loss in losses):
+        raise CheckpointError(f"{STATE}: expected {step} losses, one for each step")
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        raise CheckpointError(f"{STATE} says seconds {seconds!r:.40}, expected a number, at least 0")
+    steps = settings.get("steps") if isinstance(settings, dict) else "none"
+    if steps is not None and (type(steps) is not int or steps < step):
+        raise CheckpointError(f"{STATE} says step {step} of {steps!r:.40}")
+    if not isinstance(facts["random"], list) or not facts["random"]:
+        raise CheckpointError(f"{STATE}: expected the state of the random generators")
+    if evaluations is not None:
+        history, best = evaluations["history"], evaluations["best"]
+        if not all(type(at) is int and 0 <= at <= step and isinstance(told, dict) for at, told in history) or (
+            best is not None and (type(best) is not int or not 0 <= best < len(history))
+        ):
+            raise CheckpointError(f"{STATE}: expected evaluations up to step {step}, and the best among them")
+
+
+def check_same(folder: Path, then: Checkpoint, settings: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raise TuningError naming every setting, and all of the model and its adapters, that is not what it was.
+
+    Args:
+        folder: the checkpoint's.
+        then: the checkpoint; its settings may have the names of version 0.1.
+        settings: those of now.
+        identity: as `zoo.tuning.identity` gives it now.
+    """
+    old = current_names(then.settings)
+    keys = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
+    listed = [f"{key} was {old.get(key)!r} and is {settings.get(key)!r}" for key in keys]
+    if then.identity is not None:
+        listed += identities.differences(then.identity, identity)
+    if listed:
+        further = " (to train further, start another run with lora= the adapter of this one)"
+        raise TuningError(
+            f"cannot resume from {folder}: {'; '.join(listed)}; give the same settings, or another out"
+            f"{further if set(keys) & {'steps', 'minutes'} else ''}"
+        )
+
+
+def check_content(folder: Path, then: Checkpoint, identity: Mapping[str, Any]) -> str:
+    """Return what may make a difference although all that is known of the model is the same, in words; "" for nothing.
+
+    Raises:
+        TuningError: the module, or what of it does not train, is another one.
+    """
+    if then.identity is None:
+        return "it is of an earlier version of zoo, and does not say of which base, quantization and adapter"
+    other = identities.other_content(then.identity, identity)
+    if other:
+        raise TuningError(f"cannot resume from {folder}: {other} are not what they were; load the model as it was")
+    return identities.other_versions(then.identity, identity)
 
 
 def check_examples(folder: Path, then: str | None, now: str) -> None:
@@ -150,6 +232,14 @@ def check_examples(folder: Path, then: str | None, now: str) -> None:
             f"cannot resume from {folder}: the data give other batches than the run had, so they have changed since, "
             "or the way they are read; give the same data, or another out"
         )
+
+
+def restore_random(folder: Path, states: Sequence[RandomState], process: int, device: torch.device) -> None:
+    """Restore the random generators of a process; raise CheckpointError if a checkpoint does not hold their state."""
+    try:
+        set_random_state(states[process], device)
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+        raise CheckpointError(f"cannot use the checkpoint {folder}: no state of random generators ({error})") from error
 
 
 def check_tensors(folder: Path, then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:

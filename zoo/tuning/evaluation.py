@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,17 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import CheckpointError, TuningError
-from zoo.storage.atomic import replace_folder, save_tensors, write_json
+from zoo.storage.atomic import save_tensors, staged_folder
+from zoo.tuning import manifest
+from zoo.tuning.checkpoint import STATE, TENSORS, remove
 
 # Metrics of which more is better; of all others less is.
 RISING = frozenset(
     {"accuracy", "letter_accuracy", "f1", "macro_f1", "micro_f1", "precision", "recall", "mean_average_precision"}
     | {"auroc", "r2", "pearson", "spearman", "elbo", "psnr", "ssim", "bleu", "rouge", "exact_match", "iou"}
 )
+
+LOST = "cannot use the best weights of the run"
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,25 @@ class Evaluations:
 
 
 def save_best(out: Path, step: int, weights: Mapping[str, Tensor], metrics: Mapping[str, float]) -> Path:
-    """Write the weights of the best evaluation into `<out>/best-<step>/`; earlier ones stay until `keep_one`."""
+    """Write the weights of the best evaluation into `<out>/best-<step>/`; earlier ones stay until `keep`."""
     folder = out / f"best-{step}"
-    with replace_folder(folder) as staged:
-        save_tensors(staged / "state.safetensors", dict(weights))
-        write_json(staged / "state.json", {"step": step, "metrics": dict(metrics)})
+    with staged_folder(folder) as staged:
+        save_tensors(staged / TENSORS, dict(weights))
+        manifest.write(staged / STATE, {"step": step, "metrics": dict(metrics)}, (TENSORS,))
     return folder
+
+
+def check_best(out: Path, step: int) -> None:
+    """Verify what `save_best` wrote.
+
+    Raises:
+        CheckpointError: it is not there or damaged.
+    """
+    folder = out / f"best-{step}"
+    try:
+        manifest.read(folder / STATE)
+    except CheckpointError as error:
+        raise CheckpointError(f"{LOST}, {folder}: {error}") from error
 
 
 def load_best(out: Path, step: int) -> dict[str, Tensor]:
@@ -153,17 +168,25 @@ def load_best(out: Path, step: int) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_best(out, step)
     folder = out / f"best-{step}"
     try:
-        json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return load_file(folder / "state.safetensors")
+        return load_file(folder / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read the best weights of the run, {folder}: {error}") from error
+        raise CheckpointError(f"{LOST}, {folder}: {error}") from error
 
 
-def keep_one(out: Path, step: int | None) -> None:
-    """Remove the best weights of other steps, once a checkpoint knows of this one."""
+def best_of(evaluations: Mapping[str, Any] | None) -> int | None:
+    """Return the step of the best evaluation that a checkpoint says."""
+    if evaluations is None or evaluations["best"] is None:
+        return None
+    step: int = evaluations["history"][evaluations["best"]][0]
+    return step
+
+
+def keep(out: Path, steps: Collection[int]) -> None:
+    """Remove the best weights of other steps than these, which checkpoints know of."""
     for folder in out.iterdir():
-        match = re.fullmatch(r"best-(\d+)", folder.name)
-        if match and int(match[1]) != step and (folder / "state.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
+        match = re.fullmatch(r"best-(\d{1,18})", folder.name)
+        if match and int(match[1]) not in steps and (folder / STATE).is_file():
+            remove(folder)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from zoo.data.report import Report, collecting
-from zoo.data.spec import as_data
+from zoo.data.spec import Data, as_data
 from zoo.errors import DataError, TuningError
 from zoo.torch_state.rng import IsolatedIterator
 
 _WHOLE = 2**20  # values of a tensor that are all digested; of a larger one as many, evenly spread
+_MOST_EPOCHS = 10**9
 _DEEPEST = 8  # objects within objects of a batch
 
 
@@ -34,8 +35,8 @@ class Examples(Iterator[Any]):
         self._digest = hashlib.blake2b(digest_size=16)
 
     def __next__(self) -> Any:
-        batch = self._first.pop() if self._first else next(self._batches)
-        for part in _parts(batch):
+        batch = without_gradients(self._first.pop() if self._first else next(self._batches))
+        for part in parts_of(batch):
             self._digest.update(part)
         return batch
 
@@ -74,8 +75,8 @@ def steps_of(epochs: float, items: int | None, batch: int) -> int:
     Raises:
         TuningError: `epochs` is no number above 0, or the batches do not say what a pass is.
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
-        raise TuningError(f"expected epochs as a number above 0, got {epochs!r}")
+    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs <= _MOST_EPOCHS:
+        raise TuningError(f"expected epochs as a number above 0, at most {_MOST_EPOCHS:,}, got {epochs!r:.40}")
     if items is None:
         raise TuningError(
             "the data do not say how many items a pass over them has (they are drawn anew, or a stream): give steps "
@@ -115,10 +116,29 @@ def shares(batches: list[Any], counts: list[float], total: float, place: str) ->
     return [(batch, count / total) for batch, count in zip(batches, counts, strict=True) if count]
 
 
-def _parts(value: Any, depth: int = 0) -> Iterator[bytes]:
+def without_gradients(value: Any) -> Any:
+    """Return data or a batch whose tensors have no graph: they are what is trained on, and not what trains.
+
+    Containers are made anew only where a tensor in them has one.
+    """
+    if isinstance(value, Tensor):
+        return value.detach() if value.requires_grad else value
+    if isinstance(value, Data):
+        source = without_gradients(value.source)
+        return value if source is value.source else replace(value, source=source)
+    if type(value) is dict:
+        changed = {name: without_gradients(part) for name, part in value.items()}
+        return value if all(changed[name] is part for name, part in value.items()) else changed
+    if type(value) in (list, tuple):
+        parts = [without_gradients(part) for part in value]
+        return value if all(new is old for new, old in zip(parts, value, strict=True)) else type(value)(parts)
+    return value
+
+
+def parts_of(value: Any, depth: int = 0) -> Iterator[bytes]:
     """Yield a batch's content as bytes: of tensors all values or an even part of them, of other things their text."""
     if isinstance(value, Tensor) and value.layout != torch.strided:
-        yield from _parts(value.detach().to_dense(), depth)
+        yield from parts_of(value.detach().to_dense(), depth)
     elif isinstance(value, Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
         flat = value.detach().reshape(-1)
@@ -127,13 +147,13 @@ def _parts(value: Any, depth: int = 0) -> Iterator[bytes]:
     elif isinstance(value, Mapping):
         for name, part in value.items():
             yield str(name).encode()
-            yield from _parts(part, depth + 1)
+            yield from parts_of(part, depth + 1)
     elif isinstance(value, str | bytes | int | float | bool | None):
         yield repr(value).encode()
     elif isinstance(value, Iterable) and not isinstance(value, Iterator):
         yield f"[{type(value).__name__}".encode()
         for part in value:
-            yield from _parts(part, depth + 1)
+            yield from parts_of(part, depth + 1)
     elif hasattr(value, "__dict__") and depth < _DEEPEST:
         yield type(value).__name__.encode()
-        yield from _parts({name: part for name, part in vars(value).items() if not callable(part)}, depth + 1)
+        yield from parts_of({name: part for name, part in vars(value).items() if not callable(part)}, depth + 1)

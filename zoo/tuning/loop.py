@@ -5,32 +5,33 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from zoo.compat import renamed_arguments
 from zoo.errors import TuningError
 from zoo.torch_state.rng import preserve_rng
-from zoo.tuning import checkpoint as checkpoints
+from zoo.torch_state.turns import turns_of
 from zoo.tuning.callbacks import call, checked
-from zoo.tuning.checkpoint import Checkpoint
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
-from zoo.tuning.processes import gathered, own_accelerator
+from zoo.tuning.folder import opened as opened_folder
+from zoo.tuning.identity import identity
+from zoo.tuning.interrupts import Terminated, stoppable
+from zoo.tuning.options import check_options, known_options
+from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
-from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, described, warmup_steps
+from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, checked_betas, described, warmup_steps
 from zoo.tuning.tunable import Tunable as Tunable
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 
 @renamed_arguments(OLD_NAMES)
+@known_options
 def tune(
     model: Tunable,
     data: Any = None,
@@ -57,6 +58,7 @@ def tune(
     patience: int | None = None,
     keep_best: bool = True,
     save_every: int = 100,
+    keep: int = 2,
     log_every: int = 10,
     quiet: bool = False,
     on_step: Callable[[int, float], None] | None = None,
@@ -73,8 +75,16 @@ def tune(
         DataError: the batches ended.
         OutputError, CheckpointError: a checkpoint cannot be written or read.
         KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
+        SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
     """
-    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)  # refused before any data are read
+    # All that cannot be is refused before any data are read.
+    EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)
+    check_options(
+        out,
+        on_step,
+        {"save_every": save_every, "keep": keep, "log_every": log_every},
+        {"resume": resume, "keep_best": keep_best, "quiet": quiet},
+    )
     callbacks = checked(callbacks)
     budget = [
         name for name, value in {"steps": steps, "minutes": minutes, "epochs": epochs}.items() if value is not None
@@ -85,7 +95,7 @@ def tune(
 
     def settings_of(steps: int | None) -> Settings:
         return Settings(
-            data=described(data),
+            data=described(data).encode(errors="replace").decode(),  # of a file's name half a character
             steps=steps,
             minutes=minutes,
             batch_size=batch_size,
@@ -95,13 +105,12 @@ def tune(
             schedule=schedule,
             grad_clip=grad_clip,
             weight_decay=weight_decay,
-            betas=(betas[0], betas[1]),
+            betas=checked_betas(betas),
             gradient_accumulation_steps=gradient_accumulation_steps,
             ema_decay=ema_decay,
         )
 
     settings_of(1 if epochs is not None else steps)
-    folder = None if out is None else Path(out)
     named = [(name, parameter) for name, parameter in model.trainable_parameters() if parameter.requires_grad]
     if not named:
         raise TuningError(
@@ -109,12 +118,20 @@ def tune(
         )
     device = torch.device(model.device)
     with (
+        stoppable(),
         preserve_rng(device),
         _training(model),
         own_accelerator(device, precision, gradient_accumulation_steps) as accelerator,
+        opened_folder(
+            accelerator,
+            None if out is None else Path(out),
+            resume=resume,
+            keep=keep,
+            keep_best=keep_best,
+            quiet=quiet or not accelerator.is_main_process,
+        ) as folder,
     ):
         silent = quiet or not accelerator.is_main_process
-        last = _last(accelerator, folder, resume, silent)
         examples = opened(lambda: model.batches(data, batch_size=batch_size, split="train", seed=seed), seed)
         for line in (line for report in examples.reports for line in report.lines()):
             note(line, quiet=silent)
@@ -133,12 +150,15 @@ def tune(
             "processes": accelerator.num_processes,
             **({"examples": examples.content} if examples.content else {}),
         }
-        run = Run(model, accelerator, named, settings, facts, folder, device, examples, evaluations)
-        run.begin(last[0] if last else None, last[1] if last else None)
+        known = {} if folder is None else identity(model, data, device)
+        run = Run(model, accelerator, named, settings, facts, known, folder, device, examples, evaluations)
+        run.begin(silent)
         try:
             _advance(run, callbacks, on_step, save_every, log_every, silent)
-        except KeyboardInterrupt as stop:
-            stop.add_note(run.interrupted())
+        except (KeyboardInterrupt, Terminated) as stop:
+            stop.add_note(said := run.interrupted())
+            if isinstance(stop, Terminated):  # which nothing else shows
+                note(f"{stop.signal.name}: {said}", quiet=silent)
             raise
         finally:
             run.optimizer.zero_grad(set_to_none=True)
@@ -168,10 +188,15 @@ def _advance(
 
     steps, minutes = run.settings.steps, run.settings.minutes
     tell("on_start")
-    with progress("tuning", steps, done=run.step, every=log_every, quiet=quiet, minutes=minutes, used=run.used) as show:
+    with ExitStack() as shown:
+        bar = progress("tuning", steps, done=run.step, every=log_every, quiet=quiet, minutes=minutes, used=run.used)
+        with preserve_rng(run.device):  # rich draws random numbers
+            show = shown.enter_context(bar)
         while not run.finished:
-            loss = run.advance()
-            show(run.step, loss, run.lr, run.used)
+            with turns_of(run.model.module).changing():  # other threads see the weights before a step or after it
+                loss = run.advance()
+            with preserve_rng(run.device):
+                show(run.step, loss, run.lr, run.used)
             tell("on_step")
             if run.evaluations.due(run.step, run.finished):
                 begun = time.perf_counter()
@@ -185,22 +210,6 @@ def _advance(
             if on_step is not None:
                 with preserve_rng(run.device):
                     on_step(run.step, loss)
-
-
-def _last(accelerator: Accelerator, out: Path | None, resume: bool, quiet: bool) -> tuple[Path, Checkpoint] | None:
-    """Return the checkpoint to go on from, if any: the one that the first process sees."""
-    if out is None:
-        if resume:
-            raise TuningError("resume=True needs out=FOLDER, the folder of the run to go on with")
-        return None
-    found = gathered(accelerator, checkpoints.found(out))[0]
-    if not resume and found:
-        raise TuningError(
-            f"{found[-1]} is of an earlier run: go on with it (resume=True, --resume), give another out, or delete it"
-        )
-    if resume and not found:
-        note(f"no checkpoint in {out} yet: starting at step 1", quiet=quiet)
-    return (found[-1], checkpoints.load(found[-1])) if found else None
 
 
 @contextmanager

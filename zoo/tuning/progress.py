@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from zoo.errors import printable
+
 Report = Callable[[int, float, float, float], None]
 
 
@@ -52,7 +54,7 @@ def progress(
 def note(message: str, *, quiet: bool) -> None:
     """Print one line on stderr, unless quiet."""
     if not quiet:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.errors import TuningError
-from zoo.storage.atomic import write_json
-from zoo.torch_state.rng import RandomState, random_state, seed_everything, set_random_state
+from zoo.plugin.requests import SEEDS
+from zoo.torch_state.rng import RandomState, random_state, seed_everything
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
 from zoo.tuning.callbacks import TuneState
 from zoo.tuning.checkpoint import Checkpoint
 from zoo.tuning.evaluation import Evaluations
 from zoo.tuning.examples import Examples, next_batch, shares
+from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers
 from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
+from zoo.tuning.progress import note
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
 from zoo.tuning.tunable import Tunable
@@ -44,7 +46,8 @@ class Run:
         named: name and parameter of all that trains.
         settings: what the run depends on.
         facts: the settings as checkpoints hold them, with the precision and the number of processes.
-        out: the folder for checkpoints, or None.
+        identity: what the run is of beside its settings; empty without a folder.
+        folder: for checkpoints, or None.
         device: where the model is.
         examples: its batches.
         evaluations: what was evaluated so far.
@@ -63,7 +66,8 @@ class Run:
     named: list[tuple[str, Parameter]]
     settings: Settings
     facts: dict[str, Any]
-    out: Path | None
+    identity: dict[str, Any]
+    folder: RunFolder | None
     device: torch.device
     examples: Examples
     evaluations: Evaluations
@@ -81,24 +85,26 @@ class Run:
     earlier: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
-    def begin(self, folder: Path | None, last: Checkpoint | None) -> None:
-        """Seed, make the optimizer, and restore the checkpoint `last` if there is one."""
-        settings = self.settings
+    def begin(self, quiet: bool) -> None:
+        """Seed, make the optimizer, and restore the last checkpoint if there is one."""
+        settings, folder = self.settings, self.folder
+        last = None if folder is None else folder.last
         parameters = [parameter for _, parameter in self.named]
-        seed_everything(settings.seed + self.accelerator.process_index)
+        seed_everything((settings.seed + self.accelerator.process_index) % SEEDS.stop)
         same_everywhere(self.accelerator, parameters)
         self.optimizer = adamw(parameters, settings, self.device)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
-        if folder is not None and last is not None:
-            self._restore(folder, last)
-        elif self.out is not None and self.accelerator.is_main_process:
-            write_json(self.out / "tuning.json", self.facts)  # what cannot be written shows now, not an hour later
+        if folder is not None:
+            if last is not None and folder.path is not None:
+                self._restore(folder.path, last, quiet)
+            if self.accelerator.is_main_process:
+                folder.describe({"settings": self.facts, **self.identity})
         for _ in range(self.step * settings.gradient_accumulation_steps * self.accelerator.num_processes):
             self._next()
-        if last is not None and folder is not None:
-            checkpoints.check_examples(folder, last.examples, self.examples.digest)
-            set_random_state(last.random[self.accelerator.process_index], self.device)
+        if last is not None and self.written is not None:
+            checkpoints.check_examples(self.written, last.examples, self.examples.digest)
+            checkpoints.restore_random(self.written, last.random, self.accelerator.process_index, self.device)
         self._mark()
         self.started = time.perf_counter()  # reading the data is no part of a budget in minutes
 
@@ -179,14 +185,13 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint of the moment between two steps, if there is a folder for it."""
-        if self.out is None:
+        if self.folder is None:
             return
         states = gathered(self.accelerator, self.random)
         if not self.accelerator.is_main_process:
             return
         with uninterrupted():
-            self.written = checkpoints.save(
-                self.out,
+            self.written = self.folder.save(
                 Checkpoint(
                     step=self.step,
                     seconds=self.seconds,
@@ -198,12 +203,12 @@ class Run:
                     scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
                     examples=self.drawn,
                     evaluations=self.evaluations.as_dict() if self.evaluations.history else None,
-                ),
+                    identity=self.identity,
+                )
             )
-            evaluation.keep_one(self.out, self.evaluations.best_step)
 
     def interrupted(self) -> str:
-        """Save after Ctrl-C, and return the line that says how to go on."""
+        """Save after a signal, and return the line that says how to go on."""
         stopped = f"stopped after {self.settings.place(self.step)}"
         if self.out is None:
             return f"{stopped}; with out=FOLDER it could be resumed"
@@ -239,6 +244,11 @@ class Run:
         )
 
     @property
+    def out(self) -> Path | None:
+        """The run's folder."""
+        return None if self.folder is None else self.folder.out
+
+    @property
     def finished(self) -> bool:
         """Whether the budget is used up, or something has stopped the run."""
         if self.stopped is not None:
@@ -256,11 +266,13 @@ class Run:
         self.buffers = persistent_buffers(self.model.module)
         self.drawn = self.examples.digest
 
-    def _restore(self, folder: Path, last: Checkpoint) -> None:
+    def _restore(self, folder: Path, last: Checkpoint, quiet: bool) -> None:
         """Check all of `last` against this run, and only then restore it."""
-        checkpoints.check_settings(folder, last.settings, self.facts)
+        checkpoints.check_same(folder, last, self.facts, self.identity)
         self.buffers = persistent_buffers(self.model.module)
         checkpoints.check_tensors(folder, last.model, self._tensors())
+        if said := checkpoints.check_content(folder, last, self.identity):
+            note(f"going on from {folder}: {said}", quiet=quiet)
         live = {**named_buffers(self.model.module), **dict(self.named)}
         with torch.no_grad():
             for name, tensor in last.model.items():

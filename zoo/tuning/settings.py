@@ -10,9 +10,13 @@ from typing import Any
 
 from zoo.data.spec import Data
 from zoo.errors import TuningError
+from zoo.plugin.requests import MOST_ITEMS, SEEDS
 
 BATCH_SIZE = 16
 LR = 1e-3  # right for low-rank factors and for small models; models' own demos say better in the registry
+# More of these is a slip, and would take all memory or all time.
+MOST = {"steps": 10**12, "batch_size": MOST_ITEMS, "gradient_accumulation_steps": 2**20}
+MOST_RATE = 1000  # one step of more would leave no weight finite
 SCHEDULES = ("cosine", "wsd")
 DECAY_SHARE = 1 / 3  # of a budget, in which the schedule "wsd" lowers the learning rate
 # Name of a setting in version 0.1 → its name now: what checkpoints and plugins of that version say.
@@ -48,14 +52,16 @@ class Settings:
             raise TuningError(
                 f"expected steps or minutes, one of them, got steps={self.steps!r} and minutes={self.minutes!r}"
             )
-        for name in ("steps", "batch_size", "gradient_accumulation_steps"):
+        for name, most in MOST.items():
             value = getattr(self, name)
             if name == "steps" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise TuningError(f"expected {name} as a whole number, at least 1, got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise TuningError(f"expected seed as a whole number, at least 0, got {self.seed!r}")
+            if value > most:
+                raise TuningError(f"expected {name} as a whole number, at most {most:,}, got {value:.3g}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS.stop:
+            raise TuningError(f"expected seed as a whole number, at least 0 and below 2**64, got {self.seed!r:.40}")
         for name in ("lr", "grad_clip", "minutes"):
             value = getattr(self, name)
             if name != "lr" and value is None:
@@ -64,8 +70,10 @@ class Settings:
                 raise TuningError(f"expected {name} as a number above 0, got {value!r}")
         if not _is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise TuningError(f"expected weight_decay as a number, at least 0, got {self.weight_decay!r}")
-        if len(self.betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas):
-            raise TuningError(f"expected betas as two numbers in [0, 1), got {self.betas!r}")
+        for name in ("lr", "weight_decay"):
+            if getattr(self, name) > MOST_RATE:
+                raise TuningError(f"expected {name} as a number, at most {MOST_RATE}, got {getattr(self, name):.3g}")
+        checked_betas(self.betas)
         if not _is_number(self.ema_decay) or not 0 <= self.ema_decay < 1:
             raise TuningError(f"expected ema_decay as a number in [0, 1), got {self.ema_decay!r}")
         if self.schedule not in SCHEDULES:
@@ -126,6 +134,14 @@ def warmup_steps(warmup: float, steps: int | None) -> float:
     if not isinstance(steps, int):  # a budget in minutes, or what `Settings` refuses
         return warmup
     return min(steps, int(warmup) if warmup >= 1 else math.ceil(warmup * steps))
+
+
+def checked_betas(betas: Any) -> tuple[float, float]:
+    """Return AdamW's betas; raise TuningError unless they are two numbers in [0, 1)."""
+    pair = betas if isinstance(betas, list | tuple) else ()
+    if len(pair) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in pair):
+        raise TuningError(f"expected betas as two numbers in [0, 1), got {betas!r:.80}")
+    return pair[0], pair[1]
 
 
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from zoo.data.spec import as_data
 from zoo.plugin import hooks
 from zoo.plugin.requests import BatchRequest
 from zoo.torch_state.modes import evaluating
+from zoo.tuning.examples import without_gradients
+from zoo.tuning.options import known_options
 from zoo.tuning.progress import note
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.settings import OLD_NAMES
@@ -65,6 +67,10 @@ class TrainingVerbs(ABC):
         """Set training mode."""
 
     @abstractmethod
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return what a training run depends on beside its settings."""
+
+    @abstractmethod
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
 
@@ -103,7 +109,7 @@ class TrainingVerbs(ABC):
             columns: what a column is → its name in the data, `{"text": "review"}`; see `zoo.Data`.
         """
         data = data if columns is None else as_data(data, columns=columns)
-        return hooks.batches(self, data, BatchRequest(batch_size, split, seed))
+        return hooks.batches(self, without_gradients(data), BatchRequest(batch_size, split, seed))
 
     def evaluate(
         self, data: Any = None, *, columns: Mapping[str, str] | None = None, split: str | None = None
@@ -133,6 +139,7 @@ class TrainingVerbs(ABC):
         return metrics
 
     @renamed_arguments(OLD_NAMES)
+    @known_options
     def tune(
         self,
         data: Any = None,
@@ -160,6 +167,7 @@ class TrainingVerbs(ABC):
         patience: int | None = None,
         keep_best: bool = True,
         save_every: int = 100,
+        keep: int = 2,
         log_every: int = 10,
         quiet: bool = False,
         on_step: Callable[[int, float], None] | None = None,
@@ -207,18 +215,21 @@ class TrainingVerbs(ABC):
             keep_best: with `eval_every`, whether the weights are in the end those of the best evaluation, which are in
                 `<out>/best-<step>` too, and not the last ones.
             save_every: steps between checkpoints; the last step has one in any case.
+            keep: how many checkpoints stay, the newest ones; with the one before it, a damaged last one loses little.
             log_every: steps between lines where stderr is no terminal; on one there is a progress bar.
             quiet: show nothing.
             on_step: called with (steps done, loss) after each step. What it draws does not change the run.
             callbacks: objects with some of the methods of `zoo.Callback`; one of them may stop the run.
 
         Raises:
+            UnknownNameError: there is no such option.
             AdapterError: a weight trains beside the adapters, in none of them, so that no file would hold it.
             TuningError: a setting cannot be, nothing can train, the loss or the gradient is not finite (the weights are
                 then those before that step, and the last checkpoint stays), or the checkpoint is of another run.
             DataError: the data cannot be used, or the batches ended.
             OutputError, CheckpointError: a checkpoint cannot be written or read.
             KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
+            SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
         """
         from zoo.tuning.loop import tune
 
@@ -257,6 +268,7 @@ class TrainingVerbs(ABC):
             patience=patience,
             keep_best=keep_best,
             save_every=save_every,
+            keep=keep,
             log_every=log_every,
             quiet=quiet,
             on_step=on_step,

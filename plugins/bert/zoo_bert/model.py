@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
+from zoo.integrations.transformers_config import library_config
 
 from .facts import classifies, configuration, is_bare, is_masked
 from .initial import place_positions
@@ -46,7 +47,7 @@ def construct(entry: Entry) -> PreTrainedModel:
     from transformers import AutoModelForMaskedLM
 
     values = configuration(entry)
-    config = library.library_config(entry, values, known=is_masked, called="a masked language model")
+    config = library_config(entry, values, known=is_masked, called="a masked language model")
     bare = is_bare(values)
     module: Any = transformers_heads.text_module(entry, values, config, AutoModelForMaskedLM, bare=bare)
     if entry.weights == "random" and not bare and not classifies(values) and values.get("model_type") == "bert":

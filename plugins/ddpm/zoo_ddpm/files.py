@@ -78,7 +78,7 @@ def scheduler_config(entry: Entry) -> dict[str, Any]:
     """Return the noise schedule's configuration: the files', else the registry's, else {} (the paper's schedule)."""
     if entry.folder is not None:
         for folder in (Path(entry.folder), Path(entry.folder) / "scheduler"):
-            config = read_json_object(folder / "scheduler_config.json")
+            config = read_json_object(folder / "scheduler_config.json", entry)
             if config is not None:
                 return config
     return dict(entry.config.get(SCHEDULER, {}))

@@ -15,6 +15,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 import zoo
 from zoo import CheckpointError
+from zoo.integrations.configured import without_code
 from zoo.integrations.diffusers import current_name, save_library_model
 
 from . import files
@@ -36,7 +37,7 @@ def construct(entry: Entry) -> UNet2DModel:
     config = {key: value for key, value in files.unet_config(entry).items() if key != files.CLASS_NAMES}
     check_process(entry, config, files.scheduler_config(entry))
     try:
-        return UNet2DModel.from_config(config).eval()
+        return UNet2DModel.from_config(without_code(config, entry.name)).eval()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"the configuration of {entry.name} does not make a UNet2DModel: {error}") from error
 

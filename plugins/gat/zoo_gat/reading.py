@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import DataError
+from zoo.data.arrays import read_npz
 from zoo.data.letters import style_of
 from zoo.data.report import Report, key_of, record
 from zoo.data.spec import ALL, SPLITS, Data, as_data, split_name
@@ -254,12 +255,9 @@ def _of_networkx(graph: Any, spec: Data) -> tuple[Graph, list[str], list[str]]:
 
 
 def _arrays(path: Path) -> dict[str, Any]:
-    import numpy as np
-
     if path.suffix.lower() != ".npz" or not path.is_file():
         raise DataError(f"expected a graph as {_FORMS}; there is no such file or name: {str(path)!r}")
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return dict(held)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not a plain NumPy file ({error}): write it with numpy.savez") from error
+    found = read_npz(path)
+    if found is None:
+        raise DataError(f"{path} is not a plain NumPy file: write it with numpy.savez")
+    return found

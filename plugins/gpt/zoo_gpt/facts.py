@@ -71,7 +71,7 @@ def _stored(entry: Entry) -> dict[str, Any]:
     if entry.config:
         return dict(entry.config)
     folder = folder_of(entry)
-    return (read_json_object(folder / CONFIG) if folder else None) or {}
+    return (read_json_object(folder / CONFIG, entry) if folder else None) or {}
 
 
 def folder_of(entry: Entry) -> Path | None:

@@ -12,6 +12,7 @@ from zoo import CheckpointError, ZooError
 from zoo.integrations import transformers as library
 from zoo.integrations import transformers_heads
 from zoo.integrations.auto_classes import classes_of, sees_later_tokens
+from zoo.integrations.transformers_config import library_config
 
 from .facts import classifies, configuration, is_bare
 
@@ -48,7 +49,7 @@ def construct(entry: Entry) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     values = configuration(entry)
-    config = library.library_config(entry, values, known=is_causal, called="a causal language model")
+    config = library_config(entry, values, known=is_causal, called="a causal language model")
     seen = None if classifies(values) or is_bare(values) else sees_later_tokens(values)
     if seen is not None:
         raise CheckpointError(

@@ -13,6 +13,7 @@ from zoo.data.text import given_texts
 from zoo.integrations.chat import question_tokens
 from zoo.integrations.tokens import end_tokens, filler, prompt_tokens
 from zoo.integrations.transformers import check_vocabulary, tokenizer_of
+from zoo.torch_state.modes import seeded
 
 from .model import context_of
 
@@ -71,8 +72,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         _check_start(model, ids, options["max_new_tokens"])
     seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
     texts = []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if model.device.type == "cuda" else ()):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for ids in starts:
             limit = min(options["max_new_tokens"] or NEW_TOKENS, context_of(model) - len(ids))
             inputs = torch.tensor([ids] * request.n, device=model.device)  # [b, t]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from zoo import Adapter, AdapterError, Targets
+from zoo.bounded.patterns import check_pattern, fullmatch
 
 # What PEFT writes that does not change what a trained adapter computes.
 HARMLESS = {
@@ -49,10 +49,7 @@ class IA3(Adapter):
         super().__post_init__()
         named = self.feedforward
         if isinstance(named, str):
-            try:
-                re.compile(named)
-            except re.error as error:
-                raise AdapterError(f"feedforward: {named!r} is not a regular expression: {error}") from error
+            check_pattern(named, "feedforward")
         elif not all(isinstance(one, str) and one for one in named or ()):
             raise AdapterError(f"feedforward: expected suffixes of parameter paths, got {named!r}")
         else:
@@ -64,7 +61,7 @@ class IA3(Adapter):
         """Return whether the parameter `name` is one of `feedforward`."""
         path, named = name.removesuffix(".weight"), self.feedforward
         if isinstance(named, str):
-            return named == "all" or re.fullmatch(named, path) is not None
+            return named == "all" or fullmatch(named, path)
         return any(path == one or path.endswith("." + one) for one in named or ())
 
     def to_peft(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from zoo.data.columns import find_columns
 from zoo.data.text import given_texts
 from zoo.integrations.auto_classes import is_for, sees_later_tokens
 from zoo.integrations.transformers import check_vocabulary, tokenizer_of
+from zoo.torch_state.modes import seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,8 +124,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         settings |= {name: options[name] for name in ("temperature", "top_k", "top_p")}
     seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
     texts = []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if model.device.type == "cuda" else ()):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for prompt in prompts:
             inputs = torch.tensor([tokenizer(prompt)["input_ids"]] * request.n, device=model.device)
             check_vocabulary(model.entry, _vocabulary(model), int(inputs.max()))

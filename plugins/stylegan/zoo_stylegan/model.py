@@ -12,6 +12,7 @@ import torch
 
 from zoo import CheckpointError, ZooError, lora_update
 from zoo.storage.model_folder import write_model
+from zoo.torch_state.modes import seeded
 
 from . import config as configs
 from . import foreign
@@ -116,8 +117,7 @@ def add_discriminator(model: Model, seed: int = 0) -> None:
     """
     if model.module.discriminator is not None:
         raise ZooError(f"{model.entry.name} has a discriminator already: tune with it")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         made = model.module.new_discriminator()
     model.module.config = configs.complete({**model.module.config, "discriminator": True})
     model.module.discriminator = made.to(model.device, model.dtype)

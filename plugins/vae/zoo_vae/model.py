@@ -18,6 +18,7 @@ import zoo
 from zoo import CheckpointError, DataError
 from zoo.data.images import image_data
 from zoo.data.pixels import edges
+from zoo.integrations.configured import without_code
 from zoo.integrations.diffusers import current_name, save_library_model
 
 from . import files
@@ -34,7 +35,7 @@ def construct(entry: Entry) -> AutoencoderKL:
     """Return the module that the entry's configuration describes, in evaluation mode."""
     config = {key: value for key, value in files.vae_config(entry).items() if key != files.KL_WEIGHT}
     try:
-        return AutoencoderKL.from_config(config).eval()
+        return AutoencoderKL.from_config(without_code(config, entry.name)).eval()
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"the configuration of {entry.name} does not make an AutoencoderKL: {error}") from error
 

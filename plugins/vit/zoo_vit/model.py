@@ -15,7 +15,9 @@ import zoo
 from zoo import CheckpointError, OutputError
 from zoo.errors import one_line
 from zoo.integrations import transformers as library
+from zoo.integrations.configured import without_code
 from zoo.integrations.resized import Grid, fit_channels, resized
+from zoo.integrations.transformers_config import with_floats
 from zoo.storage.model_folder import write_model
 
 from .facts import TASK, class_count, configuration, is_body, is_timm, pretrained_cfg, stored, stored_classes
@@ -51,7 +53,9 @@ def _build_timm(entry: Entry, config: dict[str, Any]) -> nn.Module:
         near = timm.list_models(f"{name[:8]}*")[:3]
         also = f"; it has {', '.join(near)}" if near else ""
         raise CheckpointError(f"{entry.name}: timm {timm.__version__} has no architecture {name!r}{also}")
-    arguments = {k: v for k, v in (config.get("model_args") or {}).items() if k not in _NOT_ARGUMENTS}
+    arguments = {
+        k: v for k, v in without_code(config.get("model_args") or {}, entry.name).items() if k not in _NOT_ARGUMENTS
+    }
     count = class_count(config)
     if count is not None:
         arguments["num_classes"] = count
@@ -91,7 +95,8 @@ def _input_of(arguments: dict[str, Any], stored: dict[str, Any]) -> dict[str, An
 def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel:
     from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassification
 
-    values = {k: v for k, v in library.with_floats(config).items() if k not in ("auto_map", "model_type")}
+    values = without_code(with_floats(config), entry.name)
+    values.pop("model_type", None)
     if values.pop("quantization_config", None):
         raise CheckpointError(
             f"{entry.name}: expected full-precision weights, got a checkpoint that is quantized already: load the "
@@ -101,7 +106,7 @@ def _build_transformers(entry: Entry, config: dict[str, Any]) -> PreTrainedModel
     try:
         made = CONFIG_MAPPING[kind].from_dict(values)
         maker: Any = AutoModel if is_body(config) else AutoModelForImageClassification
-        return maker.from_config(made, trust_remote_code=False)
+        return library.made_from_config(maker, made)
     except Exception as error:  # validators raise errors of their own
         raise CheckpointError(
             f"{entry.name}: transformers makes no image classifier of its config.json (model_type {kind!r}): "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import CheckpointError
 from zoo.integrations import transformers as library
+from zoo.integrations.transformers_config import library_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ def construct(entry: Entry) -> CLIPModel:
     from transformers import CLIPModel
 
     values = {"model_type": "clip", **entry.config} if entry.config else {}
-    config = library.library_config(entry, values, known=lambda name: name == "clip", called="CLIP")
+    config = library_config(entry, values, known=lambda name: name == "clip", called="CLIP")
     return CLIPModel(config).eval()
 
 

@@ -12,6 +12,7 @@ import torch
 import zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
+from zoo.torch_state.modes import seeded
 
 CHARACTERS = bytes(range(32, 127)) + b"\n"  # printable ASCII; other characters are read as "?"
 _CODES = bytes(CHARACTERS.index(byte if byte in CHARACTERS else b"?") for byte in range(256))
@@ -42,8 +43,7 @@ def checkpoint(entry: zoo.Entry) -> Iterator[tuple[str, Tensor]] | None:
     """Return random weights, the same every time, for as long as the package carries no trained ones."""
     if entry.folder is not None:
         return None  # zoo reads the safetensors there
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         module = _built(entry.config)
     return iter(module.state_dict().items())
 
