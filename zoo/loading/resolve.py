@@ -18,6 +18,7 @@ from zoo.formats.manifest import saved_base
 from zoo.hub.adapters import fetch_place, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
 from zoo.plugin import hooks
+from zoo.storage.checkpoint import verify_companions
 from zoo.storage.file_names import MODEL_CONFIGS
 
 
@@ -175,6 +176,7 @@ def _config(folder: Path | None) -> dict[str, Any] | None:
     path = next((folder / name for name in MODEL_CONFIGS if (folder / name).is_file()), None) if folder else None
     if path is None:
         return None
+    verify_companions(path.parent)
     return read_object(path)
 
 
