@@ -22,7 +22,7 @@ def test_other_threads_modules_and_numbers_are_as_ever() -> None:
 
         def load() -> None:
             try:
-                for number in range(2):
+                for number in range(1):
                     zoo.load("gpt", device="cpu", lora=2, seed=number)
                     zoo.load("vit", device="meta")
                     model = zoo.load("gpt", weights="random", device="cpu", seed=number)
@@ -48,8 +48,8 @@ def test_two_loads_at_once(options: dict[str, object]) -> None:
     def load(name: str) -> dict[str, torch.Tensor]:
         return zoo.load(name, device="cpu", seed=1, **options).state_dict()  # type: ignore[arg-type]
 
-    names = ["gpt", "vit", "gpt", "bert"]
-    with ThreadPoolExecutor(4) as pool:
+    names = ["gpt", "vit"]
+    with ThreadPoolExecutor(2) as pool:
         found = [one.result(timeout=120) for one in [pool.submit(load, name) for name in names]]
     for name, state in zip(names, found, strict=True):
         alone = load(name)
