@@ -85,3 +85,52 @@ def test_averages() -> None:
     for way in ("auto", "measured"):
         assert found["uniform"]["bits"] < found[way]["bits"] <= 4.5
         assert found[way]["loss"] > 0
+
+
+PEERS_TESTS = """
+import pytest
+from peft import LoraConfig, LoHaConfig, VeraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+
+@pytest.mark.parametrize("config", [LoraConfig(target_modules=["0"]), LoHaConfig(target_modules=["0"])])
+def test_layers(config):
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 3)), config, adapter_name="mine")
+    (layer,) = (one for one in model.modules() if isinstance(one, BaseTunerLayer))
+    assert layer.active_adapters == ["mine"]
+    with pytest.raises(ValueError, match="Adapter with name 'mine' already exists"):
+        model.add_adapter("mine", config)
+    with pytest.raises(KeyError, match="other words"):
+        raise KeyError("some words, which the peer's test does not expect: this is a difference")
+
+
+def test_refused():
+    get_peft_model(nn.Sequential(nn.Linear(4, 3)), LoraConfig(target_modules=["0"], lora_bias=True))
+
+
+def test_not_zoos():
+    get_peft_model(nn.Sequential(nn.Linear(4, 3)), VeraConfig(target_modules=["0"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_peers_suite_is_run_and_classified(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    (tmp_path / "test_custom_models.py").write_text(PEERS_TESTS)
+    command = [sys.executable, str(FOLDER / "peft_suite" / "run.py"), str(tmp_path), "--parts", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    found = {one["test"].split("::")[1]: one for one in json.loads(done.stdout)}
+    outcomes = {name: (one["method"], one["outcome"]) for name, one in found.items()}
+    assert outcomes == {
+        "test_layers[config0]": ("LoRA", "differs"),
+        "test_layers[config1]": ("LoHa", "differs"),
+        "test_refused": ("LoRA", "refuses"),
+        "test_not_zoos": ("other", "other"),
+    }
+    assert "other words" in found["test_layers[config0]"]["why"], (
+        "one of zoo's errors is as good as PEFT's, no other is"
+    )
+    assert found["test_refused"]["reason"].startswith("variants of LoRA")
+    assert done.returncode == 1, "a difference without a reason fails"
+    assert "no reason known" in done.stderr

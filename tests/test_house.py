@@ -150,3 +150,48 @@ def test_the_files_that_other_programs_read_are_valid() -> None:
     assert {"ruff-check", "ruff-format", "mypy", "import-linter"} <= {hook["id"] for hook in hooks}
     for form in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")):
         assert isinstance(yaml.safe_load(form.read_text()), dict)
+
+
+# Where text is parsed that anybody may have written; the rest of zoo calls it. What `testing` reads it has written.
+PARSERS = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load"), ("tomllib", "load")}
+PARSERS |= {("tomllib", "loads"), ("yaml", "parse"), ("pickle", "load"), ("pickle", "loads"), ("builtins", "eval")}
+MATCHERS = {"compile", "match", "fullmatch", "search", "findall", "finditer", "sub", "split"}
+# Their expressions are a library's own tables, or made of names that have been escaped.
+OWN_PATTERNS = {
+    "zoo/formats/export.py",
+    "zoo/formats/peft/joined.py",
+    "zoo/formats/spellings.py",
+    "zoo/integrations/diffusers.py",
+    "zoo/integrations/transformers.py",
+    "zoo/integrations/transformers_heads.py",
+}
+
+
+def test_strangers_text_is_parsed_and_matched_in_one_package() -> None:
+    plugins = [path for path in sorted((ROOT / "plugins").rglob("*.py")) if "tests" not in path.parts]
+    found = []
+    for path in [*FILES, *plugins]:
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(("zoo/bounded/", "zoo/testing/")):
+            continue
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+                continue
+            whose = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
+            written = call.args and all(isinstance(one, ast.Constant) for one in _constants(call.args[0], path))
+            if (whose, call.func.attr) in PARSERS:
+                found.append(f"{name}: {whose}.{call.func.attr}")
+            if whose == "re" and call.func.attr in MATCHERS and not written and name not in OWN_PATTERNS:
+                found.append(f"{name}: re.{call.func.attr}({ast.unparse(call.args[0])})")
+    assert found == [], "use zoo.bounded"
+
+
+def _constants(expression: ast.expr, path: Path) -> list[ast.expr]:
+    """Return the parts of an expression, with a module's own constants, in capitals, as constants."""
+    if isinstance(expression, ast.JoinedStr):
+        return [part for value in expression.values for part in _constants(value, path)]
+    if isinstance(expression, ast.FormattedValue):
+        return _constants(expression.value, path)
+    if isinstance(expression, ast.Name) and expression.id.isupper():
+        return [ast.Constant(expression.id)]
+    return [expression]

@@ -120,6 +120,28 @@ def test_what_trains_and_what_the_verbs_leave() -> None:
         model.active_weights["b"] = 3  # type: ignore[index]
 
 
+def test_an_adapter_may_come_inactive_and_leaves_what_others_train() -> None:
+    model, x = stirred(Net(), {"a": zoo.LoRA(2, targets=["fc"]), "b": zoo.LoRA(2, targets=["fc"])})
+    model.activate("a")
+    updates = managed_weights(model.module)["fc.weight"].updates
+    updates["a"].A.requires_grad_(False)
+    updates["b"].B.requires_grad_(True)
+    before, plain = {name: p.requires_grad for name, p in model.module.named_parameters()}, out(model, x)
+    model.add_adapter("c", zoo.LoRA(2, targets=["fc", "conv"]), active=False)
+    assert model.active == ("a",)
+    assert torch.equal(out(model, x), plain)
+    now = {name: p.requires_grad for name, p in model.module.named_parameters()}
+    assert all(now[name] == trains for name, trains in before.items() if name in now)
+    assert not any(trains for name, trains in now.items() if ".updates.c." in name)
+    model.add_adapter("d", zoo.LoRA(2, targets=["fc"]))
+    assert model.active == ("a", "d")
+    now = {name: p.requires_grad for name, p in model.module.named_parameters()}
+    assert all(now[name] == trains for name, trains in before.items() if name in now)
+    assert all(trains for name, trains in now.items() if ".updates.d." in name)
+    model.activate("c")
+    assert {name.split(".")[-2] for name, _ in model.trainable_parameters()} == {"c"}
+
+
 @pytest.mark.parametrize("bits", [None, 4])
 def test_copies_saved_adapters_and_saved_models(bits: int | None, tmp_path: Path) -> None:
     from safetensors.torch import load_file

@@ -203,6 +203,39 @@ def test_a_quantizers_plugin_is_asked_and_its_failure_changes_nothing(site: Any)
     assert torch.equal(out(model, x), output)
 
 
+@pytest.mark.parametrize(("bits", "again"), [(None, None), (4, None), (None, 4)])
+def test_a_result_that_is_not_finite_is_refused(bits: int | None, again: int | None) -> None:
+    model, x = stirred(Net(), TWO, bits=bits)
+    model.deactivate()
+    base = out(model, x)
+    model.activate("a", "b")
+    with torch.no_grad():
+        managed_weights(model.module)["fc.weight"].updates["b"].B[0, 0] = math.nan
+    with pytest.raises((AdapterError, QuantizationError), match=r"fc\.weight.*NaN or Inf"):
+        model.merge(bits=again)
+    assert model.active == ("a", "b")
+    assert model.merge("a", bits=again).names == {"a": 1.0}, "the other one is whole"
+    model.unmerge()
+    model.deactivate()
+    assert torch.equal(out(model, x), base)
+
+
+def test_a_sum_beyond_float16_is_refused_and_infinite_bases_are_not() -> None:
+    layer = nn.Linear(4, 4, bias=False).half()
+    layer.weight.data[0, 0] = -math.inf
+    model = zoo.wrap(layer, lora=zoo.LoRA(2))
+    (update,) = (store.updates["default"] for store in managed_weights(model.module).values())
+    with torch.no_grad():
+        update.A.fill_(1.0)
+        update.B.fill_(1.0)
+    model.merge()
+    model.unmerge()
+    with torch.no_grad():
+        update.B[1, 1] = 1e6
+    with pytest.raises(AdapterError, match=r"NaN or Inf in torch\.float16"):
+        model.merge()
+
+
 def test_errors_and_meta() -> None:
     model, _ = stirred(Net(), TWO)
     with pytest.raises(QuantizationError, match="bits=5"):
@@ -212,6 +245,9 @@ def test_errors_and_meta() -> None:
         model.merge("a")
     with pytest.raises(AdapterError, match="is merged"):
         model.activate("a", weights=[0.5])
+    model.merge()
+    with pytest.raises(AdapterError, match="no adapter is active, a, b merged already: name"):
+        model.merge()
     assert type(model.unload().fc.weight) is nn.Parameter
     with pytest.raises(AdapterError, match="'meta' has no values to merge"):
         zoo.wrap(Net().to("meta"), lora=2).merge()

@@ -292,7 +292,8 @@ def test_outputs_without_rows(mode: str, match: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        (["a", "b", None], "adapters= names 3 samples, and no tensor of the call has 3 rows"),
+        (["a", "b", "a"], "adapters= names 3 samples, and no tensor of the call has 3 rows"),
+        (["a", None, "a", "b"], r"'m' is merged, so that the weights are not the base's: model.unmerge\(\) first"),
         (["a", "bee", None, "b"], "no adapter 'bee'; there are a, b, m"),
         (["a", "m", None, "b"], "adapter 'm' is merged into the base"),
         (["a", ("b", "m"), None, "b"], "adapter 'm' is merged into the base"),

@@ -39,6 +39,7 @@ THEIRS: dict[str, dict[str, Any]] = {
     "excluded": {"target_modules": ["fc"], "exclude_modules": ["block.fc"]},
     "dropout": {"target_modules": ["fc"], "lora_dropout": 0.3},
     "gaussian": {"target_modules": ["fc"], "init_lora_weights": "gaussian"},
+    "mica": {"target_modules": ["fc"], "init_lora_weights": "mica"},
 }
 
 

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from zoo.adapters.base_training import BaseTraining
 from zoo.adapters.buffers import Buffers
 from zoo.adapters.offloaded import refuse_offloaded
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.adapters.updates import for_biases
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
 from zoo.methods.config import Adapter, check_weight
 from zoo.plugin.quantize import Packer
 from zoo.storage.fingerprint import Fingerprint
+from zoo.torch_state.turns import shared_turns
 from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
-from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, is_within, managed_weights, plain_names, tied_groups
+from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, tied_groups, unwrapped
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class PreparedAdapter(NamedTuple):
-    """An adapter that is ready to be attached, which cannot fail any more.
+def _alone(method: Callable[Concatenate[AdapterSet, P], R]) -> Callable[Concatenate[AdapterSet, P], R]:
+    """Let a method run while no other thread uses the module."""
 
-    Attributes:
-        name: The adapter's name.
-        config: Its configuration.
-        updates: Its updates, by the name of each weight's first place.
-        record: For a saved one, the content of its `zoo.json`.
-        groups: The module's parameters, from the walk that found the weights.
-        buffers: Values of persistent buffers that belong to it, by name.
-    """
+    @functools.wraps(method)
+    def changing(self: AdapterSet, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.turns.changing():
+            return method(self, *args, **kwargs)
 
-    name: str
-    config: Adapter
-    updates: dict[str, Update]
-    record: Mapping[str, Any] | None = None
-    groups: list[TiedGroup] | None = None
-    buffers: Mapping[str, Tensor] = MappingProxyType({})
+    return changing
 
 
 class AdapterSet:
@@ -60,7 +56,8 @@ class AdapterSet:
         merged: The adapters that are currently merged into the base.
         records: How each adapter was made, as in `zoo.json`.
         buffers: The persistent buffers of the base and of each adapter.
-        base_is_frozen: Whether the base never trains, with or without adapters.
+        base_training: Which parameters of the base train when there are no adapters.
+        turns: Which threads use the module, and which one changes it.
     """
 
     def __init__(
@@ -74,6 +71,7 @@ class AdapterSet:
         groups: list[TiedGroup] | None = None,
     ) -> None:
         self.module = module
+        self.turns = shared_turns(module, unwrapped(module))
         self.entry = entry
         self.device = device
         self.dtype = dtype
@@ -83,9 +81,7 @@ class AdapterSet:
         self.weights: dict[str, float] = {}
         self.merged: tuple[str, ...] = ()
         self.records: dict[str, dict[str, Any]] = {}
-        self.base_is_frozen = False  # permanently, with or without adapters: a quantized base never trains
-        self._trained: dict[str, bool] = {}  # each parameter's `requires_grad` before the first adapter froze the base
-        self._record_training(tied_groups(module) if groups is None else groups)
+        self.base_training = BaseTraining(tied_groups(module) if groups is None else groups)
         self._before_merge: dict[str, float] = {}  # the active adapters and their weights before the merge
         self._merge_weights: dict[str, float] = {}  # the merged adapters' weights
         self.buffers = Buffers(module)
@@ -120,6 +116,19 @@ class AdapterSet:
             raise UnknownNameError(f"no adapter {name!r}; there are {listed}.{did_you_mean(str(name), self.configs)}")
         return self.configs[name]
 
+    def unknown(self, name: str) -> None:
+        """Raise `AdapterError` if there is an adapter of this name."""
+        if name in self.configs:
+            raise AdapterError(f"there is an adapter {name!r} already: remove it first, or choose another name")
+
+    def pure_base(self) -> None:
+        """Raise `AdapterError` if adapters are merged, so that the weights without any other are not the base's."""
+        if self.merged:
+            merged = ", ".join(map(repr, self.merged))
+            raise AdapterError(
+                f"adapter {merged} is merged, so that the weights are not the base's: model.unmerge() first"
+            )
+
     def unmerged(self, name: str, hint: str = "model.unmerge() takes it out again") -> Adapter:
         """Return the configuration of an adapter that is not merged.
 
@@ -136,15 +145,21 @@ class AdapterSet:
             raise AdapterError(f"adapter {name!r} is merged into the base: {hint}")
         return config
 
+    @_alone
     def attach(self, prepared: PreparedAdapter, active: bool = True) -> None:
-        """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base."""
+        """Attach a prepared adapter; if `active`, activate it too. The first adapter freezes the base.
+
+        Raises:
+            AdapterError: another thread has added one of its name since it was prepared.
+        """
         name, updates, groups = prepared.name, prepared.updates, prepared.groups
-        if groups is None or _outdated(groups):
+        self.unknown(name)
+        if groups is None or outdated(groups):
             groups = tied_groups(self.module)
         self._note_base(groups)
         if not self.configs:
             self.buffers.watched = True
-            self.freeze_base(groups)
+            self.base_training.freeze(groups)
         if any(update.changes_bias for update in updates.values()):
             updates = {**for_biases(groups, updates), **updates}
         for group in groups:
@@ -154,7 +169,7 @@ class AdapterSet:
         self.configs[name] = prepared.config
         self.records[name] = dict(prepared.record or {})
         self.buffers.own[name] = dict(prepared.buffers)
-        self.apply({**self.weights, name: 1.0} if active else self.weights, groups)
+        self.apply({**self.weights, name: 1.0} if active else self.weights, groups, trained=(name,))
 
     def _note_base(self, groups: list[TiedGroup]) -> None:
         """Note weights that have changed since the module was loaded: an adapter's base is what it is when it comes."""
@@ -164,36 +179,15 @@ class AdapterSet:
         beside = {group.name for group in groups if self.is_beside(group)} if self.beside else set()
         self.base.renew({group.name: None if group.name in beside else plain.get(group.name) for group in groups})
 
-    def freeze_base(self, groups: list[TiedGroup], permanently: bool = False) -> None:
-        """Freeze the base, and remember which parameters trained.
-
-        Args:
-            groups: The module's parameters.
-            permanently: Whether the base stays frozen until `unload`, with or without adapters.
-        """
-        if not self.base_is_frozen and not permanently:
-            self._record_training(groups)
-        for group in groups:
-            for parameter in [group.value] if isinstance(group.value, nn.Parameter) else group.value.parameters():
-                parameter.requires_grad_(False)
-        self.base_is_frozen |= permanently
-
-    def _record_training(self, groups: list[TiedGroup]) -> None:
-        for group in groups:
-            if isinstance(group.value, nn.Parameter):
-                self._trained[group.name] = group.value.requires_grad
-
-    def _unfreeze_base(self) -> None:
-        plain = plain_names(self.module)
-        for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(self._trained.get(plain(name), True) and parameter.is_floating_point())
-
+    @_alone
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
-        """Activate exactly these adapters, in this order.
+        """Activate exactly these adapters, in this order; with none the module is the base exactly.
 
         Raises:
-            AdapterError: a name or weight is not valid; nothing has changed.
+            AdapterError: a name or weight is not valid, or none is given and adapters are merged; nothing has changed.
         """
+        if not names:
+            self.pure_base()
         for name in names:
             self.unmerged(name)
         if weights is None:
@@ -212,18 +206,28 @@ class AdapterSet:
             raise AdapterError(f"weights: expected each adapter once, got {', '.join(names)}")
         self.apply({name: check_weight(name, weight) for name, weight in zip(names, weights, strict=True)})
 
-    def apply(self, weights: Mapping[str, float], groups: list[TiedGroup] | None = None) -> None:
+    @_alone
+    def apply(
+        self,
+        weights: Mapping[str, float],
+        groups: list[TiedGroup] | None = None,
+        trained: Collection[str] | None = None,
+    ) -> None:
         """Activate exactly these adapters, which must exist.
 
         Args:
             weights: The adapters, in order, with their weights.
             groups: The module's parameters, if a walk has just found them.
+            trained: The adapters that shall train if they are active, and not otherwise; None for all of them. What the
+                parameters of others do stays as it is.
         """
         names = tuple(weights)
         for group in tied_groups(self.module) if groups is None else groups:
             if isinstance(group.value, ManagedWeight):
                 group.value.activate(names, weights)
                 for name, update in group.value.updates.items():
+                    if trained is not None and name not in trained:
+                        continue
                     trains = weights.get(name, 0.0) != 0.0  # an adapter without effect does not train
                     if trains != any(parameter.requires_grad for parameter in update.parameters()):
                         update.requires_grad_(trains)
@@ -234,10 +238,11 @@ class AdapterSet:
         """Give the persistent buffers their values under these adapters and the merged ones."""
         self.buffers.show({**self._merge_weights, **weights})
 
+    @_alone
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
-        if set(self.configs) == {name} and not self.base_is_frozen:
+        if set(self.configs) == {name} and not self.base_training.never:
             refuse_offloaded(self.module, "remove the last adapter", followed=True)
         for group in tied_groups(self.module):
             managed = group.value
@@ -253,9 +258,10 @@ class AdapterSet:
         self.buffers.own.pop(name, None)
         if not self.configs:
             self.buffers.reset()
-        if not self.configs and not self.base_is_frozen:
-            self._unfreeze_base()
+        if not self.configs and not self.base_training.never:
+            self.base_training.give_back(self.module)
 
+    @_alone
     def merge(
         self, names: Sequence[str], pack: Packer | None = None
     ) -> tuple[dict[str, float], dict[str, WeightMerge]]:
@@ -271,11 +277,13 @@ class AdapterSet:
             The adapters' weights, and the merge of each weight that they change.
 
         Raises:
-            AdapterError: no adapter is named or active, one is merged already, or an active one depends on the base.
+            AdapterError: no adapter is named or active, one is merged already, an active one depends on the base, or
+                the result is not finite.
         """
         names = tuple(dict.fromkeys(names or self.active))
         if not names:
-            raise AdapterError("no adapter is active: name the adapters to merge")
+            done = f", {', '.join(self.merged)} merged already" if self.merged else ""
+            raise AdapterError(f"no adapter is active{done}: name the adapters to merge")
         for name in names:
             self.known(name)
             if name in self.merged:
@@ -291,6 +299,11 @@ class AdapterSet:
                     f"{path}: adapter {dependent[0]!r} depends on the base, which merging {', '.join(merge.names)} "
                     "would change: merge them together, or deactivate it first"
                 )
+            if merge is not None and not merge.finite:
+                raise AdapterError(
+                    f"{path}: merging {', '.join(merge.names)} would give NaN or Inf in {managed.dtype}: it is "
+                    "damaged, or its training has diverged: load another one"
+                )
             if merge is not None:
                 merges[path] = merge
         self._before_merge = {**(self._before_merge if self.merged else {}), **self.weights}
@@ -301,6 +314,7 @@ class AdapterSet:
         self.apply(rest)
         return weights, merges
 
+    @_alone
     def unmerge(self) -> None:
         """Undo all merges, bit for bit, and reactivate the adapters that were active before."""
         if not self.merged:
@@ -312,6 +326,7 @@ class AdapterSet:
         before = {name: weight for name, weight in self._before_merge.items() if name in still_there}
         self.apply({**before, **self.weights})
 
+    @_alone
     def unload(self) -> None:
         """Make every weight a plain parameter: merged adapters stay, all others are dropped."""
         refuse_offloaded(self.module, "unload")
@@ -322,22 +337,10 @@ class AdapterSet:
                 with torch.no_grad():
                     dense = managed.dense_parameter()
                     restore_parameter(group, nn.Parameter(managed.base_tensor()) if dense is None else dense)
-        if self.configs or self.base_is_frozen:
-            self._unfreeze_base()
+        if self.configs or self.base_training.never:
+            self.base_training.give_back(self.module)
         self.buffers.show(self._merge_weights)
         self.buffers.reset()
         self._merge_weights = {}
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
-        self.scheme, self.base_is_frozen = None, False
-
-
-def _outdated(groups: list[TiedGroup]) -> bool:
-    """Return whether the module has changed since the walk that found `groups`."""
-    for group in groups:
-        ref, value = group.refs[0], group.value
-        current = ref.layer._parameters.get(ref.attribute)
-        if current is None:
-            current = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
-        if current is not value:
-            return True
-    return False
+        self.scheme, self.base_training.never = None, False

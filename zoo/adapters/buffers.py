@@ -45,6 +45,10 @@ class Buffers:
         self.watched = False
         self._lent: dict[str, Tensor] | None = None  # while `lend` is in force, the module's own tensors
 
+    def any(self) -> bool:
+        """Return whether there are buffers that an adapter may have values of its own for."""
+        return next(self._places(), None) is not None
+
     def notice(self) -> None:
         """Compare every buffer with what it was, and keep what has changed under an adapter."""
         for name, _, _, tensor in self._places():

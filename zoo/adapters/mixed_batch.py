@@ -9,7 +9,8 @@ Names: `indices` are the samples of one group, `count` is the number of samples 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from zoo.errors import AdapterError
 from zoo.methods.config import check_weight
 from zoo.plugin import hooks
 from zoo.torch_state.modes import evaluating, seeded
+from zoo.weights.choice import Views, choose_in_backward, choosing
 from zoo.weights.walk import managed_weights
 
 if TYPE_CHECKING:
@@ -32,30 +34,46 @@ def mixed(
     model: LoadedModel, adapter_set: AdapterSet, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return the module's output with each sample under its own adapters; see `zoo.Model.__call__`."""
+    shared = _is_shared(adapter_set)
+    # A module in training mode is put into evaluation mode for a moment where the output's rows are in doubt.
+    alone = shared or any(layer.training for layer in adapter_set.module.modules())
+    with adapter_set.turns.changing() if alone else adapter_set.turns:
+        switch = _Switch(adapter_set) if shared else _Views(adapter_set)
+        return _mixed(model, switch, adapters, args, kwargs)
+
+
+def _is_shared(adapter_set: AdapterSet) -> bool:
+    """Return whether other adapters can only be had by changing what all threads share.
+
+    Buffers are read by the library's own layers, and compiled code has the active adapters in it.
+    """
+    layers = adapter_set.module.modules()
+    compiled = any(layer._compiled_call_impl or type(layer).__name__ == "OptimizedModule" for layer in layers)
+    return compiled or adapter_set.buffers.any()
+
+
+def _mixed(
+    model: LoadedModel, switch: _Views | _Switch, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     groups: dict[Choice, list[int]] = {}
-    for row, choice in enumerate(choices(adapter_set, adapters)):
+    for row, choice in enumerate(choices(switch.adapter_set, adapters)):
         groups.setdefault(choice, []).append(row)
     count = len(adapters)
-    switch = _AdapterSwitch(adapter_set)
     parts, from_hook = [], False
-    try:
-        for choice, indices in groups.items():
-            switch.activate(choice)
+    for choice, indices in groups.items():
+        with switch.chosen(choice):
             output, from_hook = _run(model, args, kwargs, indices, count, switch)
-            parts.append(rows.Part(output, indices))
-            for tensor in rows.tensors(output).values():
-                if tensor.requires_grad and tensor.grad_fn is not None:
-                    tensor.register_hook(lambda _, choice=choice: switch.activate_in_backward(choice))
+        parts.append(rows.Part(output, indices))
+        for tensor in rows.tensors(output).values():
+            if tensor.requires_grad and tensor.grad_fn is not None:
+                tensor.register_hook(lambda _, choice=choice: switch.choose_in_backward(choice))
 
-        def with_one_more() -> Any:
-            switch.activate(next(iter(groups)))
-            indices = next(iter(groups.values()))
-            with torch.no_grad(), evaluating(model.module), seeded(0):  # without side effects
-                return _run(model, args, kwargs, [*indices, indices[0]], count, None)[0]
+    def with_one_more() -> Any:
+        choice, indices = next(iter(groups.items()))
+        with torch.no_grad(), evaluating(model.module), seeded(0), switch.renewed().chosen(choice):  # no side effects
+            return _run(model, args, kwargs, [*indices, indices[0]], count, None)[0]
 
-        return rows.join(parts, None if from_hook else with_one_more) if len(parts) > 1 else parts[0].output
-    finally:
-        switch.restore()
+    return rows.join(parts, None if from_hook else with_one_more) if len(parts) > 1 else parts[0].output
 
 
 def _run(
@@ -64,7 +82,7 @@ def _run(
     kwargs: dict[str, Any],
     indices: list[int],
     count: int,
-    switch: _AdapterSwitch | None,
+    switch: _Views | _Switch | None,
 ) -> tuple[Any, bool]:
     """Return the output for the samples `indices`, and whether the architecture's hook computed it."""
     index = torch.tensor(indices, device=model.device)
@@ -91,7 +109,8 @@ def choices(adapter_set: AdapterSet, adapters: Any) -> list[Choice]:
         adapters: For each sample a name, None for the base, several names, or a mapping of names to weights.
 
     Raises:
-        AdapterError: an entry has another form, or an adapter is merged.
+        AdapterError: an entry has another form, or an adapter is merged; one that is not named as well, where an entry
+            is the base.
         UnknownNameError: there is no adapter of a name.
     """
     if isinstance(adapters, str | Mapping) or not isinstance(adapters, Sequence) or not adapters:
@@ -104,7 +123,7 @@ def choices(adapter_set: AdapterSet, adapters: Any) -> list[Choice]:
 
 def _choice(adapter_set: AdapterSet, entry: Any) -> Choice:
     if entry is None:
-        return ()
+        entry = ()
     if isinstance(entry, str):
         pairs: Iterable[tuple[Any, Any]] = [(entry, 1.0)]
     elif isinstance(entry, Mapping):
@@ -119,30 +138,78 @@ def _choice(adapter_set: AdapterSet, entry: Any) -> Choice:
     for name, weight in pairs:
         adapter_set.unmerged(name)
         checked.append((name, check_weight(name, weight)))
+    if not checked:
+        adapter_set.pure_base()
     return tuple(checked)
 
 
-class _AdapterSwitch:
-    """Activates adapters without changing what trains, which depends on the active ones of the adapter set.
+class _Views:
+    """Other adapters for this thread, which changes nothing that others see.
 
     Also in the backward pass: whatever is recomputed there (gradient checkpointing, products with a dense weight that
     was not kept) must use the adapters of its forward pass. Autograd finishes what ran last before it begins with what
-    ran before that, so a hook on each group's outputs activates the group's adapters, and one on its inputs restores
-    the others.
+    ran before that, so a hook on each group's outputs chooses the group's adapters, and one on its inputs ends that.
     """
 
     def __init__(self, adapter_set: AdapterSet) -> None:
         self.adapter_set = adapter_set
-        self.managed_weights = list(managed_weights(adapter_set.module).values())
+        self._weights = list(managed_weights(adapter_set.module).values())
+        self._made: dict[Choice, Views] = {}
 
-    def activate(self, choice: Choice) -> None:
-        """Activate exactly these adapters."""
+    def _views(self, choice: Choice) -> Views:
+        if choice not in self._made:
+            names, weights = tuple(name for name, _ in choice), dict(choice)
+            self._made[choice] = {managed: managed.view(names, weights) for managed in self._weights}
+        return self._made[choice]
+
+    def renewed(self) -> _Views:
+        """Return the same of the module in its present mode."""
+        return _Views(self.adapter_set)
+
+    def chosen(self, choice: Choice) -> AbstractContextManager[None]:
+        """Return a block with these adapters."""
+        return choosing(self._views(choice))
+
+    def choose_in_backward(self, choice: Choice) -> None:
+        """Choose these adapters in the backward pass, at most until it ends."""
+        torch.autograd.Variable._execution_engine.queue_callback(self.restore)
+        choose_in_backward(self._views(choice))
+
+    def restore(self) -> None:
+        """End the choice in the backward pass."""
+        choose_in_backward(None)
+
+
+class _Switch:
+    """Other adapters for every thread, without changing what trains, which depends on the active ones of the set.
+
+    In the backward pass as `_Views`.
+    """
+
+    def __init__(self, adapter_set: AdapterSet) -> None:
+        self.adapter_set = adapter_set
+        self._weights = list(managed_weights(adapter_set.module).values())
+
+    def renewed(self) -> _Switch:
+        """Return this one, which sees the module as it is."""
+        return self
+
+    @contextmanager
+    def chosen(self, choice: Choice) -> Iterator[None]:
+        """Activate these adapters in the block."""
+        try:
+            self._activate(choice)
+            yield
+        finally:
+            self.restore()
+
+    def _activate(self, choice: Choice) -> None:
         self.adapter_set.buffers.lend()
         self._switch(choice)
 
     def _switch(self, choice: Choice) -> None:
         names, weights = tuple(name for name, _ in choice), dict(choice)
-        for managed in self.managed_weights:
+        for managed in self._weights:
             managed.activate(names, weights)
         self.adapter_set.show_buffers(weights)
 
@@ -151,7 +218,7 @@ class _AdapterSwitch:
         self._switch(tuple(self.adapter_set.weights.items()))
         self.adapter_set.buffers.give_back()
 
-    def activate_in_backward(self, choice: Choice) -> None:
+    def choose_in_backward(self, choice: Choice) -> None:
         """Activate these adapters in the backward pass, at most until it ends."""
         torch.autograd.Variable._execution_engine.queue_callback(self.restore)
-        self.activate(choice)
+        self._activate(choice)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.adapter_set import AdapterSet
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
 from zoo.weights.update import LowRankUpdate, Update
@@ -45,6 +46,11 @@ class _Assignment(NamedTuple):
 
 def swap(adapters: AdapterSet, prepared: PreparedAdapter) -> None:
     """Swap a prepared adapter into the slot of its name; see `zoo.Model.swap_adapter`."""
+    with adapters.turns.changing():
+        _swap(adapters, prepared)
+
+
+def _swap(adapters: AdapterSet, prepared: PreparedAdapter) -> None:
     name = prepared.name
     old = adapters.unmerged(name)
     if prepared.config.kind != old.kind:

@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from zoo.adapters import combine, merge, swap
-from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.adapter_set import AdapterSet
 from zoo.adapters.combine import CombineReport
 from zoo.adapters.merge import MergeReport
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
 from zoo.weights.calibration.outputs import Calibration
@@ -66,12 +67,17 @@ class AdapterVerbs(ABC):
                 0 has exactly no effect and does not train. Saving an adapter writes it without its weight.
 
         Raises:
-            AdapterError: a name or weight is not valid; nothing has changed then.
+            AdapterError: a name or weight is not valid, or none is named and adapters are merged; nothing has changed
+                then.
         """
         self.adapter_set.activate(names, weights)
 
     def deactivate(self) -> None:
-        """Make no adapter active: exactly the base."""
+        """Make no adapter active: exactly the base.
+
+        Raises:
+            AdapterError: adapters are merged, which `unmerge` takes out; nothing has changed then.
+        """
         self.activate()
 
     def remove_adapter(self, name: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zoo.bounded.regular import open_regular
 from zoo.errors import ZooError, one_line
 
 SIZE = 16 << 20  # bytes of a configuration
@@ -29,12 +29,8 @@ def read_text(path: Path, *, limit: int = SIZE, error: type[ZooError]) -> str:
         ZooError: of the class `error`: it is no regular file, is longer, is no UTF-8, or cannot be read.
     """
     try:
-        # A pipe that nobody writes to would be waited for.
-        place = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(place, "rb") as file:
-            if not stat.S_ISREG(os.fstat(place).st_mode):
-                raise error(f"{path}: expected a file, got a folder, a pipe or a device")
-            content = file.read(min(limit, os.fstat(place).st_size) + 1)
+        with open_regular(path) as file:
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as fault:

@@ -27,7 +27,7 @@ def yaml_value(text: str) -> Any:
     try:
         _check(yaml.parse(text, loader))
         content = yaml.load(text, loader)
-        check_values(content)
+        check_values(content, EVENTS)
     except (yaml.YAMLError, RecursionError, OverflowError, TypeError, AttributeError) as fault:
         raise ValueError(str(fault)) from fault
     return content

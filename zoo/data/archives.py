@@ -12,13 +12,14 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from zoo.bounded.json_text import json_value
+from zoo.bounded.regular import open_regular
 from zoo.data.arrays import check_members, read_npz
 from zoo.data.limits import ENTRIES, unpacked_limit
 from zoo.data.pictures import is_picture
@@ -26,7 +27,6 @@ from zoo.data.table import Table
 from zoo.data.textfiles import rows_table
 from zoo.data.unpacking import Bounded, uncompressed
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 _LABELS = ("cls", "cls2", "label", "class")
 _TEXTS = ("txt", "text", "caption", "transcript")
@@ -108,7 +108,7 @@ def read_arrays(path: Path) -> Table | None:
     single = next((name for name, array in (arrays or {}).items() if not array.ndim), None)
     if single is not None:
         raise DataError(f"{path}: {single!r} is one number, expected arrays with a row for each example")
-    return None if arrays is None else Table(arrays, str(path))
+    return None if arrays is None else Table(cast(Mapping[str, Sequence[Any]], arrays), str(path))
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from zoo.bounded.regular import open_regular
 from zoo.data import textfiles
 from zoo.data.arrays import read_npy
 from zoo.data.huggingface import from_builder
@@ -13,7 +14,6 @@ from zoo.data.pictures import is_picture, read_pictures
 from zoo.data.spec import Data
 from zoo.data.table import Table
 from zoo.errors import DataError
-from zoo.storage.regular import open_regular
 
 
 def read_file(path: Path, kind: str = "any", given: Data | None = None) -> Table:

@@ -15,13 +15,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from zoo.bounded.regular import open_regular
 from zoo.data.limits import PICTURE, PIXELS
 from zoo.data.pixels import is_wide
 from zoo.data.report import key_of
 from zoo.data.spec import Data
 from zoo.data.table import Table
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,7 +140,13 @@ def opened(raw: bytes | BinaryIO) -> Iterator[Image]:
             raise DataError(f"a JPEG of more than {_SCANS} scans: save it anew")
     if Image.MAX_IMAGE_PIXELS is not None and PIXELS.value() > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = PIXELS.value()
-    with _lenient(), Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw, formats=_formats()) as image:
+    with _lenient():
+        try:
+            image = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw, formats=_formats())
+        except Image.DecompressionBombError:  # Pillow's own limit is twice as many
+            most, name = PIXELS.value(), PIXELS.variable
+            raise DataError(f"more than {most:,} {PIXELS.what}: if that is meant, set {name}") from None
+    with _lenient(), image:
         said = PIXELS.exceeded(image.width * image.height)
         if said:
             raise DataError(said)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoo.bounded.regular import kind_of
 from zoo.data import archives, huggingface, objects, textfiles
 from zoo.data.archives import is_archive
 from zoo.data.files import read_file
@@ -17,7 +18,6 @@ from zoo.data.streams import Stream, gathered
 from zoo.data.table import Table
 from zoo.data.walk import is_junk
 from zoo.errors import DataError
-from zoo.storage.regular import kind_of
 
 _LONGEST_PATH = 1000  # characters; a longer string is no path
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zoo.bounded.regular import open_regular
 from zoo.data.limits import Limit, unpacked_limit
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # bytes of a value
 _DECODED = 64 * 2**20  # bytes that are decoded at once
@@ -73,8 +73,18 @@ def _decoded(file: Any) -> Iterator[int]:
         longest = max((chunk.total_uncompressed_size for chunk in texts), default=1)
         rows = min(1000, max(1, _DECODED // max(1, longest)))
         for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=names):
-            total += batch.nbytes
+            total += sum(map(_spread, batch.columns))
             yield total
+
+
+def _spread(column: Any) -> int:
+    """Return the bytes of an Arrow array, of a dictionary those of the values that it stands for."""
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_dictionary(kind) and (types.is_string(kind.value_type) or types.is_binary(kind.value_type)):
+        return int(compute.sum(compute.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
+    return int(column.nbytes)
 
 
 def _arrow(path: Path, size: int, limit: Limit) -> Iterator[int]:

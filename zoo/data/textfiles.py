@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from zoo.bounded.json_text import json_value
+from zoo.bounded.regular import open_regular
 from zoo.data.huggingface import from_builder, from_rows
 from zoo.data.limits import LINE, unpacked_limit
 from zoo.data.table import Table
 from zoo.data.unpacking import uncompressed
 from zoo.errors import DataError, one_line
-from zoo.storage.regular import open_regular
 
 DELIMITED = (".csv", ".tsv", ".tab", ".psv")
 JSONS = (".json", ".jsonl", ".ndjson")
@@ -142,7 +142,7 @@ class _Checked(io.TextIOBase):
     """A text that has no zero bytes, which no text has: an error instead."""
 
     def __init__(self, file: IO[str], path: Path) -> None:
-        self._file, self._path = file, path
+        self._file, self._path, self._longest = file, path, LINE.value()
 
     def read(self, size: int | None = -1, /) -> str:
         if size is not None and size >= 0:
@@ -153,11 +153,9 @@ class _Checked(io.TextIOBase):
         return "".join(parts)
 
     def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
-        longest = LINE.value()
-        line = self._file.readline(longest + 1 if size is None or size < 0 else min(size, longest + 1))
-        said = LINE.exceeded(len(line))
-        if said:
-            raise DataError(f"{self._path}: has {said}")
+        line = self._file.readline(self._longest + 1 if size is None or size < 0 else min(size, self._longest + 1))
+        if len(line) > self._longest:
+            raise DataError(f"{self._path}: has {LINE.exceeded(len(line))}")
         return self._check(line)
 
     def seekable(self) -> bool:

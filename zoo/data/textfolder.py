@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from zoo.bounded.regular import open_regular
 from zoo.data import textfiles
 from zoo.data.spec import Data
 from zoo.data.table import Table
 from zoo.data.walk import split_of
 from zoo.errors import DataError
-from zoo.storage.regular import open_regular
 
 _NAMED = (".txt", ".md", ".rst", ".text")  # what is named as text is read in any case, for its error
 _LOOKED_AT = 8192  # bytes that tell whether a file is text

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from zoo.bounded.regular import kind_of
 from zoo.data.spec import split_name
 from zoo.errors import DataError
-from zoo.storage.regular import kind_of
 
 _JUNK = ("__macosx", "thumbs.db", "desktop.ini", "__pycache__", "lost+found")
 

@@ -29,9 +29,9 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     with evaluating(module):
         for group in tied_groups(module):
             dense |= dict.fromkeys((ref.name for ref in group.refs), group.tensor().detach())
-    state = module.state_dict()
-    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    plain = plain_names(module)
+        state = module.state_dict()
+        buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+        plain = plain_names(module)
     return dense | {plain(name): tensor for name, tensor in state.items() if name in buffers}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from zoo.bounded.regular import check_folder
 from zoo.catalog.names import Reference, parse
 from zoo.errors import AdapterError, HubError, UnknownNameError
 from zoo.hub import listing
@@ -40,7 +41,10 @@ def resolve_path(where: str | os.PathLike[str]) -> Path:
         HubError: the Hub refused or could not be reached.
     """
     folder = Path(where).expanduser()
-    if folder.is_dir() or folder.is_file():
+    if folder.is_dir():
+        check_folder(folder, AdapterError)
+        return folder
+    if folder.is_file():
         return folder
     reference = parse(os.fspath(where))
     if reference is None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from zoo.catalog.names import is_safe
 from zoo.errors import HubError
 from zoo.hub import listing
 from zoo.hub.listing import Commit
-from zoo.hub.trouble import translate_errors, with_retries
+from zoo.hub.trouble import translate_errors, warn, with_retries
 from zoo.hub.verify import discard, matches_digest
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "SHA256SUMS")
 PICKLES = ("*.bin", "*.pth", "*.json", "*.txt")
 WORKERS = 4
+SLACK = 2**16  # bytes that an answer may have beside the file: an error's text
 
 
 def snapshot(repository: str, revision: str | None = None, commit: Commit | None = None) -> Path:
@@ -55,28 +58,57 @@ def fetch(commit: Commit, names: Iterable[str]) -> Path:
             _one(commit, names[0])
         else:
             with ThreadPoolExecutor(WORKERS) as workers:
-                list(workers.map(lambda name: _one(commit, name), names))
+                list(workers.map(_until_one_fails(commit), names))
     listing.warn_if_offline(commit)
     listing.remember(commit)
     return commit.folder
 
 
-def _one(commit: Commit, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+def _until_one_fails(commit: Commit) -> Callable[[str], None]:
+    """Return a function that fetches a file, unless one failed before: each would wait as long for the same Hub."""
+    failed = threading.Event()
 
-    remote = commit.files[name]
-    for _ in range(2):
-        found = with_retries(lambda: hf_hub_download(commit.repository, name, revision=commit.sha))
-        path = Path(found)
-        if not path.resolve().is_relative_to(_root(commit)):
-            raise HubError(f"{commit}: {name} lies outside the cache, in {path.resolve()}; remove it there")
-        if matches_digest(path, remote):
-            return path
-        discard(path)
+    def one(name: str) -> None:
+        try:
+            if not failed.is_set():
+                _one(commit, name)
+        except BaseException:
+            failed.set()
+            raise
+
+    return one
+
+
+def _one(commit: Commit, name: str) -> Path:
+    path = _get(commit, name)
+    if matches_digest(path, commit.files[name]):
+        return path
+    discard(path)
+    with translate_errors(f"{commit}: {name} was damaged, and is no longer in the cache"):
+        path = _get(commit, name)
+    if matches_digest(path, commit.files[name]):
+        warn(f"{commit}: {name} was damaged, its content was not what the Hub's digest says; it was downloaded again")
+        return path
+    discard(path)
     raise HubError(
         f"{commit}: {name} arrived damaged twice, its content is not what the Hub's digest says; nothing of it is "
         "kept: try again later"
     )
+
+
+def _get(commit: Commit, name: str) -> Path:
+    """Return the path of a file in the cache, downloaded if it is not there. Raises the client's errors."""
+    from huggingface_hub import hf_hub_download
+
+    most = commit.files[name].size + SLACK
+    call = partial(hf_hub_download, commit.repository, name, revision=commit.sha)
+    path = Path(with_retries(call, most=most, seconds=None))
+    if not path.resolve().is_relative_to(_root(commit)):
+        raise HubError(f"{commit}: {name} lies outside the cache, in {path.resolve()}; remove it there")
+    if not (commit.folder / name).is_file():
+        discard(path)
+        raise HubError(f"{commit}: the Hub answered with {name} of another commit than {commit.sha}; try again")
+    return path
 
 
 def _root(commit: Commit) -> Path:

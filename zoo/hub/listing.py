@@ -99,7 +99,7 @@ def fetch_sha(repository: str, revision: str | None) -> str:
     from huggingface_hub import HfApi
 
     info = with_retries(lambda: HfApi().model_info(repository, revision=revision))
-    if not is_commit(info.sha):
+    if not isinstance(info.sha, str) or not is_commit(info.sha):
         raise HubError(f"{repository}: the Hub answered without a commit, {info.sha!r}")
     return str(info.sha)
 
@@ -144,12 +144,18 @@ def list_files(repository: str, sha: str) -> dict[str, RemoteFile]:
         size = getattr(item, "size", None)
         if size is None:  # a folder
             continue
-        lfs = getattr(item, "lfs", None)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0 or not isinstance(item.path, str):
-            raise HubError(f"{repository}: the Hub lists {item.path!r} with the size {size!r}")
-        sha256 = getattr(lfs, "sha256", None)
-        found[item.path] = RemoteFile(size, str(getattr(item, "blob_id", "") or ""), sha256)
+        blob, sha256 = getattr(item, "blob_id", None), getattr(getattr(item, "lfs", None), "sha256", None)
+        if type(size) is not int or size < 0 or not isinstance(item.path, str):
+            raise HubError(f"{repository}: the Hub lists {item.path!r:.200} with the size {size!r:.40}; try again")
+        if sha256 is not None and not _is_digest(sha256, 64):
+            raise HubError(f"{repository}: the Hub lists {item.path!r:.200} with the sha256 {sha256!r:.80}; try again")
+        known = _is_digest(blob, 40) or _is_digest(blob, 64)
+        found[item.path] = RemoteFile(size, str(blob) if known else "", sha256)
     return found
+
+
+def _is_digest(value: object, length: int) -> bool:
+    return isinstance(value, str) and len(value) == length and re.fullmatch(r"[0-9a-f]+", value) is not None
 
 
 def _fetch_listing(repository: str, sha: str) -> dict[str, RemoteFile]:

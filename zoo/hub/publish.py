@@ -12,22 +12,27 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zoo.catalog.names import is_commit, is_repository, is_revision
 from zoo.errors import HubError
 from zoo.hub import trouble
-from zoo.hub.listing import MAIN, RemoteFile, list_files
-from zoo.hub.trouble import is_passing, scrub, status, translate_errors, with_retries
+from zoo.hub.download import fetch
+from zoo.hub.limits import SilentHubError
+from zoo.hub.listing import MAIN, Commit, RemoteFile, list_files
+from zoo.hub.trouble import is_passing, request, retry_after, scrub, status, translate_errors, with_retries
 from zoo.hub.verify import blob_digests
 from zoo.storage.atomic import digest
 
 TRIES = 5
+LONGEST = 100.0  # seconds after the first failure, after which no further try begins
 CONFLICT = (409, 412)  # another commit came first
 # Returns the files of a commit; its argument reads a text file of the repository as it is now (None: no such file).
 Content = Callable[[Callable[[str], str | None]], Mapping[str, Path]]
-LONGEST = 2**20  # bytes of a text that is read from the repository
+TEXTS = (".json", ".md", ".txt")  # files that the Hub does not store apart
+TEXT = 2**20  # bytes of a text that is read from the repository
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def _commit(repository: str, branch: str, content: Content, message: str) -> Pus
 
     api, sent = HfApi(), False
     first: str | None = None
+    failed: float | None = None
     for attempt in range(TRIES):
         head, present = _read_branch(repository, branch)
         files = content(lambda name, head=head, present=present: _text(repository, head, present, name))  # type: ignore[misc]
@@ -92,28 +98,28 @@ def _commit(repository: str, branch: str, content: Content, message: str) -> Pus
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # the client's own, of its HTTP library
-                done = api.create_commit(
-                    repository,
-                    list(_additions(files)),
-                    commit_message=message,
-                    commit_description=mark,
-                    revision=branch,
-                    parent_commit=head,
-                )
+                additions = list(_additions(files))
+                for one in additions:
+                    if not one.path_in_repo.endswith(TEXTS):  # alone, for the client sends several from its own threads
+                        request(partial(api.preupload_lfs_files, repository, [one], revision=branch), seconds=None)
+                commit = partial(api.create_commit, repository, additions, revision=branch, parent_commit=head)
+                done = request(partial(commit, commit_message=message, commit_description=mark), seconds=None)
             return PushResult(str(done.commit_url), str(done.oid), repository, branch)
         except Exception as error:
-            if attempt == TRIES - 1 or not _worth_retrying(error):
+            failed = failed or time.monotonic()
+            if attempt == TRIES - 1 or time.monotonic() - failed > LONGEST or not _worth_retrying(error):
                 raise
             sent = True
-            time.sleep(trouble.DELAYS[min(attempt, len(trouble.DELAYS) - 1)])
+            delay = trouble.DELAYS[min(attempt, len(trouble.DELAYS) - 1)]
+            time.sleep(max(delay, min(retry_after(error), trouble.PATIENCE)))
     raise AssertionError("unreachable")
 
 
 def _worth_retrying(error: BaseException) -> bool:
     """Return whether the commit may exist in spite of the error, or may succeed on top of the newest commit."""
-    if status(error) in CONFLICT or is_passing(error):
+    if status(error) in CONFLICT or is_passing(error) or isinstance(error, SilentHubError):
         return True
-    cause = error.__cause__  # the client wraps the error of one of several files
+    cause = error.__cause__  # the client wraps the error of a file
     return cause is not None and is_passing(cause)
 
 
@@ -168,13 +174,11 @@ def _find_commit(repository: str, branch: str, first: str | None, mark: str) -> 
 
 def _text(repository: str, head: str | None, present: Mapping[str, RemoteFile], name: str) -> str | None:
     """Return the text of a file in the repository; None if it has no such file."""
-    from huggingface_hub import hf_hub_download
-
     if head is None or name not in present:
         return None
-    if present[name].size > LONGEST:
-        raise HubError(f"{repository}: its {name} has {present[name].size:,} bytes, expected at most {LONGEST:,}")
-    path = Path(with_retries(lambda: hf_hub_download(repository, name, revision=head)))
+    if present[name].size > TEXT:
+        raise HubError(f"{repository}: its {name} has {present[name].size:,} bytes, expected at most {TEXT:,}")
+    path = fetch(Commit(repository, head, {**present}, fresh=True), [name]) / name
     return path.read_text(encoding="utf-8", errors="replace")
 
 

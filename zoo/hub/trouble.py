@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from zoo.errors import HubError, ZooError
+from zoo.errors import HubError, ZooError, one_line
+from zoo.hub.limits import ANSWER, PASSING, SECONDS, SilentHubError, UnusableAnswerError, bounded
 
 Result = TypeVar("Result")
 
 DELAYS = (0.5, 1.0, 2.0)  # seconds before the second, third and fourth try
 PATIENCE = 10.0  # the longest wait in seconds that a server's Retry-After can cause
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+LONGEST = 30.0  # seconds after which no further try begins
+# What the client raises where an answer is no JSON, or JSON of another form.
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 _SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
@@ -33,35 +36,66 @@ def warn(message: str) -> None:
     logging.getLogger("zoo").warning(scrub(message))
 
 
-def with_retries(call: Callable[[], Result], worth: Callable[[BaseException], bool] | None = None) -> Result:
+def with_retries(
+    call: Callable[[], Result],
+    worth: Callable[[BaseException], bool] | None = None,
+    *,
+    most: int = ANSWER,
+    seconds: float | None = SECONDS,
+) -> Result:
     """Return what `call` returns, calling it again after a delay while its error is a temporary one.
 
     Args:
         call: the request.
         worth: whether an error is worth another try; default `is_passing`.
+        most: bytes of one answer.
+        seconds: how long one call may take; None for the transfer of a file.
     """
+    begun = time.monotonic()
     for delay in DELAYS:
         try:
-            return call()
+            return request(call, most, seconds)
         except Exception as error:
-            if not (worth or is_passing)(error):
+            if not (worth or is_passing)(error) or (seconds is not None and time.monotonic() - begun > LONGEST):
                 raise
-            time.sleep(max(delay, _retry_after(error)))
-    return call()
+            time.sleep(max(delay, min(retry_after(error), PATIENCE)))
+    return request(call, most, seconds)
+
+
+def request(call: Callable[[], Result], most: int = ANSWER, seconds: float | None = SECONDS) -> Result:
+    """Return what `call`, one call of the client, returns, within bounds (`zoo.hub.limits`).
+
+    Raises:
+        UnusableAnswerError: an answer exceeds them, or is not what the client expects.
+    """
+    try:
+        with bounded(most, seconds):
+            return call()
+    except DAMAGED as error:
+        if _from_client(error):
+            raise
+        raise UnusableAnswerError(
+            f"the Hub's answer is damaged, or no Hub's ({type(error).__name__}: {one_line(error, 120)}); try again, "
+            "and check HF_ENDPOINT and proxies"
+        ) from error
 
 
 def is_passing(error: BaseException) -> bool:
     """Return whether the same request may succeed a moment later: a broken connection, a busy server, half a file."""
     if (code := status(error)) is not None:
         return code in PASSING
-    if is_offline(error) or _is(error, "LocalEntryNotFoundError"):  # the client has retried already
+    if is_offline(error):
         return False
+    if _is(error, "LocalEntryNotFoundError"):  # of a broken connection, which the client has retried already
+        return any(status(each) in PASSING for each in _chain(error))
     return is_connection(error) or "Consistency check failed" in str(error)
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Return whether the Hub did not answer or failed itself, so that nothing is known about the requested object."""
     code = status(error)
+    if isinstance(error, SilentHubError):
+        return True
     return is_offline(error) or (code in PASSING if code is not None else is_connection(error))
 
 
@@ -89,10 +123,13 @@ def _is(error: BaseException, name: str) -> bool:
     return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
-def _retry_after(error: BaseException) -> float:
-    """Return the seconds to wait that a server's answer requests, at most `PATIENCE`."""
-    text = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return min(float(text), PATIENCE) if re.fullmatch(r"\d{1,6}", text) else 0.0
+def retry_after(error: BaseException) -> float:
+    """Return the seconds to wait that a server's answer requests; 0.0 if it requests none, or a date."""
+    for each in _chain(error):
+        text = getattr(getattr(each, "response", None), "headers", {}).get("Retry-After", "")
+        if re.fullmatch(r"\d{1,18}", text):
+            return float(text)
+    return 0.0
 
 
 @contextmanager
@@ -115,6 +152,8 @@ def _message(where: str, error: BaseException, writing: bool) -> str | None:
     """Return one line for a client's error, from the most telling one in its chain; None if it is not the client's."""
     chain = list(_chain(error))
     for each in chain:
+        if isinstance(each, UnusableAnswerError):
+            return f"{where}: {each}"
         if _is(each, "GatedRepoError"):
             return f"{where}: access is restricted; ask for it on its page, then `hf auth login`"
         if _is(each, "RevisionNotFoundError"):
@@ -136,18 +175,23 @@ def _message(where: str, error: BaseException, writing: bool) -> str | None:
             )
         if (code := status(each)) is not None:
             busy = "it is busy or out of order" if code in PASSING else _first_line(each)
-            return f"{where}: the Hub answered HTTP {code} ({busy}); try again"
+            pause = retry_after(each)
+            again = f"try again in {pause:,.0f} seconds" if PATIENCE < pause < 1e6 else "try again"
+            return f"{where}: the Hub answered HTTP {code} ({busy}); {again}"
         if is_connection(each) and type(each).__name__.startswith("Connect"):
             return _unreached(where)
         if is_connection(each):
             return f"{where}: the connection to the Hub broke ({type(each).__name__}); check the network and try again"
     if _is(error, "LocalEntryNotFoundError"):
         return _unreached(where)
-    from_client = type(error).__module__.partition(".")[0] in ("huggingface_hub", *_CLIENTS)
-    if isinstance(error, OSError) or from_client or writing:
+    if isinstance(error, OSError) or _from_client(error) or writing:
         doing = "written" if writing else "read"
         return f"{where}: the Hub could not be {doing} ({_first_line(error)}); try again"
     return None
+
+
+def _from_client(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in ("huggingface_hub", *_CLIENTS)
 
 
 def _unreached(where: str) -> str:

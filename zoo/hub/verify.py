@@ -1,13 +1,17 @@
 """Compare cached files with the Hub's digests, and discard those that differ.
 
 The client compares sizes only. Here the content is compared: with the sha256 of large files, and with git's sha1 of the
-others. A large file that was verified is noted with its size and time, so that the next load does not read it twice.
+others. A large file that was verified is noted with sums of its content. Later processes compare with those once, which
+takes a fraction of the time, and with the digest again if they differ. Nothing is believed because of a file's size
+and time alone: rot on a disk changes neither.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,33 +19,64 @@ from zoo.bounded.json_text import read_json
 from zoo.errors import HubError, OutputError
 from zoo.hub.listing import RemoteFile, zoo_cache
 from zoo.storage import atomic
+from zoo.storage.contents import content_sums
 
-NOTED = 2**20  # bytes; smaller files are read again each time
+NOTED = 2**20  # bytes; smaller files are compared with their digest each time
 _CHUNK = 2**20
+_SETTLED = 2.0  # seconds after which a further change of a file shows in its times, on any file system
+# Files that this process has read and found to be right: path → what `_state` said of them then. The system sets the
+# time of the last change itself, so within a process a file that looks the same was not written to.
+_read_here: dict[str, tuple[object, ...]] = {}
 
 
 def matches_digest(path: Path, remote: RemoteFile) -> bool:
-    """Return whether the file's content has the Hub's digest; compare only the size if the Hub gives no digest."""
+    """Return whether the file's content has the Hub's digest.
+
+    If the Hub gives no digest, a large file is compared with what it was when it was first seen, a small one by size.
+    """
+    digest = remote.sha256 or remote.blob
     try:
         state = path.stat()
+        seen = _state(state, digest)
+        if state.st_size != remote.size:
+            return False
+        if state.st_size < NOTED:
+            return not digest or _has_digest(path, remote)
+        place = str(path.resolve())
+        if _read_here.get(place) != seen:
+            if not _matches(path, remote, digest):
+                return False
+            if time.time() - state.st_ctime > _SETTLED and seen == _state(path.stat(), digest):
+                _read_here[place] = seen
     except OSError:
         return False
-    if state.st_size != remote.size:
-        return False
-    digest = remote.sha256 or remote.blob
-    if not digest:
-        return True
-    seen = [state.st_size, state.st_mtime_ns, digest]
-    note = zoo_cache("verified", f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json")
-    if state.st_size >= NOTED and _read(note) == seen:
-        return True
-    matches = atomic.digest(path) == digest if remote.sha256 else digest in blob_digests(path, digest)
-    if not matches:
-        return False
-    if state.st_size >= NOTED:
-        with suppress(OutputError):
-            atomic.write_text(note, json.dumps(seen))
     return True
+
+
+def _state(state: os.stat_result, digest: str) -> tuple[object, ...]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, digest
+
+
+def _matches(path: Path, remote: RemoteFile, digest: str) -> bool:
+    note = zoo_cache("verified", f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json")
+    sums = content_sums(path)
+    seen, noted = [remote.size, digest, sums], _read(note)
+    if noted == seen:
+        return True
+    if digest:
+        if not _has_digest(path, remote):
+            return False
+    elif isinstance(noted, list) and noted[:2] == seen[:2]:
+        return False
+    with suppress(OutputError):
+        atomic.write_text(note, json.dumps(seen))
+    return True
+
+
+def _has_digest(path: Path, remote: RemoteFile) -> bool:
+    if remote.sha256:
+        return atomic.digest(path) == remote.sha256
+    return remote.blob in blob_digests(path, remote.blob)
 
 
 def blob_digests(path: Path, like: str) -> tuple[str, ...]:

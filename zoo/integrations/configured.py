@@ -7,9 +7,12 @@ repository and cannot be left out is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from zoo.bounded.json_text import read_object
+from zoo.bounded.text import read_text
 from zoo.errors import CheckpointError, shown
 
 # Which implementation computes, where code or weights are, and whether to trust it: ours to say, never a file's.
@@ -24,6 +27,10 @@ _LEFT_OUT = frozenset(
 )
 # The libraries take a name with one of these as a repository, or a folder.
 _NAMED = frozenset({"backbone", "architecture", "timm_backbone"})
+# A tokenizer's files, which may be long, and those that only say how it is used.
+_TEXTS = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})
+_CONFIGURED = frozenset({"config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
+_VOCABULARY = 256 << 20  # bytes
 _PLACE = ("/", ":", "\\")
 
 
@@ -46,3 +53,15 @@ def without_code(values: Any, where: str) -> Any:
                 )
         return {key: without_code(value, where) for key, value in values.items() if key not in _LEFT_OUT}
     return [without_code(value, where) for value in values] if isinstance(values, list) else values
+
+
+def check_files(folder: Path, files: Collection[str]) -> None:
+    """Check the files of a tokenizer or processor before a library reads them, all but what they say.
+
+    Raises:
+        CheckpointError: one is no text, no JSON, or beyond the bounds.
+    """
+    for name in _TEXTS & set(files):
+        read_text(folder / name, limit=_VOCABULARY, error=CheckpointError)
+    for name in _CONFIGURED & set(files):
+        read_object(folder / name)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.bounded.json_text import read_object
-from zoo.bounded.text import read_text
 from zoo.errors import CheckpointError, OutputError, ZooError, one_line
-from zoo.integrations.configured import without_code
+from zoo.integrations.configured import check_files, without_code
 from zoo.integrations.transformers_config import library_config
 from zoo.storage.config_json import read_json_object
 
@@ -30,10 +28,6 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
 
-# A tokenizer's files, which may be long, and those that only say how it is used.
-_TEXTS = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"})
-_CONFIGURED = frozenset({"config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
-_VOCABULARY = 256 << 20  # bytes
 # Buffers that files of older releases hold, and that are in no module today.
 _ONCE_STORED = ("position_ids", "inv_freq", "masked_bias")
 
@@ -224,7 +218,7 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
             f"{folder}: expected a tokenizer.json beside the weights, got {', '.join(sorted(files)) or 'no files'}; "
             "add the model's tokenizer files"
         )
-    _check_files(Path(folder), files)
+    check_files(Path(folder), files)
     try:
         if files.isdisjoint({"config.json", "tokenizer_config.json"}):
             return PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
@@ -233,18 +227,6 @@ def read_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {one_line(error)}"
         ) from error
-
-
-def _check_files(folder: Path, files: Collection[str]) -> None:
-    """Check the files of a tokenizer or processor before a library reads them, all but what they say.
-
-    Raises:
-        CheckpointError: one is no text, no JSON, or beyond the bounds.
-    """
-    for name in _TEXTS & set(files):
-        read_text(folder / name, limit=_VOCABULARY, error=CheckpointError)
-    for name in _CONFIGURED & set(files):
-        read_object(folder / name)
 
 
 def tokenizer_of(entry: Entry) -> PreTrainedTokenizerBase:

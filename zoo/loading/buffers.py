@@ -21,7 +21,7 @@ from zoo.torch_state.budget import is_over_budget
 from zoo.torch_state.modes import seeded
 from zoo.weights.walk import ModuleIndex, index_module
 
-# Constructors of libraries change what belongs to the process for a moment, such as torch's functions of initial values
+# Constructors of libraries change what belongs to the process, such as torch's functions of initial values.
 _one_at_a_time = threading.RLock()
 
 

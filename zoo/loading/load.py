@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.adapters.adapter_set import PreparedAdapter
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.catalog.entry import RANDOM, Entry
 from zoo.catalog.head import as_head
 from zoo.errors import AdapterError, ZooError
 from zoo.formats import packed
 from zoo.formats.trainer import save_pretrained
+from zoo.hub.adapters import resolve_path
 from zoo.loading.buffers import construct, make_real
 from zoo.loading.calibrated import (
     calibrate_loaded,
@@ -128,6 +129,8 @@ def load(
                 f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
             )
         entry, named = replace(entry, adapter=None), {DEFAULT: entry.adapter, **named}
+    # Once for all that follows, so that the Hub is asked once and all of it is of one commit.
+    named = {key: resolve_path(one) if isinstance(one, str | os.PathLike) else one for key, one in named.items()}
     entry = with_head(entry, asked, named)
     module = construct(entry)
     index = index_module(module)  # the only walk over the module: its result is passed on
@@ -277,7 +280,7 @@ def _named(lora: Lora) -> dict[str, Any]:
 def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup]) -> Model:
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         # Quantized weights cannot train, so freeze the whole base.
-        model.adapter_set.freeze_base(groups, permanently=True)
+        model.adapter_set.base_training.freeze(groups, permanently=True)
     inner = unwrapped(model.module)
     inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
     if callable(getattr(type(inner), "save_pretrained", None)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.bounded.json_text import read_object
+from zoo.bounded.regular import check_folder
 from zoo.catalog import discovery
 from zoo.catalog.entry import EMBEDDED, RANDOM, Entry, is_hub
 from zoo.catalog.limits import check_limits
@@ -17,6 +18,7 @@ from zoo.formats.manifest import saved_base
 from zoo.hub.adapters import fetch_place, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
 from zoo.plugin import hooks
+from zoo.storage.checkpoint import verify_companions
 from zoo.storage.file_names import MODEL_CONFIGS
 
 
@@ -82,6 +84,7 @@ def _located(entry: Entry, download: bool, given: str | None = None) -> Entry:
         folder = _embedded(entry)
     elif given and Path(given).expanduser().is_dir():
         folder = Path(given).expanduser()
+        check_folder(folder, CheckpointError)
     elif not is_repository(entry.weights):
         raise UnknownNameError(f"weights {entry.weights!r}: expected a folder that exists, owner/name, or 'embedded'")
     elif entry.config and not download:
@@ -110,6 +113,7 @@ def unnamed(name: str, weights: str | None, revision: str | None, *, local: bool
     folder = Path(name).expanduser()
     source: Literal["hub", "folder"] = "folder"
     if local and folder.is_dir():
+        check_folder(folder, CheckpointError)
         if is_adapter_folder(folder):
             if base:
                 raise CheckpointError(f"{name!r} holds an adapter, expected the base of one")
@@ -143,9 +147,11 @@ def _recognised(name: str, config: dict[str, Any]) -> str:
     kind = config.get("_class_name") or config.get("model_type") or config.get("architecture") or "no class name"
     kind = kind if isinstance(kind, str) else shown(kind)
     if found:
+        by = {name: next(iter(discovery.claims().get(name, ())), None) for name in found}
+        named = " and ".join(f"{name} ({one.distribution} {one.version})" if one else name for name, one in by.items())
         raise PluginError(
-            f"{name!r} ({kind}) is recognised by several plugins, {', '.join(found)}: "
-            f"choose with ZOO_PLUGINS={found[0]}"
+            f"{name!r} ({kind}) is recognised by several plugins, {named}: "
+            f"choose one in the environment, ZOO_PLUGINS={found[0]}, or uninstall the other"
         )
     raise UnknownNameError(
         f"no plugin recognises {name!r} ({kind}); tried {', '.join(discovery.claims()) or 'none'}: "
@@ -170,6 +176,7 @@ def _config(folder: Path | None) -> dict[str, Any] | None:
     path = next((folder / name for name in MODEL_CONFIGS if (folder / name).is_file()), None) if folder else None
     if path is None:
         return None
+    verify_companions(path.parent)
     return read_object(path)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
-from zoo.bounded.patterns import check_pattern, endmatch
+from zoo.bounded.patterns import check_pattern, endmatch, is_list
 from zoo.errors import AdapterError, shown
 
 Targets = tuple[str, ...] | list[str] | str | None
@@ -20,8 +20,7 @@ INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
 RESIDUAL = ("pissa", "olora")  # prefixes of the inits that, in their papers, move a part of the base into B·A
 
 LARGEST = 1e18  # bound of alphas and weights, so that their product is finite in float32 too
-LARGEST_RANK = 1 << 16  # weights have at most about as many rows
-PATTERNS = 10_000  # in one dict
+LARGEST_RANK, PATTERNS = 1 << 16, 256  # of an update, and in one dict beside names
 
 
 class Adapter:
@@ -94,7 +93,8 @@ class Ranked(Adapter):
             _check_patterns(name, getattr(self, name))
         for rank in (self.rank, *self.rank_pattern.values()):
             if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
-                raise AdapterError(f"rank: expected a whole number of at least 1, got {shown(rank)} (≤ {LARGEST_RANK})")
+                most = f", at most {LARGEST_RANK}" if type(rank) is int and rank > 1 else ""
+                raise AdapterError(f"rank: expected a whole number of at least 1{most}, got {shown(rank)}")
         for alpha in (self.alpha, *self.alpha_pattern.values()):
             if not _is_number(alpha):
                 raise AdapterError(f"alpha: expected a number, at most {LARGEST:g}, got {shown(alpha)}")
@@ -295,12 +295,12 @@ def _pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
 
 
 def _check_patterns(name: str, patterns: Any) -> None:
-    if not isinstance(patterns, dict) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+    valid = isinstance(patterns, dict) and all(isinstance(pattern, str) and pattern for pattern in patterns)
+    if not valid or len(patterns) - sum(map(is_list, patterns)) > PATTERNS:
         raise AdapterError(
-            f"{name}: expected a dict of regular expressions over parameter paths, got {shown(patterns)}"
+            f"{name}: expected a dict of regular expressions over parameter paths, at most {PATTERNS}, got "
+            f"{shown(patterns)}"
         )
-    if len(patterns) > PATTERNS:
-        raise AdapterError(f"{name}: expected at most {PATTERNS} regular expressions, got {len(patterns)}")
     for pattern in patterns:
         check_pattern(pattern, name)
 

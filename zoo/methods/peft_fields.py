@@ -67,7 +67,7 @@ LORA_HARMLESS = frozenset(
     """.split()  # noqa: SIM905 - a list of words reads better so
 )
 # The other initialisations (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base's own weights too.
-INITS = (True, False, None, "gaussian", "orthogonal", "eva")
+INITS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 
 
 def lora_from_peft(raw: Mapping[str, Any]) -> LoRA:

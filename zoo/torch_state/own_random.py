@@ -2,7 +2,8 @@
 
 Seeding the global generators and putting them back is seen by every other thread: their numbers repeat, and so do ours
 change. A mode belongs to one thread. It sees each of torch's functions, and for the few that draw, a second mode
-below autograd gives a generator to whatever they call.
+below autograd gives a generator to whatever they call. What a tensor-like object calls when a function meets it (the
+dropout of an adapter in training mode) is not seen.
 """
 
 from __future__ import annotations

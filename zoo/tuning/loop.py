@@ -14,6 +14,7 @@ import torch
 from zoo.compat import renamed_arguments
 from zoo.errors import TuningError
 from zoo.torch_state.rng import preserve_rng
+from zoo.torch_state.turns import turns_of
 from zoo.tuning.callbacks import call, checked
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
@@ -192,7 +193,8 @@ def _advance(
         with preserve_rng(run.device):  # rich draws random numbers
             show = shown.enter_context(bar)
         while not run.finished:
-            loss = run.advance()
+            with turns_of(run.model.module).changing():  # other threads see the weights before a step or after it
+                loss = run.advance()
             with preserve_rng(run.device):
                 show(run.step, loss, run.lr, run.used)
             tell("on_step")

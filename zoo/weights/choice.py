@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,41 +23,62 @@ class _Choice(NamedTuple):
 
     Attributes:
         views: By the managed weight in whose place they are.
-        backward: The backward pass in which they are in force; None where `choosing` is.
+        backward: The backward pass in which alone they are in force; None for no such limit.
+        outer: What was in force before that backward pass.
     """
 
     views: Views
-    backward: int | None
+    backward: int | None = None
+    outer: Any = None
 
 
-_chosen: ContextVar[_Choice | None] = ContextVar("chosen", default=None)
+CHOSEN: ContextVar[_Choice | None] = ContextVar("chosen", default=None)
 
 
-def in_force(managed: ManagedWeight) -> ManagedWeight:
+def in_force(managed: Any) -> Any:
     """Return what to compute with in a managed weight's place: its view, or itself."""
-    choice = _chosen.get()
-    return managed if choice is None else _view(choice, managed)
+    choice = _current()
+    return managed if choice is None else choice.views.get(managed, managed)
 
 
-def _view(choice: _Choice, managed: ManagedWeight) -> ManagedWeight:
+def _current() -> _Choice | None:
+    choice = CHOSEN.get()
     # A backward pass that ended with an error has left its choice behind.
-    if choice.backward is not None and choice.backward != torch._C._current_graph_task_id():
-        return managed
-    return choice.views.get(managed, managed)
+    if choice is None or choice.backward is None or choice.backward == torch._C._current_graph_task_id():
+        return choice
+    return choice.outer
 
 
 @contextmanager
 def choosing(views: Views) -> Iterator[None]:
-    """Put views in force in the block, in its thread; those of another choice around it stay for other weights."""
-    outer = _chosen.get()
-    merged = views if outer is None else {**outer.views, **views}
-    token = _chosen.set(_Choice(merged, None))
+    """Put views in force in the block, in its thread; those of a choice around it stay for other weights."""
+    outer = _current()
+    with keeping(_Choice(views if outer is None else {**outer.views, **views})):
+        yield
+
+
+def kept() -> _Choice | None:
+    """Return the choice in force, for `keeping`."""
+    choice = _current()
+    return None if choice is None else _Choice(choice.views)
+
+
+@contextmanager
+def keeping(choice: _Choice | None) -> Iterator[None]:
+    """Put in force in the block what `kept` has returned elsewhere, in another thread too."""
+    token = CHOSEN.set(choice)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        CHOSEN.reset(token)
 
 
 def choose_in_backward(views: Views | None) -> None:
-    """Put views in force for what the rest of the running backward pass recomputes in this thread; None for none."""
-    _chosen.set(None if views is None else _Choice(views, torch._C._current_graph_task_id()))
+    """Put views in force for what the rest of the running backward pass recomputes in this thread.
+
+    Args:
+        views: None for what was in force before the backward pass.
+    """
+    choice = CHOSEN.get()
+    outer = choice.outer if choice is not None and choice.backward is not None else choice
+    CHOSEN.set(outer if views is None else _Choice(views, torch._C._current_graph_task_id(), outer))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightError
+from zoo.weights.choice import CHOSEN, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
@@ -58,7 +59,7 @@ class LazyWeight:
 
     def dense(self) -> Tensor:
         """Return the weight as a plain tensor: base and active updates."""
-        weight = self._zoo_store.dense()
+        weight = in_force(self._zoo_store).dense()
         return weight.detach() if self._zoo_detached else weight
 
     def base(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -73,7 +74,8 @@ class LazyWeight:
             x, weight, bias = args[:3]
             if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
                 rest = (bias.dense(), *args[3:]) if type(bias) is cls else args[2:]
-                result = direct(weight._zoo_store, x, *rest)
+                managed = weight._zoo_store
+                result = direct(managed if CHOSEN.get() is None else in_force(managed), x, *rest)
                 if result is not None:
                     return result
         path = PATHS.get(func)
@@ -243,7 +245,7 @@ class LazyWeight:
 
         Without gradients it is dense, else a lazy weight, which is dequantized again in the backward pass.
         """
-        managed = self._zoo_store
+        managed = in_force(self._zoo_store)
         if type(index) is int and type(managed) is ManagedWeight and not torch.is_grad_enabled():
             entry = managed.kept_entry(index)
             if entry is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class WeightMerge(NamedTuple):
         base: The norm of W.
         effect: The norm of ΔW.
         error: The norm of value − (W + ΔW).
+        finite: Whether no value became NaN or infinite that was a number before.
     """
 
     names: tuple[str, ...]
@@ -34,6 +36,7 @@ class WeightMerge(NamedTuple):
     base: float
     effect: float
     error: float
+    finite: bool = True
 
 
 class ManagedWeight(nn.Module):
@@ -221,6 +224,18 @@ class ManagedWeight(nn.Module):
         self._updates_in_use = tuple(update for update, _ in used[last + 1 :])
         self._shares = tuple(weight for _, weight in used[last + 1 :])
 
+    def view(self, names: tuple[str, ...], weights: Mapping[str, float] = ALL_ONES) -> ManagedWeight:
+        """Return the same weight with these adapters active; it shares everything else with this one.
+
+        Args:
+            names: As in `activate`.
+            weights: As in `activate`.
+        """
+        view = type(self).__new__(type(self))
+        view.__dict__.update(self.__dict__)  # the dicts of parameters and modules themselves, whatever comes into them
+        view.activate(names, weights)
+        return view
+
     def _deactivate(self, names: tuple[str, ...]) -> None:
         """Deactivate these adapters; the others stay as they are."""
         self.activate(tuple(name for name in self.active if name not in names), self.weights)
@@ -259,7 +274,9 @@ class ManagedWeight(nn.Module):
         if value is None:
             value = nn.Parameter(exact.to(dtype, copy=True), requires_grad=False)
         stored = value(exact.dtype) if isinstance(value, QuantizedTensor) else value
-        return WeightMerge(names, value, base_norm, effect, _norm(stored - exact))
+        error = _norm(stored - exact)
+        finite = math.isfinite(effect + error) or not bool((base.isfinite() & ~stored.isfinite()).any())
+        return WeightMerge(names, value, base_norm, effect, error, finite)
 
     def apply_merge(self, merge: WeightMerge) -> None:
         """Make the result of `compute_merge` the current base; the original one is kept."""

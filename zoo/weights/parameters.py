@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import StateDictError, WeightError
+from zoo.torch_state.modes import evaluating
+from zoo.torch_state.turns import turns_of
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import HOOK, forget
@@ -99,14 +101,9 @@ def save_pretrained(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 "library can load: leave out state_dict="
             )
         kwargs = {**kwargs, "state_dict": None}
-    training = [(layer, layer.training) for layer in module.modules()]
-    module.eval()  # an adapter's dropout must not be saved
-    try:
-        with plain_parameters(module):
-            return write(module, *args, **kwargs)
-    finally:
-        for layer, mode in training:
-            layer.training = mode
+    # Evaluation mode, because an adapter's dropout must not be saved; nobody else may see the plain parameters.
+    with turns_of(module).changing(), evaluating(module), plain_parameters(module):
+        return write(module, *args, **kwargs)
 
 
 def _put(ref: ParameterRef, managed: ManagedWeight, lazy: LazyWeight, register: bool) -> None:

@@ -271,3 +271,15 @@ def tied_groups(module: nn.Module) -> list[TiedGroup]:
 def managed_weights(module: nn.Module) -> dict[str, ManagedWeight]:
     """Return the module's managed weights by the name of their first place."""
     return {group.name: group.value for group in tied_groups(module) if isinstance(group.value, ManagedWeight)}
+
+
+def outdated(groups: list[TiedGroup]) -> bool:
+    """Return whether the module has changed since the walk that found `groups`."""
+    for group in groups:
+        ref, value = group.refs[0], group.value
+        current = ref.layer._parameters.get(ref.attribute)
+        if current is None:
+            current = getattr(ref.layer.__dict__.get(ref.attribute), "_zoo_store", None)
+        if current is not value:
+            return True
+    return False

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.weights.choice import in_force
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops import linear as linear_op
@@ -14,7 +15,7 @@ from zoo.weights.ops import linear as linear_op
 def managed_of(layer: nn.Module) -> ManagedWeight | None:
     """Return the managed weight of a layer; None if its weight is a plain parameter again (`model.unload`)."""
     weight = layer.__dict__.get("weight")
-    return weight._zoo_store if isinstance(weight, LazyWeight) else None
+    return in_force(weight._zoo_store) if isinstance(weight, LazyWeight) else None
 
 
 def bias_of(layer: nn.Module, dtype: torch.dtype) -> Tensor | None:

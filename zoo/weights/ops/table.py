@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
+from zoo.weights.choice import in_force, keeping, kept
 from zoo.weights.ops import conv, embedding, linear
 from zoo.weights.ops.base import transforms_active
 
@@ -22,7 +23,7 @@ Path = Callable[..., Tensor | None]
 def _managed(value: Any) -> Any:
     """Return a lazy weight's managed weight; None for anything else, and for one detached from the graph (`.data`)."""
     managed = getattr(value, "_zoo_store", None)
-    return None if managed is None or value._zoo_detached else managed
+    return None if managed is None or value._zoo_detached else in_force(managed)
 
 
 def _is_lazy(value: Any) -> bool:
@@ -100,14 +101,17 @@ def recomputed(func: Callable[..., Any]) -> Path:
         if kwargs.get("out") is not None:
             return None
         leaves = tree_leaves((args, kwargs))
-        weights = [leaf._zoo_store for leaf in leaves if _is_lazy(leaf)]
+        weights = [in_force(leaf._zoo_store) for leaf in leaves if _is_lazy(leaf)]
         if all(managed.is_dense() for managed in weights):
             return None  # nothing to recompute: the dense weights exist already
         if not any(getattr(leaf, "requires_grad", False) for leaf in leaves):
             return None
 
+        chosen = kept()
+
         def run(*inner: Any) -> Any:
-            dense_args, dense_kwargs = to_dense((inner, kwargs))
+            with keeping(chosen):
+                dense_args, dense_kwargs = to_dense((inner, kwargs))
             return func(*dense_args, **dense_kwargs)
 
         random = any(managed.training and update.dropout for managed in weights for update in managed.active_updates())

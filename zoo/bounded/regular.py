@@ -1,7 +1,4 @@
-"""Open regular files alone: a named pipe, a socket or a device under a file's name waits for ever or never ends.
-
-Imports nothing of zoo.
-"""
+"""Open regular files alone: a named pipe, a socket or a device under a file's name waits for ever or never ends."""
 
 from __future__ import annotations
 
@@ -9,7 +6,10 @@ import errno
 import io
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
+
+from zoo.errors import ZooError
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -43,26 +43,32 @@ def kind_of(mode: int) -> str:
     return next((said for test, said in _KINDS if test(mode)), "no regular file")
 
 
-def odd_one(folder: Path, depth: int = 1) -> str | None:
-    """Return what lies in a folder and is neither a regular file nor a folder, and what it is; None if nothing is.
+def check_folder(folder: Path, error: type[ZooError]) -> None:
+    """Check that a model's or an adapter's folder has regular files and folders alone: a library would open the others.
 
-    A library that is given the folder would open it. Links that lead nowhere are none.
+    Links that lead nowhere, and what is hidden, pass.
 
-    Args:
-        folder: the folder.
-        depth: how many levels of folders below it are looked at.
+    Raises:
+        ZooError: of the class `error`: it has another.
     """
-    with os.scandir(folder) as entries:
+    odd = _odd_one(folder, 1)
+    if odd is not None:
+        raise error(f"{folder}: {odd}, which would be waited for or never end: remove it")
+
+
+def _odd_one(folder: Path, depth: int) -> str | None:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith("."):  # git has a socket of its own
+                continue
             try:
                 mode = entry.stat().st_mode
             except OSError:
                 continue
-            path = Path(entry.path)
             if stat.S_ISDIR(mode):
-                found = odd_one(path, depth - 1) if depth and not entry.is_symlink() else None
+                found = _odd_one(Path(entry.path), depth - 1) if depth and not entry.is_symlink() else None
                 if found is not None:
-                    return f"{path.name}/{found}"
+                    return f"{entry.name}/{found}"
             elif not stat.S_ISREG(mode):
-                return f"{path.name} is {kind_of(mode)}"
+                return f"{entry.name} is {kind_of(mode)}"
     return None
