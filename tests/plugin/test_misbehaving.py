@@ -37,7 +37,8 @@ BAD = {
     "draws": (ASKED + "    import random; random.seed(5); return False", "changes a global random state"),
     "answers": (
         ASKED
-        + "    import os\n    for n in range(3, 30):\n        try: os.write(n, b'[[1]]\\n')\n        except OSError: pass",
+        + "    import os\n    for n in range(3, 30):\n"
+        + "        try: os.write(n, b'[[1]]\\n')\n        except OSError: pass",
         "it wrote where zoo's own answers go",
     ),
     "ends_import": ("import os; os._exit(0)", "ended the process, with status 0"),
