@@ -232,7 +232,7 @@ def test_after_a_merge_nothing_passes_for_the_base(bits: int | None) -> None:
             call()
         assert torch.equal(model(x), merged)
     for verb in (model.remove_adapter, lambda name: model.swap_adapter(name, 2), model.activate):
-        with pytest.raises(AdapterError, match="'a' is merged into the base: .*unmerge"):
+        with pytest.raises(AdapterError, match=r"'a' is merged into the base: .*unmerge"):
             verb("a")
     model.activate("b")  # on top of what is merged
     model.remove_adapter("b")

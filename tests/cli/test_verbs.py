@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import zoo
 from zoo.cli import main
 from zoo.errors import DataError
+from zoo.tuning.interrupts import Terminated
 from zoo.tuning.result import TuneResult
 
 
@@ -131,6 +133,23 @@ def test_ctrl_c_says_how_to_resume(fake, capsys):
     assert err.strip() == (
         "interrupted: to go on from the last checkpoint, type zoo tune ddpm --out 'my run' --steps 5 --resume"
     )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_says_how_to_resume_too(fake, capsys, number, code):
+    fake.error = Terminated(number)
+    assert main(["tune", "ddpm", "--steps", "5"]) == code
+    assert capsys.readouterr().err.strip().endswith("type zoo tune ddpm --steps 5 --resume")
+
+
+def test_tune_says_how_often_to_save_and_how_many_stay(fake, capsys):
+    words = ["--save-every", "5", "--keep", "3", "--keep", "lm_head", "--keep", "h.2"]
+    assert main(["tune", "gpt", "--bits", "4", *words]) == 0
+    assert fake.loaded[1]["keep"] == ("lm_head", "h.2")
+    assert {"save_every": 5, "keep": 3}.items() <= fake.calls[0][2].items()
+    for wrong in (["--keep", "0"], ["--keep", "2", "--keep", "3"], ["--save-every", "0"]):
+        assert main(["tune", "gpt", *wrong]) == 2
+    assert "expected one number of checkpoints, at least 1" in capsys.readouterr().err
 
 
 def test_ctrl_c_elsewhere_just_ends(fake, monkeypatch, capsys):

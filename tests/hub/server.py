@@ -31,7 +31,8 @@ class Fault:
 
     kind: "status" (answers `code`), "reset" (breaks the connection before anything is done), "lost" (does it, then
     breaks the connection), "half" (breaks the connection in the middle of the content), "short" (less content than
-    there is, and says so), "flip" (one bit of the content), or a function that is called with the server first.
+    there is, and says so), "flip" (one bit of the content), "body" (answers `code` with `body`), or a function that is
+    called with the server first.
     """
 
     pattern: str
@@ -39,6 +40,7 @@ class Fault:
     times: int = 1
     code: int = 503
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 @dataclass
@@ -88,6 +90,7 @@ class Hub(ThreadingHTTPServer):
         self.stored: dict[str, bytes] = {}  # large files by sha256
         self.asked: list[str] = []
         self.bodies: list[bytes] = []
+        self.tokens: list[str | None] = []  # of every request
         self.faults: list[Fault] = []
         self.hidden: set[str] = set()  # names that a listing shows beside the files
         self.lock = threading.RLock()
@@ -135,6 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         self.where, self.query = unquote(url.path).strip("/"), parse_qs(url.query)
         request = f"{self.command} {self.where}"
         self.server.asked.append(request)
+        self.server.tokens.append(self.headers.get("Authorization"))
         fault = self.fault = self.server.fault(request)
         if fault and fault.kind == "reset":
             self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
@@ -143,6 +147,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(self.body)
         if fault and fault.kind == "status":
             return self.reply({"error": f"no, {self.headers.get('Authorization')}"}, fault.code, fault.headers)
+        if fault and fault.kind == "body":
+            return self.send(fault.body, fault.code, fault.headers)
         if fault and callable(fault.kind):
             fault.kind(self.server)
         try:

@@ -241,23 +241,6 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
-def test_a_replacement_that_cannot_be_placed_puts_the_old_folder_back(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
-    rename, calls = os.rename, []
-
-    def second_fails(source, target):
-        calls.append(target)
-        return no_space() if len(calls) == 2 else rename(source, target)
-
-    with pytest.raises(OutputError, match="No space"), atomic.replace_folder(out) as staged:  # noqa: PT012
-        (staged / "old").write_text("new")
-        monkeypatch.setattr(os, "rename", second_fails)
-    assert names(out) == ["old"]
-    assert names(tmp_path) == ["out"]
-
-
 def test_digest_is_the_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert atomic.digest(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.loading.stream import meta_parameters
+from zoo.loading.empty import meta_parameters
 from zoo.torch_state.budget import Budget, OverBudgetError, is_over_budget
 
 BIG = 10**10

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FILE = "limits.toml"
 ANY = 100_000_000
-# The deepest published networks have about 1,000 layers, the largest heads about 1,000,000 classes.
+# The deepest published networks have about 1,000 layers, the largest heads some ten thousand classes.
 MOST: Mapping[str, int] = {
     "layers": 1024,
     "layer": 1024,
@@ -40,8 +40,8 @@ MOST: Mapping[str, int] = {
     "head": 65_536,
     "experts": 65_536,
     "timesteps": 1_000_000,
-    "labels": 1_000_000,
-    "classes": 1_000_000,
+    "labels": 131_072,
+    "classes": 131_072,
 }
 LONGEST: Mapping[str, int] = dict.fromkeys(("channels", "types", "depths", "layers", "heads", "dims", "blocks"), 1024)
 # Numbers under keys that end so are no sizes.

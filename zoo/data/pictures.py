@@ -140,7 +140,13 @@ def opened(raw: bytes | BinaryIO) -> Iterator[Image]:
             raise DataError(f"a JPEG of more than {_SCANS} scans: save it anew")
     if Image.MAX_IMAGE_PIXELS is not None and PIXELS.value() > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = PIXELS.value()
-    with _lenient(), Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw, formats=_formats()) as image:
+    with _lenient():
+        try:
+            image = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw, formats=_formats())
+        except Image.DecompressionBombError:  # Pillow's own limit is twice as many
+            most, name = PIXELS.value(), PIXELS.variable
+            raise DataError(f"more than {most:,} {PIXELS.what}: if that is meant, set {name}") from None
+    with _lenient(), image:
         said = PIXELS.exceeded(image.width * image.height)
         if said:
             raise DataError(said)

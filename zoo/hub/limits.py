@@ -1,9 +1,9 @@
 """Bound what requests to the Hub may cost: seconds, bytes, and how many answers there are.
 
 The client itself waits as long as an answer's Retry-After says, gives most requests no timeout, and reads answers of
-any length. In a `bounded` block two hooks of the session that it shares see to that: an answer of a busy Hub is raised at
-once, so that only `zoo.hub.trouble` waits, and a body that exceeds its bound is not read on. The token goes to the Hub
-alone. Requests of other threads and other libraries pass as they are.
+any length. In a `bounded` block two hooks of the session that it shares see to that: an answer of a busy Hub is raised
+at once, so that only `zoo.hub.trouble` waits, and a body that exceeds its bound is not read on. The token goes to the
+Hub alone. Requests of other threads and other libraries pass as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNANSWERED = 2  # requests without an answer, after which the client does not tr
 SECONDS = 60.0  # for one call of the client that does not transfer a file
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 TIMEOUTS = {"connect": 10.0, "read": 10.0, "write": 60.0, "pool": 30.0}  # seconds without progress
-COMMITTING = 60.0  # the same, for an answer to what was sent
+COMMITTING = 30.0  # the same, for an answer to what was sent
 
 
 class UnusableAnswerError(Exception):
@@ -134,9 +134,7 @@ def _counted(base: Any) -> Any:
             for chunk in self.stream:
                 left -= len(chunk)
                 if left < 0:
-                    raise UnusableAnswerError(
-                        f"the Hub's answer is longer than the {self.bound.bytes:,} bytes expected"
-                    )
+                    raise UnusableAnswerError(f"the Hub's answer is longer than {self.bound.bytes:,} bytes")
                 if self.bound.until is not None and time.monotonic() > self.bound.until:
                     raise UnusableAnswerError(f"the Hub's answer took more than {SECONDS:.0f} seconds; try again")
                 yield chunk

@@ -18,6 +18,7 @@ from zoo.formats.manifest import saved_base
 from zoo.hub.adapters import fetch_place, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
 from zoo.plugin import hooks
+from zoo.storage.checkpoint import verify_companions
 from zoo.storage.file_names import MODEL_CONFIGS
 
 
@@ -146,9 +147,11 @@ def _recognised(name: str, config: dict[str, Any]) -> str:
     kind = config.get("_class_name") or config.get("model_type") or config.get("architecture") or "no class name"
     kind = kind if isinstance(kind, str) else shown(kind)
     if found:
+        by = {name: next(iter(discovery.claims().get(name, ())), None) for name in found}
+        named = " and ".join(f"{name} ({one.distribution} {one.version})" if one else name for name, one in by.items())
         raise PluginError(
-            f"{name!r} ({kind}) is recognised by several plugins, {', '.join(found)}: "
-            f"choose with ZOO_PLUGINS={found[0]}"
+            f"{name!r} ({kind}) is recognised by several plugins, {named}: "
+            f"choose one in the environment, ZOO_PLUGINS={found[0]}, or uninstall the other"
         )
     raise UnknownNameError(
         f"no plugin recognises {name!r} ({kind}); tried {', '.join(discovery.claims()) or 'none'}: "
@@ -173,6 +176,7 @@ def _config(folder: Path | None) -> dict[str, Any] | None:
     path = next((folder / name for name in MODEL_CONFIGS if (folder / name).is_file()), None) if folder else None
     if path is None:
         return None
+    verify_companions(path.parent)
     return read_object(path)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
+from zoo.loading.values import check_buffer, check_cast, check_finite, check_kind, check_packed, warn_of_double
 from zoo.plugin.quantize import Plan, pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.carrier import carried
@@ -50,11 +51,13 @@ def stream(
     buffers = {name: ref for name, ref in index.buffers.items() if ref.persistent}
     missing = {group.name for group in index.groups} | set(buffers)
     fingerprint = Fingerprint()
-    unexpected = []
+    unexpected, double = [], False
     for name, tensor in tensors:
         if name in buffers:
             layer, attribute, _ = buffers[name]
-            _check_shape(entry, name, layer._buffers[attribute].shape, tensor.shape)  # type: ignore[union-attr]
+            present = layer._buffers[attribute]
+            _check_shape(entry, name, present.shape, tensor.shape)  # type: ignore[union-attr]
+            check_buffer(entry, name, tensor, present.dtype)  # type: ignore[union-attr]
             # As module.to(dtype) does: running means have the dtype of the activations that they normalise.
             buffer_dtype = dtype if tensor.is_floating_point() else tensor.dtype
             layer._buffers[attribute] = tensor.to(device, buffer_dtype, copy=True)
@@ -71,12 +74,18 @@ def stream(
                     )
                 continue
             packed = carried(tensor)
-            if tensor.is_meta and packed is None:
+            if packed is not None:
+                check_packed(entry, name, packed)
+            elif tensor.is_meta:
                 raise CheckpointError(f"{entry.name!r}: {name} is joined from quantized parts, which zoo cannot do")
+            else:
+                check_kind(entry, name, tensor, group.value.dtype)
+                double = double or tensor.dtype == torch.float64
             if base is None:
                 fingerprint.add(first, tensor if packed is None else packed())
             if packed is None:
-                place(entry, group, tensor.to(device), chosen, dtype)
+                one_byte = tensor.is_floating_point() and tensor.itemsize == 1  # of which quantizers know nothing
+                place(entry, group, tensor.to(device, torch.float32 if one_byte else None), chosen, dtype)
             else:
                 packed.dtype = dtype
                 replace_parameter(group, packed.to(device))
@@ -92,6 +101,8 @@ def stream(
         raise CheckpointError(f"{entry.name!r}: {left[0]} was never filled; its plugin must make it real in construct")
     for layer, attribute, _ in index.buffers.values():
         layer._buffers[attribute] = layer._buffers[attribute].to(device)  # type: ignore[union-attr]
+    if double and dtype != torch.float64:
+        warn_of_double(entry, dtype)
     return fingerprint if base is None else base
 
 
@@ -107,10 +118,15 @@ def place(entry: Entry, group: TiedGroup, weight: Tensor, chosen: Plan, dtype: t
     """Set one weight in the module: quantized in a managed weight, or as a plain parameter of type `dtype`."""
     packed = pack_weight(entry, group, weight, chosen, dtype) if group.name in chosen else None
     if packed is not None:
+        check_packed(entry, group.name, packed)
         replace_parameter(group, packed)
         return
+    if not weight.is_meta:
+        check_finite(entry, group.name, weight)
     if weight.is_floating_point() and weight.dtype != dtype:
-        weight = weight.to(dtype)
+        given, weight = weight, weight.to(dtype)
+        if not weight.is_meta:
+            check_cast(entry, group.name, given, weight)
     elif weight.device.type == "cpu":
         weight = weight.clone()  # not a view of the file, which may change or go
     set_parameter(group, weight)

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoo.bounded.json_text import json_value
 from zoo.errors import ZooError
 from zoo.plugin import manager
 from zoo.plugin.hookspecs import FALLBACK
@@ -84,8 +85,12 @@ def look(names: Sequence[str], config: dict[str, Any] | None = None, *, light: b
                 if line is None:
                     found[name] = Seen(reason=_end(process, LIGHT if light else FULL))
                     break
-                hooks, *others = json.loads(line)
-                found[name] = Seen(tuple(hooks), *others)
+                try:
+                    hooks, observes, reason, heavy, refused = json_value(line.decode())
+                    found[name] = Seen(tuple(hooks), bool(observes), str(reason), bool(heavy), bool(refused))
+                except (ValueError, TypeError):
+                    found[name] = Seen(reason="it wrote where zoo's own answers go")
+                    break
     return found
 
 
@@ -159,13 +164,18 @@ def said_of(error: BaseException) -> str:
 
 def main() -> None:
     """Look at the plugins that the job on stdin names, and say a line for each."""
-    job = json.load(sys.stdin)
+    job = json_value(sys.stdin.read())
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a plugin prints is no answer
     sys.modules.update(dict.fromkeys(job["blocked"]))  # None: an import fails
     print("ready", file=out, flush=True)
+    folder, environment = Path.cwd(), dict(os.environ)
     for name in job["names"]:
         print(json.dumps(_seen(name, job["config"], set(job["blocked"]))), file=out, flush=True)
+        os.chdir(folder)  # the next one is not to blame
+        _set_environment(environment)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_default_dtype(torch.float32)
     os._exit(0)  # whatever a plugin has left to run at the end
 
 
@@ -198,8 +208,7 @@ def _asked(name: str, config: dict[str, Any]) -> str:
     call = manager.caller("recognises", name)
     environment = dict(os.environ)
     for _ in range(2):  # the first call may import what the plugin needs
-        os.environ.clear()
-        os.environ.update(environment)
+        _set_environment(environment)
         random.random()  # what sets a seed, or a variable, does so again
         if (torch := sys.modules.get("torch")) is not None:
             torch.rand(1)
@@ -216,6 +225,11 @@ def _asked(name: str, config: dict[str, Any]) -> str:
         if changed:
             return f"its hook 'recognises' changes {changed}"
     return ""
+
+
+def _set_environment(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def wrong_answer(answer: object) -> str:

@@ -73,7 +73,9 @@ def recognises(config: dict[str, Any]) -> bool | Literal["fallback"] | None:
 
     Gets the `config.json` (or `model_index.json`) of a Hub repository or local folder that is in no registry.
     Returns True; or False or None; or "fallback" for a configuration that the plugin can load and takes only if no
-    plugin returns True. Called on every architecture when a name with a slash is loaded::
+    plugin returns True. Called on every architecture when a name with a slash is loaded: once in a process of its
+    own, about configurations of nothing too, then in a thread, each time with a copy. Raising, any other answer, yes to
+    everything, or taking long passes the plugin over with a warning::
 
         return config.get("_class_name") == "UNet2DModel"
     """

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import queue
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -33,14 +35,15 @@ def recognise(config: dict[str, Any]) -> tuple[str, ...]:
     A plugin that cannot be loaded, raises, takes too long, ends the process, changes its state, answers anything else
     than its hook may, or says yes to everything, is passed over with a warning that names it.
     """
-    able = [name for name in usable(tuple(discovery.claims()), config) if _is_able(name)]
-    asked: dict[str, Callable[..., Any]] = {}
-    for name in able:  # all of them are registered now: a call reaches those that are registered after it was made
-        try:
-            asked[name] = caller("recognises", name)  # imports what a table names, which may not be there
-        except ZooError as error:
-            passed_over(name, str(error))
-    answers = _direct(asked, config) if discovery.strict() else _answers(asked, config)
+    with redirect_stdout(sys.stderr):  # what a plugin prints is no answer of a command
+        able = [name for name in usable(tuple(discovery.claims()), config) if _is_able(name)]
+        asked: dict[str, Callable[..., Any]] = {}
+        for name in able:  # all of them are registered now: a call reaches those that are registered after it was made
+            try:
+                asked[name] = caller("recognises", name)  # imports what a table names, which may not be there
+            except ZooError as error:
+                passed_over(name, str(error))
+        answers = _direct(asked, config) if discovery.strict() else _answers(asked, config)
     return tuple(name for name, answer in answers.items() if answer is True) or tuple(
         name for name, answer in answers.items() if answer == FALLBACK
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.bounded.json_text import read_object
 from zoo.errors import CheckpointError, OutputError
@@ -19,7 +19,16 @@ from zoo.storage.file_names import MODEL_WEIGHTS
 if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
 
+_DTYPES = {
+    getattr(torch, name)
+    for name in (
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+        *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+    )
+}
 INDEX = 64 << 20  # bytes of an index of shards
+SUMS_LIMIT = 1 << 20  # bytes
 SUMS = "SHA256SUMS"  # in the format of sha256sum; listed files are verified before they are read
 
 
@@ -112,19 +121,46 @@ def verify(folder: Path, files: list[Path]) -> None:
     sums = folder / SUMS
     if not sums.is_file():
         return
-    from zoo.storage.atomic import digest
+    expected = _listed(sums)
+    for path in files:
+        if path.name not in expected:
+            raise CheckpointError(f"{sums}: does not list {path.name}; remove one of them, or list it with sha256sum")
+        _compare(path, expected[path.name])
 
+
+def verify_companions(folder: Path) -> None:
+    """Compare the files beside the weights (configurations, tokenizers) with the folder's SHA256SUMS, if it lists them.
+
+    Raises:
+        CheckpointError: one differs; the message names it.
+    """
+    sums = folder / SUMS
+    for name, expected in _listed(sums).items() if sums.is_file() else ():
+        path = folder / name
+        if path.suffix in (".json", ".txt", ".model") and path.name == name and path.is_file():
+            _compare(path, expected)
+
+
+def _listed(sums: Path) -> dict[str, str]:
+    if sums.stat().st_size > SUMS_LIMIT:
+        raise CheckpointError(f"{sums}: longer than {SUMS_LIMIT:,} bytes, which no list of a model's files is")
     expected = {}
     for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](\S.*)", line)
         if match is None:
-            raise CheckpointError(f"{sums}: expected lines as sha256sum writes them, got {line!r}")
+            raise CheckpointError(f"{sums}: expected lines as sha256sum writes them, got {line!r:.80}")
         expected[match[2]] = match[1]
-    for path in files:
-        if path.name not in expected:
-            raise CheckpointError(f"{sums}: does not list {path.name}; remove one of them, or list it with sha256sum")
-        if digest(path) != expected[path.name]:
-            raise CheckpointError(f"{path}: damaged, its sha256 is not the one in {SUMS}; get the file again")
+    return expected
+
+
+def _compare(path: Path, expected: str) -> None:
+    from zoo.storage.atomic import digest
+
+    if digest(path) != expected:
+        raise CheckpointError(
+            f"{path}: damaged, its sha256 is not the one in {SUMS}; get the file again, or list it anew with sha256sum "
+            "if you changed it"
+        )
 
 
 def _each(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -138,8 +174,10 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError, ValueError) as error:
+                tensor = file.get_tensor(name)
+                _check_plain(path, name, tensor)
+                yield name, tensor
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); get the file again") from error
 
 
@@ -166,7 +204,27 @@ def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
     for name in list(content):
         value = content.pop(name)
         if isinstance(value, Tensor):
+            _check_plain(path, name, value)
             yield name, value.detach()
+
+
+def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise `CheckpointError` for a tensor that is not simply an array of numbers."""
+    what, instead = None, "save it as a plain tensor"
+    if tensor.is_nested:
+        what = "is nested"
+    elif tensor.layout is not torch.strided:
+        what, instead = "is sparse", "save it with to_dense()"
+    elif tensor.is_quantized:
+        what, instead = "is quantized by torch", "save it with dequantize()"
+    elif tensor.is_meta:
+        what, instead = "has no values, it is on 'meta'", "save it from a device"
+    elif type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        what = f"is a {type(tensor).__name__}"
+    elif tensor.dtype not in _DTYPES:
+        what = f"is of type {str(tensor.dtype).removeprefix('torch.')}"
+    if what is not None:
+        raise CheckpointError(f"{path}: {name} {what}, expected a dense tensor: {instead}, or get another file")
 
 
 def load_pickled(path: Path) -> Any:

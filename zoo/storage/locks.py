@@ -27,14 +27,13 @@ _TO_READ = 1.0  # seconds in which a new holder has written its process id
 
 @contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock for the block; the folder is made if it is missing.
+    """Hold a folder's lock for the block; the folder is made if it is missing, and goes again if it stays empty.
 
     Raises:
         OutputError: another process, or another thread of this one, holds it, or the folder cannot be written.
     """
-    path = folder / LOCK
+    path, made = folder / LOCK, not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquired(path)
     except OSError as error:
         raise OutputError(f"cannot write the folder {folder}: {one_line(error.strerror or error)}") from error
@@ -47,6 +46,8 @@ def one_writer(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.unlink()  # before the lock goes: afterwards it may be the next one's
+            if made:
+                folder.rmdir()
         os.close(descriptor)
 
 
@@ -72,7 +73,11 @@ def is_at(path: Path, descriptor: int) -> bool:
 def _acquired(path: Path) -> int | None:
     """Return the open and locked file; None if another has the lock."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # its holder has removed the folder between the two lines above
+            continue
         ours = lock(descriptor)
         if ours is False:
             os.close(descriptor)

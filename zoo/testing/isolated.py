@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from zoo.catalog.discovery import strict
 from zoo.plugin import hooks
@@ -17,6 +18,7 @@ from zoo.plugin.child import search_path
 from zoo.plugin.manager import HOOKS
 from zoo.testing.promise import Check, Result
 
+PATIENCE = 600.0  # seconds for one check
 # Called for a check that starts: its hook, its promise, its number from 0, of how many.
 OnStart = Callable[[str, str, int, int], None]
 
@@ -52,7 +54,7 @@ def examine(name: str, on_start: OnStart | None = None) -> Examined:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, encoding="utf-8"
         ) as process:
             assert process.stdout is not None
-            for line in process.stdout:
+            for line in within(process, process.stdout, PATIENCE):
                 kind, *facts = json.loads(line)
                 if kind == "start":
                     hook, promise, number, total = facts
@@ -74,6 +76,20 @@ def examine(name: str, on_start: OnStart | None = None) -> Examined:
             )
             results.append(Result("survives", hook, False, promise, reason))
     return Examined(hooks, observes, tuple(results))
+
+
+def within(process: subprocess.Popen[str], said: IO[str], seconds: float) -> Iterator[str]:
+    """Yield what a process says, and end it where it says nothing for so many seconds."""
+    while True:
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        try:
+            line = said.readline()
+        finally:
+            timer.cancel()
+        if not line:
+            return
+        yield line
 
 
 def child(name: str) -> None:

@@ -29,7 +29,9 @@ class Turns:
     """Whose turn it is at a module. As a context manager it is a turn to use it."""
 
     def __init__(self) -> None:
-        self._users: dict[int, int] = {}  # by thread, how often it has begun to use the module
+        # The threads that use the module, each as often as it has begun to. A list, because appending and removing are
+        # one step each and cheap.
+        self._users: list[int] = []
         self._changer: int | None = None  # the thread that changes the module, or that will when the others are done
         self._depth = 0
         self._waiting = 0  # threads that wait for a change to end: they come before the next change
@@ -38,19 +40,12 @@ class Turns:
     def __enter__(self) -> None:
         # Without a lock: first say that this thread is here, then look for another that changes. `changing` looks in
         # the other order, so that at least one of two sees the other.
-        me, users = get_ident(), self._users
-        depth = users.get(me, 0)
-        users[me] = depth + 1
-        if self._changer is not None and not depth and self._changer != me:
-            self._give_way(me)
+        self._users.append(get_ident())
+        if self._changer is not None:
+            self._give_way(get_ident())
 
     def __exit__(self, *_: object) -> None:
-        me, users = get_ident(), self._users
-        depth = users[me] - 1
-        if depth:
-            users[me] = depth
-            return
-        del users[me]
+        self._users.remove(get_ident())
         if self._changer is not None:
             with self._condition:
                 self._condition.notify_all()
@@ -74,7 +69,7 @@ class Turns:
                 self._wait(lambda: self._changer is None and not self._waiting)
                 self._changer = me
                 try:
-                    self._wait(lambda: len(self._users) == (me in self._users))
+                    self._wait(lambda: self._users.count(me) == len(self._users))
                 except BaseException:
                     self._changer = None
                     self._condition.notify_all()
@@ -91,12 +86,14 @@ class Turns:
 
     def _give_way(self, me: int) -> None:
         with self._condition:
-            del self._users[me]
+            if self._changer == me or self._users.count(me) > 1:
+                return
+            self._users.remove(me)
             self._waiting += 1
             self._condition.notify_all()
             try:
                 self._wait(lambda: self._changer is None)
-                self._users[me] = 1
+                self._users.append(me)
             finally:
                 self._waiting -= 1
                 self._condition.notify_all()

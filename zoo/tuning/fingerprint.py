@@ -66,9 +66,12 @@ def _file(path: Path) -> Iterator[bytes]:
         with path.expanduser().open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             yield str(size).encode()
-            pieces = 1 if size <= _WHOLE else _PIECES
-            for number in range(pieces):
-                file.seek(size * number // pieces)
-                yield file.read(_WHOLE // pieces)
+            if size <= _WHOLE:
+                yield file.read(_WHOLE)
+                return
+            length = _WHOLE // _PIECES
+            for number in range(_PIECES):
+                file.seek((size - length) * number // (_PIECES - 1))  # the last piece ends with the file
+                yield file.read(length)
     except (OSError, ValueError):  # a text that is no name; what cannot be read is for its reader to say
         return

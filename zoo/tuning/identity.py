@@ -132,7 +132,7 @@ def _fixed(group: TiedGroup) -> Iterator[tuple[str, Tensor]]:
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the entries of nested mappings under names with dots."""
-    if isinstance(value, Mapping) and (value or not name):
+    if isinstance(value, Mapping):
         for key, one in value.items():
             yield from _flat(one, f"{name}.{key}" if name else key)
     else:

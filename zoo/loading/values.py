@@ -1,0 +1,94 @@
+"""Look at a checkpoint's tensor before it takes its place: whether its numbers are of the right kind, and finite.
+
+A weight that is NaN makes every output NaN, and one of integers or complex numbers is no weight of the architecture:
+both are told at once, and not by what is drawn later.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from zoo.catalog.entry import Entry
+from zoo.errors import CheckpointError
+from zoo.weights.quantized_tensor import QuantizedTensor
+
+_SUMMABLE = (torch.float32, torch.float64)
+_PART = 1 << 22  # values that are looked at together where a copy of them is needed
+
+
+def check_kind(entry: Entry, name: str, tensor: Tensor, expected: torch.dtype) -> None:
+    """Raise `CheckpointError` unless `tensor` has numbers of the kind that a weight or buffer of `expected` has."""
+    got = tensor.dtype
+    if got.is_complex != expected.is_complex or (expected.is_floating_point and not got.is_floating_point):
+        wanted = str(expected).removeprefix("torch.")
+        raise CheckpointError(
+            f"{entry.name!r}: {name} is of type {str(got).removeprefix('torch.')} in the checkpoint, expected {wanted} "
+            "or another float type; it is of another model, or quantized in a way that zoo does not know"
+            if expected.is_floating_point
+            else f"{entry.name!r}: {name} is complex in the checkpoint, expected {wanted}; it is of another model"
+        )
+
+
+def check_finite(entry: Entry, name: str, tensor: Tensor) -> None:
+    """Raise `CheckpointError` if a weight has NaN or Inf. Infinities as a mask are a buffer's (`check_buffer`)."""
+    if not is_finite(tensor):
+        raise _not_finite(entry, name, tensor)
+
+
+def check_buffer(entry: Entry, name: str, tensor: Tensor, expected: torch.dtype) -> None:
+    """Raise `CheckpointError` unless `tensor` can be a buffer of type `expected`: its kind of numbers, not NaN."""
+    check_kind(entry, name, tensor, expected)
+    if not is_finite(tensor) and bool(tensor.float().isnan().any()):
+        raise _not_finite(entry, name, tensor)
+
+
+def check_packed(entry: Entry, name: str, packed: QuantizedTensor) -> None:
+    """Raise `CheckpointError` unless the scales and the like of a quantized weight are finite."""
+    for part, tensor in zip(packed.names, packed.tensors(), strict=True):
+        if tensor is not None and not tensor.is_meta and tensor.is_floating_point() and not is_finite(tensor):
+            raise _not_finite(entry, f"{name} ({part})", tensor)
+
+
+def check_cast(entry: Entry, name: str, before: Tensor, after: Tensor) -> None:
+    """Raise `CheckpointError` if a weight's values are too large for the type that it was cast to."""
+    smaller = torch.finfo(after.dtype).max < torch.finfo(before.dtype).max
+    if smaller and not is_finite(after):
+        raise CheckpointError(
+            f"{entry.name!r}: {name} has values up to {before.abs().max().item():.3g}, which {after.dtype} does not "
+            "hold: give another dtype, such as dtype='float32'"
+        )
+
+
+def warn_of_double(entry: Entry, dtype: torch.dtype) -> None:
+    """Say that a checkpoint's float64 is not kept."""
+    logging.getLogger("zoo").warning(
+        f"{entry.name!r}: the checkpoint's weights are float64, and are cast to {str(dtype).removeprefix('torch.')}: "
+        "dtype='float64' keeps them"
+    )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether no value is NaN or infinite; at a memory's pace where all are finite."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        return all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor))
+    if tensor.dtype in _SUMMABLE and bool(torch.isfinite(tensor.sum())):
+        return True  # else the sum may just be too large
+    return all(bool(torch.isfinite(part.float() if part.itemsize == 1 else part).all()) for part in _parts(tensor))
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.reshape(-1).split(_PART)
+
+
+def _not_finite(entry: Entry, name: str, tensor: Tensor) -> CheckpointError:
+    """Return the error for a weight with values that are no numbers."""
+    bad = sum(int((~torch.isfinite(part.float() if part.itemsize == 1 else part)).sum()) for part in _parts(tensor))
+    return CheckpointError(
+        f"{entry.name!r}: {name} holds NaN or Inf in {bad:,} of its {tensor.numel():,} values; get the checkpoint "
+        "again, or save it again from a run that did not diverge"
+    )
