@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.adapter_set import AdapterSet
 from zoo.adapters.mixed_batch import mixed
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.adapters.unsaved import check_trained
 from zoo.adapters.updates import make_updates
 from zoo.adapters.verbs import AdapterVerbs
 from zoo.catalog.entry import Entry
-from zoo.errors import AdapterError, TuningError
+from zoo.errors import TuningError
 from zoo.formats import heads, native, saved, training
 from zoo.hub.adapters import resolve_path
+from zoo.hub.verbs import SavingVerbs
 from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
@@ -37,15 +38,15 @@ from zoo.weights.state_dicts import stop_checking
 from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
 
 if TYPE_CHECKING:
-    from zoo.hub.publish import PushResult
     from zoo.samples import Samples
     from zoo.tuning.result import TuneResult
 
 
-class Model(TrainingVerbs, AdapterVerbs):
+class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
     """A module with its catalogue entry and its adapters, as `zoo.load` and `zoo.wrap` return it.
 
-    Calling the model calls the module. Training is in `TrainingVerbs`, handling of adapters in `AdapterVerbs`.
+    Calling the model calls the module. Training is in `TrainingVerbs`, handling of adapters in `AdapterVerbs`, and
+    writing in `SavingVerbs`.
 
     Attributes:
         module: the library's `nn.Module`, to be used as usual.
@@ -274,87 +275,3 @@ class Model(TrainingVerbs, AdapterVerbs):
             stop_checking(root, root=True)
             forget_turns(root)
         return self.module
-
-    def save_adapter(
-        self,
-        folder: str | os.PathLike[str],
-        name: str | None = None,
-        *,
-        format: str = "peft",
-        prefix: str | None = None,
-    ) -> Path:
-        """Write adapters in PEFT's format or another one, and return the folder.
-
-        Args:
-            folder: where to. Of several adapters, "default" is written into it and each other one into a subfolder of
-                its name, as PEFT does.
-            name: of one adapter; default all of them.
-            format: "peft"; "diffusers" (`load_lora_adapter`, pipelines' `load_lora_weights`); "kohya" (also LyCORIS).
-            prefix: what keys of the last two begin with; default what files for a pipeline with such a model have.
-
-        Raises:
-            AdapterError: there is no such adapter, or the format has no place for a part of it, which is named.
-            OutputError: the folder cannot be written; its content is then unchanged.
-        """
-        if name is None:
-            if not self.adapters:
-                raise AdapterError("there is no adapter to save: add one with lora= or add_adapter")
-            if len(self.adapters) > 1:
-                with self.adapter_set.turns:
-                    return saved.save_all(self.adapter_set, Path(folder), format, prefix)
-            name = next(iter(self.adapters))
-        with self.adapter_set.turns:
-            self.adapter_set.known(name)
-            return saved.save(self.adapter_set, Path(folder), name, format, prefix)
-
-    def push(
-        self,
-        repo_id: str,
-        name: str | None = None,
-        *,
-        private: bool = False,
-        branch: str | None = None,
-        message: str | None = None,
-        samples: Samples | None = None,
-    ) -> PushResult:
-        """Push an adapter (default: all of them) with a model card and samples to the Hub, in one commit.
-
-        Repeating a push makes no second commit.
-
-        Args:
-            repo_id: `owner/name`, created if it is missing; other files in it stay. One adapter is at its root,
-                several in a folder each.
-            name: of one adapter; default all of them.
-            private: whether a new repository is private.
-            branch: default main; created if it is missing.
-            message: the commit's message.
-            samples: for the card; default samples are drawn.
-
-        Raises:
-            AdapterError: there is no such adapter.
-            HubError: the Hub refuses or cannot be reached.
-        """
-        from zoo.hub.push import push
-
-        return push(
-            self, self.adapter_set, repo_id, name, private=private, branch=branch, message=message, samples=samples
-        )
-
-    def save(self, folder: str | os.PathLike[str], *, packed: bool = False, digests: bool = False) -> Path:
-        """Write the model in its library's native format, full precision, active and merged adapters included.
-
-        Other files in the folder stay.
-
-        Args:
-            folder: where to.
-            packed: write the weights as they are in memory instead, quantized ones with their codes and scales, merged
-                adapters included, for `zoo.load(folder)`; transformers loads the folder too if it is a model of its own
-                of which only linear layers are in nf4 or fp4.
-            digests: write SHA256SUMS too, which `zoo.load` verifies; one that is there already is always renewed.
-
-        Raises:
-            OutputError: the folder cannot be written, or holds weights that would be taken for the model's; what was
-                there is then as it was. With `packed`: an adapter is active, or a weight's form cannot be written.
-        """
-        with self.adapter_set.turns:
-            return native.save(self, Path(folder), digests, self.adapter_set if packed else None)

@@ -73,3 +73,13 @@ def test_a_configuration_that_makes_no_model_is_one_error(tmp_path: Path, file: 
     (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **change}))
     with pytest.raises(CheckpointError):
         zoo.load(str(folder), device="cpu")
+
+
+def test_a_tokenizer_whose_expression_never_ends_is_one_error(tmp_path: Path) -> None:
+    folder = tmp_path / "gpt"
+    shutil.copytree(EMBEDDED, folder, ignore=lambda *_: ["SHA256SUMS"])
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated", "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "pre_tokenizer": split}))
+    with pytest.raises(CheckpointError, match=r"its? tokenizer|tokenizer\.json cannot read this text"):
+        zoo.load(str(folder), device="cpu").sample(1, prompts="a" * 60, max_new_tokens=2)

@@ -22,7 +22,7 @@ def test_other_threads_modules_and_numbers_are_as_ever() -> None:
 
         def load() -> None:
             try:
-                for number in range(2):
+                for number in range(1):
                     zoo.load("gpt", device="cpu", lora=2, seed=number)
                     zoo.load("vit", device="meta")
                     model = zoo.load("gpt", weights="random", device="cpu", seed=number)
@@ -34,7 +34,8 @@ def test_other_threads_modules_and_numbers_are_as_ever() -> None:
             loading, drawn = pool.submit(load), 0
             while not ended.wait(1e-3) and drawn < len(expected):
                 layer = nn.utils.skip_init(nn.Linear, 2, 2)
-                assert not layer.weight.is_meta and layer.weight.dtype is torch.float32
+                assert not layer.weight.is_meta
+                assert layer.weight.dtype is torch.float32
                 assert type(layer.weight) is nn.Parameter
                 assert torch.equal(torch.rand(2), expected[drawn])
                 drawn += 1
@@ -47,8 +48,8 @@ def test_two_loads_at_once(options: dict[str, object]) -> None:
     def load(name: str) -> dict[str, torch.Tensor]:
         return zoo.load(name, device="cpu", seed=1, **options).state_dict()  # type: ignore[arg-type]
 
-    names = ["gpt", "vit", "gpt", "bert"]
-    with ThreadPoolExecutor(4) as pool:
+    names = ["gpt", "vit"]
+    with ThreadPoolExecutor(2) as pool:
         found = [one.result(timeout=120) for one in [pool.submit(load, name) for name in names]]
     for name, state in zip(names, found, strict=True):
         alone = load(name)

@@ -35,6 +35,12 @@ BAD = {
     "moves": (ASKED + "    import os; os.chdir('/'); return False", "changes the current folder"),
     "sets": (ASKED + "    import os; os.environ['HF_HOME'] = '/'; return False", "changes the environment"),
     "draws": (ASKED + "    import random; random.seed(5); return False", "changes a global random state"),
+    "answers": (
+        ASKED
+        + "    import os\n    for n in range(3, 30):\n"
+        + "        try: os.write(n, b'[[1]]\\n')\n        except OSError: pass",
+        "it wrote where zoo's own answers go",
+    ),
     "ends_import": ("import os; os._exit(0)", "ended the process, with status 0"),
     "interrupts_import": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     "moves_import": (

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from zoo.adapters.base_training import BaseTraining
 from zoo.adapters.buffers import Buffers
 from zoo.adapters.offloaded import refuse_offloaded
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.adapters.updates import for_biases
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError, UnknownNameError, did_you_mean
@@ -23,31 +24,10 @@ from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
 from zoo.weights.scheme import Quantization
-from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, plain_names, tied_groups, unwrapped
+from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, tied_groups, unwrapped
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class PreparedAdapter(NamedTuple):
-    """An adapter that is ready to be attached, which cannot fail any more.
-
-    Attributes:
-        name: The adapter's name.
-        config: Its configuration.
-        updates: Its updates, by the name of each weight's first place.
-        record: For a saved one, the content of its `zoo.json`.
-        groups: The module's parameters, from the walk that found the weights.
-        buffers: Values of persistent buffers that belong to it, by name.
-    """
-
-    name: str
-    config: Adapter
-    updates: dict[str, Update]
-    record: Mapping[str, Any] | None = None
-    groups: list[TiedGroup] | None = None
-    buffers: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def _alone(method: Callable[Concatenate[AdapterSet, P], R]) -> Callable[Concatenate[AdapterSet, P], R]:
@@ -76,7 +56,7 @@ class AdapterSet:
         merged: The adapters that are currently merged into the base.
         records: How each adapter was made, as in `zoo.json`.
         buffers: The persistent buffers of the base and of each adapter.
-        base_is_frozen: Whether the base never trains, with or without adapters.
+        base_training: Which parameters of the base train when there are no adapters.
         turns: Which threads use the module, and which one changes it.
     """
 
@@ -101,9 +81,7 @@ class AdapterSet:
         self.weights: dict[str, float] = {}
         self.merged: tuple[str, ...] = ()
         self.records: dict[str, dict[str, Any]] = {}
-        self.base_is_frozen = False  # permanently, with or without adapters: a quantized base never trains
-        self._trained: dict[str, bool] = {}  # each parameter's `requires_grad` before the first adapter froze the base
-        self._record_training(tied_groups(module) if groups is None else groups)
+        self.base_training = BaseTraining(tied_groups(module) if groups is None else groups)
         self._before_merge: dict[str, float] = {}  # the active adapters and their weights before the merge
         self._merge_weights: dict[str, float] = {}  # the merged adapters' weights
         self.buffers = Buffers(module)
@@ -181,7 +159,7 @@ class AdapterSet:
         self._note_base(groups)
         if not self.configs:
             self.buffers.watched = True
-            self.freeze_base(groups)
+            self.base_training.freeze(groups)
         if any(update.changes_bias for update in updates.values()):
             updates = {**for_biases(groups, updates), **updates}
         for group in groups:
@@ -200,30 +178,6 @@ class AdapterSet:
         plain = {group.name: group.value for group in groups if isinstance(group.value, nn.Parameter)}
         beside = {group.name for group in groups if self.is_beside(group)} if self.beside else set()
         self.base.renew({group.name: None if group.name in beside else plain.get(group.name) for group in groups})
-
-    def freeze_base(self, groups: list[TiedGroup], permanently: bool = False) -> None:
-        """Freeze the base, and remember which parameters trained.
-
-        Args:
-            groups: The module's parameters.
-            permanently: Whether the base stays frozen until `unload`, with or without adapters.
-        """
-        if not self.base_is_frozen and not permanently:
-            self._record_training(groups)
-        for group in groups:
-            for parameter in [group.value] if isinstance(group.value, nn.Parameter) else group.value.parameters():
-                parameter.requires_grad_(False)
-        self.base_is_frozen |= permanently
-
-    def _record_training(self, groups: list[TiedGroup]) -> None:
-        for group in groups:
-            if isinstance(group.value, nn.Parameter):
-                self._trained[group.name] = group.value.requires_grad
-
-    def _unfreeze_base(self) -> None:
-        plain = plain_names(self.module)
-        for name, parameter in self.module.named_parameters():
-            parameter.requires_grad_(self._trained.get(plain(name), True) and parameter.is_floating_point())
 
     @_alone
     def activate(self, names: Sequence[str], weights: Sequence[float] | None) -> None:
@@ -288,7 +242,7 @@ class AdapterSet:
     def remove(self, name: str) -> None:
         """Remove an adapter."""
         self.unmerged(name, "model.unmerge() first, or model.unload()")
-        if set(self.configs) == {name} and not self.base_is_frozen:
+        if set(self.configs) == {name} and not self.base_training.never:
             refuse_offloaded(self.module, "remove the last adapter", followed=True)
         for group in tied_groups(self.module):
             managed = group.value
@@ -304,8 +258,8 @@ class AdapterSet:
         self.buffers.own.pop(name, None)
         if not self.configs:
             self.buffers.reset()
-        if not self.configs and not self.base_is_frozen:
-            self._unfreeze_base()
+        if not self.configs and not self.base_training.never:
+            self.base_training.give_back(self.module)
 
     @_alone
     def merge(
@@ -383,10 +337,10 @@ class AdapterSet:
                 with torch.no_grad():
                     dense = managed.dense_parameter()
                     restore_parameter(group, nn.Parameter(managed.base_tensor()) if dense is None else dense)
-        if self.configs or self.base_is_frozen:
-            self._unfreeze_base()
+        if self.configs or self.base_training.never:
+            self.base_training.give_back(self.module)
         self.buffers.show(self._merge_weights)
         self.buffers.reset()
         self._merge_weights = {}
         self.configs, self.weights, self.merged, self.records = {}, {}, (), {}
-        self.scheme, self.base_is_frozen = None, False
+        self.scheme, self.base_training.never = None, False

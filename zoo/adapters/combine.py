@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from zoo.adapters import arithmetic
-from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.adapter_set import AdapterSet
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.adapters.swap import unpadded
 from zoo.adapters.updates import make_updates
 from zoo.errors import AdapterError, did_you_mean

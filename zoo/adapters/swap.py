@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.adapter_set import AdapterSet
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
 from zoo.weights.update import LowRankUpdate, Update

@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from zoo.adapters import combine, merge, swap
-from zoo.adapters.adapter_set import AdapterSet, PreparedAdapter
+from zoo.adapters.adapter_set import AdapterSet
 from zoo.adapters.combine import CombineReport
 from zoo.adapters.merge import MergeReport
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
 from zoo.weights.calibration.outputs import Calibration

@@ -117,6 +117,11 @@ def _fullmatch(pattern: str, text: str, error: type[ZooError]) -> bool:
     return found is not None
 
 
+def is_list(pattern: str) -> bool:
+    """Return whether an expression does nothing but list names, as `re.escape` writes them."""
+    return _names(pattern) is not None
+
+
 def check_pattern(pattern: str, what: str, *, error: type[ZooError] = AdapterError) -> None:
     """Check that a text is a regular expression, and within the bounds.
 

@@ -31,18 +31,6 @@ if TYPE_CHECKING:
 STEPS = 200  # the default of `zoo tune`
 
 
-class Interrupted(click.ClickException):
-    """Ctrl-C, SIGTERM or SIGHUP, with what to type to go on."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-    def show(self, file: Any = None) -> None:
-        """Print what to type."""
-        note(self.format_message())
-
-
 @click.command(
     cls=Command,
     examples="""
@@ -195,7 +183,8 @@ def tune(
     try:
         result = model.tune(source, batch_size=batch_size, lr=lr, out=out, resume=resume, seed=seed, **settings)
     except (KeyboardInterrupt, Terminated) as stop:
-        raise Interrupted(_how_to_resume(out, started), getattr(stop, "code", 130)) from None
+        note(_how_to_resume(out, started))
+        raise click.exceptions.Exit(stop.code if isinstance(stop, Terminated) else 130) from None
     if not result.main_process:
         return
     saved = out if fresh and full else out / ("model" if full else "adapter")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
+import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from zoo.data.objects import from_tensor
 from zoo.data.pictures import is_picture, read_pictures
 from zoo.data.spec import Data
 from zoo.data.table import Table
+from zoo.data.unpacking import check_unpacked
 from zoo.errors import DataError
 
 
@@ -31,6 +35,8 @@ def read_file(path: Path, kind: str = "any", given: Data | None = None) -> Table
     endings = [ending.lower() for ending in path.suffixes]
     while endings and endings[-1] == ".gz":
         endings.pop()
+    with suppress(EOFError, OSError, zlib.error, lzma.LZMAError):  # whoever reads it says what is wrong
+        check_unpacked(path)
     ending = endings[-1] if endings else ""
     if start.startswith(b"PAR1"):
         return _built("parquet", path)

@@ -23,6 +23,7 @@ from zoo.data.task_scores import task_loss, task_metrics
 from zoo.data.text import given_texts
 from zoo.data.token_rows import PADDING, trimmed
 from zoo.errors import DataError, ZooError
+from zoo.integrations import tokens
 from zoo.integrations.packed import takes
 from zoo.integrations.transformers import check_vocabulary
 from zoo.integrations.transformers_heads import names_of, task_of
@@ -207,15 +208,16 @@ class TextTask:
                 "a tokenizer.json beside the weights"
             )
         limit = min(WINDOW, self.context)
-        encoded = self.tokenizer(
+        found = tokens.encoded(
+            self.tokenizer,
             texts,
-            None if seconds is None else list(seconds),
+            text_pair=None if seconds is None else list(seconds),
             truncation=True,
             max_length=limit,
             return_offsets_mapping=words,
             verbose=False,
         )
-        cut = sum(bool(one.overflowing) for one in encoded.encodings or ())
+        cut = sum(bool(one.overflowing) for one in found.encodings or ())
         if cut:
             logging.getLogger("zoo").warning(
                 "%s: %d of %d texts are longer than %d tokens and are cut",
@@ -224,7 +226,7 @@ class TextTask:
                 len(texts),
                 limit,
             )
-        return encoded
+        return found
 
     def _filler(self) -> int:
         """Return the token of padding: the one that the module knows, by which a decoder finds a text's last token."""

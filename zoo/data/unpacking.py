@@ -6,9 +6,11 @@ import bz2
 import gzip
 import io
 import lzma
+from pathlib import Path
 from typing import IO, Any
 
-from zoo.data.limits import Limit
+from zoo.bounded.regular import open_regular
+from zoo.data.limits import Limit, unpacked_limit
 from zoo.errors import DataError
 
 _AT_ONCE = 64 * 2**20  # bytes that one read may ask for
@@ -72,3 +74,16 @@ def uncompressed(raw: IO[bytes], limit: Limit, name: str) -> Bounded | None:
         return None
     inner: Any = opener(fileobj=raw) if opener is gzip.GzipFile else opener(raw)
     return Bounded(inner, limit, name)
+
+
+def check_unpacked(path: Path) -> None:
+    """Check how large a compressed file becomes, which takes a fraction of what parsing it does.
+
+    Raises:
+        DataError: larger than `zoo.data.limits` allows.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as raw:
+        stream = uncompressed(raw, unpacked_limit(path.stat().st_size), str(path))
+        while stream is not None and stream.read(1 << 20):
+            pass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import DataError, one_line
-from zoo.integrations.tokens import IGNORED, Sequenced, end_tokens, plain_tokens
+from zoo.integrations.tokens import IGNORED, Sequenced, encoded, end_tokens, plain_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +90,7 @@ def _by_prefixes(
             )
         spans.append((len(asked), len(asked) + len(answered[len(asked) :].rstrip())))
     if tokenizer.is_fast:
-        made = tokenizer(whole, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+        made = encoded(tokenizer, whole, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
         places = made["offset_mapping"]
         said = [any(start < last and end > begin for begin, last in spans) for start, end in places]
         return made["input_ids"], said

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo.errors import CheckpointError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,10 +21,24 @@ class Sequenced(NamedTuple):
     labels: list[int]
 
 
+def encoded(tokenizer: PreTrainedTokenizerBase, texts: Any, **options: Any) -> Any:
+    """Return what a tokenizer makes of a text or of several, as it returns it.
+
+    Raises:
+        CheckpointError: its file has an expression that takes too long to match, or another fault that stops it.
+    """
+    try:
+        return tokenizer(texts, **options)
+    except BaseException as error:  # tokenizers' panics are no Exceptions
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"the model's tokenizer.json cannot read this text: {one_line(error, 200)}") from None
+
+
 def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before a text, and those behind it."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
+    plain = encoded(tokenizer, "a", add_special_tokens=False)["input_ids"]
+    full = encoded(tokenizer, "a")["input_ids"]
     start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
     return full[:start], full[start + len(plain) :]
 
@@ -36,7 +52,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 def plain_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the tokens of a text and nothing around it."""
     # verbose=False: a text may be longer than the context before it is cut.
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return encoded(tokenizer, text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -59,8 +75,9 @@ def document_tokens(tokenizer: PreTrainedTokenizerBase, documents: Sequence[tupl
     first = around(tokenizer)[0] or ([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id])
     for start in range(0, len(documents), _AT_ONCE):
         part = documents[start : start + _AT_ONCE]
-        encoded = tokenizer([text for text, _ in part], add_special_tokens=False, verbose=False)["input_ids"]
-        for ids, (_, ends) in zip(encoded, part, strict=True):
+        texts = [text for text, _ in part]
+        found = encoded(tokenizer, texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for ids, (_, ends) in zip(found, part, strict=True):
             tail = end_tokens(tokenizer) if ends else []
             yield Sequenced([*first, *ids, *tail], [*[IGNORED] * len(first), *ids, *tail])
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.adapters.adapter_set import PreparedAdapter
+from zoo.adapters.prepared import PreparedAdapter
 from zoo.catalog.entry import RANDOM, Entry
 from zoo.catalog.head import as_head
 from zoo.errors import AdapterError, ZooError
@@ -280,7 +280,7 @@ def _named(lora: Lora) -> dict[str, Any]:
 def _ready(model: Model, prepared: list[PreparedAdapter], groups: list[TiedGroup]) -> Model:
     if any(isinstance(group.value, ManagedWeight) for group in groups):
         # Quantized weights cannot train, so freeze the whole base.
-        model.adapter_set.freeze_base(groups, permanently=True)
+        model.adapter_set.base_training.freeze(groups, permanently=True)
     inner = unwrapped(model.module)
     inner.get_parameter = functools.partial(find_parameter, inner)  # type: ignore[method-assign]
     if callable(getattr(type(inner), "save_pretrained", None)):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
-from zoo.bounded.patterns import check_pattern, endmatch
+from zoo.bounded.patterns import check_pattern, endmatch, is_list
 from zoo.errors import AdapterError, shown
 
 Targets = tuple[str, ...] | list[str] | str | None
@@ -20,7 +20,7 @@ INITS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora")
 RESIDUAL = ("pissa", "olora")  # prefixes of the inits that, in their papers, move a part of the base into B·A
 
 LARGEST = 1e18  # bound of alphas and weights, so that their product is finite in float32 too
-LARGEST_RANK, PATTERNS = 1 << 16, 10_000  # of an update, and in one dict
+LARGEST_RANK, PATTERNS = 1 << 16, 256  # of an update, and in one dict beside names
 
 
 class Adapter:
@@ -295,8 +295,8 @@ def _pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
 
 
 def _check_patterns(name: str, patterns: Any) -> None:
-    dictionary = isinstance(patterns, dict) and len(patterns) <= PATTERNS
-    if not dictionary or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+    valid = isinstance(patterns, dict) and all(isinstance(pattern, str) and pattern for pattern in patterns)
+    if not valid or len(patterns) - sum(map(is_list, patterns)) > PATTERNS:
         raise AdapterError(
             f"{name}: expected a dict of regular expressions over parameter paths, at most {PATTERNS}, got "
             f"{shown(patterns)}"

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoo.bounded.json_text import json_value
 from zoo.errors import ZooError
 from zoo.plugin import manager
 from zoo.plugin.hookspecs import FALLBACK
@@ -84,8 +85,12 @@ def look(names: Sequence[str], config: dict[str, Any] | None = None, *, light: b
                 if line is None:
                     found[name] = Seen(reason=_end(process, LIGHT if light else FULL))
                     break
-                hooks, *others = json.loads(line)
-                found[name] = Seen(tuple(hooks), *others)
+                try:
+                    hooks, observes, reason, heavy, refused = json_value(line.decode())
+                    found[name] = Seen(tuple(hooks), bool(observes), str(reason), bool(heavy), bool(refused))
+                except (ValueError, TypeError):
+                    found[name] = Seen(reason="it wrote where zoo's own answers go")
+                    break
     return found
 
 
@@ -159,7 +164,7 @@ def said_of(error: BaseException) -> str:
 
 def main() -> None:
     """Look at the plugins that the job on stdin names, and say a line for each."""
-    job = json.load(sys.stdin)
+    job = json_value(sys.stdin.read())
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a plugin prints is no answer
     sys.modules.update(dict.fromkeys(job["blocked"]))  # None: an import fails

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo._version import __version__
+from zoo.bounded.json_text import json_value
 from zoo.catalog import discovery
 from zoo.errors import OutputError
 from zoo.plugin import child
@@ -129,7 +130,7 @@ def _read() -> dict[str, tuple[str, float]]:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST:
             return {}
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json_value(path.read_text(encoding="utf-8"))
         return {str(key): (str(reason), float(when)) for key, (reason, when) in held.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}

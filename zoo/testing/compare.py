@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.testing.failures import CheckFailed
-from zoo.torch_state.modes import evaluating
+from zoo.torch_state.modes import evaluating, seeded
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -37,9 +37,8 @@ def close(one: float, two: float, tolerance: float = 1e-4) -> bool:
 
 
 def loss_of(model: Model, batch: Any) -> float:
-    """Return the loss in evaluation mode, with a fixed seed for what it draws; the global random state is restored."""
-    with torch.random.fork_rng(devices=[]), evaluating(model.module), torch.enable_grad():
-        torch.manual_seed(0)
+    """Return the loss in evaluation mode, with a fixed seed for what it draws; the global random state stays."""
+    with seeded(0), evaluating(model.module), torch.enable_grad():
         return float(model.loss(batch).detach())
 
 

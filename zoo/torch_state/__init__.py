@@ -1,4 +1,4 @@
-"""Temporary changes of torch's global state: training mode, seeds, random number generators.
+"""Training modes and random numbers for a block of code, and turns of threads at a module.
 
-Imports: torch alone. Start with `modes.py`.
+Imports: `zoo.errors`. Start with `modes.py`.
 """

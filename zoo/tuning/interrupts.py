@@ -21,6 +21,7 @@ class Terminated(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
+        self.code: int = 128 + number
         self.signal = signal.Signals(number)
 
 

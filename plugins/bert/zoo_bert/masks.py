@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo import Samples, ZooError
 from zoo.data.text import given_texts
+from zoo.integrations.tokens import encoded
 
 from .model import check_vocabulary, context_of, tokenizer_of
 from .text import Vocabulary, vocabulary_of
@@ -172,7 +173,7 @@ def _start(
     if text is None:
         ids = vocabulary.before + [vocabulary.mask] * (length or LENGTH) + vocabulary.after
     else:
-        ids = tokenizer(text.replace(MASK, str(tokenizer.mask_token)), verbose=False)["input_ids"]
+        ids = encoded(tokenizer, text.replace(MASK, str(tokenizer.mask_token)), verbose=False)["input_ids"]
         if vocabulary.mask not in ids:
             raise ZooError(f"expected {MASK} in the text wherever a token is wanted, got {text!r}")
     check_vocabulary(model, max(ids))
