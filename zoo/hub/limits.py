@@ -78,7 +78,9 @@ def _before(request: Any) -> None:
     bound = _active.get()
     if bound is not None:
         if bound.unanswered >= UNANSWERED:
-            raise SilentHubError("the Hub does not answer; check the network and try again")
+            raise SilentHubError(
+                "the connection to the Hub broke, or it does not answer; check the network and try again"
+            )
         bound.unanswered += 1
         if "Authorization" in request.headers and _origin(str(request.url)) not in _hosts():
             del request.headers["Authorization"]  # the client sends it to whatever page an answer names as the next

@@ -20,7 +20,6 @@ from zoo.catalog.names import is_commit, is_repository, is_revision
 from zoo.errors import HubError
 from zoo.hub import trouble
 from zoo.hub.download import fetch
-from zoo.hub.limits import SilentHubError
 from zoo.hub.listing import MAIN, Commit, RemoteFile, list_files
 from zoo.hub.trouble import is_passing, request, retry_after, scrub, status, translate_errors, with_retries
 from zoo.hub.verify import blob_digests
@@ -117,7 +116,7 @@ def _commit(repository: str, branch: str, content: Content, message: str) -> Pus
 
 def _worth_retrying(error: BaseException) -> bool:
     """Return whether the commit may exist in spite of the error, or may succeed on top of the newest commit."""
-    if status(error) in CONFLICT or is_passing(error) or isinstance(error, SilentHubError):
+    if status(error) in CONFLICT or is_passing(error):
         return True
     cause = error.__cause__  # the client wraps the error of a file
     return cause is not None and is_passing(cause)

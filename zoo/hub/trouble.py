@@ -56,7 +56,8 @@ def with_retries(
         try:
             return request(call, most, seconds)
         except Exception as error:
-            if not (worth or is_passing)(error) or (seconds is not None and time.monotonic() - begun > LONGEST):
+            timed = seconds is not None or isinstance(error, SilentHubError)
+            if not (worth or is_passing)(error) or (timed and time.monotonic() - begun > LONGEST):
                 raise
             time.sleep(max(delay, min(retry_after(error), PATIENCE)))
     return request(call, most, seconds)
@@ -86,6 +87,8 @@ def is_passing(error: BaseException) -> bool:
         return code in PASSING
     if is_offline(error):
         return False
+    if isinstance(error, SilentHubError):
+        return True
     if _is(error, "LocalEntryNotFoundError"):  # of a broken connection, which the client has retried already
         return any(status(each) in PASSING for each in _chain(error))
     return is_connection(error) or "Consistency check failed" in str(error)
