@@ -25,7 +25,7 @@ def turns() -> list[Any]:
     ("bits", "lora"),
     [
         pytest.param(
-            bits, lora, id=f"{bits}-{'lora' if lora else 'plain'}", marks=[pytest.mark.slow][bits in (32, 4) :]
+            bits, lora, id=f"{bits}-{'lora' if lora else 'plain'}", marks=[pytest.mark.slow][bits == 4 and bool(lora) :]
         )
         for bits, lora in ROWS
     ],

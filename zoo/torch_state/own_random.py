@@ -112,6 +112,9 @@ class _Functions(TorchFunctionMode):
         if func not in self.drawing and not (type(func) is FunctionType and func.__name__ in _INITIAL):
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
+        into = args[0] if args else kwargs.get("tensor")  # as the functions of `nn.init` call it
+        if isinstance(into, Tensor) and into.is_meta and func.__name__.endswith("_"):
+            return into  # no values: torch would work their shapes out, at the cost of all else in a constructor
         source = _source.get()
         if source is None or _is_quiet(func, args, kwargs) or _is_seeded_inside(source.block):
             return func(*args, **kwargs)
