@@ -12,6 +12,8 @@ from huggingface_hub import constants
 from zoo.errors import HubError
 from zoo.hub import verify
 from zoo.hub.download import snapshot
+from zoo.hub.listing import RemoteFile
+from zoo.hub.verify import matches_digest
 from zoo.storage import contents
 from zoo.storage.contents import content_sums
 
@@ -74,6 +76,16 @@ def test_a_file_is_read_once_in_a_process_and_not_hashed_again_in_the_next(
     snapshot("me/base", sha)
     assert read.count("content_sums") == 2
     assert large() - before == 1, "of config.json, which is small"
+
+
+def test_a_file_without_a_digest_is_what_it_was_at_first(hub: Hub, tmp_path: Path) -> None:
+    path, unknown = tmp_path / LARGE, RemoteFile(len(WEIGHTS), "")
+    path.write_bytes(WEIGHTS)
+    assert matches_digest(path, unknown)
+    verify._read_here.clear()
+    assert matches_digest(path, unknown)
+    rot(path)
+    assert not matches_digest(path, unknown)
 
 
 def test_a_damaged_note_is_no_reason_to_refuse_a_file(hub: Hub, tmp_path: Path) -> None:

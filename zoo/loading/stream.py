@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
-from zoo.loading.values import check_buffer, check_cast, check_finite, check_kind, check_packed, warn_of_double
+from zoo.loading.values import check_buffer, check_finite, check_kind, check_packed, warn_of_double
 from zoo.plugin.quantize import Plan, pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.carrier import carried
@@ -121,14 +121,13 @@ def place(entry: Entry, group: TiedGroup, weight: Tensor, chosen: Plan, dtype: t
         check_packed(entry, group.name, packed)
         replace_parameter(group, packed)
         return
-    if not weight.is_meta:
-        check_finite(entry, group.name, weight)
+    given = weight
     if weight.is_floating_point() and weight.dtype != dtype:
-        given, weight = weight, weight.to(dtype)
-        if not weight.is_meta:
-            check_cast(entry, group.name, given, weight)
+        weight = weight.to(dtype)
     elif weight.device.type == "cpu":
         weight = weight.clone()  # not a view of the file, which may change or go
+    if not weight.is_meta:
+        check_finite(entry, group.name, given, weight)
     set_parameter(group, weight)
 
 

@@ -32,10 +32,23 @@ def check_kind(entry: Entry, name: str, tensor: Tensor, expected: torch.dtype) -
         )
 
 
-def check_finite(entry: Entry, name: str, tensor: Tensor) -> None:
-    """Raise `CheckpointError` if a weight has NaN or Inf. Infinities as a mask are a buffer's (`check_buffer`)."""
-    if not is_finite(tensor):
-        raise _not_finite(entry, name, tensor)
+def check_finite(entry: Entry, name: str, given: Tensor, placed: Tensor) -> None:
+    """Raise `CheckpointError` if a weight has NaN or Inf. Infinities as a mask are a buffer's (`check_buffer`).
+
+    Args:
+        entry: the model's entry.
+        name: the weight's name.
+        given: the checkpoint's tensor.
+        placed: its copy, perhaps of another type. It is the one that is looked at, being near in the caches.
+    """
+    if is_finite(placed):
+        return
+    if not is_finite(given):
+        raise _not_finite(entry, name, given)
+    raise CheckpointError(
+        f"{entry.name!r}: {name} has values up to {given.abs().max().item():.3g}, which {placed.dtype} does not hold: "
+        "give another dtype, such as dtype='float32'"
+    )
 
 
 def check_buffer(entry: Entry, name: str, tensor: Tensor, expected: torch.dtype) -> None:
@@ -50,16 +63,6 @@ def check_packed(entry: Entry, name: str, packed: QuantizedTensor) -> None:
     for part, tensor in zip(packed.names, packed.tensors(), strict=True):
         if tensor is not None and not tensor.is_meta and tensor.is_floating_point() and not is_finite(tensor):
             raise _not_finite(entry, f"{name} ({part})", tensor)
-
-
-def check_cast(entry: Entry, name: str, before: Tensor, after: Tensor) -> None:
-    """Raise `CheckpointError` if a weight's values are too large for the type that it was cast to."""
-    smaller = torch.finfo(after.dtype).max < torch.finfo(before.dtype).max
-    if smaller and not is_finite(after):
-        raise CheckpointError(
-            f"{entry.name!r}: {name} has values up to {before.abs().max().item():.3g}, which {after.dtype} does not "
-            "hold: give another dtype, such as dtype='float32'"
-        )
 
 
 def warn_of_double(entry: Entry, dtype: torch.dtype) -> None:
