@@ -342,8 +342,7 @@ class Handler(BaseHTTPRequestHandler):
 def running() -> Iterator[Hub]:
     """Yield a Hub that answers while the block runs."""
     server = Hub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield server
     finally:

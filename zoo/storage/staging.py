@@ -17,7 +17,7 @@ from uuid import uuid4
 from zoo.storage.locks import CAN_LOCK, is_at, lock
 
 STAGED = ".zoo-"  # prefix of hidden names, whose content is not complete
-_NAME = re.compile(re.escape(STAGED) + r"[0-9a-f]{12}")
+_NAME = re.compile(r"\.zoo-[0-9a-f]{12}")  # STAGED and what makes it unique
 
 
 @contextmanager
