@@ -102,7 +102,7 @@ def test_only_regular_files_of_some_size_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long").write_text("1" * 100)
     for name, why in (
-        ("pipe", "a pipe or a device"),
+        ("pipe", "a named pipe"),
         (".", "cannot be read|a folder"),
         ("long", "longer than 50 bytes"),
     ):

@@ -12,8 +12,9 @@ from zoo.errors import OutputError
 from zoo.formats import packed
 from zoo.plugin import hooks
 from zoo.storage import atomic
-from zoo.storage.checkpoint import SUMS, check_alone
+from zoo.storage.checkpoint import check_alone
 from zoo.storage.model_folder import write_digests
+from zoo.storage.sums import SUMS
 from zoo.torch_state.modes import evaluating
 from zoo.weights.walk import plain_names, tied_groups
 

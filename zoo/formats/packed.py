@@ -26,8 +26,8 @@ from zoo.formats import bitsandbytes_folder
 from zoo.plugin import hooks
 from zoo.plugin.quantize import Plan, quantizer_shape
 from zoo.storage import atomic, fingerprint, untrusted, untrusted_json
-from zoo.storage.checkpoint import verify
 from zoo.storage.fingerprint import Fingerprint
+from zoo.storage.sums import verify
 from zoo.weights.carrier import carry
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor

@@ -18,8 +18,8 @@ from zoo.formats.manifest import saved_base
 from zoo.hub.adapters import fetch_place, is_adapter_folder, reference_of
 from zoo.hub.download import snapshot
 from zoo.plugin import hooks
-from zoo.storage.checkpoint import verify_companions
 from zoo.storage.file_names import MODEL_CONFIGS
+from zoo.storage.sums import verify_companions
 
 
 def resolve(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.storage import atomic
-from zoo.storage.checkpoint import SUMS
 from zoo.storage.config_json import CONFIG
+from zoo.storage.sums import SUMS
 
 if TYPE_CHECKING:
     from torch import Tensor

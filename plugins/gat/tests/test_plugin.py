@@ -17,7 +17,7 @@ test_promise = conformance("gat", batch_size=16)
 def test_embedded_files_are_small_half_precision_and_listed():
     from safetensors import safe_open
 
-    from zoo.storage.checkpoint import verify
+    from zoo.storage.sums import verify
 
     folder = HERE / "zoo_gat" / "embedded"
     path = folder / "model.safetensors"

@@ -80,7 +80,7 @@ def read(path: Path) -> Networks:
     Raises:
         CheckpointError: it is no StyleGAN2, or holds code to run.
     """
-    from zoo.storage.checkpoint import verify
+    from zoo.storage.sums import verify
 
     verify(path.parent, [path])
     stamp = path.stat()

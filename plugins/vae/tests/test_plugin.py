@@ -16,7 +16,7 @@ test_promise = conformance("vae")
 def test_embedded_files_are_small_half_precision_and_listed():
     from safetensors import safe_open
 
-    from zoo.storage.checkpoint import verify
+    from zoo.storage.sums import verify
 
     folder = HERE / "zoo_vae" / "embedded"
     path = folder / "diffusion_pytorch_model.safetensors"
