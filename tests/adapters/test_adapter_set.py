@@ -168,6 +168,7 @@ def test_copies_saved_adapters_and_saved_models(bits: int | None, tmp_path: Path
     assert model.footprint() == fresh.footprint()
 
 
+@pytest.mark.slow
 def test_weights_under_compile() -> None:
     torch.compiler.reset()
     model, x = stirred(Net(), TWO, bits=4)

@@ -47,6 +47,7 @@ def test_it_fills_what_is_plain(model: zoo.Model) -> None:
     assert samples.captions[1].startswith("of ")
 
 
+@pytest.mark.slow
 def test_free_text_is_of_words(model: zoo.Model) -> None:
     from zoo.data.text import text_data
 
@@ -83,7 +84,7 @@ def test_real_configurations_in_four_bits(name: str) -> None:
 def test_facts_without_torch() -> None:
     code = (
         "import sys, zoo_bert.facts; from types import SimpleNamespace as N;"
-        "print(zoo_bert.facts.describe(N(config={}, folder=None, weights='embedded', head=None)));"
+        "print(zoo_bert.facts.describe(N(plugin='bert', config={}, folder=None, weights='embedded', head=None)));"
         "config = {'architectures': ['BertForSequenceClassification'], 'id2label': {0: 'a'}};"
         "print(zoo_bert.facts.describe(N(config=config, head=None)));"
         "assert zoo_bert.facts.recognises({'architectures': ['RobertaForMaskedLM']});"

@@ -113,6 +113,7 @@ def test_a_learned_variance_is_left_out_of_the_loss(make):
         assert model.sample(2, seed=0, sampler=sampler, steps=4).data.shape == (2, 3, 8, 8)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_is_as_good_as_its_readme_says(letters):
     before = torch.get_rng_state()
     assert letters.evaluate() == pytest.approx({"noise_mse": SANS}, rel=0.02)

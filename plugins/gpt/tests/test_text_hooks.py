@@ -136,6 +136,7 @@ def test_tokens_of_another_tokenizer(model: zoo.Model) -> None:
         model.batches(torch.full((2, 8), 3072), batch_size=2)
 
 
+@pytest.mark.slow
 def test_held_out_figures(model: zoo.Model) -> None:
     before = torch.get_rng_state()
     metrics = model.evaluate()
@@ -196,7 +197,7 @@ def test_facts_without_torch() -> None:
 
     code = (
         "import sys, zoo_gpt.facts; from types import SimpleNamespace as N;"
-        "print(zoo_gpt.facts.describe(N(config={}, folder=None, weights='embedded', head=None)));"
+        "print(zoo_gpt.facts.describe(N(plugin='gpt', config={}, folder=None, weights='embedded', head=None)));"
         "assert zoo_gpt.facts.recognises({'architectures': ['Qwen2ForCausalLM']});"
         "assert not zoo_gpt.facts.recognises({'architectures': ['BertForMaskedLM'], 'model_type': 'bert'});"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

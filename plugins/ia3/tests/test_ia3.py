@@ -71,7 +71,7 @@ def test_outputs_gradients_and_merging_equal_peft(name: str, feedforward: bool) 
     expected = theirs.layer.ia3_l["default"]
     found = update_of(model).ia3_l
     assert found.shape == expected.shape
-    assert torch.equal(model(x), module(x))  # ones change nothing
+    assert error(model(x), module(x)) < 1e-6  # ones change nothing; a bias is added apart
     with torch.no_grad():
         found.copy_(expected.normal_())
     inputs = [x.clone().requires_grad_() for _ in range(2)]
