@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from zoo.cli import main, plugin_status
-from zoo.testing import Result, fresh, isolated
+from zoo.plugin import child
+from zoo.testing import Result, isolated
 
 
 def rows(capsys) -> dict[str, dict]:
@@ -80,7 +81,7 @@ def test_what_is_light_is_imported_in_another_process(site, capsys, kind):
 
 @pytest.mark.slow
 def test_an_import_that_does_not_end_is_given_up(site, monkeypatch, capsys):
-    monkeypatch.setattr(fresh, "PATIENCE", 6.0)
+    monkeypatch.setattr(child, "LIGHT", 2.0)
     slow = "import time\nwhile True:\n    time.sleep(1)\n"
     site.install("dist-slow", {"slow": "pkg_slow", "zero": "pkg_zero"}, {"pkg_slow.py": slow, "pkg_zero.py": MORE})
     assert main(["plugins", "--json", "slow", "zero"]) == 0
