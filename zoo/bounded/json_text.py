@@ -33,7 +33,7 @@ def parse_json(
     text = decoded(text, what, error=error) if isinstance(text, bytes) else text
     try:
         return json_value(text, values=values, strict=strict)
-    except (ValueError, RecursionError) as fault:
+    except ValueError as fault:
         raise error(f"{what}: damaged, expected JSON ({one_line(fault, 200)})") from fault
 
 
@@ -58,10 +58,15 @@ def json_value(text: str, *, values: int = VALUES, strict: bool = False) -> Any:
 
 
 def parse_object(
-    text: str | bytes, what: str, *, strict: bool = False, error: type[ZooError] = CheckpointError
+    text: str | bytes,
+    what: str,
+    *,
+    values: int = VALUES,
+    strict: bool = False,
+    error: type[ZooError] = CheckpointError,
 ) -> dict[str, Any]:
     """Return the JSON object in `text`; arguments and errors as those of `parse_json`."""
-    return _object(parse_json(text, what, strict=strict, error=error), what, error)
+    return _object(parse_json(text, what, values=values, strict=strict, error=error), what, error)
 
 
 def read_json(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.bounded.json_text import parse_json
+from zoo.bounded.json_text import parse_object
 from zoo.bounded.text import read_text
 from zoo.errors import CheckpointError, one_line
 from zoo.storage import atomic
@@ -43,9 +43,7 @@ def read(path: Path) -> dict[str, Any]:
         text = read_text(path, limit=_LIMIT, error=CheckpointError)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name}: {error.strerror}") from error
-    content = parse_json(text, path.name, values=_LIMIT, strict=True)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name}: damaged, expected a JSON object")
+    content = parse_object(text, path.name, values=_LIMIT, strict=True)
     form = content.get("format", 1)
     if form not in (1, FORMAT) or isinstance(form, bool):
         raise CheckpointError(f"{path.name}: expected format 1 or {FORMAT}, got {form!r:.40}: a newer zoo may know it")
