@@ -292,7 +292,7 @@ def _drawn(given: Data, split: str, size: int) -> ImageItems:
         raise DataError(f"{given.source}: has no columns to choose from: leave columns out")
     wanted = asked_split(split, given)
     style, _ = letters.style_of(given.source)
-    drawn, which = letters.render(style, LETTER_COUNTS[wanted], seed=0, size=size, split=wanted)
+    drawn, which = letters.kept(style, LETTER_COUNTS[wanted], size, wanted)
     images, names = drawn * 2 - 1, tuple(letters.LETTERS)
     notes: tuple[str, ...] = ()
     if given.classes is not None:
