@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.errors import TuningError
 from zoo.plugin.requests import SEEDS
 from zoo.torch_state.rng import RandomState, random_state, seed_everything
 from zoo.tuning import checkpoint as checkpoints
@@ -24,13 +23,13 @@ from zoo.tuning.evaluation import Evaluations
 from zoo.tuning.examples import Examples, next_batch, shares
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
-from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers
-from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
-from zoo.tuning.progress import note
+from zoo.tuning.optimizer import adamw, persistent_buffers
+from zoo.tuning.processes import gathered, mean, same_everywhere
+from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
+from zoo.tuning.step import accumulate, not_finite
 from zoo.tuning.tunable import Tunable
-from zoo.weights.walk import named_buffers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -110,29 +109,16 @@ class Run:
 
     def advance(self) -> float:
         """Take one step and return its loss, the mean over the batches and the processes."""
-        from accelerate.utils import send_to_device
-
-        accelerator, settings = self.accelerator, self.settings
-        parameters = [parameter for _, parameter in self.named]
-        total = torch.zeros((), device=self.device)
-        for batch, weight in self._weighted():
-            with accelerator.autocast():
-                loss = self.model.loss(send_to_device(batch, self.device))
-            check_loss(loss)
-            total += loss.detach().to(self.device, torch.float32) * weight
-            # Accelerate divides by the number of batches.
-            accelerator.backward(loss * (weight * settings.gradient_accumulation_steps))
-        average_gradients(accelerator, parameters)
-        accelerator.unscale_gradients()
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        settings, named = self.settings, self.named
+        total, norm = accumulate(self.model, self.accelerator, named, self._weighted(), self.device)
         clock = total.new_tensor(settings.used(self.step + 1, self.seconds))
         # The clock too is the processes' mean, or one of them would stop before the others.
-        value, length, used = mean(accelerator, torch.stack([total, norm.to(self.device, torch.float32), clock]))
+        value, length, used = mean(self.accelerator, torch.stack([total, norm, clock]))
         # A scaler tries factors that are too large and leaves out the step itself.
-        if not math.isfinite(value) or (not math.isfinite(length) and accelerator.scaler is None):
-            raise self._not_finite(value, length)
+        if not math.isfinite(value) or (not math.isfinite(length) and self.accelerator.scaler is None):
+            raise not_finite(named, value, length, settings, self.step + 1, self.written)
         if settings.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, settings.grad_clip, norm)
+            nn.utils.clip_grads_with_norm_([p for _, p in named], settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -178,10 +164,8 @@ class Run:
             return
         self.accelerator.wait_for_everyone()
         kept = evaluation.load_best(self.out, step) if self.out is not None else self.evaluations.weights
-        live = {**named_buffers(self.model.module), **dict(self.named)}
-        with torch.no_grad(), uninterrupted():
-            for name, tensor in (kept or {}).items():
-                live[name].copy_(tensor)
+        with uninterrupted():
+            put(kept or {}, self.model.module, self.named)
 
     def save(self) -> None:
         """Write a checkpoint of the moment between two steps, if there is a folder for it."""
@@ -198,7 +182,7 @@ class Run:
                     losses=self.losses,
                     settings=self.facts,
                     model=self._tensors(),
-                    optimizer=self._moments(),
+                    optimizer=moments(self.optimizer, self.named),
                     random=states,
                     scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
                     examples=self.drawn,
@@ -268,21 +252,10 @@ class Run:
 
     def _restore(self, folder: Path, last: Checkpoint, quiet: bool) -> None:
         """Check all of `last` against this run, and only then restore it."""
-        checkpoints.check_same(folder, last, self.facts, self.identity)
         self.buffers = persistent_buffers(self.model.module)
-        checkpoints.check_tensors(folder, last.model, self._tensors())
-        if said := checkpoints.check_content(folder, last, self.identity):
-            note(f"going on from {folder}: {said}", quiet=quiet)
-        live = {**named_buffers(self.model.module), **dict(self.named)}
-        with torch.no_grad():
-            for name, tensor in last.model.items():
-                live[name].copy_(tensor)
-        for name, parameter in self.named:
-            kinds = {
-                key.rsplit("/", 1)[1]: tensor for key, tensor in last.optimizer.items() if key.rsplit("/", 1)[0] == name
-            }
-            if kinds:  # a parameter that no loss has used yet has none
-                self.optimizer.state[parameter] = {kind: tensor.to(self.device) for kind, tensor in kinds.items()}
+        check(folder, last, self.facts, self.identity, self._tensors(), quiet)
+        put(last.model, self.model.module, self.named)
+        put_moments(last.optimizer, self.optimizer, self.named)
         if self.accelerator.scaler is not None and last.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(last.scaler))
         self.step = self.resumed_from = last.step
@@ -298,16 +271,6 @@ class Run:
         """Return what training changes, by name, as it was between two steps."""
         return {**self.buffers, **{name: parameter.detach() for name, parameter in self.named}}
 
-    def _moments(self) -> dict[str, Tensor]:
-        """Return the optimizer's state, as "<parameter>/<moment>"."""
-        state = self.optimizer.state
-        return {
-            f"{name}/{kind}": tensor
-            for name, parameter in self.named
-            if parameter in state
-            for kind, tensor in state[parameter].items()
-        }
-
     def _next(self) -> Any:
         return next_batch(self.examples, self.settings.place(self.step + 1))
 
@@ -318,18 +281,6 @@ class Run:
         counts = [float(self.model.count(batch)) for batch in drawn]
         (total,) = mean(self.accelerator, torch.tensor([sum(counts)], device=self.device))
         return shares(drawn, counts, total, self.settings.place(self.step + 1))
-
-    def _not_finite(self, loss: float, norm: float) -> TuningError:
-        settings = self.settings
-        found = f"the loss is {loss}"
-        if math.isfinite(loss):
-            bad = [n for n, p in self.named if p.grad is not None and not bool(p.grad.isfinite().all())]
-            found = f"the gradient's norm is {norm}{f', first in {bad[0]}' if bad else ''}"
-        kept = f"; the checkpoint {self.written} stays" if self.written else ""
-        return TuningError(
-            f"{found} at {settings.place(self.step + 1)}; the weights are those before it{kept}. "
-            f"Give a lower lr (it is {settings.lr:g}) or a longer warmup, or look for such values in the data"
-        )
 
 
 def state_of(run: Run) -> TuneState:
