@@ -13,23 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.plugin.requests import SEEDS
-from zoo.torch_state.rng import RandomState, random_state, seed_everything
+from zoo.data.batches import seed_of
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
 from zoo.tuning.callbacks import TuneState
 from zoo.tuning.checkpoint import Checkpoint
+from zoo.tuning.division import Division, divided_then
 from zoo.tuning.evaluation import Evaluations
-from zoo.tuning.examples import Examples, next_batch, shares
+from zoo.tuning.examples import DIGESTS, Drawn, Examples, batch_of, shares
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, persistent_buffers
-from zoo.tuning.processes import gathered, mean, same_everywhere
+from zoo.tuning.processes import gathered, mean, same_buffers, summed
 from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
-from zoo.tuning.step import accumulate, not_finite
+from zoo.tuning.step import Weighted, accumulate, not_finite, objective
 from zoo.tuning.tunable import Tunable
+from zoo.weights.walk import named_buffers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,14 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """A run in progress. `step`, `losses`, `random`, `buffers` and `drawn` belong to the same moment between two steps.
+    """A run in progress. `step`, `losses`, `buffers` and `drawn` belong to the same moment between two steps.
 
     Attributes:
         model: what trains.
         accelerator: precision, scaling and the other processes.
         named: name and parameter of all that trains.
         settings: what the run depends on.
-        facts: the settings as checkpoints hold them, with the precision and the number of processes.
+        division: which batches of each step are this process's.
+        facts: the settings as checkpoints hold them, with the precision and the division.
         identity: what the run is of beside its settings; empty without a folder.
         folder: for checkpoints, or None.
         device: where the model is.
@@ -52,6 +54,10 @@ class Run:
         evaluations: what was evaluated so far.
         step: steps done.
         losses: the loss of every step.
+        drawn: digests of this process's batches so far; None where those before a resume were cut otherwise.
+        known: whether there are such digests.
+        newest: the digest of this process's batches of the last step alone.
+        loss_of: the model's loss as a module; see `zoo.tuning.step`.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
         written: the last checkpoint.
@@ -64,6 +70,7 @@ class Run:
     accelerator: Accelerator
     named: list[tuple[str, Parameter]]
     settings: Settings
+    division: Division
     facts: dict[str, Any]
     identity: dict[str, Any]
     folder: RunFolder | None
@@ -74,9 +81,11 @@ class Run:
     used: float = 0.0
     lr: float = 0.0
     losses: list[float] = field(default_factory=list)
-    random: RandomState = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
-    drawn: str = field(init=False)
+    drawn: Drawn | None = field(init=False)
+    known: bool = True
+    newest: int = 0
+    loss_of: nn.Module = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -89,8 +98,7 @@ class Run:
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
         parameters = [parameter for _, parameter in self.named]
-        seed_everything((settings.seed + self.accelerator.process_index) % SEEDS.stop)
-        same_everywhere(self.accelerator, parameters)
+        self.loss_of = objective(self.model, self.accelerator, self.named)
         self.optimizer = adamw(parameters, settings, self.device)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
@@ -99,18 +107,16 @@ class Run:
                 self._restore(folder.path, last, quiet)
             if self.accelerator.is_main_process:
                 folder.describe({"settings": self.facts, **self.identity})
-        for _ in range(self.step * settings.gradient_accumulation_steps * self.accelerator.num_processes):
-            self._next()
         if last is not None and self.written is not None:
-            checkpoints.check_examples(self.written, last.examples, self.examples.digest)
-            checkpoints.restore_random(self.written, last.random, self.accelerator.process_index, self.device)
+            self._catch_up(self.written, last)
+        same_buffers(self.accelerator, named_buffers(self.model.module))
         self._mark()
         self.started = time.perf_counter()  # reading the data is no part of a budget in minutes
 
     def advance(self) -> float:
         """Take one step and return its loss, the mean over the batches and the processes."""
         settings, named = self.settings, self.named
-        total, norm = accumulate(self.model, self.accelerator, named, self._weighted(), self.device)
+        total, norm = accumulate(self.loss_of, self.accelerator, named, self._weighted(), self.device)
         clock = total.new_tensor(settings.used(self.step + 1, self.seconds))
         # The clock too is the processes' mean, or one of them would stop before the others.
         value, length, used = mean(self.accelerator, torch.stack([total, norm, clock]))
@@ -137,6 +143,7 @@ class Run:
         data = self.evaluations.settings.data
         before = {name: parameter.detach().clone() for name, parameter in self.named} if self.settings.ema_decay else {}
         try:
+            same_buffers(self.accelerator, named_buffers(self.model.module))
             ema.put(self.named, self.optimizer)
             metrics: Mapping[str, float] = gathered(self.accelerator, self.model.evaluate(data))[0]
             best = self.evaluations.add(self.step, metrics)
@@ -157,6 +164,7 @@ class Run:
 
     def finish(self) -> None:
         """Leave the weights of the best evaluation, or the moving average of them, where there is one."""
+        same_buffers(self.accelerator, named_buffers(self.model.module))
         step = self.evaluations.best_step
         if step is None or step == self.step or not self.evaluations.settings.keep_best:
             with uninterrupted():
@@ -171,7 +179,7 @@ class Run:
         """Write a checkpoint of the moment between two steps, if there is a folder for it."""
         if self.folder is None:
             return
-        states = gathered(self.accelerator, self.random)
+        drawn = self.drawn and Drawn(*(summed(self.accelerator, digest, DIGESTS) for digest in self.drawn))
         if not self.accelerator.is_main_process:
             return
         with uninterrupted():
@@ -183,9 +191,8 @@ class Run:
                     settings=self.facts,
                     model=self._tensors(),
                     optimizer=moments(self.optimizer, self.named),
-                    random=states,
                     scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-                    examples=self.drawn,
+                    drawn=drawn,
                     evaluations=self.evaluations.as_dict() if self.evaluations.history else None,
                     identity=self.identity,
                 )
@@ -208,12 +215,11 @@ class Run:
 
     def result(self) -> TuneResult:
         """Return the finished run."""
-        batches = self.settings.gradient_accumulation_steps * self.accelerator.num_processes
         return TuneResult(
             losses=tuple(self.losses),
             steps=self.step,
             seconds=self.seconds,
-            batch_size=self.settings.batch_size * batches,
+            batch_size=self.division.items,
             lr=self.settings.lr,
             seed=self.settings.seed,
             trainable=sum(parameter.numel() for _, parameter in self.named),
@@ -246,9 +252,8 @@ class Run:
 
     def _mark(self) -> None:
         """Remember the state between two steps, to which a Ctrl-C within the next one comes back."""
-        self.random = random_state(self.device)
         self.buffers = persistent_buffers(self.model.module)
-        self.drawn = self.examples.digest
+        self.drawn = Drawn(self.examples.digest, self.newest) if self.known else None
 
     def _restore(self, folder: Path, last: Checkpoint, quiet: bool) -> None:
         """Check all of `last` against this run, and only then restore it."""
@@ -271,16 +276,38 @@ class Run:
         """Return what training changes, by name, as it was between two steps."""
         return {**self.buffers, **{name: parameter.detach() for name, parameter in self.named}}
 
-    def _next(self) -> Any:
-        return next_batch(self.examples, self.settings.place(self.step + 1))
+    def _draw(self, step: int) -> list[tuple[int, Any]]:
+        """Return this process's batches of a step (from 0), with their numbers."""
+        before, place = self.examples.digest, self.settings.place(step + 1)
+        drawn = [(number, batch_of(self.examples, number, place)) for number in self.division.own(step)]
+        self.newest = (self.examples.digest - before) % DIGESTS
+        return drawn
 
-    def _weighted(self) -> list[tuple[Any, float]]:
-        """Return this process's batches of one step, and the share of each in the loss: of every `processes` one."""
-        steps, processes = self.settings.gradient_accumulation_steps, self.accelerator.num_processes
-        drawn = [[self._next() for _ in range(processes)][self.accelerator.process_index] for _ in range(steps)]
-        counts = [float(self.model.count(batch)) for batch in drawn]
+    def _weighted(self) -> list[Weighted]:
+        """Return this process's batches of one step, each with its share in the loss."""
+        drawn = self._draw(self.step)
+        counts = [float(self.model.count(batch)) for _, batch in drawn]
         (total,) = mean(self.accelerator, torch.tensor([sum(counts)], device=self.device))
-        return shares(drawn, counts, total, self.settings.place(self.step + 1))
+        found = shares(drawn, counts, total, self.settings.place(self.step + 1))
+        return [Weighted(batch, share, seed_of(self.settings.seed, number)) for (number, batch), share in found]
+
+    def _catch_up(self, folder: Path, last: Checkpoint) -> None:
+        """Pass over the batches of the steps that are done, and compare them with those that the run had.
+
+        Where the content of the data is known to be the same, only those of the last step are drawn again.
+        """
+        then = divided_then(last.settings)
+        if last.drawn is None or (then.batch_size, then.batches) != (self.division.batch_size, self.division.batches):
+            self.known = False
+            self.examples.skip(self.step * self.division.batches)
+            return
+        first = max(0, self.step - 1) if self.examples.content else 0
+        for step in range(first, self.step):
+            self._draw(step)
+        now = Drawn(*(summed(self.accelerator, digest, DIGESTS) for digest in (self.examples.digest, self.newest)))
+        checkpoints.check_examples(folder, last.drawn if first == 0 else Drawn(now.all, last.drawn.newest), now)
+        main = self.accelerator.is_main_process
+        self.examples.digest = last.drawn.all if main else 0  # further ones are added to it
 
 
 def state_of(run: Run) -> TuneState:
