@@ -7,10 +7,11 @@ same versions of Pillow, NumPy and matplotlib. As data they are called "letters:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.batches import Batches
 from zoo.data.stream import redrawn
 from zoo.errors import DataError, did_you_mean
 
@@ -121,7 +122,7 @@ def fresh(
     channels: int = 1,
     labelled: bool = True,
     change: Change | None = None,
-) -> Iterator[dict[str, Tensor]]:
+) -> Batches[dict[str, Tensor]]:
     """Return endless batches of letters drawn from seeds of their own, each seen once.
 
     Batches are "images" [n, channels, size, size] in [-1, 1] and, if `labelled`, "labels" int64 [n].

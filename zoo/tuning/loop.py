@@ -16,6 +16,7 @@ from zoo.errors import TuningError
 from zoo.torch_state.rng import preserve_rng
 from zoo.torch_state.turns import turns_of
 from zoo.tuning.callbacks import call, checked
+from zoo.tuning.division import KEY, divided
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.folder import opened as opened_folder
@@ -121,7 +122,7 @@ def tune(
         stoppable(),
         preserve_rng(device),
         _training(model),
-        own_accelerator(device, precision, gradient_accumulation_steps) as accelerator,
+        own_accelerator(device, precision) as accelerator,
         opened_folder(
             accelerator,
             None if out is None else Path(out),
@@ -132,12 +133,19 @@ def tune(
         ) as folder,
     ):
         silent = quiet or not accelerator.is_main_process
-        examples = opened(lambda: model.batches(data, batch_size=batch_size, split="train", seed=seed), seed)
+        division = divided(
+            batch_size,
+            gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+            None if folder is None or folder.last is None else folder.last.settings,
+        )
+        size = division.batch_size
+        examples = opened(lambda: model.batches(data, batch_size=size, split="train", seed=seed), seed)
         for line in (line for report in examples.reports for line in report.lines()):
             note(line, quiet=silent)
         if epochs is not None:
-            items = batch_size * gradient_accumulation_steps * accelerator.num_processes
-            steps = steps_of(epochs, examples.items, items)
+            steps = steps_of(epochs, examples.items, division.items)
         settings = settings_of(steps)
         head = getattr(getattr(model, "entry", None), "head", None)  # other classes are another run
         if eval_every is not None and eval_data is None:
@@ -148,10 +156,11 @@ def tune(
             **({"head": head.key} if head else {}),
             "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
+            KEY: [division.batch_size, division.batches],
             **({"examples": examples.content} if examples.content else {}),
         }
         known = {} if folder is None else identity(model, data, device)
-        run = Run(model, accelerator, named, settings, facts, known, folder, device, examples, evaluations)
+        run = Run(model, accelerator, named, settings, division, facts, known, folder, device, examples, evaluations)
         run.begin(silent)
         try:
             _advance(run, callbacks, on_step, save_every, log_every, silent)
