@@ -53,6 +53,7 @@ _HOME = {
     "Samples": "zoo.samples.samples",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
+    "EvaluationRequest": "zoo.plugin.requests",
     "Data": "zoo.data.spec",
     "TuneResult": "zoo.tuning.result",
     "TuneState": "zoo.tuning.callbacks",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from zoo.plugin.hookspecs import hookimpl as hookimpl
     from zoo.plugin.hookspecs import hookspec as hookspec
     from zoo.plugin.requests import BatchRequest as BatchRequest
+    from zoo.plugin.requests import EvaluationRequest as EvaluationRequest
     from zoo.plugin.requests import SampleRequest as SampleRequest
     from zoo.plugin.table import hooks as hooks
     from zoo.samples import Samples as Samples

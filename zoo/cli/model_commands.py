@@ -1,4 +1,4 @@
-"""The commands that load a model: sample, tune, evaluate, demo."""
+"""The commands that load a model: sample, tune, demo."""
 
 from __future__ import annotations
 
@@ -215,37 +215,6 @@ def tune(
 @click.command(
     cls=Command,
     examples="""
-    zoo evaluate ddpm --data letters:serif
-    zoo evaluate gpt --data text:licences --bits 4 --lora runs/gpt/adapter --json
-    """,
-)
-@click.argument("name")
-@click.option(
-    "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
-)
-@column_option
-@click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
-@model_options
-@json_option
-def evaluate(
-    name: str,
-    data: str | None,
-    columns: tuple[tuple[str, str], ...],
-    lora: str | None,
-    as_json: bool,
-    **loading: Any,
-) -> None:
-    """Show metrics on held-out data; the first is the main one."""
-    metrics = load(name, lora=lora, **loading).evaluate(with_columns(data, columns))
-    if as_json:
-        print_json({"name": name, "data": data, "figures": metrics})
-    else:
-        print_facts({label: f"{value:.6g}" for label, value in metrics.items()})
-
-
-@click.command(
-    cls=Command,
-    examples="""
     zoo demo
     zoo demo gpt --out gpt-demo
     """,
@@ -336,4 +305,4 @@ def _how_to_resume(out: Path, started: float) -> str:
     return f"interrupted: to go on from the last checkpoint, type {again}"
 
 
-COMMANDS = (sample, tune, evaluate, demo)
+COMMANDS = (sample, tune, demo)

@@ -35,6 +35,7 @@ from zoo.plugin.manager import (
     register,
 )
 from zoo.plugin.recognition import passed_over, recognise, usable
+from zoo.plugin.requests import EvaluationRequest, unknown_metric
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
+    from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
@@ -210,15 +212,27 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[An
     return Guarded(made, str(model.entry.plugin), "batches")
 
 
-def evaluate(model: LoadedModel, data: Any) -> dict[str, float]:
-    """Return the metrics on held-out data; the first is the main one."""
-    metrics = _required("evaluate", model.entry, model=model, data=data)
+def evaluate(model: LoadedModel, data: Any, request: EvaluationRequest | None = None) -> Figures:
+    """Return the metrics on held-out data; the first is the main one.
+
+    Raises:
+        UnknownNameError: a metric is wanted that the plugin does not give.
+    """
+    from zoo.metrics.figures import Figures
+
+    request = request or EvaluationRequest()
+    found = _required("evaluate", model.entry, model=model, data=data, request=request)
     right = (
-        isinstance(metrics, dict)
-        and bool(metrics)
-        and all(isinstance(name, str) and isinstance(value, Real) for name, value in metrics.items())
+        isinstance(found, dict)
+        and bool(found)
+        and all(isinstance(name, str) and isinstance(value, Real) for name, value in found.items())
     )
-    return {name: float(v) for name, v in _checked(metrics, right, model.entry, "evaluate", "a dict of floats").items()}
+    _checked(found, right, model.entry, "evaluate", "a dict of floats")
+    figures = found if isinstance(found, Figures) else Figures({name: float(value) for name, value in found.items()})
+    for name in request.metrics:
+        if name not in figures and name not in figures.missing:
+            raise unknown_metric(name, figures)
+    return figures
 
 
 def tuning(entry: Entry) -> dict[str, Any]:

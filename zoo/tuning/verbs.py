@@ -14,7 +14,7 @@ from zoo.compat import renamed_arguments
 from zoo.data.report import SEEN, collecting
 from zoo.data.spec import as_data
 from zoo.plugin import hooks
-from zoo.plugin.requests import BatchRequest
+from zoo.plugin.requests import BatchRequest, EvaluationRequest
 from zoo.torch_state.modes import evaluating
 from zoo.tuning.examples import without_gradients
 from zoo.tuning.options import known_options
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.metrics.figures import Figures
     from zoo.tuning.result import TuneResult
 
 
@@ -112,31 +113,48 @@ class TrainingVerbs(ABC):
         return hooks.batches(self, without_gradients(data), BatchRequest(batch_size, split, seed))
 
     def evaluate(
-        self, data: Any = None, *, columns: Mapping[str, str] | None = None, split: str | None = None
-    ) -> dict[str, float]:
+        self,
+        data: Any = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        split: str | None = None,
+        metrics: Sequence[str] = (),
+        judge: Any = None,
+        samples: int | None = None,
+    ) -> Figures:
         """Return metrics on held-out data, the main one first; the same at every call.
 
         Of data without splits of their own a tenth is held out, by the same rule as in `tune`, and only that tenth is
         evaluated. Where some of it was trained on nevertheless, "seen_in_training" is its share.
 
+        The result is a dict of floats that also has `.samples`, the number of examples, and `.intervals`, the 95 %
+        bootstrap interval of each figure over them; `zoo.metrics.paired` compares two of them.
+
         Args:
             data: as `batches` takes it.
             columns: as in `batches`.
             split: the split to evaluate on, "validation" say, or "all" for all that there is.
+            metrics: more of them than the usual, `["fid", "kid"]` say, for which the plugin may take longer.
+            judge: in whose features pictures are compared: "pixels", "inception", a loaded image classifier or a
+                module, see `zoo.metrics.space_of`.
+            samples: how many samples to draw at most where a metric is of drawn ones.
 
         Raises:
             DataError: the data cannot be used.
+            UnknownNameError: the model has no such metric.
         """
         if columns is not None or split is not None:
             data = as_data(data, columns=columns, split=split)
+        request = EvaluationRequest((metrics,) if isinstance(metrics, str) else tuple(metrics), judge, samples)
         with torch.no_grad(), evaluating(self.module), collecting() as reports:
-            metrics = hooks.evaluate(self, data)
+            figures = hooks.evaluate(self, data, request)
         share = self.seen.share(reports)
         if share:
-            metrics[SEEN] = share
+            figures[SEEN] = share
+            figures.missing[SEEN] = "it is the share of all of them"
             note(f"{share:.0%} of what was evaluated on was trained on: this is no test of new data", quiet=False)
-        self.note_metrics(data, metrics)
-        return metrics
+        self.note_metrics(data, figures)
+        return figures
 
     @renamed_arguments(OLD_NAMES)
     @known_options

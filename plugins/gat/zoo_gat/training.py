@@ -16,6 +16,7 @@ from zoo.data.batches import Batches, generator_of
 from zoo.data.classes import bind_classes
 from zoo.data.letters import is_fresh, style_of
 from zoo.data.stream import stream
+from zoo.metrics import Scores, add_classification
 
 from . import files
 from .graphs import Graph, drawn, neighbourhood
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import BatchRequest, Model
+    from zoo.metrics import Figures
 
 FRESH = 4  # batches of one graph of letters that are drawn anew
 _AT_ONCE = 65_536  # nodes of a graph that is computed whole
@@ -77,20 +79,27 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known].to(logits.dtype))
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> Figures:
     """Return "accuracy" and "loss" (mean cross entropy, nats) of the test split's labelled nodes, all edges used.
 
-    Of several classes at once "micro_f1" (of the classes whose probability is above a half) instead of the accuracy.
+    Beside them "top5_accuracy" where there are more than five classes, and "calibration_error". Of several classes at
+    once "micro_f1" (of the classes whose probability is above a half) and "loss".
     """
     graph = checked(model, read(data, "test"))
     nodes = graph.nodes("test")
     logits, labels = scores(model, graph, nodes), graph.y[nodes]  # type: ignore[index]
-    loss = _cross_entropy(logits.double(), labels).item()
+    found = Scores("nodes")
     if labels.ndim == 1:
-        return {"accuracy": (logits.argmax(1) == labels).double().mean().item(), "loss": loss}
+        add_classification(found, logits, labels)
+        return found.figures()
     known = ~labels.isnan()
-    said, true = (logits > 0)[known], labels[known] == 1
-    return {"micro_f1": 2 * (said & true).sum().item() / max(1, (said.sum() + true.sum()).item()), "loss": loss}
+    said, true = (logits > 0) & known, (labels == 1) & known
+    found.ratio("micro_f1", 2 * (said & true).sum(1), said.sum(1) + true.sum(1))
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits.double(), labels.nan_to_num().double(), reduction="none"
+    )
+    found.ratio("loss", (losses * known).sum(1), known.sum(1))
+    return found.figures()
 
 
 def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
