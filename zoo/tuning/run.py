@@ -24,9 +24,10 @@ from zoo.tuning.evaluation import Evaluations
 from zoo.tuning.examples import Examples, next_batch, shares
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
-from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers
+from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers, set_lr
 from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
 from zoo.tuning.progress import note
+from zoo.tuning.rates import multiples
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
 from zoo.tuning.tunable import Tunable
@@ -55,6 +56,7 @@ class Run:
         losses: the loss of every step.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
+        rates: multiples of it by the parameter's name, where they are not 1.
         written: the last checkpoint.
         resumed_from: the step that this call began at.
         stopped: why the run ends before its budget.
@@ -78,6 +80,7 @@ class Run:
     random: RandomState = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
     drawn: str = field(init=False)
+    rates: dict[str, float] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -92,14 +95,16 @@ class Run:
         parameters = [parameter for _, parameter in self.named]
         seed_everything((settings.seed + self.accelerator.process_index) % SEEDS.stop)
         same_everywhere(self.accelerator, parameters)
-        self.optimizer = adamw(parameters, settings, self.device)
+        # Those of the run's start: by what has been learnt since they would be others.
+        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings.rates)
+        self.optimizer = adamw(self.named, settings, self.device, self.rates)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
         if folder is not None:
             if last is not None and folder.path is not None:
                 self._restore(folder.path, last, quiet)
             if self.accelerator.is_main_process:
-                folder.describe({"settings": self.facts, **self.identity})
+                folder.describe({"settings": self.facts, "rates": self.rates, **self.identity})
         for _ in range(self.step * settings.gradient_accumulation_steps * self.accelerator.num_processes):
             self._next()
         if last is not None and self.written is not None:
@@ -134,8 +139,7 @@ class Run:
         if settings.grad_clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+        set_lr(self.optimizer, self.lr)
         with uninterrupted():
             self.stepper.step()
             self.step += 1
@@ -197,6 +201,7 @@ class Run:
                     seconds=self.seconds,
                     losses=self.losses,
                     settings=self.facts,
+                    rates=self.rates,
                     model=self._tensors(),
                     optimizer=self._moments(),
                     random=states,
