@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Checkpoint:
         drawn: digests of the batches so far; None where they are not known, as in checkpoints of earlier versions.
         evaluations: those of the run so far, if any.
         identity: what the run is of beside its settings; None in a checkpoint of an earlier version.
+        rates: multiples of the learning rate by the parameter's name, where they are not 1.
     """
 
     step: int
@@ -55,6 +56,7 @@ class Checkpoint:
     drawn: Drawn | None = None
     evaluations: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def save(out: Path, checkpoint: Checkpoint) -> Path:
@@ -72,6 +74,7 @@ def save(out: Path, checkpoint: Checkpoint) -> Path:
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
         "settings": dict(checkpoint.settings),
+        "rates": dict(checkpoint.rates),
         **(checkpoint.identity or {}),
         "scaler": checkpoint.scaler,
         "drawn": None if checkpoint.drawn is None else [f"{digest:032x}" for digest in checkpoint.drawn],
@@ -145,6 +148,7 @@ def load(folder: Path) -> Checkpoint:
             seconds=facts["seconds"],
             losses=facts["losses"],
             settings=facts["settings"],
+            rates=facts.get("rates", {}),
             model=groups["model"],
             optimizer=groups["optimizer"],
             scaler=facts["scaler"],
@@ -171,6 +175,11 @@ def _check(folder: Path, facts: Mapping[str, Any]) -> None:
     if steps is not None and (type(steps) is not int or steps < step):
         raise CheckpointError(f"{STATE} says step {step} of {steps!r:.40}")
     divided_then(current_names(settings))
+    rates = facts.get("rates", {})
+    if not isinstance(rates, dict) or not all(
+        type(one) in (int, float) and 0 < one < math.inf for one in rates.values()
+    ):
+        raise CheckpointError(f"{STATE}: expected rates as numbers above 0, by the parameter's name")
     if evaluations is not None:
         history, best = evaluations["history"], evaluations["best"]
         if not all(type(at) is int and 0 <= at <= step and isinstance(told, dict) for at, told in history) or (

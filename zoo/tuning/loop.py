@@ -27,7 +27,7 @@ from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
-from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, checked_betas, described, warmup_steps
+from zoo.tuning.settings import BATCH_SIZE, LR, MATCHED, OLD_NAMES, Settings, checked_betas, described, warmup_steps
 from zoo.tuning.tunable import Tunable as Tunable
 
 
@@ -47,6 +47,7 @@ def tune(
     seed: int = 0,
     warmup: float = 0.05,
     schedule: str = "cosine",
+    rates: str = MATCHED,
     grad_clip: float | None = 1.0,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -104,6 +105,7 @@ def tune(
             seed=seed,
             warmup=warmup_steps(warmup, steps),
             schedule=schedule,
+            rates=rates,
             grad_clip=grad_clip,
             weight_decay=weight_decay,
             betas=checked_betas(betas),

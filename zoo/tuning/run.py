@@ -23,8 +23,9 @@ from zoo.tuning.evaluation import Evaluations
 from zoo.tuning.examples import DIGESTS, Drawn, Examples, batch_of, shares
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
-from zoo.tuning.optimizer import adamw, persistent_buffers
+from zoo.tuning.optimizer import adamw, persistent_buffers, set_lr
 from zoo.tuning.processes import gathered, mean, same_buffers, summed
+from zoo.tuning.rates import multiples
 from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
@@ -60,6 +61,7 @@ class Run:
         loss_of: the model's loss as a module; see `zoo.tuning.step`.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
+        rates: multiples of it by the parameter's name, where they are not 1.
         written: the last checkpoint.
         resumed_from: the step that this call began at.
         stopped: why the run ends before its budget.
@@ -86,6 +88,7 @@ class Run:
     known: bool = True
     newest: int = 0
     loss_of: nn.Module = field(init=False)
+    rates: dict[str, float] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -97,16 +100,17 @@ class Run:
         """Seed, make the optimizer, and restore the last checkpoint if there is one."""
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
-        parameters = [parameter for _, parameter in self.named]
         self.loss_of = objective(self.model, self.accelerator, self.named)
-        self.optimizer = adamw(parameters, settings, self.device)
+        # Those of the run's start: by what has been learnt since they would be others.
+        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings.rates)
+        self.optimizer = adamw(self.named, settings, self.device, self.rates)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
         if folder is not None:
             if last is not None and folder.path is not None:
                 self._restore(folder.path, last, quiet)
             if self.accelerator.is_main_process:
-                folder.describe({"settings": self.facts, **self.identity})
+                folder.describe({"settings": self.facts, "rates": self.rates, **self.identity})
         if last is not None and self.written is not None:
             self._catch_up(self.written, last)
         same_buffers(self.accelerator, named_buffers(self.model.module))
@@ -126,8 +130,7 @@ class Run:
         if settings.grad_clip is not None:
             nn.utils.clip_grads_with_norm_([p for _, p in named], settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+        set_lr(self.optimizer, self.lr)
         with uninterrupted():
             self.stepper.step()
             self.step += 1
@@ -189,6 +192,7 @@ class Run:
                     seconds=self.seconds,
                     losses=self.losses,
                     settings=self.facts,
+                    rates=self.rates,
                     model=self._tensors(),
                     optimizer=moments(self.optimizer, self.named),
                     scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),

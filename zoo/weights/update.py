@@ -75,6 +75,8 @@ class Update(nn.Module):
         takes_base: Whether `forward` gets the base, not yet changed by other active adapters, as second argument.
         replaces: Whether the method implements `replacement`.
         changes_bias: Whether the method implements `for_bias`.
+        followers: Names of parameters that change nothing at first, because what they are multiplied with starts at
+            zero; None if that is to be measured. See `step_sizes`.
     """
 
     kind = "update"
@@ -83,6 +85,7 @@ class Update(nn.Module):
     takes_base = False
     replaces: bool = False
     changes_bias: bool = False
+    followers: tuple[str, ...] | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Record which optional methods the subclass implements, so that the others need not be called."""
@@ -132,6 +135,18 @@ class Update(nn.Module):
         """
         return None
 
+    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
+        """Return what a step of each parameter does to the weight now, by the parameter's name.
+
+        That is the root mean square of the weight's change where all of the parameter's values, and no others, change
+        by 1 up or down at random. Training gives each parameter its learning rate by it (`zoo.tuning.rates`). None, the
+        default, has it measured.
+
+        Args:
+            weight: Returns the dense base in float32, without a graph.
+        """
+        return None
+
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set whether the parameters train; those in `frozen` never do."""
         for name, parameter in self.named_parameters():
@@ -164,6 +179,7 @@ class LowRankUpdate(Update):
         stack = tuple(shape[:1]) if layout.stacked else ()
         self.shape, self.rank, self.scale = torch.Size(shape), rank, scale
         self.split, self.transposed, self.stacked = layout.split, layout.transposed, layout.stacked
+        self.followers = ("B",) if layout.zero_first else ("A",)
         self.dropout = dropout
         self.A = nn.Parameter(torch.empty(*stack, rank, inputs, dtype=dtype, device=device))  # (…, rank, inputs)
         self.B = nn.Parameter(torch.empty(*stack, outputs, rank, dtype=dtype, device=device))  # (…, outputs, rank)
@@ -172,6 +188,13 @@ class LowRankUpdate(Update):
         """Return the current (A, B), whose product times `scale` is the update."""
         parameters = self._parameters
         return parameters["A"], parameters["B"]  # type: ignore[return-value]
+
+    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
+        """Return |scale| · √r · rms of the other factor, for A and for B, where r is the rank of each."""
+        A, B = (self._parameters[name].detach().float().square().mean().sqrt() for name in "AB")  # type: ignore[union-attr]
+        A, B = (float(rms.full_tensor() if hasattr(rms, "full_tensor") else rms) for rms in (A, B))
+        factor = abs(self.scale) * math.sqrt(self.A.shape[-2])
+        return {"A": factor * B, "B": factor * A}
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """Return (left, right) with ΔW = scale · left @ right in the weight's own layout (rows, columns)."""
