@@ -28,6 +28,7 @@ from zoo.tuning.progress import note, progress
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
 from zoo.tuning.settings import BATCH_SIZE, LR, MATCHED, OLD_NAMES, Settings, checked_betas, described, warmup_steps
+from zoo.tuning.sharding import sharded
 from zoo.tuning.tunable import Tunable as Tunable
 
 
@@ -124,7 +125,7 @@ def tune(
         stoppable(),
         preserve_rng(device),
         _training(model),
-        own_accelerator(device, precision) as accelerator,
+        own_accelerator(device, precision) as (accelerator, shards),
         opened_folder(
             accelerator,
             None if out is None else Path(out),
@@ -133,6 +134,7 @@ def tune(
             keep_best=keep_best,
             quiet=quiet or not accelerator.is_main_process,
         ) as folder,
+        sharded(model.module, device, shards and accelerator.num_processes > 1) as sharding,
     ):
         silent = quiet or not accelerator.is_main_process
         division = divided(
@@ -163,6 +165,7 @@ def tune(
         }
         known = {} if folder is None else identity(model, data, device)
         run = Run(model, accelerator, named, settings, division, facts, known, folder, device, examples, evaluations)
+        run.sharding = sharding
         run.begin(silent)
         try:
             _advance(run, callbacks, on_step, save_every, log_every, silent)
