@@ -24,6 +24,7 @@ compat.install()
 _HOME = {
     "load": "zoo.loading.load",
     "wrap": "zoo.loading.load",
+    "tune_file": "zoo.loading.run_files",
     "Model": "zoo.model",
     "Footprint": "zoo.weights.footprint",
     "Calibration": "zoo.weights.calibration.outputs",
@@ -128,6 +129,7 @@ if TYPE_CHECKING:
     from zoo.hub.publish import PushResult as PushResult
     from zoo.loading.load import load as load
     from zoo.loading.load import wrap as wrap
+    from zoo.loading.run_files import tune_file as tune_file
     from zoo.methods.config import Adapter as Adapter
     from zoo.methods.config import Full as Full
     from zoo.methods.config import LoRA as LoRA
