@@ -25,6 +25,7 @@ _HOME = {
     "load": "zoo.loading.load",
     "wrap": "zoo.loading.load",
     "tune_file": "zoo.loading.run_files",
+    "compare": "zoo.comparison.run",
     "Model": "zoo.model",
     "Footprint": "zoo.weights.footprint",
     "Calibration": "zoo.weights.calibration.outputs",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Head as Head
     from zoo.catalog.head import Heads as Heads
     from zoo.catalog.registry import entries as entries
+    from zoo.comparison.run import compare as compare
     from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError

@@ -10,11 +10,9 @@ import click
 from zoo.bounded.json_text import json_value
 from zoo.catalog.names import is_name
 from zoo.cli.options import (
-    column_option,
     model_options,
-    with_columns,
 )
-from zoo.cli.output import Command, echo, json_option, print_facts, print_json
+from zoo.cli.output import Command, echo, json_option, print_json
 
 if TYPE_CHECKING:
     from zoo.model import Model
