@@ -46,7 +46,7 @@ def content(
             "fingerprint": base["fingerprint"],
             "device": str(model.device),
             "dtype": known["model"]["dtype"],
-            "quantization": None if model.scheme is None else f"{model.scheme.argument} ({model.scheme.scheme})",
+            "quantization": None if model.scheme is None else f"{model.scheme.argument} bit ({model.scheme.scheme})",
             "adapters": {name: model.adapter_set.configs[name].kind for name in model.active},
             "head": None if model.entry.head is None else str(model.entry.head),
         },
@@ -82,11 +82,12 @@ def page(told: Mapping[str, Any], run_file: str, before: Samples | str, after: S
         after: samples of the trained model with the same seed, or why there are none.
     """
     model, size = told["model"], told["bytes"]
-    how = f"{model['quantization']} bit" if model["quantization"] else model["dtype"]
-    what = ", ".join(f"{kind} {name!r}" for name, kind in model["adapters"].items()) or "all weights"
+    kinds = ", ".join(dict.fromkeys(model["adapters"].values()))
+    what = f"An adapter ({kinds})" if kinds else "All weights"
     sources = ", ".join(one["origin"] for one in told["data"] if one["origin"])
-    lead = f"{what} of {model['name']} in {how}: {told['steps']:,} steps of {told['batch_size']} in "
-    found = Page(f"{model['name']}, tuned{f' on {sources}' if sources else ''}", f"{lead}{duration(told['seconds'])}.")
+    lead = f"{what} trained with the base in {model['quantization'] or model['dtype']}, {told['steps']:,} steps of "
+    lead += f"{told['batch_size']} items in {duration(told['seconds'])}."
+    found = Page(f"{model['name']}, tuned{f' on {sources}' if sources else ''}", lead)
     found.section("Samples")
     _samples(found, before, after, told["seed"])
     found.section("Figures")
