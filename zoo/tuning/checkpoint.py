@@ -186,7 +186,9 @@ def _check(folder: Path, facts: Mapping[str, Any]) -> None:
     if not isinstance(facts["random"], list) or not facts["random"]:
         raise CheckpointError(f"{STATE}: expected the state of the random generators")
     rates = facts.get("rates", {})
-    if not isinstance(rates, dict) or not all(type(one) in (int, float) and 0 < one < math.inf for one in rates.values()):
+    if not isinstance(rates, dict) or not all(
+        type(one) in (int, float) and 0 < one < math.inf for one in rates.values()
+    ):
         raise CheckpointError(f"{STATE}: expected rates as numbers above 0, by the parameter's name")
     if evaluations is not None:
         history, best = evaluations["history"], evaluations["best"]

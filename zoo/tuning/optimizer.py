@@ -13,7 +13,6 @@ from zoo.errors import TuningError
 from zoo.tuning.settings import Settings
 from zoo.weights.walk import plain_names
 
-
 EPS = 1e-8  # Adam's, of a weight itself
 
 
