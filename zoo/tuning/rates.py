@@ -1,21 +1,22 @@
 """A learning rate for each factor of an adapter, so that `lr` means the same for every weight.
 
 Adam moves every value of a parameter by about the learning rate. What that does to the weight depends on the factor
-that the parameter is multiplied with: with one rate for all, the first step of the weights of one model differs by
-factors of 4 to 400. Here each parameter's rate is a multiple of `lr`, such that the first step moves each weight by `lr`
-(root mean square), whatever the kind of the adapter, its rank, its scale and its start.
+that the parameter is multiplied with: with one rate for all, the first steps of the weights of one model differ by
+factors of 4 to 400. Here each parameter's rate is a multiple of `lr`, such that the first step moves each weight by
+`lr` (root mean square), whatever the kind of the adapter, its rank, its scale and its start.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.tuning.settings import LORA_PLUS, MATCHED, PLAIN, Settings, ratio_of
+from zoo.tuning.settings import PLAIN, Settings, ratio_of
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.update import Update, whole
 from zoo.weights.walk import managed_weights
@@ -29,37 +30,41 @@ _NOISE = 1e-3  # of the largest size in an update, below which one is 0
 _NUDGE = 1e-6  # by which values move where it is measured, in float64
 
 
+class Part(NamedTuple):
+    """One parameter of an update of a weight, with its name there."""
+
+    update: Update
+    name: str
+    parameter: Parameter
+
+
 def multiples(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings: Settings) -> dict[str, float]:
     """Return the multiple of `lr` of each parameter whose own is not 1.
 
     With "matched", of one weight's parameters those that move it at once share a step of root mean square `lr` among
-    them, each value of theirs alike; a parameter that changes nothing at first, because what it is multiplied with is zero, moves by `FOLLOWER` ·
-    `lr` relative to its size. Weights that train themselves have the multiple 1. With "lora+16" the former have the
-    multiple 16 (LoRA+, arXiv:2402.12354), with "plain" all have 1.
+    them, each value of theirs alike. A parameter that changes nothing at first, because what it is multiplied with is
+    zero, moves by `follower` · `lr` relative to its size. Weights that train themselves have the multiple 1. With
+    "lora+16" the former have the multiple 16 (LoRA+, arXiv:2402.12354), with "plain" all have 1.
 
     Args:
         module: what trains.
         named: name and parameter of all that trains.
         settings: of the run; what counts is `rates` and `lr`.
     """
-    rates = settings.rates
+    if settings.rates == PLAIN:
+        return {}
+    ratio = ratio_of(settings.rates)
     names = {id(parameter): name for name, parameter in named}
     found: dict[str, float] = {}
-    for store in managed_weights(module).values() if rates != PLAIN else ():
+    for store in managed_weights(module).values():
         parts = [
-            (update, name, parameter)
-            for key, update in store.updates.items()
-            if key in store.active
+            Part(update, name, parameter)
+            for update in map(store.updates.__getitem__, store.active)
             for name, parameter in update.named_parameters()
             if id(parameter) in names
         ]
-        if parts:
-            own = (
-                _matched(store, parts, follower(settings.lr))
-                if rates == MATCHED
-                else _ratio(store, parts, ratio_of(rates) or LORA_PLUS)
-            )  # type: ignore[arg-type]
-            found |= {names[key]: value for key, value in own.items() if value != 1.0}
+        own = _matched(store, parts, follower(settings.lr)) if ratio is None else _ratio(store, parts, ratio)
+        found |= {names[key]: value for key, value in own.items() if value != 1.0}
     return found
 
 
@@ -68,7 +73,7 @@ def follower(lr: float) -> float:
     return min(FOLLOWER, FASTEST / lr)
 
 
-def _matched(store: ManagedWeight, parts: list[tuple[Update, str, Parameter]], followers: float) -> dict[int, float]:
+def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[int, float]:
     """Return the multiple of each parameter of one weight, by its id."""
     sizes = {update: step_sizes(update, store) for update, _, _ in parts}
     follow = {update: _followers(update, sizes[update]) for update in sizes}
@@ -87,7 +92,7 @@ def _matched(store: ManagedWeight, parts: list[tuple[Update, str, Parameter]], f
     return {key: _rounded(multiple / math.sqrt(total)) if total else 1.0 for key, multiple in found.items()}
 
 
-def _ratio(store: ManagedWeight, parts: list[tuple[Update, str, Parameter]], ratio: float) -> dict[int, float]:
+def _ratio(store: ManagedWeight, parts: list[Part], ratio: float) -> dict[int, float]:
     """Return `ratio` for the parameters that move the weight at once, of updates that have others, by their ids."""
     found = {}
     for update, name, parameter in parts:
