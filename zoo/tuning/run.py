@@ -102,7 +102,7 @@ class Run:
         last = None if folder is None else folder.last
         self.loss_of = objective(self.model, self.accelerator, self.named)
         # Those of the run's start: by what has been learnt since they would be others.
-        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings.rates)
+        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings)
         self.optimizer = adamw(self.named, settings, self.device, self.rates)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
