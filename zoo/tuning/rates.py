@@ -58,9 +58,9 @@ def multiples(module: nn.Module, named: Iterable[tuple[str, Parameter]], setting
     found: dict[str, float] = {}
     for store in managed_weights(module).values():
         parts = [
-            Part(update, name, parameter)
-            for update in map(store.updates.__getitem__, store.active)
-            for name, parameter in update.named_parameters()
+            Part(store.updates[key], name, parameter)  # type: ignore[arg-type]
+            for key in store.active
+            for name, parameter in store.updates[key].named_parameters()
             if id(parameter) in names
         ]
         own = _matched(store, parts, follower(settings.lr)) if ratio is None else _ratio(store, parts, ratio)
@@ -81,7 +81,7 @@ def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[
     leading = sum(parameter.numel() for update, name, parameter in parts if name not in follow[update])
     found, total = {}, 0.0
     for update, name, parameter in parts:
-        size = weights[update] * sizes[update].get(name, 0.0)  # type: ignore[index]
+        size = weights[update] * sizes[update].get(name, 0.0)
         if name in follow[update]:
             multiple = followers * _rms(parameter) / len(follow[update])
         else:
