@@ -24,6 +24,8 @@ compat.install()
 _HOME = {
     "load": "zoo.loading.load",
     "wrap": "zoo.loading.load",
+    "tune_file": "zoo.loading.run_files",
+    "compare": "zoo.comparison.run",
     "Model": "zoo.model",
     "Footprint": "zoo.weights.footprint",
     "Calibration": "zoo.weights.calibration.outputs",
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Head as Head
     from zoo.catalog.head import Heads as Heads
     from zoo.catalog.registry import entries as entries
+    from zoo.comparison.run import compare as compare
     from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
@@ -128,6 +131,7 @@ if TYPE_CHECKING:
     from zoo.hub.publish import PushResult as PushResult
     from zoo.loading.load import load as load
     from zoo.loading.load import wrap as wrap
+    from zoo.loading.run_files import tune_file as tune_file
     from zoo.methods.config import Adapter as Adapter
     from zoo.methods.config import Full as Full
     from zoo.methods.config import LoRA as LoRA

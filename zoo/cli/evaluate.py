@@ -100,7 +100,8 @@ def variant(against: str, name: str, lora: str | None, loading: dict[str, Any]) 
             said[key] = value
         else:
             raise click.BadParameter(
-                f"expected a model, or one of {', '.join(_VARIANT)} with a value, got {word!r}", param_hint="'--against'"
+                f"expected a model, or one of {', '.join(_VARIANT)} with a value, got {word!r}",
+                param_hint="'--against'",
             )
     if len(named) > 1 or not words:
         raise click.BadParameter(f"expected one model, got {against!r}", param_hint="'--against'")

@@ -156,28 +156,6 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Return arguments of `zoo.load` with the classes of the data in the place of `auto`.
-
-    Raises:
-        click.UsageError: there are no data to read them from.
-        DataError: the data have no classes.
-    """
-    if loading.get("classes") != AUTO:
-        return loading
-    if data is None:
-        raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
-    from zoo.data.labelled import classes_of
-    from zoo.data.labelled_texts import classes_in
-    from zoo.data.letters import PREFIX
-    from zoo.data.sources import read_table
-    from zoo.data.spec import as_data
-
-    given = as_data(data)
-    pictures = str(given.source).startswith(PREFIX) or "image" in read_table(given).columns
-    return {**loading, "classes": list(classes_of(given, kind="image") if pictures else classes_in(given))}
-
-
 class Column(click.ParamType):
     """What a column is and its name, such as text=review."""
 

@@ -42,6 +42,7 @@ from zoo.plugin.foreign import foreign_weights
 from zoo.plugin.plan import plan
 from zoo.plugin.quantize import pack_weight
 from zoo.plugin.requests import check_seed
+from zoo.runs.completed import Loaded, data_table
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
@@ -112,6 +113,7 @@ def load(
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
+    given: dict[str, Any] = dict(locals())
     check_seed(seed)
     scheme, asked = as_quantization(bits, keep), as_head(classes, task, image_size, channels)
     target = pick_device(device)
@@ -123,7 +125,10 @@ def load(
         compute = stored.dtype if dtype is None and stored.dtype is not None else compute
     check_calibration(calibrate, scheme, entry, stored is not None, target.type == "meta")
     named = _named(lora)
+    if calibrate is not None:
+        given["calibrate"] = data_table(calibrate)
     if entry.adapter is not None:
+        given["adapter"] = str(entry.adapter)
         if DEFAULT in named:
             raise AdapterError(
                 f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
@@ -168,7 +173,9 @@ def load(
     if calibrate is not None:
         model.calibration = calibrate_loaded(model, index.groups, chosen, calibrate, seed)
     prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]
-    return _ready(model, prepared, index.groups)
+    model = _ready(model, prepared, index.groups)
+    model.loaded = Loaded(given, dict(model.adapter_set.configs), dict(model.adapter_set.weights))
+    return model
 
 
 def wrap(

@@ -41,12 +41,8 @@ class DoRAUpdate(LowRankUpdate):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return torch.linalg.vector_norm(weight.detach().to(dtype), dim=self.summed, keepdim=True)
 
-    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float]:
-        """Return those of A and B, whose change of the norms is small, and what the magnitudes do."""
-        base = weight()
-        direction = (base + self.product()) / self.norms(base + self.product())
-        rms = direction.square().mean().sqrt()
-        return {**(super().step_sizes(weight) or {}), "magnitude": float(rms)}
+    def step_sizes(self, weight: Callable[[], Tensor]) -> None:
+        """Return None, to have it measured: with one input, say, a direction cannot change."""
 
     def factors(self) -> Factors | None:
         """Return None: the update is not low-rank."""

@@ -60,4 +60,3 @@ def right(logits: Tensor, labels: Tensor, top: int = 1) -> Tensor:
         validate_args=False,
     )
     return found
-

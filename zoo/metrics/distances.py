@@ -36,8 +36,8 @@ def covered(points: Tensor, by: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """Return which points lie in the manifold of others: 1.0 or 0.0 for each, [n].
 
     The manifold is the union of balls around each of the others, as wide as the distance to its k-th nearest neighbour
-    (improved precision and recall, arXiv 1904.06991). Precision is the share of drawn items that real ones cover, recall
-    the share of real ones that drawn ones cover.
+    (improved precision and recall, arXiv 1904.06991). Precision is the share of drawn items that real ones cover,
+    recall the share of real ones that drawn ones cover.
 
     Args:
         points: [n, d].

@@ -18,9 +18,7 @@ DISTANCES = ("fid", "kid", "inception_score", "sliced_wasserstein", "precision",
 _FEW = 100  # resamples of what takes long
 
 
-def add_distances(
-    scores: Scores, drawn: Tensor, real: Tensor, wanted: Collection[str], judge: Any = None
-) -> None:
+def add_distances(scores: Scores, drawn: Tensor, real: Tensor, wanted: Collection[str], judge: Any = None) -> None:
     """Add those of DISTANCES that are wanted, each with the name of its feature space as a note.
 
     "fid" and "kid" are torchmetrics' Fréchet and kernel (inception) distances, "inception_score" the exponential of the

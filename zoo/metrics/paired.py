@@ -85,7 +85,9 @@ def paired(first: Figures, second: Figures) -> Differences:
     names = [name for name in first if name in first.statistics and name in second.statistics]
     if not names:
         ours, theirs = (", ".join(one) or "nothing" for one in (first, second))
-        raise DataError(f"there is no figure with values of each example in both: the first has {ours}; the second {theirs}")
+        raise DataError(
+            f"there is no figure with values of each example in both: the first has {ours}; the second {theirs}"
+        )
     for name in names:
         if (first.count(name), first.unit) != (second.count(name), second.unit):
             raise DataError(

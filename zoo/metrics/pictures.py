@@ -39,7 +39,9 @@ def add_likeness(scores: Scores, made: Tensor, wanted: Tensor, names: Collection
         from torchmetrics.functional.image import structural_similarity_index_measure
 
         if min(made.shape[-2:]) < _SMALLEST:
-            raise DataError(f"ssim compares windows of {_SMALLEST} pixels, and the pictures are {list(made.shape[-2:])}")
+            raise DataError(
+                f"ssim compares windows of {_SMALLEST} pixels, and the pictures are {list(made.shape[-2:])}"
+            )
         found = structural_similarity_index_measure(made, wanted, data_range=1.0, reduction="none")  # type: ignore[assignment]
         scores.mean("ssim", found)
     if "lpips" in names:

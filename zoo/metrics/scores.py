@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from zoo.errors import DataError
 from zoo.metrics.figures import Figures
 from zoo.metrics.statistics import Inputs, Ratio, States, Statistic
@@ -67,7 +65,7 @@ class Scores:
         """
         self.put(name, Inputs(compute, *inputs, resamples=resamples, biased=biased, alone=alone))
 
-    def update(self, name: str, metric: Callable[[], Metric], *arguments: Tensor) -> None:
+    def update(self, name: str, metric: Callable[[], Metric], *arguments: Any) -> None:
         """Add a batch to a metric of torchmetrics whose inputs are too large to keep: its states are, by example.
 
         Args:

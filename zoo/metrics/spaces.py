@@ -91,9 +91,9 @@ def _inception() -> Space:
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_FILE
     if not _TORCH_FIDELITY_AVAILABLE or not weights.is_file():
         raise DataError(
-            f"judge 'inception' needs torch-fidelity and its weights, {_INCEPTION_FILE} in torch's hub folder, and they "
-            "are not on this machine: install torch-fidelity and put them there, or use judge='pixels' or a loaded image "
-            "classifier"
+            f"judge 'inception' needs torch-fidelity and its weights, {_INCEPTION_FILE} in torch's hub folder, and "
+            "they are not on this machine: install torch-fidelity and put them there, or use judge='pixels' or a "
+            "loaded image classifier"
         )
     from torchmetrics.image.fid import NoTrainInceptionV3
 

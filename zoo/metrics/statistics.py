@@ -96,7 +96,9 @@ class States:
             fits = reduction in (None, dim_zero_cat) if isinstance(metric._defaults[name], list) else True
             constant = reduction is not dim_zero_sum and not isinstance(metric._defaults[name], list)
             if not fits or (constant and name != "data_range"):
-                raise DataError(f"{type(metric).__name__}: the state {name!r} of one example cannot be joined to others'")
+                raise DataError(
+                    f"{type(metric).__name__}: the state {name!r} of one example cannot be joined to others'"
+                )
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -110,7 +112,9 @@ class States:
     def keep(self) -> None:
         """Take what the metric has seen since its last `reset` as one example."""
         kept = {name: getattr(self.metric, name) for name in self.metric._defaults}
-        self._kept.append({name: list(v) if isinstance(v, list) else v.detach().cpu().clone() for name, v in kept.items()})
+        self._kept.append(
+            {name: list(v) if isinstance(v, list) else v.detach().cpu().clone() for name, v in kept.items()}
+        )
         self._joined = None
 
     def state(self, name: str) -> Tensor:
@@ -169,12 +173,13 @@ class Inputs:
         """Return the figure of some examples."""
         chosen = self.inputs if rows is None else [_chosen(one, rows) for one in self.inputs]
         with seeded(0):
-            if not hasattr(self.compute, "compute"):
-                return _number(self.compute(*chosen))
-            self.compute.reset()
-            self.compute.update(*chosen)
-            found = _number(self.compute.compute())
-            self.compute.reset()
+            metric: Any = self.compute
+            if not hasattr(metric, "compute"):
+                return _number(metric(*chosen))
+            metric.reset()
+            metric.update(*chosen)
+            found = _number(metric.compute())
+            metric.reset()
         return found
 
     def each(self) -> Tensor | None:

@@ -12,8 +12,8 @@ ANSWERS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match")
 def add_answers(scores: Scores, answers: Sequence[str], references: Sequence[str], names: Collection[str]) -> None:
     """Add those of ANSWERS that are named.
 
-    "bleu": SacreBLEU's of the whole corpus, from 0 to 1, with its tokenizer 13a; "chrf": chrF (characters, β = 2), from 0
-    to 1; "rouge1", "rouge2", "rougeL": the mean F-measure, of words of a to z and 0 to 9; "exact_match": the share of
+    "bleu": SacreBLEU's of the whole corpus, from 0 to 1, with its tokenizer 13a; "chrf": chrF (characters, β = 2), from
+    0 to 1; "rouge1", "rouge2", "rougeL": the mean F-measure, of words of a to z and 0 to 9; "exact_match": the share of
     answers that are their reference, but for white space around it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Metrics of predicted tokens, from torchmetrics, row by row. Shapes: m places to predict, v tokens in the vocabulary."""
+"""Metrics of predicted tokens, from torchmetrics, row by row. Shapes: m places to predict, a vocabulary of v tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = 2**24  # logits that are looked at in double precision at once
 
 
 class TokenScores:
-    """"perplexity" and "loss" of tokens, and where it is wanted their "accuracy"; an example is a row.
+    """The metrics "perplexity" and "loss" of tokens, and where it is wanted "accuracy"; an example is a row.
 
     Args:
         unit: what a row is, in the plural.
@@ -83,5 +83,3 @@ class TokenScores:
         """Add "bits_per_byte" of a text of `size` bytes; a row counts as many of them as it has of the tokens."""
         counts = self.counts
         scores.ratio("bits_per_byte", self.nats / math.log(2), counts * (size / float(counts.sum())))
-
-

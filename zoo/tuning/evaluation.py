@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import CheckpointError, TuningError
-from zoo.metrics.directions import rises
+from zoo.metrics.directions import RISING as RISING
 from zoo.storage.atomic import save_tensors, staged_folder
 from zoo.tuning import manifest
 from zoo.tuning.checkpoint import STATE, TENSORS, remove
@@ -105,14 +105,14 @@ class Evaluations:
 
     def _value(self, index: int) -> float:
         value = self.history[index][1][self.metric]
-        return -value if rises(self.metric) else value
+        return -value if self.metric in RISING else value
 
     def exhausted(self) -> str | None:
         """Return why the run should stop now, if it should."""
         waited = len(self.history) - 1 - (-1 if self.best is None else self.best)
         if self.settings.patience is None or waited < self.settings.patience:
             return None
-        way = "higher" if rises(self.metric) else "lower"
+        way = "higher" if self.metric in RISING else "lower"
         return f"{waited} evaluations without a {way} {self.metric} than at step {self.best_step}"
 
     def line(self, seconds: float) -> str:

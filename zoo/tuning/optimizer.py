@@ -13,7 +13,6 @@ from zoo.errors import TuningError
 from zoo.tuning.settings import Settings
 from zoo.weights.walk import plain_names
 
-
 EPS = 1e-8  # Adam's, of a weight itself
 
 
@@ -22,8 +21,8 @@ def adamw(
 ) -> torch.optim.AdamW:
     """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only.
 
-    Each group's "rate" is the multiple of the learning rate that `set_lr` gives it. Decay and Adam's epsilon are divided
-    by it: the first is to shrink all parameters by the same share, and gradients of a factor with a high rate are small.
+    Each group's "rate" is the multiple of the learning rate that `set_lr` gives it. Decay and Adam's epsilon are
+    divided by it: all parameters are to shrink by the same share, and gradients of a factor with a high rate are small.
 
     Args:
         named: name and parameter of all that trains.

@@ -36,6 +36,7 @@ class TuneResult:
         stopped: why the run ended before its budget, if it did.
         main_process: whether this is the only or the first process, which is to write and to print.
         reports: what was taken of each source of the data, and what was left.
+        report: `report.html` in the run's folder; None where none was written.
     """
 
     losses: tuple[float, ...]
@@ -53,6 +54,7 @@ class TuneResult:
     stopped: str | None = None
     main_process: bool = True
     reports: tuple[Report, ...] = field(default=(), repr=False)
+    report: Path | None = None
 
     @property
     def loss(self) -> float:

@@ -109,7 +109,7 @@ class Run:
         else:
             same_everywhere(self.accelerator, [parameter for _, parameter in self.named])
         # Those of the run's start: by what has been learnt since they would be others.
-        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings.rates)
+        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings)
         self.optimizer = adamw(self.named, settings, self.device, self.rates)
         if self.sharding is not None:
             self.named = self.sharding.spread(self.named, self.optimizer)

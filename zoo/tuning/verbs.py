@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from zoo.catalog.entry import RANDOM
 from zoo.compat import renamed_arguments
 from zoo.data.report import SEEN, collecting
 from zoo.data.spec import as_data
@@ -35,9 +34,11 @@ class TrainingVerbs(ABC):
 
     Attributes:
         seen: what the model was trained on.
+        tuned: whether a run has trained it since it was loaded.
     """
 
     seen: SeenExamples
+    tuned: bool = False
 
     @property
     @abstractmethod
@@ -173,6 +174,7 @@ class TrainingVerbs(ABC):
         warmup: float | None = None,
         schedule: str | None = None,
         rates: str | None = None,
+        extended: Sequence[float] = (),
         grad_clip: float | Literal["default"] | None = "default",
         weight_decay: float | None = None,
         betas: tuple[float, float] | None = None,
@@ -191,6 +193,10 @@ class TrainingVerbs(ABC):
         quiet: bool = False,
         on_step: Callable[[int, float], None] | None = None,
         callbacks: Sequence[Any] = (),
+        trackers: Sequence[Any] = (),
+        project: str = "zoo",
+        run_name: str | None = None,
+        report: bool = True,
     ) -> TuneResult:
         """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
 
@@ -208,18 +214,21 @@ class TrainingVerbs(ABC):
             epochs: passes over the data, instead of `steps`; may be a fraction.
             batch_size: items in a batch, default 16.
             lr: peak learning rate, default 1e-3: right for low-rank factors and for small models.
-            out: folder for checkpoints, or None for none. One that holds another run's checkpoints is an error.
+            out: folder for checkpoints, the run's `run.toml` and its report, or None for none. One that holds another
+                run's checkpoints is an error.
             resume: go on from the checkpoint in `out`. On the CPU the losses and weights of a run of `steps` are those
                 of a run without the pause, bit for bit. Where there is none yet, the run starts afresh and says so, so
-                that the same command can be given again and again.
+                that the same command can be given again and again. A finished run with more `steps` or `minutes` than
+                it had goes on with the learning rate of a run of so many.
             seed: of the batches and of everything random in the loss. The caller's generators are put back afterwards.
             warmup: linear warm-up, as a share of the steps or minutes or (from 1) as a number of steps, default 0.05.
             schedule: after the warm-up: "cosine", half a cosine to 0 (the default), or "wsd", constant and then linear
                 to 0 over the last third.
-            rates: "matched", the default: each factor of an adapter has its own multiple of `lr`, so that the first step
-                moves every weight by `lr` (root mean square), whatever the kind, the rank and the scale of the adapter,
-                and the best `lr` is that of full training. "plain": `lr` for all. "lora+16": `lr` for all, 16 times it
-                for the factors that start at zero (LoRA+).
+            rates: "matched", the default: each factor of an adapter has its own multiple of `lr`, so that the first
+                step moves every weight by `lr` (root mean square), whatever the kind, the rank and the scale of the
+                adapter. "plain": `lr` for all. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
+            extended: to do again what an extended run did: the budgets that it had before, `[40]` with steps=60. Up to
+                each, the learning rate is that of a run of so many.
             grad_clip: largest norm of the gradient, default 1; None for no limit.
             weight_decay: decoupled, on parameters of two or more dimensions. It pulls the product of low-rank factors
                 to zero, therefore the default is 0.
@@ -243,6 +252,12 @@ class TrainingVerbs(ABC):
             quiet: show nothing.
             on_step: called with (steps done, loss) after each step. What it draws does not change the run.
             callbacks: objects with some of the methods of `zoo.Callback`; one of them may stop the run.
+            trackers: names of accelerate's trackers ("tensorboard", "wandb", "mlflow", …, "all" that are installed), or
+                objects of `accelerate.tracking.GeneralTracker`. They get the settings, the loss and learning rate of
+                each step, and the figures of evaluations. Those that write files write into `<out>/logs`.
+            project: what trackers call the project.
+            run_name: what they call the run; default the name of `out`.
+            report: with `out`, whether to write `report.html` there, with samples from before and after.
 
         Raises:
             UnknownNameError: there is no such option.
@@ -254,6 +269,7 @@ class TrainingVerbs(ABC):
             KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
             SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
         """
+        from zoo.tuning.defaults import chosen
         from zoo.tuning.loop import tune
 
         given = {
@@ -267,12 +283,10 @@ class TrainingVerbs(ABC):
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "ema_decay": ema_decay,
         }
-        pretrain = self.entry.pretrain if self.entry.weights == RANDOM else {}
-        chosen = {**hooks.tuning(self.entry), **pretrain}
-        chosen |= {name: value for name, value in given.items() if value is not None}
+        wanted = chosen(self.entry, given)
         if grad_clip != "default":
-            chosen["grad_clip"] = grad_clip
-        own_data, own_minutes = chosen.pop("data", None), chosen.pop("minutes", None)
+            wanted["grad_clip"] = grad_clip
+        own_data, own_minutes = wanted.pop("data", None), wanted.pop("minutes", None)
         data = own_data if data is None else data
         data = data if columns is None else as_data(data, columns=columns)
         self.check_trained()
@@ -297,8 +311,14 @@ class TrainingVerbs(ABC):
             quiet=quiet,
             on_step=on_step,
             callbacks=callbacks,
-            **chosen,
+            extended=extended,
+            trackers=trackers,
+            project=project,
+            run_name=run_name,
+            report=report,
+            **wanted,
         )
+        self.tuned = True
         self.seen.add(result.reports)
         self.check_trained()
         self.note_tuning(data, result)

@@ -138,9 +138,9 @@ class Update(nn.Module):
     def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
         """Return what a step of each parameter does to the weight now, by the parameter's name.
 
-        That is the root mean square of the weight's change where all of the parameter's values, and no others, change
-        by 1 up or down at random. Training gives each parameter its learning rate by it (`zoo.tuning.rates`). None, the
-        default, has it measured.
+        That is the root mean square of the weight's change where each of the parameter's values, and no others, moves
+        by 1 in the direction of its gradient, as in Adam's first step at rate 1, for a random gradient of the weight.
+        Training gives each parameter its learning rate by it (`zoo.tuning.rates`). None, the default, has it measured.
 
         Args:
             weight: Returns the dense base in float32, without a graph.
@@ -190,11 +190,9 @@ class LowRankUpdate(Update):
         return parameters["A"], parameters["B"]  # type: ignore[return-value]
 
     def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
-        """Return |scale| · √r · rms of the other factor, for A and for B, where r is the rank of each."""
-        A, B = (self._parameters[name].detach().float().square().mean().sqrt() for name in "AB")  # type: ignore[union-attr]
-        A, B = (float(rms.full_tensor() if hasattr(rms, "full_tensor") else rms) for rms in (A, B))
-        factor = abs(self.scale) * math.sqrt(self.A.shape[-2])
-        return {"A": factor * B, "B": factor * A}
+        """Return |scale| times what signs do with the other factor: see `signs_of`."""
+        A, B = (whole(self._parameters[name]).detach().float() for name in "AB")  # type: ignore[arg-type]
+        return {"A": abs(self.scale) * signs_of(B.mT), "B": abs(self.scale) * signs_of(A)}
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """Return (left, right) with ΔW = scale · left @ right in the weight's own layout (rows, columns)."""
@@ -259,6 +257,25 @@ class LoRAUpdate(LowRankUpdate):
     ) -> None:
         super().__init__(shape, rank, scale, layout=layout, dropout=dropout, dtype=dtype, device=device)
         init_factors(self.A, self.B, layout)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all values of a tensor that may be sharded over processes."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def signs_of(matrix: Tensor) -> float:
+    """Return the root mean square of sign(g @ matrix.T) @ matrix for Gaussian g, where `matrix` is (…, r, n).
+
+    That is √r times the matrix's own for r much below n. Rows that are alike add up to more: the signs of two Gaussians
+    of correlation c are equal so often that their product is (2 / π) · arcsin(c) on average.
+    """
+    gram = matrix @ matrix.mT  # (…, r, r)
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    products = norms.unsqueeze(-1) * norms.unsqueeze(-2)
+    alike = torch.where(products > 0, gram / products, 0).clamp(-1, 1)
+    square = (2 / math.pi) * (alike.asin() * gram).sum((-2, -1)).mean() / max(matrix.shape[-1], 1)
+    return math.sqrt(max(float(square), 0.0))
 
 
 def init_factors(A: Tensor, B: Tensor, layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""The variational bound on an image's likelihood (arXiv 2006.11239, equation 5). Shapes: n images of c channels, h × w."""
+"""The variational bound on an image's likelihood (arXiv 2006.11239, equation 5). Shapes: n images [n, c, h, w]."""
 
 from __future__ import annotations
 
@@ -116,4 +116,3 @@ def _alphas(schedule: DDPMScheduler, times: Tensor) -> tuple[Tensor, Tensor]:
     kept = schedule.alphas_cumprod.double()
     before = torch.where(times > 0, kept[(times - 1).clamp(min=0)], torch.ones((), dtype=torch.float64))
     return kept[times].view(-1, 1, 1, 1), before.view(-1, 1, 1, 1)
-

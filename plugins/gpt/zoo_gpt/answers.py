@@ -32,8 +32,8 @@ def answers(model: Model, data: Any, most: int) -> tuple[list[str], list[str]]:
     found = read_corpus(data, split="test", called=model.entry.name)
     if found.kind not in (kinds.CONVERSATIONS, kinds.PAIRS):
         raise DataError(
-            f"{found.report.origin}: metrics of answers need prompts with references: columns prompt and completion, or "
-            "conversations"
+            f"{found.report.origin}: metrics of answers need prompts with references: columns prompt and "
+            "completion, or conversations"
         )
     tokenizer = tokenizer_of(model.entry)
     said, references = [], []

@@ -83,7 +83,9 @@ def _kind(loss: float, logits: Tensor | None, labels: Any) -> str | None:
     if logits is None or not isinstance(labels, torch.Tensor) or labels.is_floating_point():
         return None
     if logits.ndim == 2 and labels.numel() == len(logits) and logits.shape[1] > 1:
-        return "classes" if _near(functional.cross_entropy(logits.float().cpu(), labels.cpu().flatten()), loss) else None
+        return (
+            "classes" if _near(functional.cross_entropy(logits.float().cpu(), labels.cpu().flatten()), loss) else None
+        )
     if logits.ndim != 3 or labels.shape != logits.shape[:2]:
         return None
     for kind in ("tokens", "shifted"):

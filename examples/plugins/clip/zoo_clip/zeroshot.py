@@ -105,8 +105,8 @@ def _log_probabilities(model: Model, images: Any, words: dict[str, Tensor]) -> I
 def evaluate(model: Model, data: Any) -> Figures:
     """Return "accuracy" and "loss" of choosing each held-out image's text among all those of the data.
 
-    "accuracy": the share of images whose likeliest text is their own. "loss": the cross entropy, in nats. Also the other
-    metrics of classifiers, see `zoo.metrics.add_classification`.
+    "accuracy": the share of images whose likeliest text is their own. "loss": the cross entropy, in nats. Also the
+    other metrics of classifiers, see `zoo.metrics.add_classification`.
     """
     pairs = read(data, "test")
     found = torch.cat([part for part, _ in _log_probabilities(model, pairs.images, tokens(model, pairs.texts))])
