@@ -41,8 +41,11 @@ class RunRecord:
         self.figures: dict[str, float] = {}
 
     def begin(self, step: int) -> None:
-        """Draw samples and measure before the first step; of a run that goes on, read those of then."""
-        if not self.wanted or not self.main:
+        """Draw samples and measure before the first step; of a run that goes on, read those of then.
+
+        Every process draws, as they may share the weights or the work; one of them writes.
+        """
+        if not self.wanted or (step and not self.main):
             return
         folder = self.out / BEFORE
         if step:
@@ -53,6 +56,8 @@ class RunRecord:
         self.before = self._drawn()
         if self.tuning["eval_every"] is not None:
             self.figures = dict(self.model.evaluate(self.tuning["eval_data"]))
+        if not self.main:
+            return
         folder.mkdir(exist_ok=True)
         write_json(folder / "figures.json", report.finite(self.figures))
         if isinstance(self.before, Samples):
@@ -60,11 +65,12 @@ class RunRecord:
 
     def end(self, result: TuneResult, settings: Settings) -> Path | None:
         """Write `report.html`, whose path is returned, and `report.json`; what prevents that costs no weights."""
+        after = self._drawn() if self.wanted else ""
         if not self.wanted or not self.main:
             return None
         try:
             content = report.content(self.model, result, settings, self.tuning, self.figures)
-            page = report.page(content, self.file, self.before, self._drawn())
+            page = report.page(content, self.file, self.before, after)
             write_json(self.out / report.DATA, content)
             return page.write(self.out / report.PAGE)
         except (ZooError, OSError) as error:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.data.batches import seed_of
+from zoo.torch_state.spread import spreading
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
 from zoo.tuning.callbacks import TuneState
@@ -158,7 +159,7 @@ class Run:
         try:
             same_everywhere(self.accelerator, named_buffers(self.model.module).values())
             ema.put(self.named, self.optimizer)
-            metrics: Mapping[str, float] = gathered(self.accelerator, self.model.evaluate(data))[0]
+            metrics: Mapping[str, float] = gathered(self.accelerator, self._evaluated(data))[0]
             best = self.evaluations.add(self.step, metrics)
             if best and self.evaluations.settings.keep_best:
                 self._keep_best(metrics)
@@ -167,6 +168,13 @@ class Run:
                 for name, parameter in self.named if before else ():
                     parameter.copy_(before[name])
         self.stopped = self.stopped or self.evaluations.exhausted()
+
+    def _evaluated(self, data: Any) -> dict[str, float]:
+        """Return the metrics; the processes share the work, unless they share the weights."""
+        accelerator = self.accelerator
+        processes = 1 if self.sharding is not None else accelerator.num_processes
+        with spreading(accelerator.process_index, processes):
+            return dict(self.model.evaluate(data))
 
     def _keep_best(self, metrics: Mapping[str, float]) -> None:
         tensors = {**persistent_buffers(self.model.module), **{name: whole(p) for name, p in self.named}}

@@ -48,20 +48,37 @@ def asked(plugin: Any = None) -> bool:
     return True
 
 
-def started(device: torch.device) -> DeviceMesh | None:
-    """Return the mesh of the processes among which a model on `device` is to be sharded; None if it is not.
+def mesh_to_load_on(device: torch.device, calibrated: bool) -> DeviceMesh | None:
+    """Return the mesh of the processes among which a model is sharded while it is loaded; None if it is not.
 
     The processes are joined first, where that has not happened.
 
+    Args:
+        device: where this process keeps its part.
+        calibrated: whether the weights are to be rounded by data.
+
     Raises:
-        TuningError: as in `asked`.
+        TuningError: as in `asked`; or weights that are rounded by data are to be sharded.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not asked():
+    if os.environ.get("WORLD_SIZE", "1") == "1" or not asked():
         return None
+    if calibrated:
+        raise TuningError(
+            "calibrate= takes the whole model: calibrate in one process, model.save(FOLDER, packed=True), and load "
+            "that with FSDP2"
+        )
+    join(device)
+    return mesh_of(device)
+
+
+def join(device: torch.device) -> tuple[int, int]:
+    """Join the processes that torchrun or accelerate has started; return this one's number and how many there are."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return 0, 1
     from accelerate import PartialState
 
-    PartialState(cpu=device.type == "cpu")
-    return mesh_of(device)
+    state = PartialState(cpu=device.type == "cpu")
+    return state.process_index, state.num_processes
 
 
 def mesh_of(device: torch.device) -> DeviceMesh:
