@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.data.batches import seed_of
+from zoo.errors import DataError, TuningError
 from zoo.torch_state.spread import spreading
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
@@ -105,6 +106,11 @@ class Run:
         """Seed, make the optimizer, and restore the last checkpoint if there is one."""
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
+        if self.sharding is not None and self.division.batches % self.division.processes:
+            raise TuningError(
+                f"with sharded weights every process takes as many batches, and a step of this run has "
+                f"{self.division.described()} for {self.division.processes} processes"
+            )
         if self.sharding is None:
             self.loss_of = objective(self.model, self.accelerator, self.named)
         else:
@@ -310,8 +316,14 @@ class Run:
         """Return this process's batches of one step, each with its share in the loss."""
         drawn = self._draw(self.step)
         counts = [float(self.model.count(batch)) for _, batch in drawn]
-        (total,) = mean(self.accelerator, torch.tensor([sum(counts)], device=self.device))
+        empty = float(counts.count(0) or not counts)
+        total, empties = mean(self.accelerator, torch.tensor([sum(counts), empty], device=self.device))
         found = shares(drawn, counts, total, self.settings.place(self.step + 1))
+        if self.sharding is not None and empties:
+            raise DataError(
+                f"nothing counts in a batch of {self.settings.place(self.step + 1)}, and with sharded weights all batches "
+                "are needed: give a larger batch size, or train without --use_fsdp"
+            )
         return [Weighted(batch, share, seed_of(self.settings.seed, number)) for (number, batch), share in found]
 
     def _catch_up(self, folder: Path, last: Checkpoint) -> None:
