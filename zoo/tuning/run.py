@@ -321,8 +321,8 @@ class Run:
         found = shares(drawn, counts, total, self.settings.place(self.step + 1))
         if self.sharding is not None and empties:
             raise DataError(
-                f"nothing counts in a batch of {self.settings.place(self.step + 1)}, and with sharded weights all batches "
-                "are needed: give a larger batch size, or train without --use_fsdp"
+                f"nothing counts in a batch of {self.settings.place(self.step + 1)}, and with sharded weights every batch "
+                "is needed: give a larger batch size, or train without --use_fsdp"
             )
         return [Weighted(batch, share, seed_of(self.settings.seed, number)) for (number, batch), share in found]
 
