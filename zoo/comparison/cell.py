@@ -102,7 +102,6 @@ def _held(model: Model, plan: Plan, folder: Path) -> dict[str, Any]:
         "parameters": size.parameters,
         "bytes": size.bytes + size.adapter_bytes,
         "bytes_adapter": size.adapter_bytes,
-        "quality": _quality(model.evaluate(_data(plan), metrics=plan.metrics, judge=_judge(plan))),
     }
     exact = memory.start(model.device)
     try:
@@ -114,7 +113,7 @@ def _held(model: Model, plan: Plan, folder: Path) -> dict[str, Any]:
     except ZooError as error:
         found["sampling"] = {"why_not": one_line(error, 300)}
         found |= _of_loss(model, plan)
-    return found
+    return found | {"quality": _quality(model.evaluate(_data(plan), metrics=plan.metrics, judge=_judge(plan)))}
 
 
 def _of_loss(model: Model, plan: Plan) -> dict[str, Any]:

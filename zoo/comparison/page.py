@@ -107,8 +107,8 @@ def _costs(cells: list[Cell]) -> Any:
                 cell.way.name,
                 f"{trained:,} ({share:.2%})" if trained else "–",
                 byte_size(one["bytes"]),
-                byte_size(tuning["peak_memory"]) if tuning else "–",
-                _sampling_peak(one),
+                _above(tuning, one),
+                _above(one["sampling"], one),
                 duration(tuning["seconds_a_step"]) if tuning else "–",
                 duration(one["latency"]["seconds"]),
             ]
@@ -124,13 +124,14 @@ def _costs(cells: list[Cell]) -> Any:
         f"latency of {first['latency_of']}",
     ]
     base = byte_size(first["memory_before"])
-    what = "resident memory of the process" if first["device"] == "cpu" else "memory that torch allocated"
-    return table(heads, rows, caption=f"peaks: {what} ({base} before the model was loaded)")
+    what = "resident memory of the process" if first["device"] == "cpu" else "memory that torch has allocated"
+    return table(heads, rows, caption=f"Peaks: {what}, above the {base} before the model was loaded.")
 
 
-def _sampling_peak(one: dict[str, Any]) -> str:
-    peak = one["sampling"].get("peak_memory")
-    return "–" if peak is None else byte_size(peak)
+def _above(measured: dict[str, Any] | None, one: dict[str, Any]) -> str:
+    """Return the peak of memory above what the process had before the model was loaded."""
+    peak = (measured or {}).get("peak_memory")
+    return "–" if peak is None else byte_size(max(0, peak - one["memory_before"]))
 
 
 def _losses(cells: list[Cell]) -> list[Any]:

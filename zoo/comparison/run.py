@@ -83,6 +83,9 @@ def _plan(name: str, data: str | os.PathLike[str] | None, settings: dict[str, An
     if is_name(name) and "options" not in settings:
         demo = registry.find(name).demo.get("samples", {})
         settings = {**settings, "options": dict(demo.get("options", {}))}
+        if settings.get("samples") is None and demo.get("n") == 1:  # where nothing is drawn, one is all there is
+            settings["samples"] = 1
+    settings = {key: value for key, value in settings.items() if value is not None}
     settings["metrics"] = tuple(settings.get("metrics", ()))
     source = None if data is None else _source(data)
     return Plan(name=name, data=source, **settings)
