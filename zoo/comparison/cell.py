@@ -1,9 +1,8 @@
-"""Measure one way, in a process of its own: `python -m zoo.comparison.cell PLAN.json FOLDER`."""
+"""Measure one way, in a process of its own, whose arguments are PLAN.json and a folder."""
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -194,7 +193,3 @@ def main(words: list[str]) -> int:
         told["way"] = {**told["way"], "merged": True}
         write_json(merged / RESULT, {**told, "measured": other})
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -21,6 +21,7 @@ from zoo.errors import TuningError, ZooError, one_line
 from zoo.storage.atomic import write_json
 
 _PLAN = "plan.json"
+_CHILD = "import sys; from zoo.comparison.cell import main; raise SystemExit(main(sys.argv[1:]))"
 
 
 def compare(
@@ -128,7 +129,7 @@ def _measure(plan: Plan, way: Way, folder: Path, merged: bool) -> str:
     for stale in (RESULT, "error.json"):
         (folder / stale).unlink(missing_ok=True)
     write_json(folder / _PLAN, {"plan": plan.as_dict(), "way": vars(way), "merged": merged})
-    words = [sys.executable, "-m", "zoo.comparison.cell", str(folder / _PLAN), str(folder)]
+    words = [sys.executable, "-c", _CHILD, str(folder / _PLAN), str(folder)]
     with (folder / "log.txt").open("wb") as log:
         code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if code == 0:
