@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ def measure(plan: Plan, way: Way, folder: Path, *, merged: Path | None = None) -
     from zoo.loading.load import load
 
     device = pick_device(plan.device)
+    if device.type == "cpu":
+        _import_all(plan)
     empty = memory.now(device)
     given: dict[str, Any] = {
         "weights": plan.weights,
@@ -60,6 +63,16 @@ def measure(plan: Plan, way: Way, folder: Path, *, merged: Path | None = None) -
         model.merge(*model.active)
         found["merged"] = {**found, **_held(model, plan, merged)}
     return found
+
+
+def _import_all(plan: Plan) -> None:
+    """Import what loading, tuning and sampling import, so that it does not count as theirs."""
+    import accelerate  # noqa: F401
+
+    from zoo.loading.load import load
+
+    with suppress(ZooError):
+        load(plan.name, weights=plan.weights, revision=plan.revision, device="meta")
 
 
 def _tuned(model: Model, plan: Plan) -> dict[str, Any]:
