@@ -11,6 +11,7 @@ from zoo.runs import kept_samples, report
 from zoo.runs.completed import run_file
 from zoo.samples import Samples
 from zoo.storage.atomic import write_json
+from zoo.tuning.evaluation import check_metric
 from zoo.tuning.progress import note
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
@@ -40,8 +41,17 @@ class RunRecord:
         self.before: Samples | str = "they were not drawn before the first step"
         self.figures: dict[str, float] = {}
 
-    def begin(self, step: int) -> None:
-        """Draw samples and measure before the first step; of a run that goes on, read those of then."""
+    def begin(self, step: int, eval_data: Any) -> None:
+        """Draw samples and measure before the first step; of a run that goes on, read those of then.
+
+        Args:
+            step: how many were done before.
+            eval_data: what the run evaluates on.
+
+        Raises:
+            TuningError: the metric that counts is not among those of an evaluation.
+            OutputError: the folder cannot be written.
+        """
         if not self.wanted or not self.main:
             return
         folder = self.out / BEFORE
@@ -52,7 +62,8 @@ class RunRecord:
             return
         self.before = self._drawn()
         if self.tuning["eval_every"] is not None:
-            self.figures = dict(self.model.evaluate(self.tuning["eval_data"]))
+            self.figures = dict(self.model.evaluate(eval_data))
+            check_metric(self.tuning["metric"], self.figures)
         folder.mkdir(exist_ok=True)
         write_json(folder / "figures.json", report.finite(self.figures))
         if isinstance(self.before, Samples):

@@ -98,8 +98,7 @@ class Evaluations:
         Raises:
             TuningError: the metric that counts is not among the metrics.
         """
-        if self.settings.metric is not None and self.settings.metric not in metrics:
-            raise TuningError(f"expected metric as one of {', '.join(metrics)}, got {self.settings.metric!r}")
+        check_metric(self.settings.metric, metrics)
         self.history.append((step, dict(metrics)))
         if math.isnan(self._value(-1)):
             return False
@@ -135,6 +134,12 @@ class Evaluations:
         """Go on from what `as_dict` returned."""
         self.history = [(step, dict(metrics)) for step, metrics in kept["history"]]
         self.best = kept["best"]
+
+
+def check_metric(metric: str | None, metrics: Collection[str]) -> None:
+    """Raise TuningError if the metric that counts is not among the metrics."""
+    if metric is not None and metric not in metrics:
+        raise TuningError(f"expected metric as one of {', '.join(metrics)}, got {metric!r}")
 
 
 def save_best(out: Path, step: int, weights: Mapping[str, Tensor], metrics: Mapping[str, float]) -> Path:
