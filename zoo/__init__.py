@@ -25,6 +25,7 @@ _HOME = {
     "load": "zoo.loading.load",
     "wrap": "zoo.loading.load",
     "tune_file": "zoo.loading.run_files",
+    "compare": "zoo.comparison.run",
     "Model": "zoo.model",
     "Footprint": "zoo.weights.footprint",
     "Calibration": "zoo.weights.calibration.outputs",
@@ -54,6 +55,7 @@ _HOME = {
     "Samples": "zoo.samples.samples",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
+    "EvaluationRequest": "zoo.plugin.requests",
     "Data": "zoo.data.spec",
     "TuneResult": "zoo.tuning.result",
     "TuneState": "zoo.tuning.callbacks",
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Head as Head
     from zoo.catalog.head import Heads as Heads
     from zoo.catalog.registry import entries as entries
+    from zoo.comparison.run import compare as compare
     from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
@@ -143,6 +146,7 @@ if TYPE_CHECKING:
     from zoo.plugin.hookspecs import hookimpl as hookimpl
     from zoo.plugin.hookspecs import hookspec as hookspec
     from zoo.plugin.requests import BatchRequest as BatchRequest
+    from zoo.plugin.requests import EvaluationRequest as EvaluationRequest
     from zoo.plugin.requests import SampleRequest as SampleRequest
     from zoo.plugin.table import hooks as hooks
     from zoo.samples import Samples as Samples

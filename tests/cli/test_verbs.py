@@ -13,6 +13,7 @@ import zoo
 from zoo.cli import main
 from zoo.errors import DataError
 from zoo.loading import run_files
+from zoo.metrics import Figures
 from zoo.tuning.interrupts import Terminated
 from zoo.tuning.result import TuneResult
 
@@ -35,9 +36,9 @@ class Fake:
             raise self.error
         return TuneResult(losses=(2.0, 1.0), steps=2, seconds=1.0, batch_size=4, lr=1e-3, seed=0, trainable=9)
 
-    def evaluate(self, data):
-        self.calls.append(("evaluate", data))
-        return {"perplexity": 12.5, "accuracy": 0.25}
+    def evaluate(self, data, **more):
+        self.calls.append(("evaluate", data, *more.items()))
+        return Figures({"perplexity": 12.5, "accuracy": 0.25})
 
     def save_adapter(self, folder, **more):
         self.calls.append(("save_adapter", folder, *more.values()))

@@ -1,4 +1,4 @@
-"""The commands that load a model: sample, evaluate, demo."""
+"""The commands that load a model: sample, demo."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import click
 from zoo.bounded.json_text import json_value
 from zoo.catalog.names import is_name
 from zoo.cli.options import (
-    column_option,
     model_options,
-    with_columns,
 )
-from zoo.cli.output import Command, echo, json_option, print_facts, print_json
+from zoo.cli.output import Command, echo, json_option, print_json
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -65,37 +63,6 @@ def sample(
         echo(str(saved))
     else:
         echo(samples.text(), nl=False)
-
-
-@click.command(
-    cls=Command,
-    examples="""
-    zoo evaluate ddpm --data letters:serif
-    zoo evaluate gpt --data text:licences --bits 4 --lora runs/gpt/adapter --json
-    """,
-)
-@click.argument("name")
-@click.option(
-    "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
-)
-@column_option
-@click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
-@model_options
-@json_option
-def evaluate(
-    name: str,
-    data: str | None,
-    columns: tuple[tuple[str, str], ...],
-    lora: str | None,
-    as_json: bool,
-    **loading: Any,
-) -> None:
-    """Show metrics on held-out data; the first is the main one."""
-    metrics = load(name, lora=lora, **loading).evaluate(with_columns(data, columns))
-    if as_json:
-        print_json({"name": name, "data": data, "figures": metrics})
-    else:
-        print_facts({label: f"{value:.6g}" for label, value in metrics.items()})
 
 
 @click.command(
@@ -165,4 +132,4 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-COMMANDS = (sample, evaluate, demo)
+COMMANDS = (sample, demo)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
 
@@ -84,7 +85,7 @@ class TextTask:
             DataError: the data cannot be used.
         """
         tensors = self._read(data, request.split)
-        return (trimmed(batch) for batch in stream(tensors, request))
+        return stream(tensors, request).map(lambda batch, _: trimmed(batch))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss of a batch: a scalar, see `zoo.data.task_scores.task_loss`.
@@ -100,7 +101,7 @@ class TextTask:
         """Return what the loss of a batch is the mean of: texts, or words with a tag."""
         return int((batch["labels"] != IGNORED).sum()) if self.task == "tokens" else len(batch["input_ids"])
 
-    def evaluate(self, data: Any) -> dict[str, float]:
+    def evaluate(self, data: Any) -> Figures:
         """Return the metrics on held-out texts, see `zoo.data.task_scores.task_metrics`."""
         import torch
 
@@ -115,7 +116,7 @@ class TextTask:
                 counted = tags != IGNORED
                 found.append(torch.cat([row[counted], row[:1]]))
                 labels.append(torch.cat([tags[counted], tags.new_tensor([IGNORED])]))
-        return task_metrics(self.task, torch.cat(found), torch.cat(labels), self.names)
+        return task_metrics(self.task, torch.cat(found), torch.cat(labels), self.names, "texts")
 
     def sample(self, request: SampleRequest) -> Samples:
         """Return `request.n` times what each text is, captioned by the text.

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
-    from zoo.plugin.requests import BatchRequest, SampleRequest
+    from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
     from zoo.samples import Samples
     from zoo.weights.foreign.weight import ForeignWeight
     from zoo.weights.lazy_weight import LazyWeight
@@ -229,13 +229,17 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[An
 
 
 @hookspec(firstresult=True)
-def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
+def evaluate(model: LoadedModel, data: Any, request: EvaluationRequest) -> dict[str, float] | None:
     """Return metrics on held-out data; the first is the main one.
 
-    Gets the model and data as `batches` does. Returns name → number, the same at every call, and does not change the
-    global random state. Called under `torch.no_grad` in evaluation mode::
+    Gets the model and data as `batches` does, and a request for more metrics than the usual, of which `request.take`
+    returns the known ones and refuses others. Returns name → number, the same at every call, best as
+    `zoo.metrics.Scores` makes them of each example's values: intervals then follow. Does not change the global random
+    state. Called under `torch.no_grad` in evaluation mode::
 
-        return {"perplexity": math.exp(total / count)}
+        scores = zoo.metrics.Scores("images")
+        scores.mean("loss", losses)  # of each image
+        return scores.figures()
     """
 
 

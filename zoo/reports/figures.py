@@ -53,7 +53,7 @@ def samples_table(ways: Sequence[tuple[str, Samples]], most: int = 16) -> Markup
     if not ways:
         return element("p", "There are no samples.", class_="none")
     across = all(samples.kind == "image" for _, samples in ways)
-    columns = [(name, _cells(samples, most)) for name, samples in ways]
+    columns = [(name, sample_cells(samples, most)) for name, samples in ways]
     if across:
         rows = [
             element("tr", element("th", name, scope="row"), *(element("td", one) for one in cells))
@@ -75,8 +75,13 @@ def samples_table(ways: Sequence[tuple[str, Samples]], most: int = 16) -> Markup
     return element("div", inner, class_="scroll")
 
 
-def _cells(samples: Samples, most: int) -> list[Markup]:
-    """Return what is shown of each sample."""
+def sample_cells(samples: Samples, most: int) -> list[Markup]:
+    """Return what is shown of each sample: a picture, a text, or the most probable classes.
+
+    Args:
+        samples: what was drawn.
+        most: of how many.
+    """
     if samples.kind == "text":
         return [text_block(text) for text in samples.data[:most]]
     captions = (samples.captions or [""] * len(samples))[:most]

@@ -12,15 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import CheckpointError, TuningError
+from zoo.metrics.directions import RISING as RISING
 from zoo.storage.atomic import save_tensors, staged_folder
 from zoo.tuning import manifest
 from zoo.tuning.checkpoint import STATE, TENSORS, remove
-
-# Metrics of which more is better; of all others less is.
-RISING = frozenset(
-    {"accuracy", "letter_accuracy", "f1", "macro_f1", "micro_f1", "precision", "recall", "mean_average_precision"}
-    | {"auroc", "r2", "pearson", "spearman", "elbo", "psnr", "ssim", "bleu", "rouge", "exact_match", "iou"}
-)
 
 LOST = "cannot use the best weights of the run"
 

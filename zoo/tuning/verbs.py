@@ -13,7 +13,7 @@ from zoo.compat import renamed_arguments
 from zoo.data.report import SEEN, collecting
 from zoo.data.spec import as_data
 from zoo.plugin import hooks
-from zoo.plugin.requests import BatchRequest
+from zoo.plugin.requests import BatchRequest, EvaluationRequest
 from zoo.torch_state.modes import evaluating
 from zoo.tuning.examples import without_gradients
 from zoo.tuning.options import known_options
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.metrics.figures import Figures
     from zoo.tuning.result import TuneResult
 
 
@@ -113,31 +114,48 @@ class TrainingVerbs(ABC):
         return hooks.batches(self, without_gradients(data), BatchRequest(batch_size, split, seed))
 
     def evaluate(
-        self, data: Any = None, *, columns: Mapping[str, str] | None = None, split: str | None = None
-    ) -> dict[str, float]:
+        self,
+        data: Any = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        split: str | None = None,
+        metrics: Sequence[str] = (),
+        judge: Any = None,
+        samples: int | None = None,
+    ) -> Figures:
         """Return metrics on held-out data, the main one first; the same at every call.
 
         Of data without splits of their own a tenth is held out, by the same rule as in `tune`, and only that tenth is
         evaluated. Where some of it was trained on nevertheless, "seen_in_training" is its share.
 
+        The result is a dict of floats that also has `.samples`, the number of examples, and `.intervals`, the 95 %
+        bootstrap interval of each figure over them; `zoo.metrics.paired` compares two of them.
+
         Args:
             data: as `batches` takes it.
             columns: as in `batches`.
             split: the split to evaluate on, "validation" say, or "all" for all that there is.
+            metrics: more of them than the usual, `["fid", "kid"]` say, for which the plugin may take longer.
+            judge: in whose features pictures are compared: "pixels", "inception", a loaded image classifier or a
+                module, see `zoo.metrics.space_of`.
+            samples: how many samples to draw at most where a metric is of drawn ones.
 
         Raises:
             DataError: the data cannot be used.
+            UnknownNameError: the model has no such metric.
         """
         if columns is not None or split is not None:
             data = as_data(data, columns=columns, split=split)
+        request = EvaluationRequest((metrics,) if isinstance(metrics, str) else tuple(metrics), judge, samples)
         with torch.no_grad(), evaluating(self.module), collecting() as reports:
-            metrics = hooks.evaluate(self, data)
+            figures = hooks.evaluate(self, data, request)
         share = self.seen.share(reports)
         if share:
-            metrics[SEEN] = share
+            figures[SEEN] = share
+            figures.missing[SEEN] = "it is the share of all of them"
             note(f"{share:.0%} of what was evaluated on was trained on: this is no test of new data", quiet=False)
-        self.note_metrics(data, metrics)
-        return metrics
+        self.note_metrics(data, figures)
+        return figures
 
     @renamed_arguments(OLD_NAMES)
     @known_options
@@ -155,6 +173,7 @@ class TrainingVerbs(ABC):
         seed: int = 0,
         warmup: float | None = None,
         schedule: str | None = None,
+        rates: str | None = None,
         extended: Sequence[float] = (),
         grad_clip: float | Literal["default"] | None = "default",
         weight_decay: float | None = None,
@@ -205,6 +224,9 @@ class TrainingVerbs(ABC):
             warmup: linear warm-up, as a share of the steps or minutes or (from 1) as a number of steps, default 0.05.
             schedule: after the warm-up: "cosine", half a cosine to 0 (the default), or "wsd", constant and then linear
                 to 0 over the last third.
+            rates: "matched", the default: each factor of an adapter has its own multiple of `lr`, so that the first
+                step moves every weight by `lr` (root mean square), whatever the kind, the rank and the scale of the
+                adapter. "plain": `lr` for all. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
             extended: to do again what an extended run did: the budgets that it had before, `[40]` with steps=60. Up to
                 each, the learning rate is that of a run of so many.
             grad_clip: largest norm of the gradient, default 1; None for no limit.
@@ -255,6 +277,7 @@ class TrainingVerbs(ABC):
             "lr": lr,
             "warmup": warmup,
             "schedule": schedule,
+            "rates": rates,
             "weight_decay": weight_decay,
             "betas": betas,
             "gradient_accumulation_steps": gradient_accumulation_steps,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import Model, SampleRequest
+    from zoo.metrics import Figures
 
 _CHUNK = 64  # images in one call of the model
 
@@ -132,10 +133,11 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return task_loss(task_of(configuration(model.entry)), logits(model, batch["images"]), batch["labels"])
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> Figures:
     """Return the metrics of the model's task on held-out images, see `zoo.data.task_scores.task_metrics`.
 
-    Of classes "accuracy", the share of images whose likeliest class is right, and "loss", in nats.
+    Of classes "accuracy", the share of images whose likeliest class is right, "loss" in nats, "top5_accuracy" where
+    there are more than five, and "calibration_error".
     """
     scores, labels = [], []
     for batch in batches(model, data, BatchRequest(_CHUNK, split="test")):
@@ -145,4 +147,5 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         labels.append(batch["labels"])
     if not scores:
         raise DataError("there are no held-out images: give at least one")
-    return task_metrics(task_of(configuration(model.entry)), torch.cat(scores), torch.cat(labels), names_of(model))
+    task = task_of(configuration(model.entry))
+    return task_metrics(task, torch.cat(scores), torch.cat(labels), names_of(model), "images")
