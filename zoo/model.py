@@ -23,6 +23,7 @@ from zoo.hub.verbs import SavingVerbs
 from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
+from zoo.methods.table_ranks import with_table_ranks
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest, check_seed
 from zoo.storage.atomic import read_whole
@@ -254,6 +255,7 @@ class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
             groups = tied_groups(self.module) if groups is None else groups
             if not only_ordinary(self.module):
                 foreign.check_targets(self.module, groups, wanted.targets)
+            wanted = with_table_ranks(wanted, groups)
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None, active: bool = True) -> None:

@@ -29,7 +29,7 @@ _LOADING = ("weights", "revision", "bits", "device", "classes", "task", "image_s
     zoo tune ddpm --data letters:serif --bits 4 --steps 200
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes --resume
-    zoo tune gpt --data notes.txt --bits 4 --dry-run > run.toml
+    zoo tune gpt --data notes.txt --bits 4 --dry-run
     zoo tune run.toml --out runs/again
     zoo tune runs/notes/run.toml --resume --steps 400
     zoo tune ddpm --data pictures/ --full --steps 1000

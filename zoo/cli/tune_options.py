@@ -40,6 +40,7 @@ _TUNING = (
     click.option("--gradient-accumulation-steps", type=COUNT, help="Batches per step [default: 1]."),
     click.option("--lr", type=POSITIVE, help="The highest learning rate."),
     click.option("--schedule", type=click.Choice(SCHEDULES), help="Of the learning rate [default: cosine]."),
+    click.option("--rates", metavar="KIND", help="Of the factors: matched, plain or lora+16 [default: matched]."),
     click.option("--warmup", type=click.FloatRange(min=0), help="Its linear start: a share or steps [default: .05]."),
     click.option("--betas", type=click.FloatRange(0, 1, max_open=True), nargs=2, help="AdamW's [default: .9 .999]."),
     click.option("--weight-decay", type=click.FloatRange(min=0), help="AdamW's [default: 0]."),

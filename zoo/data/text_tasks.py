@@ -85,7 +85,7 @@ class TextTask:
             DataError: the data cannot be used.
         """
         tensors = self._read(data, request.split)
-        return (trimmed(batch) for batch in stream(tensors, request))
+        return stream(tensors, request).map(lambda batch, _: trimmed(batch))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss of a batch: a scalar, see `zoo.data.task_scores.task_loss`.

@@ -19,6 +19,7 @@ from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
 from zoo.plugin import manager, recognition
 from zoo.plugin.building import building
+from zoo.plugin.guarded import Guarded
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
@@ -208,7 +209,7 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[An
     """Yield batches of the user's data, as the plugin's own `loss` takes them."""
     made = _required("batches", model.entry, model=model, data=data, request=request)
     _checked(made, isinstance(made, Iterable), model.entry, "batches", "an iterable of batches")
-    return _guarded(made, str(model.entry.plugin), "batches")
+    return Guarded(made, str(model.entry.plugin), "batches")
 
 
 def evaluate(model: LoadedModel, data: Any, request: EvaluationRequest | None = None) -> Figures:
@@ -328,20 +329,10 @@ def _broke(who: Entry | str, hook: str, expected: str, got: str) -> AnswerError:
     return AnswerError(message, plugin=plugin, hook=hook)
 
 
-def _guarded(items: Iterable[Any], plugin: str, hook: str) -> Iterator[Any]:
-    """Yield the items; report what a plugin's generator raises between them as that plugin's failure."""
-    try:
-        yield from items
-    except Exception as error:
-        if isinstance(error, ZooError) or plugin == BUILTIN or strict():
-            raise
-        raise failed(plugin, hook, error) from error
-
-
 def _each_pair(pairs: Iterable[Any], plugin: str) -> Iterator[tuple[str, Tensor]]:
     from torch import Tensor
 
-    for pair in _guarded(pairs, plugin, "checkpoint"):
+    for pair in Guarded(pairs, plugin, "checkpoint"):
         if not (
             isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], Tensor)
         ):

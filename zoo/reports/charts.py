@@ -14,7 +14,7 @@ from zoo.reports.numbers import number
 
 COLOURS = 8  # that the page's style names
 _WIDTH, _HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 14, 44
 _MOST = 600  # points of a curve; of more, the lowest and highest of each stretch are drawn
 _DOTS = 40  # a curve of no more points shows them
 

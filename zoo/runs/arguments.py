@@ -82,13 +82,24 @@ def kind_of(kind: Any, path: str = "kind") -> type[Adapter]:
     """
     if isinstance(kind, str) and kind in KINDS:
         return KINDS[kind].config
-    found = hooks.adapter_config(kind, {"peft_type": kind.upper(), "targets": "all"}) if isinstance(kind, str) else None
+    found = _of_plugin(kind) if isinstance(kind, str) else None
     if found is None:
         raise TuningError(
             f"{path}.kind: expected {', '.join(KINDS)}, or a plugin's kind, got {shown(kind)}."
             f"{did_you_mean(str(kind), KINDS)}"
         )
-    return type(found)
+    return found
+
+
+def _of_plugin(kind: str) -> type[Adapter] | None:
+    """Return the class of a plugin's kind, which its plugin names by reading the shortest configuration it takes."""
+    for more in ({}, {"targets": "all"}, {"target_modules": "all"}):
+        try:
+            found = hooks.adapter_config(kind, {"peft_type": kind.upper(), **more})
+        except AdapterError:
+            continue
+        return None if found is None else type(found)
+    return None
 
 
 def source_of(given: DataSettings | Mapping[str, Any] | str, path: str = "data") -> Any:

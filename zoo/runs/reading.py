@@ -160,7 +160,7 @@ def _unknown(parts: Sequence[int | str]) -> str:
     elsewhere = _ELSEWHERE.get(path) or _ELSEWHERE.get(name)
     others = [f"{other}.{name}".strip(".") for other, one in _TABLES.items() if name in one.model_fields]
     if elsewhere is not None or others:
-        return f"{path} is no key of a run file. Did you mean {elsewhere or others[-1]!r}?"
+        return f"{path} is no key of a run file. Did you mean {elsewhere or min(others, key=len)!r}?"
     near = did_you_mean(name, own)
     if not near:
         everywhere = [f"{other}.{key}".strip(".") for other, one in _TABLES.items() for key in one.model_fields]

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from zoo.catalog.head import TASKS
+from zoo.errors import TuningError, did_you_mean
 from zoo.tuning.processes import PRECISIONS
-from zoo.tuning.settings import MOST, MOST_RATE, SCHEDULES
+from zoo.tuning.settings import MOST, MOST_RATE, SCHEDULES, check_rates
 
 NO_LIMIT = "none"  # of `grad_clip`: TOML has no null
 
@@ -22,8 +23,6 @@ def _one_of(*names: str) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if value is not None and value not in names:
-            from zoo.errors import did_you_mean
-
             raise ValueError(f"one of {', '.join(names)}.{did_you_mean(str(value), names)}")
         return value
 
@@ -39,6 +38,16 @@ def _form(said: str, *kinds: type) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def _rates(value: Any) -> Any:
+    """Check that a value is one that `rates` of `model.tune` may have."""
+    if value is not None:
+        try:
+            check_rates(value)
+        except TuningError as error:
+            raise ValueError(str(error).removeprefix("expected rates as ")) from error
+    return value
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -135,6 +144,7 @@ class TuneSettings(Table):
     seed: Seed | None = None
     warmup: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     schedule: Annotated[str | None, _one_of(*SCHEDULES)] = None
+    rates: Annotated[str | None, BeforeValidator(_rates)] = None
     extended: list[Positive] | None = None
     grad_clip: Annotated[Any, _form(f'a number above 0, or "{NO_LIMIT}"', int, float, str)] = None
     weight_decay: Annotated[float, Field(ge=0, le=MOST_RATE)] | None = None

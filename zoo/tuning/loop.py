@@ -17,6 +17,7 @@ from zoo.errors import TuningError
 from zoo.torch_state.rng import preserve_rng
 from zoo.torch_state.turns import turns_of
 from zoo.tuning.callbacks import call, checked
+from zoo.tuning.division import KEY, divided
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.extension import extension
@@ -32,6 +33,7 @@ from zoo.tuning.run import Run, state_of
 from zoo.tuning.settings import (
     BATCH_SIZE,
     LR,
+    MATCHED,
     MOST,
     OLD_NAMES,
     Settings,
@@ -60,6 +62,7 @@ def tune(
     seed: int = 0,
     warmup: float = 0.05,
     schedule: str = "cosine",
+    rates: str = MATCHED,
     extended: Sequence[float] = (),
     grad_clip: float | None = 1.0,
     weight_decay: float = 0.0,
@@ -125,6 +128,7 @@ def tune(
             seed=seed,
             warmup=warmup_steps(warmup, int(before[0]) if before and steps is not None else steps),
             schedule=schedule,
+            rates=rates,
             grad_clip=grad_clip,
             weight_decay=weight_decay,
             betas=checked_betas(betas),
@@ -144,7 +148,7 @@ def tune(
         stoppable(),
         preserve_rng(device),
         _training(model),
-        own_accelerator(device, precision, gradient_accumulation_steps) as accelerator,
+        own_accelerator(device, precision) as accelerator,
         opened_folder(
             accelerator,
             None if out is None else Path(out),
@@ -155,12 +159,19 @@ def tune(
         ) as folder,
     ):
         silent = quiet or not accelerator.is_main_process
-        examples = opened(lambda: model.batches(data, batch_size=batch_size, split="train", seed=seed), seed)
+        division = divided(
+            batch_size,
+            gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+            None if folder is None or folder.last is None else folder.last.settings,
+        )
+        size = division.batch_size
+        examples = opened(lambda: model.batches(data, batch_size=size, split="train", seed=seed), seed)
         for line in (line for report in examples.reports for line in report.lines()):
             note(line, quiet=silent)
         if epochs is not None:
-            items = batch_size * gradient_accumulation_steps * accelerator.num_processes
-            steps = steps_of(epochs, examples.items, items)
+            steps = steps_of(epochs, examples.items, division.items)
         longer = extension(None if folder is None else folder.last, {"steps": steps, "minutes": minutes})
         if folder is not None and longer.last is not None:
             folder.last = longer.last
@@ -176,6 +187,7 @@ def tune(
             **({"head": head.key} if head else {}),
             "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
+            KEY: [division.batch_size, division.batches],
             **({"examples": examples.content} if examples.content else {}),
         }
         known = {} if folder is None else identity(model, data, device)
@@ -184,7 +196,7 @@ def tune(
         record = None if folder is None else record_of(model, data, used, accelerator.is_main_process)
         if folder is not None and record is not None:
             folder.file = record.file
-        run = Run(model, accelerator, named, settings, facts, known, folder, device, examples, evaluations)
+        run = Run(model, accelerator, named, settings, division, facts, known, folder, device, examples, evaluations)
         run.begin(silent)
         if longer.said:
             note(longer.said, quiet=silent)
@@ -192,7 +204,7 @@ def tune(
             with tracking.started(accelerator, used):
                 if record is not None:
                     with preserve_rng(device):
-                        record.begin(run.step)
+                        record.begin(run.step, eval_data)
                 _advance(run, callbacks, on_step, save_every, log_every, silent)
         except (KeyboardInterrupt, Terminated) as stop:
             stop.add_note(said := run.interrupted())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,16 +13,44 @@ from zoo.errors import TuningError
 from zoo.tuning.settings import Settings
 from zoo.weights.walk import plain_names
 
+EPS = 1e-8  # Adam's, of a weight itself
 
-def adamw(parameters: list[Parameter], settings: Settings, device: torch.device) -> torch.optim.AdamW:
-    """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+
+def adamw(
+    named: list[tuple[str, Parameter]], settings: Settings, device: torch.device, rates: Mapping[str, float]
+) -> torch.optim.AdamW:
+    """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only.
+
+    Each group's "rate" is the multiple of the learning rate that `set_lr` gives it. Decay and Adam's epsilon are
+    divided by it: all parameters are to shrink by the same share, and gradients of a factor with a high rate are small.
+
+    Args:
+        named: name and parameter of all that trains.
+        settings: of the run.
+        device: where the parameters are.
+        rates: multiples of the learning rate by name, 1 for those that are not named.
+    """
+    groups: dict[tuple[float, bool], list[Parameter]] = {}
+    for name, parameter in named:
+        groups.setdefault((rates.get(name, 1.0), parameter.ndim >= 2), []).append(parameter)
+    listed = [
+        {
+            "params": parameters,
+            "rate": rate,
+            "lr": settings.lr * rate,
+            "weight_decay": settings.weight_decay / rate if decays else 0.0,
+            "eps": EPS / rate,
+        }
+        for (rate, decays), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
     fused = device.type in {"cpu", "cuda"}
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused or None)
+    return torch.optim.AdamW(listed, lr=settings.lr, betas=settings.betas, fused=fused or None)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group, by the group's own multiple."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["rate"]
 
 
 def check_loss(loss: Any) -> None:

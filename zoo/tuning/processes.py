@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from zoo.errors import TuningError
 
@@ -19,9 +18,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 @contextmanager
-def own_accelerator(
-    device: torch.device, precision: str | None, gradient_accumulation_steps: int
-) -> Iterator[Accelerator]:
+def own_accelerator(device: torch.device, precision: str | None) -> Iterator[Accelerator]:
     """Yield an Accelerator of our own for a model on `device`.
 
     Accelerate keeps one state for the whole process: the first Accelerator decides its device and precision. The
@@ -30,14 +27,13 @@ def own_accelerator(
     Args:
         device: where the model is.
         precision: "no", "bf16" or "fp16"; None: the caller's, or that of `accelerate launch`, or else "no".
-        gradient_accumulation_steps: batches in one optimizer step.
 
     Raises:
         TuningError: the precision does not exist, accelerate cannot run here, or it is set to shard the model.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
-    from accelerate.utils import GradientAccumulationPlugin
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
     if precision is not None and precision not in PRECISIONS:
         raise TuningError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -51,8 +47,9 @@ def own_accelerator(
             accelerator = Accelerator(
                 cpu=device.type == "cpu",
                 mixed_precision=precision,
-                # given, so that a variable of the environment does not divide the loss once more
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation_steps),
+                # One, whatever a variable of the environment says: the loop weighs the batches of a step itself.
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )
         except (ValueError, ImportError, RuntimeError) as error:
             raise TuningError(f"accelerate cannot run on {device} here: {' '.join(str(error).split())}") from error
@@ -68,32 +65,11 @@ def own_accelerator(
             state.update(kept)
 
 
-def same_everywhere(accelerator: Accelerator, parameters: Sequence[Parameter]) -> None:
-    """Broadcast the first process's values: new factors may have been drawn differently."""
+def same_buffers(accelerator: Accelerator, buffers: Mapping[str, Tensor]) -> None:
+    """Give the module's buffers, such as running means, the first process's values in every process."""
     if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast
-
-        with torch.no_grad():
-            for parameter in parameters:
-                parameter.copy_(broadcast(parameter.detach().clone()))
-
-
-def average_gradients(accelerator: Accelerator, parameters: Iterable[Parameter]) -> None:
-    """Replace every gradient by its mean over the processes.
-
-    What trains is small (factors), and losses call the module as they like, so one reduction after the backward pass
-    replaces a wrapper around the module. A parameter that some process did not use counts as zero there.
-    """
-    if accelerator.num_processes == 1:
-        return
-    kinds: dict[torch.dtype, list[Parameter]] = {}
-    for parameter in parameters:
-        kinds.setdefault(parameter.dtype, []).append(parameter)
-    for group in kinds.values():
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
-        flat: Any = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
-        for parameter, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
+        for buffer in buffers.values():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def mean(accelerator: Accelerator, values: Tensor) -> list[float]:
@@ -111,3 +87,8 @@ def gathered(accelerator: Accelerator, item: Any) -> list[Any]:
 
     found: list[Any] = gather_object([item])
     return found
+
+
+def summed(accelerator: Accelerator, digest: int, modulus: int) -> int:
+    """Return the sum over the processes."""
+    return sum(gathered(accelerator, digest)) % modulus

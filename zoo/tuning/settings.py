@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any
@@ -18,6 +19,8 @@ LR = 1e-3  # right for low-rank factors and for small models; models' own demos 
 MOST = {"steps": 10**12, "batch_size": MOST_ITEMS, "gradient_accumulation_steps": 2**20}
 MOST_RATE = 1000  # one step of more would leave no weight finite
 SCHEDULES = ("cosine", "wsd")
+MATCHED, PLAIN = "matched", "plain"  # what `rates` may be beside LoRA+'s: see zoo/tuning/rates.py
+LORA_PLUS = 16.0  # the ratio that LoRA+ proposes (arXiv:2402.12354, section 4)
 DECAY_SHARE = 1 / 3  # of a budget, in which the schedule "wsd" lowers the learning rate
 # Name of a setting in version 0.1 → its name now: what checkpoints and plugins of that version say.
 OLD_NAMES = {"accumulate": "gradient_accumulation_steps", "average": "ema_decay"}
@@ -30,6 +33,7 @@ class Settings:
     Attributes:
         steps: the budget in optimizer steps; None where it is in `minutes`.
         minutes: the budget in minutes of training; None where it is in `steps`.
+        rates: whether each factor of an adapter has a learning rate of its own: "matched", "plain" or "lora+16".
         warmup: a number of steps, or of a budget in minutes its share, below 1.
         extended: the earlier budgets of a run that was given a larger one each time it had used one up, rising.
     """
@@ -47,6 +51,7 @@ class Settings:
     ema_decay: float = 0.0
     minutes: float | None = None
     schedule: str = "cosine"
+    rates: str = MATCHED
     extended: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,6 +85,7 @@ class Settings:
             raise TuningError(f"expected ema_decay as a number in [0, 1), got {self.ema_decay!r}")
         if self.schedule not in SCHEDULES:
             raise TuningError(f"expected schedule as one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        check_rates(self.rates)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back, without those that version 0.1 had not and that are not used."""
@@ -161,9 +167,22 @@ def checked_betas(betas: Any) -> tuple[float, float]:
     return pair[0], pair[1]
 
 
+def check_rates(rates: Any) -> None:
+    """Raise TuningError unless `rates` is "matched", "plain", "lora+", or that with a ratio."""
+    if not isinstance(rates, str) or (rates not in (MATCHED, PLAIN) and ratio_of(rates) is None):
+        raise TuningError(f"expected rates as {MATCHED!r}, {PLAIN!r} or 'lora+16', got {rates!r:.40}")
+
+
+def ratio_of(rates: str) -> float | None:
+    """Return the ratio that "lora+16" says, 16 for "lora+"; None for anything else."""
+    match = re.fullmatch(r"lora\+([0-9]{1,4}(?:\.[0-9]{1,4})?)?", rates)
+    ratio = None if match is None else float(match[1] or LORA_PLUS)
+    return ratio or None
+
+
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings, as version 0.1 may have named them, under today's names."""
-    return {OLD_NAMES.get(name, name): value for name, value in settings.items()}
+    """Return settings of an earlier version, of which 0.1 named some otherwise, as today's would be."""
+    return {"rates": PLAIN} | {OLD_NAMES.get(name, name): value for name, value in settings.items()}
 
 
 def described(data: Any) -> str:

@@ -173,6 +173,7 @@ class TrainingVerbs(ABC):
         seed: int = 0,
         warmup: float | None = None,
         schedule: str | None = None,
+        rates: str | None = None,
         extended: Sequence[float] = (),
         grad_clip: float | Literal["default"] | None = "default",
         weight_decay: float | None = None,
@@ -223,6 +224,9 @@ class TrainingVerbs(ABC):
             warmup: linear warm-up, as a share of the steps or minutes or (from 1) as a number of steps, default 0.05.
             schedule: after the warm-up: "cosine", half a cosine to 0 (the default), or "wsd", constant and then linear
                 to 0 over the last third.
+            rates: "matched", the default: each factor of an adapter has its own multiple of `lr`, so that the first
+                step moves every weight by `lr` (root mean square), whatever the kind, the rank and the scale of the
+                adapter. "plain": `lr` for all. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
             extended: to do again what an extended run did: the budgets that it had before, `[40]` with steps=60. Up to
                 each, the learning rate is that of a run of so many.
             grad_clip: largest norm of the gradient, default 1; None for no limit.
@@ -273,6 +277,7 @@ class TrainingVerbs(ABC):
             "lr": lr,
             "warmup": warmup,
             "schedule": schedule,
+            "rates": rates,
             "weight_decay": weight_decay,
             "betas": betas,
             "gradient_accumulation_steps": gradient_accumulation_steps,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo import DataError
+from zoo.data.batches import generator_of
 from zoo.data.stream import stream
 from zoo.data.token_rows import IGNORED, PADDING, trimmed
 from zoo.integrations.packed import takes
@@ -49,15 +50,16 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     """
     vocabulary = vocabulary_of(model, tokenizer_of(model))
     windows = read(model, data, request.split, vocabulary)
-    generator = torch.Generator().manual_seed(request.seed)
     rates = _pretraining_rates if model.entry.weights == "random" else _usual_rates
-    found = (trimmed(batch) for batch in stream(windows, request))
+    found = stream(windows, request).map(lambda batch, _: trimmed(batch))
     if "labels" in windows:
         return found
-    return (
-        {**batch, **draw_masks(batch, vocabulary, generator, rates(len(batch["input_ids"]), generator))}
-        for batch in found
-    )
+
+    def masked(batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        generator = generator_of(request.seed, number)
+        return {**batch, **draw_masks(batch, vocabulary, generator, rates(len(batch["input_ids"]), generator))}
+
+    return found.map(masked)
 
 
 def _usual_rates(count: int, generator: torch.Generator | None = None) -> Tensor:

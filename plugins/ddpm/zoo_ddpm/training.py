@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import SampleRequest
+from zoo.data.batches import generator_of
 from zoo.data.images import image_batches, image_data, image_items, stacked
 from zoo.data.pixels import edges
 from zoo.data.stream import stream
@@ -46,7 +47,6 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         DataError: the data do not fit the model.
     """
     schedule = scheduler(model.entry)
-    generator = torch.Generator().manual_seed(request.seed)
     size, channels = image_shape(model)
     steps = schedule.config.num_train_timesteps
     if kind_of(model) in ("numbers", "vectors"):
@@ -54,7 +54,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         rows = stream({"images": images, "labels": labels}, request)
     else:
         rows = image_batches(data, request, size=size, channels=channels, **_classes(model))
-    return ({**row, **_draw(row["images"], steps, generator)} for row in rows)
+    return rows.map(lambda row, number: {**row, **_draw(row["images"], steps, generator_of(request.seed, number))})
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:

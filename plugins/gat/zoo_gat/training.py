@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import count as numbers
-from itertools import islice
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import DataError
+from zoo.data.batches import Batches, generator_of
 from zoo.data.classes import bind_classes
 from zoo.data.letters import is_fresh, style_of
 from zoo.data.stream import stream
@@ -51,10 +53,11 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         return _fresh(model, style_of(data)[0], request)
     graph = checked(model, read(data, request.split))
     nodes, fan = graph.nodes(request.split), fan_out(model, graph)
-    generator = torch.Generator().manual_seed(request.seed)
     if request.training and request.batch_size >= len(nodes) and fan is None:
-        return _whole(graph, nodes)
-    return (_batch(model, graph, found["nodes"], fan, generator) for found in stream({"nodes": nodes}, request))
+        return Batches(repeat(_whole(graph, nodes)))
+    return stream({"nodes": nodes}, request).map(
+        lambda found, number: _batch(model, graph, found["nodes"], fan, generator_of(request.seed, number))
+    )
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -175,16 +178,19 @@ def fan_out(model: Model, graph: Graph) -> tuple[int, ...] | None:
     raise DataError(f"{model.entry.name} has {layers} layers, so neighbors is 1 or {layers} numbers, got {list(fan)}")
 
 
-def _whole(graph: Graph, nodes: Tensor) -> Iterator[dict[str, Tensor]]:
-    while True:
-        yield {**graph.tensors(), "seeds": nodes, "labels": graph.y[nodes]}  # type: ignore[index]
+def _whole(graph: Graph, nodes: Tensor) -> dict[str, Tensor]:
+    return {**graph.tensors(), "seeds": nodes, "labels": graph.y[nodes]}  # type: ignore[index]
 
 
-def _fresh(model: Model, style: str, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Yield graphs of `request.batch_size` capitals, each whole and for FRESH batches, each drawn from its own seed."""
-    for number in numbers():
+def _fresh(model: Model, style: str, request: BatchRequest) -> Batches[dict[str, Tensor]]:
+    """Return graphs of `request.batch_size` capitals, each whole, for FRESH batches, and drawn from its own seed."""
+
+    @lru_cache(maxsize=1)
+    def whole(number: int) -> dict[str, Tensor]:
         graph = checked(model, drawn(style, "train", request.batch_size, seed=request.seed * 1_000_000 + number))
-        yield from islice(_whole(graph, graph.nodes("train")), FRESH)
+        return _whole(graph, graph.nodes("train"))
+
+    return Batches(numbers(), lambda _, number: dict(whole(number // FRESH)))
 
 
 def _batch(

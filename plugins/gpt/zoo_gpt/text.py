@@ -49,7 +49,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     """
     found = read(model, data, request.split)
     record(found.report)
-    return (trimmed(batch) for batch in stream(found.tensors, request))
+    return stream(found.tensors, request).map(lambda batch, _: trimmed(batch))
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import DataError
+from zoo.data.batches import generator_of
 from zoo.data.images import image_batches, image_data
 from zoo.data.labels import check_labels
 from zoo.metrics import Scores, add_distances, frechet_distance
@@ -56,11 +56,11 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         DataError: the data do not fit the model.
     """
     generator = model.module.generator
-    random = torch.Generator().manual_seed(request.seed)
     rows = image_batches(data, request, **_format(model), **_classes(model))
     mixing = model.module.config["training"]["mixing"]
 
-    def drawn(batch: dict[str, Any], index: int) -> dict[str, Any]:
+    def latents(batch: dict[str, Any], index: int) -> dict[str, Any]:
+        random = generator_of(request.seed, index)
         z, other = torch.randn(2, len(batch["images"]), generator.mapping.inputs, generator=random)
         layers = generator.synthesis.num_ws
         mixes = torch.rand((), generator=random).item() < mixing
@@ -68,7 +68,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         seed = int(torch.randint(2**31, (), generator=random))
         return {**batch, "z": z, "other": other, "crossover": crossover, "seed": seed, "index": index}
 
-    return (drawn(batch, index) for batch, index in zip(rows, count(), strict=False))
+    return rows.map(latents)
 
 
 def loss(model: Model, batch: dict[str, Any]) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo import SampleRequest
+from zoo.data.batches import generator_of
 from zoo.data.images import image_batches
 from zoo.metrics import Scores, add_distances, add_likeness
 from zoo.metrics.drawn import DISTANCES
@@ -48,10 +49,11 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     Raises:
         DataError: the data cannot be used.
     """
-    generator = torch.Generator().manual_seed(request.seed)
     channels, classes = model.module.config.in_channels, (0, model.entry.name)
     rows = image_batches(data, request, size=image_size(model), channels=channels, classes=classes)
-    return ({**row, "noise": _noise(model, row["images"], generator)} for row in rows)
+    return rows.map(
+        lambda row, number: {**row, "noise": _noise(model, row["images"], generator_of(request.seed, number))}
+    )
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:

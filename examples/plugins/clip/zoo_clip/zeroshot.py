@@ -56,9 +56,10 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     pairs = read(data, request.split)
     words = tokens(model, pairs.texts)  # of each name [t, length]
     if data == FRESH and request.training:
-        return (_batch(model, row["images"], row["which"], words) for row in redrawn(_fresh, request, batches=65))
+        fresh = redrawn(_fresh, request, batches=65)
+        return fresh.map(lambda row, _: _batch(model, row["images"], row["which"], words))
     rows = stream({"index": torch.arange(len(pairs)), "which": pairs.which}, request)
-    return (_batch(model, _chosen(pairs.images, row["index"]), row["which"], words) for row in rows)
+    return rows.map(lambda row, _: _batch(model, _chosen(pairs.images, row["index"]), row["which"], words))
 
 
 def _batch(model: Model, images: Any, which: Tensor, words: dict[str, Tensor]) -> dict[str, Tensor]:

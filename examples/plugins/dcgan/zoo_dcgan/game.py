@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import Samples
+from zoo.data.batches import generator_of
 from zoo.data.images import image_batches, image_data
 from zoo.metrics import Scores, add_distances, frechet_distance
 from zoo.metrics.drawn import DISTANCES
@@ -31,11 +32,14 @@ def tuning() -> dict[str, Any]:
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
     """Return batches of "images" [n, c, s, s] in [-1, 1] and "z" [n, latent] from the request's seed."""
-    generator = torch.Generator().manual_seed(request.seed)
     latent = model.module.latent
     rows = image_batches(data, request, size=model.module.size, channels=model.module.channels)
-    images = (row["images"] for row in rows)
-    return ({"images": real, "z": torch.randn(len(real), latent, generator=generator)} for real in images)
+
+    def both(row: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        real = row["images"]
+        return {"images": real, "z": torch.randn(len(real), latent, generator=generator_of(request.seed, number))}
+
+    return rows.map(both)
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
