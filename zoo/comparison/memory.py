@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ def start(device: torch.device) -> bool:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    _give_back()
     try:
         _CLEAR.write_text("5")
     except OSError:
@@ -40,6 +42,16 @@ def now(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _of_status("VmRSS") or _most()
+
+
+def _give_back() -> None:
+    """Return memory that was freed to the system, which the C library may keep and which would count as in use."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _of_status(name: str) -> int | None:

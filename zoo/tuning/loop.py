@@ -204,7 +204,7 @@ def tune(
             with tracking.started(accelerator, used):
                 if record is not None:
                     with preserve_rng(device):
-                        record.begin(run.step)
+                        record.begin(run.step, eval_data)
                 _advance(run, callbacks, on_step, save_every, log_every, silent)
         except (KeyboardInterrupt, Terminated) as stop:
             stop.add_note(said := run.interrupted())

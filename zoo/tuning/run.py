@@ -231,6 +231,7 @@ class Run:
             checkpoint=self.written,
             resumed_from=self.resumed_from,
             evaluations=tuple((step, dict(metrics)) for step, metrics in self.evaluations.history),
+            intervals=dict(self.evaluations.intervals),
             best_step=self.evaluations.best_step,
             stopped=self.stopped,
             main_process=self.accelerator.is_main_process,
