@@ -24,6 +24,8 @@ compat.install()
 _HOME = {
     "load": "zoo.loading.load",
     "wrap": "zoo.loading.load",
+    "plan": "zoo.planning.plan",
+    "Plan": "zoo.planning.estimate",
     "Model": "zoo.model",
     "Footprint": "zoo.weights.footprint",
     "Calibration": "zoo.weights.calibration.outputs",
@@ -136,6 +138,8 @@ if TYPE_CHECKING:
     from zoo.methods.lora import lora_update as lora_update
     from zoo.methods.rows import TrainableTokens as TrainableTokens
     from zoo.model import Model as Model
+    from zoo.planning.estimate import Plan as Plan
+    from zoo.planning.plan import plan as plan
     from zoo.plugin.contract import LoadedModel as LoadedModel
     from zoo.plugin.hooks import observe as observe
     from zoo.plugin.hookspecs import hookimpl as hookimpl

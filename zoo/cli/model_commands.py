@@ -14,9 +14,12 @@ from zoo.bounded.json_text import json_value
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
 from zoo.cli.options import (
+    RANK,
+    adapter_of,
     column_option,
     head_options,
     model_options,
+    targets_option,
     tuned_model_options,
     with_classes,
     with_columns,
@@ -82,6 +85,7 @@ def sample(
     zoo tune ddpm --data letters:serif --bits 4 --steps 200
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes --resume
+    zoo tune gpt --data notes.txt --lora 4 --targets attn.c_attn,attn.c_proj
     zoo tune ddpm --data pictures/ --full --steps 1000
     zoo tune bert --data reviews.csv --classes auto --epochs 3 --eval-every 50 --patience 3
     zoo tune gat --full --minutes 2 --out my-gat
@@ -103,6 +107,7 @@ def sample(
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many evaluations without a better one.")
 @click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), help="Average the weights, for instance .99.")
 @click.option("--lora", metavar="RANK|WHERE", help="Rank, or an adapter to go on with [default: 8, or NAME's own].")
+@targets_option
 @click.option(
     "--full",
     is_flag=True,
@@ -137,6 +142,7 @@ def tune(
     patience: int | None,
     ema_decay: float | None,
     lora: str | None,
+    targets: Any,
     full: bool,
     out: Path | None,
     file_format: str,
@@ -157,14 +163,17 @@ def tune(
         loading["weights"] = RANDOM
         note(f"starting from random weights (--weights {EMBEDDED}, or another place, starts from trained ones)")
     fresh = loading["weights"] == RANDOM
-    full = full or (fresh and lora is None)
+    full = full or (fresh and lora is None and targets is None)
+    if full and targets is not None:
+        raise click.UsageError("--full trains every weight, and --targets are an adapter's: give one of them")
     if full and file_format != "peft":
         raise click.UsageError("--format is of an adapter's files, and --full writes the model in its library's own")
     out = out or Path("runs") / file_name(name)
     loading["keep"], checkpoints = without_number(loading["keep"])
     source = with_columns(data, columns)
     loading = with_classes(loading, source)
-    model = load(name, lora=None if full else lora or rank_for(name, loading["revision"]), seed=seed, **loading)
+    adapter = None if full else adapter_of(lora or rank_for(name, loading["revision"]), targets)
+    model = load(name, lora=adapter, seed=seed, **loading)
     given = {
         "minutes": minutes,
         "epochs": epochs,
@@ -274,30 +283,30 @@ def demo(name: str, out: Path) -> None:
 def load(
     name: str,
     *,
-    lora: str | None,
+    lora: Any,
     bits: int | str | None,
     keep: tuple[str, ...] = (),
     seed: int | None = None,
     **more: Any,
 ) -> Model:
-    """Return what `zoo.load` gives; on the command line a rank is digits."""
+    """Return what `zoo.load` gives; on the command line a rank is digits, see `adapter_of` for targets."""
     from zoo.catalog import registry
 
     if is_name(name):
         registry.find(name)  # an unknown name should not wait for torch
     import zoo
 
-    adapter = int(lora) if lora is not None and lora.isdecimal() else lora
+    adapter = adapter_of(lora, None) if isinstance(lora, str) else lora
     return zoo.load(name, bits=bits, keep=keep, lora=adapter, seed=seed, **more)
 
 
 def rank_for(name: str, revision: str | None) -> str | None:
     """Return the rank of a new adapter where the user gives none; None where the name is that of an adapter."""
     if is_name(name):
-        return "8"
+        return str(RANK)
     from zoo.hub.adapters import is_adapter
 
-    return None if is_adapter(name, revision) else "8"
+    return None if is_adapter(name, revision) else str(RANK)
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
