@@ -27,7 +27,7 @@ from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers, set_lr
 from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
 from zoo.tuning.progress import note
-from zoo.tuning.rates import multiples
+from zoo.tuning.rates import Rate, rates_of
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
 from zoo.tuning.tunable import Tunable
@@ -80,7 +80,7 @@ class Run:
     random: RandomState = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
     drawn: str = field(init=False)
-    rates: dict[str, float] = field(init=False)
+    rates: dict[str, Rate] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -96,7 +96,7 @@ class Run:
         seed_everything((settings.seed + self.accelerator.process_index) % SEEDS.stop)
         same_everywhere(self.accelerator, parameters)
         # Those of the run's start: by what has been learnt since they would be others.
-        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings)
+        self.rates = dict(last.rates) if last is not None else rates_of(self.model.module, self.named, settings)
         self.optimizer = adamw(self.named, settings, self.device, self.rates)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
@@ -139,7 +139,7 @@ class Run:
         if settings.grad_clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
-        set_lr(self.optimizer, self.lr)
+        set_lr(self.optimizer, self.lr, self.step)
         with uninterrupted():
             self.stepper.step()
             self.step += 1
