@@ -13,7 +13,7 @@ import zoo
 from zoo.errors import TuningError
 from zoo.tuning.loop import tune
 from zoo.tuning.optimizer import adamw, set_lr
-from zoo.tuning.rates import GROWTH, Rate, follower, rates_of, step_sizes
+from zoo.tuning.rates import GROWTH, Rate, follower, rates_of, step_sizes, usual_lr
 from zoo.tuning.settings import Settings, check_rates, ratio_of
 from zoo.weights.update import Update
 from zoo.weights.walk import managed_weights
@@ -190,3 +190,10 @@ def test_the_rate_that_a_run_shows_is_its_lr():
     result = model.tune(steps=3, batch_size=32, lr=2e-3, warmup=0, callbacks=[Seen()], quiet=True)
     assert result.lr == rates[0] == 2e-3
     assert len(list(islice(model.trainable_parameters(), 9))) == 9
+
+
+def test_the_usual_rate_is_lower_where_weights_are_wider():
+    assert usual_lr(nn.Sequential(nn.Embedding(9000, 64), nn.Linear(64, 8), nn.Conv2d(64, 8, 3))) == 1e-3
+    wide = nn.Sequential(nn.Linear(1024, 8), nn.Linear(8, 1024), nn.Linear(1024, 4))
+    assert usual_lr(wide) == usual_lr(zoo.wrap(wide, lora=2).module) == 2.5e-4
+    assert usual_lr(nn.Flatten()) == 1e-3

@@ -24,9 +24,10 @@ from zoo.tuning.interrupts import Terminated, stoppable
 from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
+from zoo.tuning.rates import usual_lr
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
-from zoo.tuning.settings import BATCH_SIZE, LR, MATCHED, OLD_NAMES, Settings, checked_betas, described, warmup_steps
+from zoo.tuning.settings import BATCH_SIZE, MATCHED, OLD_NAMES, Settings, checked_betas, described, warmup_steps
 from zoo.tuning.tunable import Tunable as Tunable
 
 
@@ -93,6 +94,7 @@ def tune(
     if len(budget) != 1:
         raise TuningError(f"expected one of steps, minutes and epochs, got {' and '.join(budget) or 'none'}")
     batch_size = BATCH_SIZE if batch_size is None else batch_size
+    rate = usual_lr(model.module) if lr is None else lr
 
     def settings_of(steps: int | None) -> Settings:
         return Settings(
@@ -100,7 +102,7 @@ def tune(
             steps=steps,
             minutes=minutes,
             batch_size=batch_size,
-            lr=LR if lr is None else lr,
+            lr=rate,
             seed=seed,
             warmup=warmup_steps(warmup, steps),
             schedule=schedule,

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.tuning.settings import PLAIN, Settings, ratio_of
+from zoo.tuning.settings import LR, PLAIN, Settings, ratio_of
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.update import Update, whole
-from zoo.weights.walk import managed_weights
+from zoo.weights.walk import managed_weights, tied_groups
 
 # How many times `lr` a parameter moves at each step, relative to its size, where it changes nothing at first.
 FOLLOWER = 100.0
 FASTEST = 0.1  # of its size, by which such a parameter moves in one step at most
+WIDTH = 256  # inputs of a weight up to which the usual rate is `LR`
 GROWTH = 10  # steps until what moves a weight at once has its full rate
 GROWS = 0.25  # the power of n / r in it
 _STEPS = 8  # rates are powers of 2^(1/8): weights of one shape, whose draws differ by less, have one group in AdamW
@@ -79,7 +80,7 @@ def rates_of(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings
     found: dict[str, Rate] = {}
     for store in managed_weights(module).values():
         parts = [
-            Part(update, name, parameter)
+            Part(update, name, parameter)  # type: ignore[arg-type]
             for update in map(store.updates.__getitem__, store.active)
             for name, parameter in update.named_parameters()
             if id(parameter) in names
@@ -87,6 +88,20 @@ def rates_of(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings
         own = _matched(store, parts, follower(settings.lr)) if ratio is None else _ratio(store, parts, ratio)
         found |= {names[key]: value for key, value in own.items() if value != ONE}
     return found
+
+
+def usual_lr(module: nn.Module) -> float:
+    """Return the learning rate of a run that names none: `LR`, and less in proportion for weights that are wider.
+
+    A step of equal length for every weight changes a layer's outputs by the number of its inputs (maximal update
+    parametrization, arXiv:2203.03466, table 3). What counts is the median over the module's matrices, kernels left out.
+    """
+    inputs = sorted(
+        math.prod(group.value.shape[dim] for dim in group.layout.input_dims)
+        for group in tied_groups(module)
+        if len(group.value.shape) >= 2 and not group.layout.zero_first
+    )
+    return LR * min(1.0, WIDTH / max(1, inputs[len(inputs) // 2])) if inputs else LR
 
 
 def follower(lr: float) -> float:
@@ -102,7 +117,7 @@ def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[
     leading = sum(parameter.numel() for update, name, parameter in parts if name not in follow[update])
     found, total = [], 0.0
     for update, name, parameter in parts:
-        size = weights[update] * sizes[update].get(name, 0.0)  # type: ignore[index]
+        size = weights[update] * sizes[update].get(name, 0.0)
         growth = 1.0
         if name in follow[update]:
             multiple = followers * _rms(parameter) / len(follow[update])
