@@ -25,7 +25,7 @@ from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, persistent_buffers, set_lr
 from zoo.tuning.processes import gathered, mean, same_buffers, summed
-from zoo.tuning.rates import multiples
+from zoo.tuning.rates import Rate, rates_of
 from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
@@ -88,7 +88,7 @@ class Run:
     known: bool = True
     newest: int = 0
     loss_of: nn.Module = field(init=False)
-    rates: dict[str, float] = field(init=False)
+    rates: dict[str, Rate] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -102,7 +102,7 @@ class Run:
         last = None if folder is None else folder.last
         self.loss_of = objective(self.model, self.accelerator, self.named)
         # Those of the run's start: by what has been learnt since they would be others.
-        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings)
+        self.rates = dict(last.rates) if last is not None else rates_of(self.model.module, self.named, settings)
         self.optimizer = adamw(self.named, settings, self.device, self.rates)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,7 +130,7 @@ class Run:
         if settings.grad_clip is not None:
             nn.utils.clip_grads_with_norm_([p for _, p in named], settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
-        set_lr(self.optimizer, self.lr)
+        set_lr(self.optimizer, self.lr, self.step)
         with uninterrupted():
             self.stepper.step()
             self.step += 1
