@@ -14,6 +14,7 @@ from zoo.cli.options import (
     model_options,
 )
 from zoo.cli.output import Command, echo, json_option, print_json
+from zoo.cli.together import common_seed, together
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -48,7 +49,10 @@ def sample(
     """Draw samples: text and class posteriors to stdout, images to a PNG."""
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
-    samples = model.sample(count, seed=seed, **chosen)
+    with together(model.device) as prints:
+        samples = model.sample(count, seed=common_seed(seed), **chosen)
+    if not prints:
+        return
     if out is None and ".txt" not in samples.suffixes:
         from zoo.loading.run_files import file_name
 

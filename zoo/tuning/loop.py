@@ -42,6 +42,7 @@ from zoo.tuning.settings import (
     described,
     warmup_steps,
 )
+from zoo.tuning.sharding import sharded
 from zoo.tuning.trackers import Trackers
 from zoo.tuning.tunable import Tunable as Tunable
 
@@ -149,7 +150,7 @@ def tune(
         stoppable(),
         preserve_rng(device),
         _training(model),
-        own_accelerator(device, precision) as accelerator,
+        own_accelerator(device, precision) as (accelerator, shards),
         opened_folder(
             accelerator,
             None if out is None else Path(out),
@@ -158,6 +159,7 @@ def tune(
             keep_best=keep_best,
             quiet=quiet or not accelerator.is_main_process,
         ) as folder,
+        sharded(model.module, device, shards and accelerator.num_processes > 1) as sharding,
     ):
         silent = quiet or not accelerator.is_main_process
         division = divided(
@@ -198,6 +200,7 @@ def tune(
         if folder is not None and record is not None:
             folder.file = record.file
         run = Run(model, accelerator, named, settings, division, facts, known, folder, device, examples, evaluations)
+        run.sharding = sharding
         run.begin(silent)
         if longer.said:
             note(longer.said, quiet=silent)
