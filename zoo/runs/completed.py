@@ -158,9 +158,14 @@ def _tuning(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             remarks.append("A tracker of Python's was given too, which a file cannot hold.")
     given_too = [name for name in ("callbacks", "on_step") if given.get(name)]
     remarks += [f"{name} was given in Python, which a file cannot hold." for name in given_too]
-    if not table.get("extended"):
-        table.pop("extended", None)
+    table["extended"] = [_whole(one) for one in table.get("extended") or ()] or None
+    table["warmup"] = _whole(table["warmup"])
     return table, remarks
+
+
+def _whole(value: float) -> float:
+    """Return a number of steps without a decimal point."""
+    return int(value) if value >= 1 and value == int(value) else value
 
 
 def _unsaid(model: Any, loaded: Loaded | None) -> list[str]:

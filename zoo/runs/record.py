@@ -11,6 +11,7 @@ from zoo.runs import kept_samples, report
 from zoo.runs.completed import run_file
 from zoo.samples import Samples
 from zoo.storage.atomic import write_json
+from zoo.tuning.evaluation import check_metric, intervals_of
 from zoo.tuning.progress import note
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
@@ -38,12 +39,20 @@ class RunRecord:
         self.wanted: bool = tuning["report"]
         self.file = run_file(model, data, tuning)
         self.before: Samples | str = "they were not drawn before the first step"
-        self.figures: dict[str, float] = {}
+        self.figures: dict[str, Any] = {}
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, eval_data: Any) -> None:
         """Draw samples and measure before the first step; of a run that goes on, read those of then.
 
         Every process draws, as they may share the weights or the work; one of them writes.
+
+        Args:
+            step: how many were done before.
+            eval_data: what the run evaluates on.
+
+        Raises:
+            TuningError: the metric that counts is not among those of an evaluation.
+            OutputError: the folder cannot be written.
         """
         if not self.wanted or (step and not self.main):
             return
@@ -55,18 +64,21 @@ class RunRecord:
             return
         self.before = self._drawn()
         if self.tuning["eval_every"] is not None:
-            self.figures = dict(self.model.evaluate(self.tuning["eval_data"]))
-        if not self.main:
-            return
-        folder.mkdir(exist_ok=True)
-        write_json(folder / "figures.json", report.finite(self.figures))
-        if isinstance(self.before, Samples):
-            kept_samples.keep(self.before, folder / "samples")
+            figures = self.model.evaluate(eval_data)
+            check_metric(self.tuning["metric"], figures)
+            self.figures = report.told_figures(figures, intervals_of(figures))
+        if self.main:
+            folder.mkdir(exist_ok=True)
+            write_json(folder / "figures.json", self.figures)
+            if isinstance(self.before, Samples):
+                kept_samples.keep(self.before, folder / "samples")
 
     def end(self, result: TuneResult, settings: Settings) -> Path | None:
         """Write `report.html`, whose path is returned, and `report.json`; what prevents that costs no weights."""
-        after = self._drawn() if self.wanted else ""
-        if not self.wanted or not self.main:
+        if not self.wanted:
+            return None
+        after = self._drawn()  # by all processes, which may share that
+        if not self.main:
             return None
         try:
             content = report.content(self.model, result, settings, self.tuning, self.figures)

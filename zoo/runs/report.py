@@ -10,20 +10,19 @@ from typing import Any
 
 from zoo.bounded.json_text import read_object
 from zoo.errors import ZooError
+from zoo.metrics import rises
 from zoo.reports import Interval, Page, Series, byte_size, curves, duration, facts, samples_table, table, text_block
 from zoo.reports.charts import smooth
 from zoo.samples import Samples
-from zoo.tuning.evaluation import RISING
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
 
 PAGE, DATA = "report.html", "report.json"
 _NORMAL = 1.96  # standard errors on both sides, of a 95 % interval
-ENDS = (("_low", "_high"),)  # suffixes of the ends of a figure's interval
 
 
 def content(
-    model: Any, result: TuneResult, settings: Settings, tuning: Mapping[str, Any], before: Mapping[str, float]
+    model: Any, result: TuneResult, settings: Settings, tuning: Mapping[str, Any], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return all that the report says but samples, as JSON has it.
 
@@ -32,7 +31,7 @@ def content(
         result: of the run.
         settings: of the run, for its learning rates.
         tuning: the arguments of `model.tune`, with all that was chosen.
-        before: the figures of an evaluation before the first step.
+        before: an evaluation before the first step, as `told_figures` returns it; {} without one.
     """
     size, known = model.footprint(), model.identity()
     base = known["model"]["base"]
@@ -66,8 +65,11 @@ def content(
         "best_step": result.best_step,
         "losses": list(result.losses),
         "rates": [settings.lr_at(step, step / max(1, result.steps)) for step in steps],
-        "before": finite(before),
-        "evaluations": [{"step": step, **finite(figures)} for step, figures in result.evaluations],
+        "before": dict(before),
+        "evaluations": [
+            {"step": step, **told_figures(figures, result.intervals.get(step, {}))}
+            for step, figures in result.evaluations
+        ],
         "asked_for": tuning["eval_every"] is not None,
     }
 
@@ -143,8 +145,8 @@ def _figures(found: Page, told: Mapping[str, Any]) -> None:
     ]
     last = told["evaluations"][-1] if told["evaluations"] else {}
     chosen = next((one for one in told["evaluations"] if one["step"] == told["best_step"]), last)
-    for name in plain_names(chosen):
-        way = "more is better" if name in RISING else "less is better"
+    for name in chosen.get("figures", {}):
+        way = "more is better" if rises(name) else "less is better"
         rows.append([f"held out: {name} ({way})", figure(told["before"], name), figure(chosen, name)])
     found.add(table(["", "before", "after"], rows))
     if not told["asked_for"]:
@@ -171,16 +173,13 @@ def _curves(found: Page, told: Mapping[str, Any]) -> None:
         ),
         curves([Series("learning rate", steps, told["rates"])], x="step", y="learning rate", marks=marks),
     ]
-    history = ([{"step": 0, **told["before"]}] if told["before"] else []) + told["evaluations"]
+    history = [*([{"step": 0, **told["before"]}] if told["before"] else []), *told["evaluations"]]
     best = {} if told["best_step"] is None else {told["best_step"]: "best"}
-    for name in plain_names(history[-1]) if len(history) > 1 else ():
-        there = [one for one in history if name in one]
-        ends = [bounds(one, name) for one in there]
-        low, high = ([pair[side] for pair in ends if pair] for side in (0, 1))
-        whole = len(low) == len(there)
-        line = Series(
-            name, [one["step"] for one in there], [one[name] for one in there], *((low, high) if whole else ())
-        )
+    for name in history[-1]["figures"] if len(history) > 1 else ():
+        there = [one for one in history if name in one["figures"]]
+        pairs = [one["intervals"][name] for one in there if name in one["intervals"]]
+        low, high = ([pair[side] for pair in pairs] if len(pairs) == len(there) else None for side in (0, 1))
+        line = Series(name, [one["step"] for one in there], [one["figures"][name] for one in there], low, high)
         drawn.append(curves([line], x="step", y=f"held out: {name}", marks=best))
     found.charts(*drawn)
 
@@ -196,35 +195,23 @@ def spread(values: list[float]) -> Interval | float | None:
     return Interval(mean, mean - half, mean + half)
 
 
-def figure(figures: Mapping[str, float], name: str) -> Interval | float | None:
-    """Return one figure, with its interval where the figures have its ends."""
-    value, ends = figures.get(name), bounds(figures, name)
+def figure(told: Mapping[str, Any], name: str) -> Interval | float | None:
+    """Return one figure of an evaluation, with its interval where it has one."""
+    value, ends = told.get("figures", {}).get(name), told.get("intervals", {}).get(name)
     return value if value is None or ends is None else Interval(value, *ends)
 
 
-def bounds(figures: Mapping[str, float], name: str) -> tuple[float, float] | None:
-    """Return the ends of a figure's interval: what is called as it with `_low` and `_high`; None without."""
-    for low, high in ENDS:
-        if f"{name}{low}" in figures and f"{name}{high}" in figures:
-            return figures[f"{name}{low}"], figures[f"{name}{high}"]
-    return None
+def told_figures(figures: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return an evaluation as JSON has it: the figures that are finite, and their intervals."""
+    finite = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
+    return {"figures": finite, "intervals": {name: list(ends) for name, ends in intervals.items()}}
 
 
-def plain_names(figures: Mapping[str, Any]) -> list[str]:
-    """Return the names of figures but for the step and the ends of intervals."""
-    ends = {f"{name}{suffix}" for name in figures for pair in ENDS for suffix in pair if bounds(figures, name)}
-    return [name for name in figures if name != "step" and name not in ends]
-
-
-def finite(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures that are numbers, which JSON has."""
-    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-
-
-def kept_figures(path: Path) -> dict[str, float]:
-    """Return figures that were written to a file; none where it is missing or damaged."""
+def kept_figures(path: Path) -> dict[str, Any]:
+    """Return what was written to a file; nothing where it is missing or damaged."""
     try:
         found = read_object(path)
-    except (OSError, ZooError):
+        pairs = {name: (float(low), float(high)) for name, (low, high) in found["intervals"].items()}
+        return told_figures({name: float(value) for name, value in found["figures"].items()}, pairs)
+    except (OSError, ZooError, LookupError, TypeError, ValueError, AttributeError):
         return {}
-    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}

@@ -27,12 +27,12 @@ from zoo.tuning.interrupts import Terminated, stoppable
 from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
+from zoo.tuning.rates import usual_lr
 from zoo.tuning.record import record_of
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
 from zoo.tuning.settings import (
     BATCH_SIZE,
-    LR,
     MATCHED,
     MOST,
     OLD_NAMES,
@@ -117,6 +117,7 @@ def tune(
     if len(budget) != 1:
         raise TuningError(f"expected one of steps, minutes and epochs, got {' and '.join(budget) or 'none'}")
     batch_size = BATCH_SIZE if batch_size is None else batch_size
+    rate = usual_lr(model.module) if lr is None else lr
 
     def settings_of(steps: int | None) -> Settings:
         before = checked_extended(extended, minutes if steps is None else steps)
@@ -125,7 +126,7 @@ def tune(
             steps=steps,
             minutes=minutes,
             batch_size=batch_size,
-            lr=LR if lr is None else lr,
+            lr=rate,
             seed=seed,
             warmup=warmup_steps(warmup, int(before[0]) if before and steps is not None else steps),
             schedule=schedule,
@@ -207,7 +208,7 @@ def tune(
             with tracking.started(accelerator, used):
                 if record is not None:
                     with preserve_rng(device):
-                        record.begin(run.step)
+                        record.begin(run.step, eval_data)
                 _advance(run, callbacks, on_step, save_every, log_every, silent)
         except (KeyboardInterrupt, Terminated) as stop:
             stop.add_note(said := run.interrupted())

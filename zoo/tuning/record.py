@@ -19,8 +19,13 @@ class Record(Protocol):
 
     file: str
 
-    def begin(self, step: int) -> None:
-        """Note how the model is before the first step, or find what was noted; `step` steps were done before."""
+    def begin(self, step: int, eval_data: Any) -> None:
+        """Note how the model is before the first step, or find what was noted.
+
+        Args:
+            step: how many were done before.
+            eval_data: what the run evaluates on.
+        """
 
     def end(self, result: TuneResult, settings: Settings) -> Path | None:
         """Write the report of the finished run, and return where it is."""

@@ -27,7 +27,7 @@ from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, persistent_buffers, set_lr
 from zoo.tuning.processes import gathered, mean, same_everywhere, summed
-from zoo.tuning.rates import multiples
+from zoo.tuning.rates import Rate, rates_of
 from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
@@ -94,7 +94,7 @@ class Run:
     known: bool = True
     newest: int = 0
     loss_of: nn.Module = field(init=False)
-    rates: dict[str, float] = field(init=False)
+    rates: dict[str, Rate] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -116,7 +116,7 @@ class Run:
         else:
             same_everywhere(self.accelerator, [parameter for _, parameter in self.named])
         # Those of the run's start: by what has been learnt since they would be others.
-        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings)
+        self.rates = dict(last.rates) if last is not None else rates_of(self.model.module, self.named, settings)
         self.optimizer = adamw(self.named, settings, self.device, self.rates)
         if self.sharding is not None:
             self.named = self.sharding.spread(self.named, self.optimizer)
@@ -147,7 +147,7 @@ class Run:
         if settings.grad_clip is not None:
             clip([p for _, p in named], settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
-        set_lr(self.optimizer, self.lr)
+        set_lr(self.optimizer, self.lr, self.step)
         with uninterrupted():
             self.stepper.step()
             self.step += 1
@@ -256,6 +256,7 @@ class Run:
             checkpoint=self.written,
             resumed_from=self.resumed_from,
             evaluations=tuple((step, dict(metrics)) for step, metrics in self.evaluations.history),
+            intervals=dict(self.evaluations.intervals),
             best_step=self.evaluations.best_step,
             stopped=self.stopped,
             main_process=self.accelerator.is_main_process,
