@@ -62,7 +62,7 @@ class Numbers(click.ParamType):
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Of tuning.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Items per batch [default: the plugin's].")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="The highest learning rate.")
-@click.option("--samples", type=click.IntRange(min=1), default=16, show_default=True, help="That each way draws.")
+@click.option("--samples", type=click.IntRange(min=1), help="That each way draws [default: 16].")
 @click.option("-o", "--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of sampling.")
 @click.option("--metric", "metrics", metavar="NAME", multiple=True, help="One more metric; repeatable.")
 @click.option("--judge", metavar="WHAT", help="Whose features compare pictures: pixels, inception or a classifier.")

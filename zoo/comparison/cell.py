@@ -1,11 +1,11 @@
-"""Measure one way, in a process of its own: `python -m zoo.comparison.cell PLAN.json FOLDER`."""
+"""Measure one way, in a process of its own, whose arguments are PLAN.json and a folder."""
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ def measure(plan: Plan, way: Way, folder: Path, *, merged: Path | None = None) -
     from zoo.loading.load import load
 
     device = pick_device(plan.device)
+    if device.type == "cpu":
+        _import_all(plan)
     empty = memory.now(device)
     given: dict[str, Any] = {
         "weights": plan.weights,
@@ -61,6 +63,16 @@ def measure(plan: Plan, way: Way, folder: Path, *, merged: Path | None = None) -
         model.merge(*model.active)
         found["merged"] = {**found, **_held(model, plan, merged)}
     return found
+
+
+def _import_all(plan: Plan) -> None:
+    """Import what loading, tuning and sampling import, so that it does not count as theirs."""
+    import accelerate  # noqa: F401
+
+    from zoo.loading.load import load
+
+    with suppress(ZooError):
+        load(plan.name, weights=plan.weights, revision=plan.revision, device="meta")
 
 
 def _tuned(model: Model, plan: Plan) -> dict[str, Any]:
@@ -102,7 +114,6 @@ def _held(model: Model, plan: Plan, folder: Path) -> dict[str, Any]:
         "parameters": size.parameters,
         "bytes": size.bytes + size.adapter_bytes,
         "bytes_adapter": size.adapter_bytes,
-        "quality": _quality(model.evaluate(_data(plan), metrics=plan.metrics, judge=_judge(plan))),
     }
     exact = memory.start(model.device)
     try:
@@ -114,7 +125,7 @@ def _held(model: Model, plan: Plan, folder: Path) -> dict[str, Any]:
     except ZooError as error:
         found["sampling"] = {"why_not": one_line(error, 300)}
         found |= _of_loss(model, plan)
-    return found
+    return found | {"quality": _quality(model.evaluate(_data(plan), metrics=plan.metrics, judge=_judge(plan)))}
 
 
 def _of_loss(model: Model, plan: Plan) -> dict[str, Any]:
@@ -195,7 +206,3 @@ def main(words: list[str]) -> int:
         told["way"] = {**told["way"], "merged": True}
         write_json(merged / RESULT, {**told, "measured": other})
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -56,7 +56,7 @@ class Plan:
         steps: of tuning.
         batch_size, lr: of tuning; None: the plugin's and zoo's.
         seed: of tuning, of new factors and of samples.
-        samples: how many each way draws, from the same seeds.
+        samples: how many each way draws, from the same seed.
         options: of sampling.
         metrics: more of them than the usual.
         judge: in whose features pictures are compared, by name.

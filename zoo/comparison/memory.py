@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ def start(device: torch.device) -> bool:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    _give_back()
     try:
         _CLEAR.write_text("5")
     except OSError:
@@ -43,12 +44,22 @@ def now(device: torch.device) -> int:
     return _of_status("VmRSS") or _most()
 
 
+def _give_back() -> None:
+    """Return memory that was freed to the system, which the C library may keep and which would count as in use."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _of_status(name: str) -> int | None:
     try:
-        found = re.search(rf"^{name}:\s+(\d{{1,15}}) kB", _STATUS.read_text(), re.MULTILINE)
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
     except OSError:
         return None
-    return None if found is None else int(found[1]) * 1024
+    return int(lines[name].split()[0]) * 1024 if name in lines else None
 
 
 def _most() -> int:

@@ -23,6 +23,7 @@ from zoo.reports import (
 from zoo.reports.charts import smooth
 
 if TYPE_CHECKING:
+    from zoo.comparison.grid import Way
     from zoo.comparison.results import Cell, Comparison
 
 SHOWN = 8  # samples of each way
@@ -52,10 +53,10 @@ def report_page(found: Comparison) -> Page:
 def _quality_over_bytes(cells: list[Cell], main: str) -> Any:
     shown = [
         Point(
-            cell.way.name,
+            f"{cell.way.bits} bit",
             cell.measured["bytes"] / 1e6,
             cell.figures[main],
-            group={BASE: "not tuned", FULL: "full"}.get(cell.way.kind, "merged" if cell.way.merged else "LoRA"),
+            group=_group(cell.way),
             y_interval=cell.interval(main),
         )
         for cell in cells
@@ -63,6 +64,12 @@ def _quality_over_bytes(cells: list[Cell], main: str) -> Any:
     ]
     better = "more is better" if rises(main) else "less is better"
     return points(shown, x="MB stored", y=f"{main} ({better})", log_x=True, joined=True)
+
+
+def _group(way: Way) -> str:
+    if way.kind == BASE:
+        return "not tuned"
+    return "full" if way.kind == FULL else f"LoRA {way.rank}{', merged' if way.merged else ''}"
 
 
 def _qualities(cells: list[Cell]) -> Any:
@@ -107,8 +114,8 @@ def _costs(cells: list[Cell]) -> Any:
                 cell.way.name,
                 f"{trained:,} ({share:.2%})" if trained else "–",
                 byte_size(one["bytes"]),
-                byte_size(tuning["peak_memory"]) if tuning else "–",
-                _sampling_peak(one),
+                _above(tuning, one),
+                _above(one["sampling"], one),
                 duration(tuning["seconds_a_step"]) if tuning else "–",
                 duration(one["latency"]["seconds"]),
             ]
@@ -124,13 +131,14 @@ def _costs(cells: list[Cell]) -> Any:
         f"latency of {first['latency_of']}",
     ]
     base = byte_size(first["memory_before"])
-    what = "resident memory of the process" if first["device"] == "cpu" else "memory that torch allocated"
-    return table(heads, rows, caption=f"peaks: {what} ({base} before the model was loaded)")
+    what = "resident memory of the process" if first["device"] == "cpu" else "memory that torch has allocated"
+    return table(heads, rows, caption=f"Peaks: {what}, above the {base} of an empty process with the libraries.")
 
 
-def _sampling_peak(one: dict[str, Any]) -> str:
-    peak = one["sampling"].get("peak_memory")
-    return "–" if peak is None else byte_size(peak)
+def _above(measured: dict[str, Any] | None, one: dict[str, Any]) -> str:
+    """Return the peak of memory above what the process had before the model was loaded."""
+    peak = (measured or {}).get("peak_memory")
+    return "–" if peak is None else byte_size(max(0, peak - one["memory_before"]))
 
 
 def _losses(cells: list[Cell]) -> list[Any]:

@@ -21,6 +21,7 @@ from zoo.errors import TuningError, ZooError, one_line
 from zoo.storage.atomic import write_json
 
 _PLAN = "plan.json"
+_CHILD = "import sys; from zoo.comparison.cell import main; raise SystemExit(main(sys.argv[1:]))"
 
 
 def compare(
@@ -83,6 +84,9 @@ def _plan(name: str, data: str | os.PathLike[str] | None, settings: dict[str, An
     if is_name(name) and "options" not in settings:
         demo = registry.find(name).demo.get("samples", {})
         settings = {**settings, "options": dict(demo.get("options", {}))}
+        if settings.get("samples") is None and demo.get("n") == 1:  # where nothing is drawn, one is all there is
+            settings["samples"] = 1
+    settings = {key: value for key, value in settings.items() if value is not None}
     settings["metrics"] = tuple(settings.get("metrics", ()))
     source = None if data is None else _source(data)
     return Plan(name=name, data=source, **settings)
@@ -125,7 +129,7 @@ def _measure(plan: Plan, way: Way, folder: Path, merged: bool) -> str:
     for stale in (RESULT, "error.json"):
         (folder / stale).unlink(missing_ok=True)
     write_json(folder / _PLAN, {"plan": plan.as_dict(), "way": vars(way), "merged": merged})
-    words = [sys.executable, "-m", "zoo.comparison.cell", str(folder / _PLAN), str(folder)]
+    words = [sys.executable, "-c", _CHILD, str(folder / _PLAN), str(folder)]
     with (folder / "log.txt").open("wb") as log:
         code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if code == 0:
