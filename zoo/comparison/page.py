@@ -120,6 +120,7 @@ def _costs(cells: list[Cell]) -> Any:
                 duration(one["latency"]["seconds"]),
             ]
         )
+    rows = [[row[0], *(value.replace(" ", "\N{NO-BREAK SPACE}") for value in row[1:])] for row in rows]
     first = cells[0].measured
     heads = [
         "way",
