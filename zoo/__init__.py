@@ -26,6 +26,8 @@ _HOME = {
     "wrap": "zoo.loading.load",
     "tune_file": "zoo.loading.run_files",
     "compare": "zoo.comparison.run",
+    "plan": "zoo.planning.plan",
+    "Plan": "zoo.planning.estimate",
     "Model": "zoo.model",
     "Footprint": "zoo.weights.footprint",
     "Calibration": "zoo.weights.calibration.outputs",
@@ -141,6 +143,8 @@ if TYPE_CHECKING:
     from zoo.methods.lora import lora_update as lora_update
     from zoo.methods.rows import TrainableTokens as TrainableTokens
     from zoo.model import Model as Model
+    from zoo.planning.estimate import Plan as Plan
+    from zoo.planning.plan import plan as plan
     from zoo.plugin.contract import LoadedModel as LoadedModel
     from zoo.plugin.hooks import observe as observe
     from zoo.plugin.hookspecs import hookimpl as hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -12,12 +13,13 @@ from zoo.weights.walk import managed_weights
 
 
 class Tied(nn.Module):
-    """A vocabulary's table that is the head too, a small table, and a matrix."""
+    """A vocabulary's table that is the head too, another head of it, a small table, and a matrix."""
 
     def __init__(self) -> None:
         super().__init__()
         self.words, self.kinds = nn.Embedding(300, 48), nn.Embedding(2, 48)
-        self.inner, self.head = nn.Linear(48, 300), nn.Linear(48, 300, bias=False)
+        self.inner, self.head = nn.Linear(48, 200), nn.Linear(48, 300, bias=False)
+        self.untied = nn.Linear(48, 300)
         self.head.weight = self.words.weight
 
     def forward(self, ids):
@@ -56,22 +58,23 @@ def test_a_table_has_eight_times_the_rank_up_to_a_third(lora, words):
     assert found["words.weight"] == pytest.approx(words)
     config = model.adapters["default"]
     assert found["inner.weight"] == pytest.approx((config.rank_of("inner"), config.scale_of("inner")))
+    if "untied.weight" in found and not {*getattr(lora, "rank_pattern", ()), *getattr(lora, "alpha_pattern", ())}:
+        assert found["untied.weight"] == found["words.weight"]
     assert "kinds.weight" not in found or found["kinds.weight"][0] == config.rank
 
 
 def test_a_saved_adapter_says_it_and_a_loaded_one_keeps_its_own(tmp_path):
-    model = zoo.wrap(Tied(), lora=8)
+    made = Tied()
+    model = zoo.wrap(copy.deepcopy(made), lora=8)
     model.save_adapter(tmp_path / "one")
     fields = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
-    assert (fields["r"], fields["rank_pattern"], fields["alpha_pattern"]) == (
-        8,
-        {"^words": 16, "^head": 16},
-        {"^words": 32.0, "^head": 32.0},
-    )
-    assert ranks(zoo.wrap(Tied(), lora=str(tmp_path / "one"))) == ranks(model)
-    low = zoo.wrap(Tied(), lora=zoo.LoRA(8, rank_pattern={"words": 3}))
+    names = ("^words", "^head", "^untied")
+    assert (fields["r"], fields["rank_pattern"]) == (8, dict.fromkeys(names, 16))
+    assert fields["alpha_pattern"] == dict.fromkeys(names, 32)
+    assert ranks(zoo.wrap(copy.deepcopy(made), lora=str(tmp_path / "one"))) == ranks(model)
+    low = zoo.wrap(copy.deepcopy(made), lora=zoo.LoRA(8, rank_pattern={"words": 3}))
     low.save_adapter(tmp_path / "low")
-    assert ranks(zoo.wrap(Tied(), lora=str(tmp_path / "low"))) == ranks(low)
+    assert ranks(zoo.wrap(made, lora=str(tmp_path / "low"))) == ranks(low)
 
 
 def test_every_entry_of_the_registry_adapts_all_its_weights():

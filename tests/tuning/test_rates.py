@@ -12,8 +12,8 @@ from torch import nn
 import zoo
 from zoo.errors import TuningError
 from zoo.tuning.loop import tune
-from zoo.tuning.optimizer import adamw
-from zoo.tuning.rates import FOLLOWER, multiples, step_sizes
+from zoo.tuning.optimizer import adamw, set_lr
+from zoo.tuning.rates import GROWTH, Rate, follower, rates_of, step_sizes, usual_lr
 from zoo.tuning.settings import Settings, check_rates, ratio_of
 from zoo.weights.update import Update
 from zoo.weights.walk import managed_weights
@@ -48,7 +48,7 @@ def first_steps(model, **options) -> dict[str, float]:
     """Return RMS(ΔW) / lr of every adapted weight for a random gradient of each."""
     weights = {name: store for name, store in managed_weights(model.module).items() if store.active}
     named = [(name, one) for name, one in model.trainable_parameters() if one.requires_grad]
-    optimizer = adamw(named, settings(**options), model.device, multiples(model.module, named, settings(**options)))
+    optimizer = adamw(named, settings(**options), model.device, rates_of(model.module, named, settings(**options)))
     optimizer.zero_grad()
     before, generator = {}, torch.Generator().manual_seed(1)
     for name, store in weights.items():
@@ -102,8 +102,11 @@ def test_a_strangers_kind_is_measured():
     store.activate(("own",))
     random = torch.random.get_rng_state()
     assert step_sizes(update, store) == pytest.approx({"a": 0.0, "b": 15.0, "c": 0.0}, rel=1e-3)
-    own = multiples(model.module, update.named_parameters(), settings())
-    assert own == pytest.approx({"a": FOLLOWER, "b": 1 / 15, "c": 2.5 * FOLLOWER}, rel=0.05)
+    own = rates_of(model.module, update.named_parameters(), settings())
+    times = follower(LR) / 2  # two of them follow
+    expected = {"a": 2 * times, "b": 1 / 15, "c": 5 * times}
+    assert {name: rate.first for name, rate in own.items()} == pytest.approx(expected, rel=0.05)
+    assert all(rate.first == rate.later for rate in own.values())
     assert torch.equal(random, torch.random.get_rng_state())
 
 
@@ -118,18 +121,32 @@ def test_two_adapters_of_one_weight_share_the_step():
 def test_decay_shrinks_every_factor_by_the_same_share():
     model = zoo.wrap(nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 8)), lora=zoo.LoRA(4, targets="all"), seed=0)
     named = list(model.trainable_parameters())
-    optimizer = adamw(named, settings(weight_decay=0.5), model.device, multiples(model.module, named, settings()))
+    optimizer = adamw(named, settings(weight_decay=0.5), model.device, rates_of(model.module, named, settings()))
     assert len({group["rate"] for group in optimizer.param_groups}) >= 3
     assert all(group["lr"] * group["weight_decay"] == pytest.approx(LR * 0.5) for group in optimizer.param_groups)
+
+
+def test_after_the_first_steps_what_moves_a_weight_goes_faster_the_lower_the_rank():
+    model = zoo.wrap(nn.Sequential(nn.Linear(128, 96)), lora=zoo.LoRA(8, targets="all"), seed=0)
+    named = list(model.trainable_parameters())
+    rates = rates_of(model.module, named, settings())
+    A, B = (next(rate for name, rate in rates.items() if name.endswith(end)) for end in (".A", ".B"))
+    assert A.later == A.first
+    assert B.at(10 * GROWTH) / B.at(0) == pytest.approx((128 / 8) ** 0.25)
+    optimizer = adamw(named, settings(weight_decay=0.5), model.device, rates)
+    for step in (0, GROWTH // 2, GROWTH):
+        set_lr(optimizer, LR, step)
+        assert {group["lr"] for group in optimizer.param_groups} == {LR * A.at(step), LR * B.at(step)}
+        assert all(group["lr"] * group["weight_decay"] == pytest.approx(LR * 0.5) for group in optimizer.param_groups)
 
 
 def test_lora_plus_gives_the_factor_at_zero_its_ratio():
     model = zoo.wrap(nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 8)), lora=zoo.LoRA(4, targets="all"), seed=0)
     named = list(model.trainable_parameters())
-    found = multiples(model.module, named, settings(rates="lora+"))
+    found = rates_of(model.module, named, settings(rates="lora+"))
     assert {name.replace("_store.updates.default", ""): rate for name, rate in found.items()} == {
-        "0.weight.A": 16.0,
-        "1.weight.B": 16.0,
+        "0.weight.A": Rate(16.0, 16.0),
+        "1.weight.B": Rate(16.0, 16.0),
     }
     assert (ratio_of("lora+4.5"), ratio_of("lora+"), ratio_of("lora"), ratio_of("lora+0")) == (4.5, 16.0, None, None)
     for rates in ("lora+x", "lora+0", "", None, 16, "Matched"):
@@ -152,8 +169,9 @@ def test_a_resumed_run_has_the_rates_of_its_start(tmp_path):
         tune(made(0), out=tmp_path, on_step=stop, **options)
     state = json.loads((tmp_path / "checkpoint-3" / "state.json").read_text())
     start = made(0)
-    expected = multiples(start.module, list(start.trainable_parameters()), settings(lr=5e-3))
-    assert state["rates"] == json.loads((tmp_path / "tuning.json").read_text())["rates"] == expected
+    expected = rates_of(start.module, list(start.trainable_parameters()), settings(lr=5e-3))
+    listed = {name: list(rate) for name, rate in expected.items()}
+    assert state["rates"] == json.loads((tmp_path / "tuning.json").read_text())["rates"] == listed
     tune(again := made(7), out=tmp_path, resume=True, **options)  # its own factors are others
     values = dict(again.trainable_parameters())
     assert all(torch.equal(values[name], one) for name, one in whole.trainable_parameters())
@@ -172,3 +190,10 @@ def test_the_rate_that_a_run_shows_is_its_lr():
     result = model.tune(steps=3, batch_size=32, lr=2e-3, warmup=0, callbacks=[Seen()], quiet=True)
     assert result.lr == rates[0] == 2e-3
     assert len(list(islice(model.trainable_parameters(), 9))) == 9
+
+
+def test_the_usual_rate_is_lower_where_weights_are_wider():
+    assert usual_lr(nn.Sequential(nn.Embedding(9000, 64), nn.Linear(64, 8), nn.Conv2d(64, 8, 3))) == 1e-3
+    wide = nn.Sequential(nn.Linear(1024, 8), nn.Linear(8, 1024), nn.Linear(1024, 4))
+    assert usual_lr(wide) == usual_lr(zoo.wrap(wide, lora=2).module) == 2.5e-4
+    assert usual_lr(nn.Flatten()) == 1e-3

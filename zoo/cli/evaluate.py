@@ -9,6 +9,7 @@ import click
 from zoo.cli.model_commands import load
 from zoo.cli.options import column_option, model_options, with_columns
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
+from zoo.cli.together import together
 
 _VARIANT = ("bits", "lora", "weights", "revision")  # what words of --against may set
 
@@ -57,8 +58,13 @@ def evaluate(
     given = {"metrics": metrics, "judge": judged_by(judge), "samples": samples}
     wanted = {key: value for key, value in given.items() if value}
     other = None if against is None else variant(against, name, lora, loading)
-    figures = load(name, lora=lora, **loading).evaluate(source, **wanted)
-    if other is None:
+    model = load(name, lora=lora, **loading)
+    with together(model.device) as prints:
+        figures = model.evaluate(source, **wanted)
+        theirs = None if other is None else load(**other).evaluate(source, **wanted)
+    if not prints:
+        return
+    if theirs is None:
         if as_json:
             print_json({"name": name, "data": data, **figures.as_dict()})
         else:
@@ -66,7 +72,6 @@ def evaluate(
         return
     from zoo.metrics import paired
 
-    theirs = load(**other).evaluate(source, **wanted)
     found = paired(figures, theirs)
     if as_json:
         sides = {"figures": figures.as_dict(), "against": {"name": against, **theirs.as_dict()}}

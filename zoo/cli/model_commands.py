@@ -10,9 +10,11 @@ import click
 from zoo.bounded.json_text import json_value
 from zoo.catalog.names import is_name
 from zoo.cli.options import (
+    adapter_of,
     model_options,
 )
 from zoo.cli.output import Command, echo, json_option, print_json
+from zoo.cli.together import common_seed, together
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -47,7 +49,10 @@ def sample(
     """Draw samples: text and class posteriors to stdout, images to a PNG."""
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
-    samples = model.sample(count, seed=seed, **chosen)
+    with together(model.device) as prints:
+        samples = model.sample(count, seed=common_seed(seed), **chosen)
+    if not prints:
+        return
     if out is None and ".txt" not in samples.suffixes:
         from zoo.loading.run_files import file_name
 
@@ -96,20 +101,20 @@ def demo(name: str, out: Path) -> None:
 def load(
     name: str,
     *,
-    lora: str | None,
+    lora: Any,
     bits: int | str | None,
     keep: tuple[str, ...] = (),
     seed: int | None = None,
     **more: Any,
 ) -> Model:
-    """Return what `zoo.load` gives; on the command line a rank is digits."""
+    """Return what `zoo.load` gives; on the command line a rank is digits, see `adapter_of` for targets."""
     from zoo.catalog import registry
 
     if is_name(name):
         registry.find(name)  # an unknown name should not wait for torch
     import zoo
 
-    adapter = int(lora) if lora is not None and lora.isdecimal() else lora
+    adapter = adapter_of(lora, None) if isinstance(lora, str) else lora
     return zoo.load(name, bits=bits, keep=keep, lora=adapter, seed=seed, **more)
 
 

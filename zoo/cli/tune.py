@@ -11,7 +11,15 @@ import click
 
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
-from zoo.cli.options import AUTO, column_option, head_options, tuned_model_options, without_number
+from zoo.cli.options import (
+    AUTO,
+    adapter_fields,
+    column_option,
+    head_options,
+    targets_option,
+    tuned_model_options,
+    without_number,
+)
 from zoo.cli.output import Command, echo, json_option, note, print_json
 from zoo.cli.tune_options import tuning_options
 from zoo.tuning.interrupts import Terminated
@@ -30,6 +38,7 @@ _LOADING = ("weights", "revision", "bits", "device", "classes", "task", "image_s
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes
     zoo tune gpt --data notes.txt --lora 16 --lr 1e-3 --out runs/notes --resume
     zoo tune gpt --data notes.txt --bits 4 --dry-run
+    zoo tune gpt --data notes.txt --lora 4 --targets attn.c_attn,attn.c_proj
     zoo tune run.toml --out runs/again
     zoo tune runs/notes/run.toml --resume --steps 400
     zoo tune ddpm --data pictures/ --full --steps 1000
@@ -45,6 +54,7 @@ _LOADING = ("weights", "revision", "bits", "device", "classes", "task", "image_s
 @column_option
 @tuning_options
 @click.option("--lora", metavar="RANK|WHERE", help="Rank, or an adapter to go on with [default: 8, or NAME's own].")
+@targets_option
 @click.option(
     "--full",
     is_flag=True,
@@ -70,6 +80,7 @@ def tune(
     data: str | None,
     columns: tuple[tuple[str, str], ...],
     lora: str | None,
+    targets: Any,
     full: bool,
     out: Path | None,
     file_format: str | None,
@@ -93,12 +104,16 @@ def tune(
     if sum(more[budget] is not None for budget in ("steps", "minutes", "epochs")) > 1:
         raise click.UsageError("give one of --steps, --minutes and --epochs")
     from_file = name.endswith(FILE)
+    if from_file and targets is not None and lora is None:
+        raise click.UsageError("--targets beside a run file make a new adapter: give --lora RANK too")
     loading = {key: more.pop(key) for key in _LOADING}
+    if full and targets is not None:
+        raise click.UsageError("--full trains every weight, and --targets are an adapter's: give one of them")
     if not from_file:
         if full and more["minutes"] is not None and loading["weights"] is None:
             loading["weights"] = RANDOM
             note(f"starting from random weights (--weights {EMBEDDED}, or another place, starts from trained ones)")
-        if (full or (loading["weights"] == RANDOM and lora is None)) and file_format not in (None, "peft"):
+        if (full or (loading["weights"] == RANDOM and lora is targets is None)) and file_format not in (None, "peft"):
             raise click.UsageError(
                 "--format is of an adapter's files, and --full writes the model in its library's own"
             )
@@ -117,7 +132,7 @@ def tune(
             "image_size": list(size) if isinstance(size, tuple) else size,
             "dtype": dtype,
             "keep": list(suffixes) or None,
-            "lora": int(lora) if lora is not None and lora.isdecimal() else lora,
+            "lora": adapter_fields(lora, targets),
             "full": full or None,
         },
         "data": {"source": data, "columns": dict(columns) or None},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -57,10 +56,10 @@ def _give_back() -> None:
 
 def _of_status(name: str) -> int | None:
     try:
-        found = re.search(rf"^{name}:\s+(\d{{1,15}}) kB", _STATUS.read_text(), re.MULTILINE)
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
     except OSError:
         return None
-    return None if found is None else int(found[1]) * 1024
+    return int(lines[name].split()[0]) * 1024 if name in lines else None
 
 
 def _most() -> int:

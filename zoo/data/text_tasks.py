@@ -28,6 +28,7 @@ from zoo.integrations.packed import takes
 from zoo.integrations.transformers import check_vocabulary
 from zoo.integrations.transformers_heads import names_of, task_of
 from zoo.samples.samples import Samples
+from zoo.torch_state.spread import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,18 +106,20 @@ class TextTask:
         """Return the metrics on held-out texts, see `zoo.data.task_scores.task_metrics`."""
         import torch
 
-        found, labels = [], []
-        for part in _parts(self._read(data, "test")):
+        def predicted(part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             logits = self.logits({name: tensor.to(self.model.device) for name, tensor in part.items()}).cpu()
             if self.task != "tokens":
-                found.append(logits)
-                labels.append(part["labels"])
-                continue
+                return logits, part["labels"]
+            found, labels = [], []
             for row, tags in zip(logits, part["labels"], strict=True):
                 counted = tags != IGNORED
                 found.append(torch.cat([row[counted], row[:1]]))
                 labels.append(torch.cat([tags[counted], tags.new_tensor([IGNORED])]))
-        return task_metrics(self.task, torch.cat(found), torch.cat(labels), self.names, "texts")
+            return torch.cat(found), torch.cat(labels)
+
+        parts = spread(_parts(self._read(data, "test")), predicted)
+        scores, labels = map(torch.cat, zip(*parts, strict=True))
+        return task_metrics(self.task, scores, labels, self.names, "texts")
 
     def sample(self, request: SampleRequest) -> Samples:
         """Return `request.n` times what each text is, captioned by the text.

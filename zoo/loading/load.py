@@ -44,6 +44,7 @@ from zoo.plugin.quantize import pack_weight
 from zoo.plugin.requests import check_seed
 from zoo.runs.completed import Loaded, data_table
 from zoo.storage.fingerprint import Fingerprint
+from zoo.tuning.sharding import mesh_to_load_on
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import offload_hook
@@ -162,9 +163,10 @@ def load(
             tensors = hooks.checkpoint(entry, module)
         base = None if stored is None else stored.base
         placed = chosen if calibrate is None else stand_ins(chosen)
+        mesh = mesh_to_load_on(target, calibrate is not None)
         if new is not None:
             tensors = new.filled(tensors, placed, seed)
-        fingerprint = stream(tensors, index, entry, {} if stored else placed, target, compute, base)
+        fingerprint = stream(tensors, index, entry, {} if stored else placed, target, compute, base, mesh)
     module.eval()
     if new is not None:
         entry = new.finished()

@@ -117,7 +117,7 @@ def planned(settings: RunSettings, data: Any = None) -> str:
     prepared = Prepared.of(settings, data)
     model = prepared.loaded(device="meta")
     given = {**prepared.tuning(model), "out": prepared.out}
-    tuning = defaults(model.entry, given)
+    tuning = defaults(model.module, model.entry, given)
     source = tuning.get("data") if prepared.data is None else prepared.data
     return run_file(model, source, tuning, device=settings.model.device)
 

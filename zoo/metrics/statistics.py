@@ -117,6 +117,11 @@ class States:
         )
         self._joined = None
 
+    def extend(self, others: States) -> None:
+        """Take the examples of the same metric from others."""
+        self._kept += others._kept
+        self._joined = None
+
     def state(self, name: str) -> Tensor:
         """Return a state that is a sum, of every example: [n, …]."""
         return torch.stack([kept[name] for kept in self._kept])

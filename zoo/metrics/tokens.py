@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ class TokenScores:
         self.perplexity = States(Perplexity().set_dtype(torch.float64), RESAMPLES)
         self.hits: dict[int, list[float]] = {top: [] for top in self.tops}
 
-    def add(self, logits: Tensor, tokens: Tensor, counts: Sequence[int] | Tensor) -> None:
-        """Add some rows.
+    def add(self, logits: Tensor, tokens: Tensor, counts: Sequence[int] | Tensor) -> TokenScores:
+        """Add some rows, and return the scores.
 
         Args:
             logits: [m, v], of the places of one row after the other.
@@ -48,6 +48,14 @@ class TokenScores:
         for top, hits in self.hits.items():
             found = right(logits, tokens, top).cpu().split(counts)
             hits += [float(one.sum()) for one in found if len(one)]
+        return self
+
+    def join(self, parts: Iterable[TokenScores]) -> None:
+        """Add the rows of others, made with the same arguments."""
+        for part in parts:
+            self.perplexity.extend(part.perplexity)
+            for top, hits in self.hits.items():
+                hits += part.hits[top]
 
     def _add_row(self, logits: Tensor, tokens: Tensor) -> None:
         rows = max(1, _MOST // logits.shape[-1])

@@ -221,10 +221,12 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[An
     Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a dataset, tensors, or
     a `zoo.Data` around one of these, which the readers of `zoo.data` understand; and the request: `batch_size`,
     `split`, `seed`. Returns an iterable of batches (dicts of tensors): for split "train" endless and shuffled by the
-    seed, else one pass in fixed order. Called once per tuning::
+    seed, else one pass in fixed order. Called once per tuning. An iterator with a method `skip(count)`, as `stream` and
+    its `map` return, passes over the batches of other processes and of earlier runs without making them::
 
         images, labels = image_data(data, size=32, channels=1, split=request.split)
-        return stream({"images": images, "labels": labels}, request)
+        rows = stream({"images": images, "labels": labels}, request)
+        return rows.map(lambda row, number: {**row, "noise": noise(row, generator_of(request.seed, number))})
     """
 
 

@@ -44,6 +44,8 @@ class RunRecord:
     def begin(self, step: int, eval_data: Any) -> None:
         """Draw samples and measure before the first step; of a run that goes on, read those of then.
 
+        Every process draws, as they may share the weights or the work; one of them writes.
+
         Args:
             step: how many were done before.
             eval_data: what the run evaluates on.
@@ -52,7 +54,7 @@ class RunRecord:
             TuningError: the metric that counts is not among those of an evaluation.
             OutputError: the folder cannot be written.
         """
-        if not self.wanted:
+        if not self.wanted or (step and not self.main):
             return
         folder = self.out / BEFORE
         if step:

@@ -22,6 +22,7 @@ from zoo.tuning import identity as identities
 from zoo.tuning import manifest
 from zoo.tuning.division import KEY, SHARED, divided_then
 from zoo.tuning.examples import Drawn
+from zoo.tuning.rates import Rate
 from zoo.tuning.settings import current_names
 
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -56,7 +57,7 @@ class Checkpoint:
     drawn: Drawn | None = None
     evaluations: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, Rate] = field(default_factory=dict)
 
 
 def save(out: Path, checkpoint: Checkpoint) -> Path:
@@ -148,7 +149,7 @@ def load(folder: Path) -> Checkpoint:
             seconds=facts["seconds"],
             losses=facts["losses"],
             settings=facts["settings"],
-            rates=facts.get("rates", {}),
+            rates={name: Rate(*rate) for name, rate in facts.get("rates", {}).items()},
             model=groups["model"],
             optimizer=groups["optimizer"],
             scaler=facts["scaler"],
@@ -176,16 +177,19 @@ def _check(folder: Path, facts: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{STATE} says step {step} of {steps!r:.40}")
     divided_then(current_names(settings))
     rates = facts.get("rates", {})
-    if not isinstance(rates, dict) or not all(
-        type(one) in (int, float) and 0 < one < math.inf for one in rates.values()
-    ):
-        raise CheckpointError(f"{STATE}: expected rates as numbers above 0, by the parameter's name")
+    pairs = list(rates.values()) if isinstance(rates, dict) else [None]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_rate, pair)) for pair in pairs):
+        raise CheckpointError(f"{STATE}: expected rates as two numbers above 0 for a parameter's name")
     if evaluations is not None:
         history, best = evaluations["history"], evaluations["best"]
         if not all(type(at) is int and 0 <= at <= step and isinstance(told, dict) for at, told in history) or (
             best is not None and (type(best) is not int or not 0 <= best < len(history))
         ):
             raise CheckpointError(f"{STATE}: expected evaluations up to step {step}, and the best among them")
+
+
+def _is_rate(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def check_same(folder: Path, then: Checkpoint, settings: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

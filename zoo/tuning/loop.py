@@ -27,12 +27,12 @@ from zoo.tuning.interrupts import Terminated, stoppable
 from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
+from zoo.tuning.rates import usual_lr
 from zoo.tuning.record import record_of
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
 from zoo.tuning.settings import (
     BATCH_SIZE,
-    LR,
     MATCHED,
     MOST,
     OLD_NAMES,
@@ -42,6 +42,7 @@ from zoo.tuning.settings import (
     described,
     warmup_steps,
 )
+from zoo.tuning.sharding import sharded
 from zoo.tuning.trackers import Trackers
 from zoo.tuning.tunable import Tunable as Tunable
 
@@ -116,6 +117,7 @@ def tune(
     if len(budget) != 1:
         raise TuningError(f"expected one of steps, minutes and epochs, got {' and '.join(budget) or 'none'}")
     batch_size = BATCH_SIZE if batch_size is None else batch_size
+    rate = usual_lr(model.module) if lr is None else lr
 
     def settings_of(steps: int | None) -> Settings:
         before = checked_extended(extended, minutes if steps is None else steps)
@@ -124,7 +126,7 @@ def tune(
             steps=steps,
             minutes=minutes,
             batch_size=batch_size,
-            lr=LR if lr is None else lr,
+            lr=rate,
             seed=seed,
             warmup=warmup_steps(warmup, int(before[0]) if before and steps is not None else steps),
             schedule=schedule,
@@ -148,7 +150,7 @@ def tune(
         stoppable(),
         preserve_rng(device),
         _training(model),
-        own_accelerator(device, precision) as accelerator,
+        own_accelerator(device, precision) as (accelerator, shards),
         opened_folder(
             accelerator,
             None if out is None else Path(out),
@@ -157,6 +159,7 @@ def tune(
             keep_best=keep_best,
             quiet=quiet or not accelerator.is_main_process,
         ) as folder,
+        sharded(model.module, device, shards and accelerator.num_processes > 1) as sharding,
     ):
         silent = quiet or not accelerator.is_main_process
         division = divided(
@@ -197,6 +200,7 @@ def tune(
         if folder is not None and record is not None:
             folder.file = record.file
         run = Run(model, accelerator, named, settings, division, facts, known, folder, device, examples, evaluations)
+        run.sharding = sharding
         run.begin(silent)
         if longer.said:
             note(longer.said, quiet=silent)

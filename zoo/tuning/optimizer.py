@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.errors import TuningError
+from zoo.tuning.rates import ONE, Rate
 from zoo.tuning.settings import Settings
 from zoo.weights.walk import plain_names
 
@@ -17,40 +18,42 @@ EPS = 1e-8  # Adam's, of a weight itself
 
 
 def adamw(
-    named: list[tuple[str, Parameter]], settings: Settings, device: torch.device, rates: Mapping[str, float]
+    named: list[tuple[str, Parameter]], settings: Settings, device: torch.device, rates: Mapping[str, Rate]
 ) -> torch.optim.AdamW:
     """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only.
 
-    Each group's "rate" is the multiple of the learning rate that `set_lr` gives it. Decay and Adam's epsilon are
-    divided by it: all parameters are to shrink by the same share, and gradients of a factor with a high rate are small.
+    Each group has a "rate", by which `set_lr` multiplies the learning rate. Adam's epsilon is divided by it, because
+    gradients of a factor with a high rate are small.
 
     Args:
         named: name and parameter of all that trains.
         settings: of the run.
         device: where the parameters are.
-        rates: multiples of the learning rate by name, 1 for those that are not named.
+        rates: of the parameters whose rate is not the learning rate itself, by name.
     """
-    groups: dict[tuple[float, bool], list[Parameter]] = {}
+    groups: dict[tuple[Rate, bool], list[Parameter]] = {}
     for name, parameter in named:
-        groups.setdefault((rates.get(name, 1.0), parameter.ndim >= 2), []).append(parameter)
+        groups.setdefault((rates.get(name, ONE), parameter.ndim >= 2), []).append(parameter)
     listed = [
         {
             "params": parameters,
             "rate": rate,
-            "lr": settings.lr * rate,
-            "weight_decay": settings.weight_decay / rate if decays else 0.0,
-            "eps": EPS / rate,
+            "decay": settings.weight_decay if decays else 0.0,
+            "eps": EPS / rate.first,
         }
         for (rate, decays), parameters in groups.items()
     ]
     fused = device.type in {"cpu", "cuda"}
-    return torch.optim.AdamW(listed, lr=settings.lr, betas=settings.betas, fused=fused or None)
+    optimizer = torch.optim.AdamW(listed, lr=settings.lr, betas=settings.betas, fused=fused or None)
+    set_lr(optimizer, settings.lr, 0)
+    return optimizer
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group, by the group's own multiple."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, step: int) -> None:
+    """Set the learning rate of every group for a step, counted from 0; decay shrinks all of them by the same share."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["rate"]
+        multiple = group["rate"].at(step)
+        group["lr"], group["weight_decay"] = lr * multiple, group["decay"] / multiple
 
 
 def check_loss(loss: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import TuningError
+from zoo.tuning.sharding import asked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -18,8 +19,8 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 @contextmanager
-def own_accelerator(device: torch.device, precision: str | None) -> Iterator[Accelerator]:
-    """Yield an Accelerator of our own for a model on `device`.
+def own_accelerator(device: torch.device, precision: str | None) -> Iterator[tuple[Accelerator, bool]]:
+    """Yield an Accelerator of our own for a model on `device`, and whether the model is to be sharded.
 
     Accelerate keeps one state for the whole process: the first Accelerator decides its device and precision. The
     caller's earlier one goes on as it was when the block ends, and where there was none, a later one can still decide.
@@ -29,7 +30,7 @@ def own_accelerator(device: torch.device, precision: str | None) -> Iterator[Acc
         precision: "no", "bf16" or "fp16"; None: the caller's, or that of `accelerate launch`, or else "no".
 
     Raises:
-        TuningError: the precision does not exist, accelerate cannot run here, or it is set to shard the model.
+        TuningError: the precision does not exist, accelerate cannot run here, or it is set to shard otherwise.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -39,6 +40,8 @@ def own_accelerator(device: torch.device, precision: str | None) -> Iterator[Acc
         raise TuningError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
     states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
     before = [dict(state) for state in states]
+    plugin = before[1].get("fsdp_plugin")
+    shards = asked(plugin)
     precision = precision or before[1].get("_mixed_precision")
     for state in states:
         state.clear()  # in place: the caller's objects hold this very dict
@@ -49,27 +52,28 @@ def own_accelerator(device: torch.device, precision: str | None) -> Iterator[Acc
                 mixed_precision=precision,
                 # One, whatever a variable of the environment says: the loop weighs the batches of a step itself.
                 gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+                fsdp_plugin=plugin,
                 kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )
         except (ValueError, ImportError, RuntimeError) as error:
             raise TuningError(f"accelerate cannot run on {device} here: {' '.join(str(error).split())}") from error
-        if accelerator.distributed_type not in {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}:
+        if accelerator.distributed_type not in {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "FSDP"}:
             raise TuningError(
-                f"expected one process or data parallel ones, got {accelerator.distributed_type.value}: "
-                "launch with `accelerate launch --multi_gpu`, or shard the module yourself and write your own loop"
+                f"expected one process, DDP or FSDP2, got {accelerator.distributed_type.value}: launch with `torchrun` "
+                "or, to shard the model, with `accelerate launch --use_fsdp --fsdp_version 2`"
             )
-        yield accelerator
+        yield accelerator, shards
     finally:
         for state, kept in zip(states, before, strict=True):
             state.clear()
             state.update(kept)
 
 
-def same_buffers(accelerator: Accelerator, buffers: Mapping[str, Tensor]) -> None:
-    """Give the module's buffers, such as running means, the first process's values in every process."""
+def same_everywhere(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
+    """Give tensors, such as running means, the first process's values in every process."""
     if accelerator.num_processes > 1:
-        for buffer in buffers.values():
-            torch.distributed.broadcast(buffer, 0)
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), 0)
 
 
 def mean(accelerator: Accelerator, values: Tensor) -> list[float]:

@@ -16,18 +16,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.tuning.settings import PLAIN, Settings, ratio_of
+from zoo.tuning.settings import LR, PLAIN, Settings, ratio_of
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.update import Update, whole
-from zoo.weights.walk import managed_weights
+from zoo.weights.walk import managed_weights, tied_groups
 
 # How many times `lr` a parameter moves at each step, relative to its size, where it changes nothing at first.
 FOLLOWER = 100.0
 FASTEST = 0.1  # of its size, by which such a parameter moves in one step at most
+WIDTH = 256  # inputs of a weight up to which the usual rate is `LR`
+GROWTH = 10  # steps until what moves a weight at once has its full rate
+GROWS = 0.25  # the power of n / r in it
 _STEPS = 8  # rates are powers of 2^(1/8): weights of one shape, whose draws differ by less, have one group in AdamW
 _STILL = 2.0**-20  # the multiple of a parameter that moves nothing, though it should
 _NOISE = 1e-3  # of the largest size in an update, below which one is 0
 _NUDGE = 1e-6  # by which values move where it is measured, in float64
+
+
+class Rate(NamedTuple):
+    """Multiples of `lr`: at a run's first step, and from step `GROWTH` on; linear between them."""
+
+    first: float
+    later: float
+
+    def at(self, step: int) -> float:
+        """Return the multiple of a step, counted from 0."""
+        return self.first + (self.later - self.first) * min(1.0, step / GROWTH)
+
+
+ONE = Rate(1.0, 1.0)
 
 
 class Part(NamedTuple):
@@ -38,13 +55,18 @@ class Part(NamedTuple):
     parameter: Parameter
 
 
-def multiples(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings: Settings) -> dict[str, float]:
+def rates_of(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings: Settings) -> dict[str, Rate]:
     """Return the multiple of `lr` of each parameter whose own is not 1.
 
     With "matched", of one weight's parameters those that move it at once share a step of root mean square `lr` among
     them, each value of theirs alike. A parameter that changes nothing at first, because what it is multiplied with is
     zero, moves by `follower` · `lr` relative to its size. Weights that train themselves have the multiple 1. With
     "lora+16" the former have the multiple 16 (LoRA+, arXiv:2402.12354), with "plain" all have 1.
+
+    A step within few directions lowers the loss less than one of the same length that is free: for B (outputs, r) of a
+    weight (outputs, n) by √(r / n) in first order. So what moves a weight at once goes faster after the first steps, by
+    (n / r)^¼, of all weights of a matrix that their number is of what moves them; on the small models here one `lr` is
+    then right for LoRA and for full training.
 
     Args:
         module: what trains.
@@ -55,7 +77,7 @@ def multiples(module: nn.Module, named: Iterable[tuple[str, Parameter]], setting
         return {}
     ratio = ratio_of(settings.rates)
     names = {id(parameter): name for name, parameter in named}
-    found: dict[str, float] = {}
+    found: dict[str, Rate] = {}
     for store in managed_weights(module).values():
         parts = [
             Part(store.updates[key], name, parameter)  # type: ignore[arg-type]
@@ -64,8 +86,22 @@ def multiples(module: nn.Module, named: Iterable[tuple[str, Parameter]], setting
             if id(parameter) in names
         ]
         own = _matched(store, parts, follower(settings.lr)) if ratio is None else _ratio(store, parts, ratio)
-        found |= {names[key]: value for key, value in own.items() if value != 1.0}
+        found |= {names[key]: value for key, value in own.items() if value != ONE}
     return found
+
+
+def usual_lr(module: nn.Module) -> float:
+    """Return the learning rate of a run that names none: `LR`, and less in proportion for weights that are wider.
+
+    A step of equal length for every weight changes a layer's outputs by the number of its inputs (maximal update
+    parametrization, arXiv:2203.03466, table 3). What counts is the median over the module's matrices, kernels left out.
+    """
+    inputs = sorted(
+        math.prod(group.value.shape[dim] for dim in group.layout.input_dims)
+        for group in tied_groups(module)
+        if len(group.value.shape) >= 2 and not group.layout.zero_first
+    )
+    return LR * min(1.0, WIDTH / max(1, inputs[len(inputs) // 2])) if inputs else LR
 
 
 def follower(lr: float) -> float:
@@ -73,31 +109,36 @@ def follower(lr: float) -> float:
     return min(FOLLOWER, FASTEST / lr)
 
 
-def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[int, float]:
-    """Return the multiple of each parameter of one weight, by its id."""
+def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[int, Rate]:
+    """Return the rate of each parameter of one weight, by its id."""
     sizes = {update: step_sizes(update, store) for update, _, _ in parts}
     follow = {update: _followers(update, sizes[update]) for update in sizes}
     weights = {store.updates[name]: abs(weight) for name, weight in store.weights.items()}
     leading = sum(parameter.numel() for update, name, parameter in parts if name not in follow[update])
-    found, total = {}, 0.0
+    found, total = [], 0.0
     for update, name, parameter in parts:
         size = weights[update] * sizes[update].get(name, 0.0)
+        growth = 1.0
         if name in follow[update]:
             multiple = followers * _rms(parameter) / len(follow[update])
         else:
             multiple = math.sqrt(parameter.numel() / leading) / size if size > 0 else _STILL
-        found[id(parameter)] = multiple
+            if update.followers is not None:
+                growth = max(1.0, store.shape.numel() / leading) ** GROWS
+        found.append((id(parameter), multiple, growth))
         total += (multiple * size) ** 2
-    # Where nothing that is known moves the weight, it is not for us to say how fast.
-    return {key: _rounded(multiple / math.sqrt(total)) if total else 1.0 for key, multiple in found.items()}
+    if not total:  # nothing that is known moves the weight: it is not for us to say how fast
+        return {key: ONE for key, _, _ in found}
+    first = {key: _rounded(multiple / math.sqrt(total)) for key, multiple, _ in found}
+    return {key: Rate(first[key], first[key] * _rounded(growth)) for key, _, growth in found}
 
 
-def _ratio(store: ManagedWeight, parts: list[Part], ratio: float) -> dict[int, float]:
+def _ratio(store: ManagedWeight, parts: list[Part], ratio: float) -> dict[int, Rate]:
     """Return `ratio` for the parameters that move the weight at once, of updates that have others, by their ids."""
     found = {}
     for update, name, parameter in parts:
         follow = _followers(update, step_sizes(update, store))
-        found[id(parameter)] = ratio if follow and name not in follow else 1.0
+        found[id(parameter)] = Rate(ratio, ratio) if follow and name not in follow else ONE
     return found
 
 

@@ -13,6 +13,8 @@ from torch.nn import Parameter
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning.checkpoint import Checkpoint
 from zoo.tuning.progress import note
+from zoo.weights.gathering import like, whole
+from zoo.weights.gathering import put as put_whole
 from zoo.weights.walk import named_buffers
 
 Named = Sequence[tuple[str, Parameter]]
@@ -50,14 +52,14 @@ def put(tensors: Mapping[str, Tensor], module: nn.Module, named: Named) -> None:
     live = {**named_buffers(module), **dict(named)}
     with torch.no_grad():
         for name, tensor in tensors.items():
-            live[name].copy_(tensor)
+            put_whole(live[name], tensor)
 
 
 def moments(optimizer: torch.optim.Optimizer, named: Named) -> dict[str, Tensor]:
     """Return the optimizer's state, as "<parameter>/<moment>"."""
     state = optimizer.state
     return {
-        f"{name}/{kind}": tensor
+        f"{name}/{kind}": whole(tensor)
         for name, parameter in named
         if parameter in state
         for kind, tensor in state[parameter].items()
@@ -72,4 +74,5 @@ def put_moments(kept: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, na
         found.setdefault(name, {})[kind] = tensor
     for name, parameter in named:
         if name in found:
-            optimizer.state[parameter] = {kind: tensor.to(parameter.device) for kind, tensor in found[name].items()}
+            moments = {kind: tensor.to(parameter.device) for kind, tensor in found[name].items()}
+            optimizer.state[parameter] = {kind: like(tensor, parameter) for kind, tensor in moments.items()}

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.data.batches import seed_of
+from zoo.errors import DataError, TuningError
+from zoo.torch_state.spread import spreading
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
 from zoo.tuning.callbacks import TuneState
@@ -24,13 +26,15 @@ from zoo.tuning.examples import DIGESTS, Drawn, Examples, batch_of, shares
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, persistent_buffers, set_lr
-from zoo.tuning.processes import gathered, mean, same_buffers, summed
-from zoo.tuning.rates import multiples
+from zoo.tuning.processes import gathered, mean, same_everywhere, summed
+from zoo.tuning.rates import Rate, rates_of
 from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
+from zoo.tuning.sharding import Sharding, clip
 from zoo.tuning.step import Weighted, accumulate, not_finite, objective
 from zoo.tuning.tunable import Tunable
+from zoo.weights.gathering import whole
 from zoo.weights.walk import named_buffers
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ class Run:
         device: where the model is.
         examples: its batches.
         evaluations: what was evaluated so far.
+        sharding: the weights, where each process keeps a part of them.
         step: steps done.
         losses: the loss of every step.
         drawn: digests of this process's batches so far; None where those before a resume were cut otherwise.
@@ -79,6 +84,7 @@ class Run:
     device: torch.device
     examples: Examples
     evaluations: Evaluations
+    sharding: Sharding | None = None
     step: int = 0
     used: float = 0.0
     lr: float = 0.0
@@ -88,7 +94,7 @@ class Run:
     known: bool = True
     newest: int = 0
     loss_of: nn.Module = field(init=False)
-    rates: dict[str, float] = field(init=False)
+    rates: dict[str, Rate] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -100,10 +106,21 @@ class Run:
         """Seed, make the optimizer, and restore the last checkpoint if there is one."""
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
-        self.loss_of = objective(self.model, self.accelerator, self.named)
+        if self.sharding is not None and self.division.batches % self.division.processes:
+            raise TuningError(
+                f"with sharded weights every process takes as many batches, and a step of this run has "
+                f"{self.division.described()} for {self.division.processes} processes"
+            )
+        if self.sharding is None:
+            self.loss_of = objective(self.model, self.accelerator, self.named)
+        else:
+            same_everywhere(self.accelerator, [parameter for _, parameter in self.named])
         # Those of the run's start: by what has been learnt since they would be others.
-        self.rates = dict(last.rates) if last is not None else multiples(self.model.module, self.named, settings)
+        self.rates = dict(last.rates) if last is not None else rates_of(self.model.module, self.named, settings)
         self.optimizer = adamw(self.named, settings, self.device, self.rates)
+        if self.sharding is not None:
+            self.named = self.sharding.spread(self.named, self.optimizer)
+            self.loss_of = objective(self.model, self.accelerator, self.named)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
         if folder is not None:
@@ -113,7 +130,7 @@ class Run:
                 folder.describe({"settings": self.facts, "rates": self.rates, **self.identity})
         if last is not None and self.written is not None:
             self._catch_up(self.written, last)
-        same_buffers(self.accelerator, named_buffers(self.model.module))
+        same_everywhere(self.accelerator, named_buffers(self.model.module).values())
         self._mark()
         self.started = time.perf_counter()  # reading the data is no part of a budget in minutes
 
@@ -128,9 +145,9 @@ class Run:
         if not math.isfinite(value) or (not math.isfinite(length) and self.accelerator.scaler is None):
             raise not_finite(named, value, length, settings, self.step + 1, self.written)
         if settings.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_([p for _, p in named], settings.grad_clip, norm)
+            clip([p for _, p in named], settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
-        set_lr(self.optimizer, self.lr)
+        set_lr(self.optimizer, self.lr, self.step)
         with uninterrupted():
             self.stepper.step()
             self.step += 1
@@ -146,9 +163,9 @@ class Run:
         data = self.evaluations.settings.data
         before = {name: parameter.detach().clone() for name, parameter in self.named} if self.settings.ema_decay else {}
         try:
-            same_buffers(self.accelerator, named_buffers(self.model.module))
+            same_everywhere(self.accelerator, named_buffers(self.model.module).values())
             ema.put(self.named, self.optimizer)
-            metrics: Mapping[str, float] = gathered(self.accelerator, self.model.evaluate(data))[0]
+            metrics: Mapping[str, float] = gathered(self.accelerator, self._evaluated(data))[0]
             best = self.evaluations.add(self.step, metrics)
             if best and self.evaluations.settings.keep_best:
                 self._keep_best(metrics)
@@ -158,8 +175,15 @@ class Run:
                     parameter.copy_(before[name])
         self.stopped = self.stopped or self.evaluations.exhausted()
 
+    def _evaluated(self, data: Any) -> dict[str, float]:
+        """Return the metrics; the processes share the work, unless they share the weights."""
+        accelerator = self.accelerator
+        processes = 1 if self.sharding is not None else accelerator.num_processes
+        with spreading(accelerator.process_index, processes):
+            return dict(self.model.evaluate(data))
+
     def _keep_best(self, metrics: Mapping[str, float]) -> None:
-        tensors = {**persistent_buffers(self.model.module), **{name: p.detach() for name, p in self.named}}
+        tensors = {**persistent_buffers(self.model.module), **{name: whole(p) for name, p in self.named}}
         if self.out is None:
             self.evaluations.weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         elif self.accelerator.is_main_process:
@@ -167,7 +191,7 @@ class Run:
 
     def finish(self) -> None:
         """Leave the weights of the best evaluation, or the moving average of them, where there is one."""
-        same_buffers(self.accelerator, named_buffers(self.model.module))
+        same_everywhere(self.accelerator, named_buffers(self.model.module).values())
         step = self.evaluations.best_step
         if step is None or step == self.step or not self.evaluations.settings.keep_best:
             with uninterrupted():
@@ -182,6 +206,7 @@ class Run:
         """Write a checkpoint of the moment between two steps, if there is a folder for it."""
         if self.folder is None:
             return
+        tensors, moved = self._tensors(), moments(self.optimizer, self.named)
         drawn = self.drawn and Drawn(*(summed(self.accelerator, digest, DIGESTS) for digest in self.drawn))
         if not self.accelerator.is_main_process:
             return
@@ -193,8 +218,8 @@ class Run:
                     losses=self.losses,
                     settings=self.facts,
                     rates=self.rates,
-                    model=self._tensors(),
-                    optimizer=moments(self.optimizer, self.named),
+                    model=tensors,
+                    optimizer=moved,
                     scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
                     drawn=drawn,
                     evaluations=self.evaluations.as_dict() if self.evaluations.history else None,
@@ -279,7 +304,7 @@ class Run:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return what training changes, by name, as it was between two steps."""
-        return {**self.buffers, **{name: parameter.detach() for name, parameter in self.named}}
+        return {**self.buffers, **{name: whole(parameter) for name, parameter in self.named}}
 
     def _draw(self, step: int) -> list[tuple[int, Any]]:
         """Return this process's batches of a step (from 0), with their numbers."""
@@ -292,8 +317,14 @@ class Run:
         """Return this process's batches of one step, each with its share in the loss."""
         drawn = self._draw(self.step)
         counts = [float(self.model.count(batch)) for _, batch in drawn]
-        (total,) = mean(self.accelerator, torch.tensor([sum(counts)], device=self.device))
+        empty = float(counts.count(0) or not counts)
+        total, empties = mean(self.accelerator, torch.tensor([sum(counts), empty], device=self.device))
         found = shares(drawn, counts, total, self.settings.place(self.step + 1))
+        if self.sharding is not None and empties:
+            raise DataError(
+                f"nothing counts in a batch of {self.settings.place(self.step + 1)}, and with sharded weights all batches "
+                "are needed: give a larger batch size, or train without --use_fsdp"
+            )
         return [Weighted(batch, share, seed_of(self.settings.seed, number)) for (number, batch), share in found]
 
     def _catch_up(self, folder: Path, last: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from zoo.errors import TuningError
 from zoo.plugin.requests import MOST_ITEMS, SEEDS
 
 BATCH_SIZE = 16
-LR = 1e-3  # right for low-rank factors and for small models; models' own demos say better in the registry
+LR = 1e-3  # of small models, for adapters and full training alike: see `zoo.tuning.rates.usual_lr`
 # More of these is a slip, and would take all memory or all time.
 MOST = {"steps": 10**12, "batch_size": MOST_ITEMS, "gradient_accumulation_steps": 2**20}
 MOST_RATE = 1000  # one step of more would leave no weight finite

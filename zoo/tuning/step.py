@@ -21,7 +21,9 @@ from zoo.errors import TuningError
 from zoo.torch_state.rng import seed_everything
 from zoo.tuning.optimizer import check_loss
 from zoo.tuning.settings import Settings
+from zoo.tuning.sharding import total_norm
 from zoo.tuning.tunable import Tunable
+from zoo.weights.gathering import is_sharded, regathering
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,12 +40,17 @@ class Weighted(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The loss of a model as a module: `forward(batch)` is the loss, a scalar, and its parameters are what trains."""
+    """The loss of a model as a module: `forward(batch)` is the loss, a scalar, and its parameters are what trains.
+
+    Parameters that are sharded are not among them: their gradients are averaged where they are gathered.
+    """
 
     def __init__(self, model: Tunable, named: Named) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple, so that the frozen weights are not parameters of this module
-        self.trained = nn.ParameterList([parameter for _, parameter in named])
+        # Never used: DistributedDataParallel warns where it was to look for unused parameters and there are none.
+        self.unused = nn.Parameter(torch.zeros(()))
+        self.trained = nn.ParameterList([parameter for _, parameter in named if not is_sharded(parameter)])
 
     def forward(self, batch: Any) -> Tensor:
         """Return the loss of a batch; without one, 0, of which some parameter has a gradient of 0."""
@@ -60,8 +67,10 @@ def objective(model: Tunable, accelerator: Accelerator, named: Named) -> nn.Modu
     What trains has the first process's values in every process afterwards.
     """
     loss = Objective(model, named)
-    if accelerator.num_processes == 1:
+    if accelerator.num_processes == 1 or not len(loss.trained):
         return loss
+    if len(loss.trained) < len(named):  # accelerate's own way of FSDP2 would shard these as well
+        return nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
     prepared: nn.Module = accelerator.prepare_model(loss, device_placement=False)
     return prepared
 
@@ -84,18 +93,18 @@ def accumulate(
     from accelerate.utils import send_to_device
 
     total = torch.zeros((), device=device)
+    shards = any(is_sharded(parameter) for _, parameter in named)
     batches = batches or [Weighted(None, 0.0, 0)]  # every process has a part in the mean
     for number, (batch, share, seed) in enumerate(batches, 1):
         # Gradients add up, and are averaged over the processes with the last batch.
-        with accelerator.no_sync(loss_of) if number < len(batches) else nullcontext():
+        with getattr(loss_of, "no_sync", nullcontext)() if number < len(batches) else nullcontext():
             seed_everything(seed)
-            with accelerator.autocast():
+            with accelerator.autocast(), regathering() if shards else nullcontext():
                 loss = loss_of(None if batch is None else send_to_device(batch, device))
             total += loss.detach().to(device, torch.float32) * share
             accelerator.backward(loss * share if batch is not None else loss)
     accelerator.unscale_gradients()
-    norm = nn.utils.get_total_norm([p.grad for _, p in named if p.grad is not None])
-    return total, norm.to(device, torch.float32)
+    return total, total_norm([p.grad for _, p in named if p.grad is not None], device)
 
 
 def not_finite(named: Named, loss: float, norm: float, settings: Settings, step: int, kept: Path | None) -> TuningError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from zoo.data.stream import stream
 from zoo.data.token_rows import IGNORED, PADDING, trimmed
 from zoo.integrations.packed import takes
 from zoo.metrics import TokenScores
+from zoo.torch_state.spread import spread
 
 from .model import tokenizer_of
 from .reading import WINDOW, Vocabulary, read, vocabulary_of
@@ -145,11 +147,15 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     tensors = read(model, data, "test", vocabulary, most=HELD_OUT)
     if "labels" not in tensors:
         tensors |= draw_masks(tensors, vocabulary, torch.Generator().manual_seed(0))
-    tokens = TokenScores("rows of text", accuracy=True, top=bool(wanted))
+    new = partial(TokenScores, "rows of text", accuracy=True, top=bool(wanted))
     number, length = tensors["input_ids"].shape
     rows = min(16, max(1, LOGITS // (length * model.module.config.vocab_size)))
-    for start in range(0, number, rows):
+
+    def scored(start: int) -> TokenScores:
         part = trimmed({name: tensor[start : start + rows] for name, tensor in tensors.items()})
         logits, found = _predicted(model, {name: tensor.to(model.device) for name, tensor in part.items()})
-        tokens.add(logits, found, (part["labels"] != IGNORED).sum(1))
+        return new().add(logits, found, (part["labels"] != IGNORED).sum(1))
+
+    tokens = new()
+    tokens.join(spread(range(0, number, rows), scored))
     return tokens.scores().figures("accuracy", "loss", "perplexity")

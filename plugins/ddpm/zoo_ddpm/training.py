@@ -15,6 +15,7 @@ from zoo.data.pixels import edges
 from zoo.data.stream import stream
 from zoo.metrics import Scores, add_distances
 from zoo.metrics.drawn import DISTANCES
+from zoo.torch_state.spread import spread
 
 from . import files
 from .bound import negative_elbo
@@ -89,17 +90,19 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     noise = torch.randn(images.shape, generator=generator)
     steps = schedule.config.num_train_timesteps
     times = ((torch.arange(count) + 0.5) * steps / count).long()[torch.randperm(count, generator=generator)]  # [count]
-    errors = []
-    for start in range(0, count, _CHUNK):
+
+    def error(start: int) -> Tensor:
         part = slice(start, min(start + _CHUNK, count))
         noisy = schedule.add_noise(images[part], noise[part], times[part])
         output = predict(model, noisy, times[part], None if labels is None else labels[part]).cpu()
         guess = as_noise(schedule, output[:, : images.shape[1]], noisy, times[part])
-        errors.append((guess - noise[part]).square().flatten(1).mean(1))
+        return (guess - noise[part]).square().flatten(1).mean(1)
+
+    errors = spread(range(0, count, _CHUNK), error)
     scores = Scores("images")
     scores.mean("noise_mse", torch.cat(errors))
     if "elbo" in wanted or "bits_per_dim" in wanted:
-        nats = torch.cat([negative_elbo(model, *pair) for pair in _pairs(images, labels)])
+        nats = torch.cat(spread(_pairs(images, labels), lambda pair: negative_elbo(model, *pair)))
         if "elbo" in wanted:
             scores.mean("elbo", -nats)
         if "bits_per_dim" in wanted:

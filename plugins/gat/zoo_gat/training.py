@@ -17,6 +17,7 @@ from zoo.data.classes import bind_classes
 from zoo.data.letters import is_fresh, style_of
 from zoo.data.stream import stream
 from zoo.metrics import Scores, add_classification
+from zoo.torch_state.spread import spread
 
 from . import files
 from .graphs import Graph, drawn, neighbourhood
@@ -109,11 +110,12 @@ def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
     """
     if len(graph) <= _AT_ONCE:
         return predict(model, graph.tensors())[nodes.to(model.device)].cpu()
-    found = []
-    for seeds in nodes.split(_AT_ONCE // 16):
+
+    def of(seeds: Tensor) -> Tensor:
         part, places = neighbourhood(graph, seeds, model.module.num_layers)
-        found.append(predict(model, part)[places.to(model.device)].cpu())
-    return torch.cat(found)
+        return predict(model, part)[places.to(model.device)].cpu()
+
+    return torch.cat(spread(nodes.split(_AT_ONCE // 16), of))
 
 
 def checked(model: Model, graph: Graph) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from zoo.data.token_rows import IGNORED, PADDING, TOKENS, trimmed
 from zoo.integrations.packed import takes
 from zoo.metrics import TokenScores, add_answers
 from zoo.metrics.texts import ANSWERS
+from zoo.torch_state.spread import spread
 
 from .answers import ANSWERED, answers
 from .model import context_of
@@ -119,14 +121,18 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     wanted = request.take("accuracy", "top5_accuracy", *ANSWERS, usual=("perplexity", "loss", "bits_per_byte"))
     found = read(model, data, "test", most=HELD_OUT)
     record(found.report)
-    tokens = TokenScores("rows of text", accuracy="accuracy" in wanted, top="top5_accuracy" in wanted)
+    new = partial(TokenScores, "rows of text", accuracy="accuracy" in wanted, top="top5_accuracy" in wanted)
     windows, length = found.tensors[TOKENS].shape
     rows = min(8, max(1, LOGITS // (length * model.module.config.vocab_size)))
-    for start in range(0, windows, rows):
+
+    def scored(start: int) -> TokenScores:
         part = trimmed({name: tensor[start : start + rows] for name, tensor in found.tensors.items()})
         logits, targets = _predicted(model, {name: tensor.to(model.device) for name, tensor in part.items()})
         places = targets != IGNORED
-        tokens.add(logits[places], targets[places], places.sum(1))
+        return new().add(logits[places], targets[places], places.sum(1))
+
+    tokens = new()
+    tokens.join(spread(range(0, windows, rows), scored))
     scores = tokens.scores()
     if found.size:
         tokens.bits_per_byte(scores, found.size)

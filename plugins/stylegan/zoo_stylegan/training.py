@@ -14,6 +14,7 @@ from zoo.data.images import image_batches, image_data
 from zoo.data.labels import check_labels
 from zoo.metrics import Scores, add_distances, frechet_distance
 from zoo.metrics.drawn import DISTANCES
+from zoo.torch_state.spread import spread
 
 from . import metrics
 from .config import class_names
@@ -131,16 +132,18 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
         )
     module = model.module
     z = torch.randn(len(images), module.generator.mapping.inputs, generator=torch.Generator().manual_seed(0))
-    drawn, gaps = [], []
-    for start in range(0, len(images), _CHUNK):
+
+    def drawn(start: int) -> tuple[Tensor, Tensor]:
         part = slice(start, start + _CHUNK)
         classes = None if labels is None else labels[part].to(model.device)
         fake = module.generator(z[part].to(model.device, model.dtype), classes)
-        drawn.append(fake.float().cpu())
+        gap = torch.empty(0)
         if module.discriminator is not None:
             real = images[part].to(model.device, model.dtype)
-            gaps.append((module.discriminator(real, classes) - module.discriminator(fake, classes)).float().cpu())
-    fake = torch.cat(drawn)
+            gap = (module.discriminator(real, classes) - module.discriminator(fake, classes)).float().cpu()
+        return fake.float().cpu(), gap
+
+    fake, gaps = map(torch.cat, zip(*spread(range(0, len(images), _CHUNK), drawn), strict=True))
     scores = Scores("images")
     reader = _reader() if tuple(class_names(module.config)) == metrics.LETTERS else None
     if reader is not None and labels is not None:
@@ -150,8 +153,8 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
         scores.mean("letter_accuracy", (read == labels).double())
     small = (metrics.small(fake), metrics.small(images))
     _add_distance(scores, "frechet_pixels", *small, f"in pixels averaged to {metrics.SIDE} × {metrics.SIDE}")
-    if gaps:
-        scores.mean("critic_gap", torch.cat(gaps).flatten())
+    if len(gaps):
+        scores.mean("critic_gap", gaps.flatten())
     shown = [(pictures[: request.samples] / 2 + 0.5).clamp(0, 1) for pictures in (fake, images)]
     add_distances(scores, shown[0], shown[1], wanted, request.judge)
     return scores.figures()

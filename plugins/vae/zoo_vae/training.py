@@ -20,6 +20,7 @@ from zoo.data.images import image_batches
 from zoo.metrics import Scores, add_distances, add_likeness
 from zoo.metrics.drawn import DISTANCES
 from zoo.metrics.pictures import LIKENESS
+from zoo.torch_state.spread import spread
 
 from . import files
 from .model import divergence, image_size, latent_shape, parts, posterior, read, reconstruction
@@ -83,28 +84,29 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     wanted = request.take(*LIKENESS, *DISTANCES, usual=usual)
     images = read(model, data, "test", limit=_EVALUATED)
     noise = _noise(model, images, torch.Generator().manual_seed(0))
-    drawn, exact, kl, made = [], [], [], []
-    for part in parts(images):
+    like = bool(set(wanted) & set(LIKENESS))
+
+    def measured(part: slice) -> tuple[Tensor, ...]:
         here = images[part].to(model.device)
         mean, logvar = posterior(model, here)
         decoded = reconstruction(model, mean + (logvar / 2).exp() * noise[part].to(mean.device))
-        drawn.append((decoded - here).square().flatten(1).sum(1).double().cpu())
         again = reconstruction(model, mean)
-        exact.append((again - here).square().flatten(1).sum(1).double().cpu())
-        kl.append(divergence(mean, logvar).double().cpu())
-        if set(wanted) & set(LIKENESS):
-            made.append((again / 2 + 0.5).clamp(0, 1).cpu())
-    errors, divergences = torch.cat(drawn), torch.cat(kl)  # of each image
+        errors = [(one - here).square().flatten(1).sum(1).double().cpu() for one in (decoded, again)]
+        shown = (again / 2 + 0.5).clamp(0, 1).cpu() if like else torch.empty(0)
+        return *errors, divergence(mean, logvar).double().cpu(), shown
+
+    # Of each image; the last ones only where they are compared.
+    errors, exact, divergences, made = map(torch.cat, zip(*spread(parts(images), measured), strict=True))
     values, weight, scores = images[0].numel(), files.kl_weight(model.entry), Scores("images")
     scores.mean("loss", (0.5 * errors + weight * divergences) / values)
-    scores.mean("reconstruction_mse", torch.cat(exact) / values)
+    scores.mean("reconstruction_mse", exact / values)
     scores.mean("kl", divergences)
     if weight > 0:
         elbo = -0.5 * errors / weight - 0.5 * values * math.log(2 * math.pi * weight) - divergences
         scores.mean("elbo", elbo)
         scores.mean("bits_per_dim", -elbo / (values * math.log(2)) + math.log2(_LEVELS / 2))
-    if made:
-        add_likeness(scores, torch.cat(made), images / 2 + 0.5, wanted)
+    if like:
+        add_likeness(scores, made, images / 2 + 0.5, wanted)
     if set(wanted) & set(DISTANCES):
         real = images[: request.samples or _EVALUATED] / 2 + 0.5
         fake = sample(model, SampleRequest(len(real), seed=0)).data

@@ -13,6 +13,7 @@ from zoo.data.images import ImageItems, image_items
 from zoo.data.pictures import is_picture
 from zoo.data.task_scores import task_loss, task_metrics
 from zoo.data.walk import walk
+from zoo.torch_state.spread import spread
 
 from .data import batches, names_of, preprocessing, read
 from .facts import configuration, task_of
@@ -139,13 +140,15 @@ def evaluate(model: Model, data: Any) -> Figures:
     Of classes "accuracy", the share of images whose likeliest class is right, "loss" in nats, "top5_accuracy" where
     there are more than five, and "calibration_error".
     """
-    scores, labels = [], []
-    for batch in batches(model, data, BatchRequest(_CHUNK, split="test")):
+
+    def predicted(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         if "labels" not in batch:
             raise DataError("metrics need labels: give a folder with one subfolder per class, or (images, labels)")
-        scores.append(logits(model, batch["images"]).cpu())
-        labels.append(batch["labels"])
-    if not scores:
+        return logits(model, batch["images"]).cpu(), batch["labels"]
+
+    parts = spread(batches(model, data, BatchRequest(_CHUNK, split="test")), predicted)
+    if not parts:
         raise DataError("there are no held-out images: give at least one")
+    scores, labels = map(torch.cat, zip(*parts, strict=True))
     task = task_of(configuration(model.entry))
-    return task_metrics(task, torch.cat(scores), torch.cat(labels), names_of(model), "images")
+    return task_metrics(task, scores, labels, names_of(model), "images")
