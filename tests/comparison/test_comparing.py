@@ -212,7 +212,7 @@ def test_a_person_picks_in_a_browser_and_the_picks_are_counted(measured, tmp_pat
 
 
 def test_one_way_is_tuned_merged_and_sampled(tmp_path):
-    plan = Plan("gat", steps=3, samples=2, repeats=1, device="cpu", options={"top_k": 2})
+    plan = Plan("gat", steps=3, samples=2, repeats=1, device="cpu")
     folder = tmp_path / "lora"
     folder.mkdir()
     told = {"plan": plan.as_dict(), "way": vars(Way("lora", 4, 2)), "merged": True}
