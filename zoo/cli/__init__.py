@@ -16,7 +16,19 @@ from collections.abc import Sequence
 import click
 
 from zoo._version import __version__
-from zoo.cli import data, info_commands, matrix, model_commands, new_plugin, push, sensitivity
+from zoo.cli import (
+    compare,
+    data,
+    evaluate,
+    info_commands,
+    matrix,
+    model_commands,
+    new_plugin,
+    plan,
+    push,
+    sensitivity,
+    tune,
+)
 from zoo.cli.output import Group, echo
 from zoo.cli.screen import printable_streams
 from zoo.errors import ZooError, one_line
@@ -30,6 +42,7 @@ from zoo.errors import ZooError, one_line
     zoo info ddpm-cifar10 --bits 4
     zoo sample ddpm -n 16 --out letters.png
     zoo tune ddpm --data letters:serif --bits 4 --lora 8 --steps 200
+    zoo plan llama-3-70b --lora 16 --gpu 80GB
     zoo demo
     """,
 )
@@ -41,9 +54,13 @@ def command_line() -> None:
 for command in (
     *info_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *evaluate.COMMANDS,
+    *compare.COMMANDS,
+    *tune.COMMANDS,
     *data.COMMANDS,
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
+    *plan.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
 ):

@@ -9,7 +9,7 @@ import click
 
 from zoo.catalog.entry import EMBEDDED
 from zoo.catalog.names import is_name
-from zoo.cli.options import bits_option, keep_option
+from zoo.cli.options import adapter_of, bits_option, keep_option, targets_option
 from zoo.cli.output import (
     Command,
     json_option,
@@ -75,6 +75,7 @@ def list_models(plugin: str | None, as_json: bool) -> None:
 @bits_option("Footprint in this precision, or of this average.")
 @keep_option
 @click.option("--lora", type=int, metavar="RANK", help="Footprint with LoRA of this rank.")
+@targets_option
 @click.option("--errors", is_flag=True, help="How far quantizing moves the weights, which it loads and quantizes.")
 @json_option
 def info(
@@ -83,6 +84,7 @@ def info(
     bits: int | str | None,
     keep: tuple[str, ...],
     lora: int | None,
+    targets: Any,
     errors: bool,
     as_json: bool,
 ) -> None:
@@ -106,7 +108,8 @@ def info(
     except ZooError as error:  # the registry's facts are still worth printing
         note(f"warning: {error}")
         described = {}
-    measured = _footprint(name, bits, keep, lora, errors) if footprint or bits or keep or lora or errors else None
+    adapter = adapter_of(None if lora is None else str(lora), targets)
+    measured = _footprint(name, bits, keep, adapter, errors) if footprint or bits or keep or adapter or errors else None
     if as_json:
         more: dict[str, Any] = {"config": entry.config, "facts": described, "heads": list(tasks)}
         if entry.adapter is not None:
@@ -225,9 +228,7 @@ def _license(entry: Entry) -> str:
     return f"{text} (not for commercial use)" if restricted else text
 
 
-def _footprint(
-    name: str, bits: int | str | None, keep: tuple[str, ...], lora: int | None, with_values: bool
-) -> Footprint:
+def _footprint(name: str, bits: int | str | None, keep: tuple[str, ...], lora: Any, with_values: bool) -> Footprint:
     import zoo
 
     device = None if with_values else "meta"

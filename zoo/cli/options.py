@@ -12,6 +12,7 @@ from zoo.errors import QuantizationError
 
 AUTO = "auto"
 WIDTHS = ("4", "8", "16", "32")
+RANK = 8  # of a new adapter where none is given
 
 
 class Bits(click.ParamType):
@@ -59,6 +60,68 @@ keep_or_checkpoints_option = click.option(
     multiple=True,
     help="Weights that stay in full precision, such as lm_head; a number: how many checkpoints stay [default: 2].",
 )
+
+
+class Targets(click.ParamType):
+    """Ends of weights' names with commas, one regular expression over whole names, or `all`."""
+
+    name = "targets"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what the help shows."""
+        return "all|A,B,…|REGEX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return "all", a regular expression, or a list of names' ends.
+
+        Raises:
+            click.BadParameter: a name is empty.
+        """
+        if not isinstance(value, str) or value == "all" or set(value) & set("*+?()[]{}|^$\\"):
+            return value
+        names = [name.strip() for name in value.split(",")]
+        if not all(names):
+            self.fail(f"{value!r} has an empty name: give A,B, a regular expression, or all", param, ctx)
+        return names
+
+
+def targets_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --targets to a command."""
+    return click.option(
+        "--targets",
+        type=Targets(),
+        help="Weights of a new adapter: ends of their names, or a regular expression [default: the model's own].",
+    )(function)
+
+
+def adapter_fields(lora: str | None, targets: Any) -> Any:
+    """Return --lora and --targets as a run file has them: a rank, a place, the fields of a `zoo.LoRA`, or None.
+
+    Raises:
+        click.UsageError: there are targets, and --lora is no rank of a new adapter.
+    """
+    rank = int(lora) if lora is not None and lora.isdecimal() else None
+    if targets is None:
+        return lora if rank is None else rank
+    if rank is None and lora is not None:
+        raise click.UsageError(f"--targets are a new adapter's, and --lora {lora} is a saved one, which has its own")
+    return {"rank": rank or RANK, "alpha": 2 * (rank or RANK), "targets": targets}
+
+
+def adapter_of(lora: str | None, targets: Any) -> Any:
+    """Return what `zoo.load(lora=)` takes for --lora and --targets.
+
+    Raises:
+        click.UsageError: as `adapter_fields`.
+    """
+    found = adapter_fields(lora, targets)
+    if not isinstance(found, dict):
+        return found
+    import zoo
+
+    return zoo.LoRA(**found)
+
+
 _MODEL_OPTIONS = (
     click.option("--weights", metavar="WHERE", help="Other weights: a Hub repository, a local folder, or random."),
     click.option("--revision", metavar="SHA", help="The Hub repository's commit."),
@@ -154,28 +217,6 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_HEAD_OPTIONS):
         function = option(function)
     return function
-
-
-def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Return arguments of `zoo.load` with the classes of the data in the place of `auto`.
-
-    Raises:
-        click.UsageError: there are no data to read them from.
-        DataError: the data have no classes.
-    """
-    if loading.get("classes") != AUTO:
-        return loading
-    if data is None:
-        raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
-    from zoo.data.labelled import classes_of
-    from zoo.data.labelled_texts import classes_in
-    from zoo.data.letters import PREFIX
-    from zoo.data.sources import read_table
-    from zoo.data.spec import as_data
-
-    given = as_data(data)
-    pictures = str(given.source).startswith(PREFIX) or "image" in read_table(given).columns
-    return {**loading, "classes": list(classes_of(given, kind="image") if pictures else classes_in(given))}
 
 
 class Column(click.ParamType):

@@ -80,9 +80,9 @@ def rates_of(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings
     found: dict[str, Rate] = {}
     for store in managed_weights(module).values():
         parts = [
-            Part(update, name, parameter)  # type: ignore[arg-type]
-            for update in map(store.updates.__getitem__, store.active)
-            for name, parameter in update.named_parameters()
+            Part(store.updates[key], name, parameter)  # type: ignore[arg-type]
+            for key in store.active
+            for name, parameter in store.updates[key].named_parameters()
             if id(parameter) in names
         ]
         own = _matched(store, parts, follower(settings.lr)) if ratio is None else _ratio(store, parts, ratio)

@@ -35,6 +35,7 @@ class Settings:
         minutes: the budget in minutes of training; None where it is in `steps`.
         rates: whether each factor of an adapter has a learning rate of its own: "matched", "plain" or "lora+16".
         warmup: a number of steps, or of a budget in minutes its share, below 1.
+        extended: the earlier budgets of a run that was given a larger one each time it had used one up, rising.
     """
 
     data: str
@@ -51,6 +52,7 @@ class Settings:
     minutes: float | None = None
     schedule: str = "cosine"
     rates: str = MATCHED
+    extended: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -87,7 +89,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back, without those that version 0.1 had not and that are not used."""
-        values = {**asdict(self), "betas": list(self.betas)}
+        values = {**asdict(self), "betas": list(self.betas), "extended": list(self.extended) or ()}
         younger = {field.name: field.default for field in fields(self) if field.name in _YOUNGER}
         return {name: value for name, value in values.items() if name not in younger or value != younger[name]}
 
@@ -99,7 +101,8 @@ class Settings:
         """Return the learning rate of a step: a linear warm-up to `lr`, then down to 0 at the end of the budget.
 
         "cosine" is half a cosine: Loshchilov and Hutter, SGDR (arXiv:1608.03983), eq. 5 without restarts. "wsd" holds
-        `lr` and lowers it linearly over the last third (warm-up, stable, decay: arXiv:2404.06395).
+        `lr` and lowers it linearly over the last third (warm-up, stable, decay: arXiv:2404.06395). Of an extended run,
+        a step has the rate that it has in a run of the budget that it was taken in.
 
         Args:
             step: counted from 0.
@@ -108,9 +111,11 @@ class Settings:
         if self.steps is not None:
             if step < self.warmup:
                 return self.lr * (step + 1) / self.warmup
-            progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+            steps = next((one for one in self.extended if step < one), self.steps)
+            progress = (step - self.warmup) / max(1, steps - self.warmup)
         else:
-            used = min(1.0, used or 0.0)
+            used, minutes = min(1.0, used or 0.0), self.minutes or 1
+            used *= minutes / next((one for one in self.extended if used * minutes < one), minutes)
             share = self.warmup if self.warmup < 1 else 0.0
             if used < share:
                 return self.lr * max(used, 0.001) / share  # a little at least, or the first step would change nothing
@@ -126,7 +131,19 @@ class Settings:
         return f"step {step}" if self.steps is None else f"step {step} of {self.steps}"
 
 
-_YOUNGER = ("ema_decay", "minutes", "schedule")
+_YOUNGER = ("ema_decay", "minutes", "schedule", "extended")
+
+
+def checked_extended(extended: Any, budget: float | None) -> tuple[float, ...]:
+    """Return the earlier budgets of a run; raise TuningError unless they are rising numbers below its budget."""
+    values = tuple(extended) if isinstance(extended, list | tuple) else (None,)
+    if (
+        not all(_is_number(one) for one in values)
+        or list(values) != sorted({*values})
+        or (values and not 0 < values[0] <= values[-1] < (budget or 0))
+    ):
+        raise TuningError(f"expected extended as rising numbers below the budget of {budget}, got {extended!r:.80}")
+    return values
 
 
 def warmup_steps(warmup: float, steps: int | None) -> float:
