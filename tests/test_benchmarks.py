@@ -87,6 +87,13 @@ def test_averages() -> None:
         assert found[way]["loss"] > 0
 
 
+@pytest.mark.slow
+def test_recipe() -> None:
+    table = run("recipe.py", "gat", "--ways", "plain,lora+16")
+    for way in ("full", "matched", "plain", "lora+16", "shared", "twice"):
+        assert f"gat {way}: " in table
+
+
 PEERS_TESTS = """
 import pytest
 from peft import LoraConfig, LoHaConfig, VeraConfig, get_peft_model

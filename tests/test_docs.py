@@ -41,9 +41,14 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
 
 
+def marks(page: Path, number: int) -> list[pytest.MarkDecorator]:
+    """Of each page the first block is quick, of README.md all are; `make test` leaves the others out."""
+    return [] if number == 0 or page == ROOT / "README.md" else [pytest.mark.slow]
+
+
 def python_blocks() -> list[object]:
     return [
-        pytest.param(text, id=f"{name(page)}-{number}")
+        pytest.param(text, id=f"{name(page)}-{number}", marks=marks(page, number))
         for page in PAGES
         if page.is_file()
         for number, text in enumerate(blocks(page, "python"))
@@ -54,11 +59,14 @@ def commands() -> list[object]:
     found = {}
     for page in PAGES:
         if page.is_file():
-            for text in blocks(page, "sh"):
+            for number, text in enumerate(blocks(page, "sh")):
                 for line in text.replace("\\\n", " ").splitlines():
                     if line := line.split("  #")[0].strip():
-                        found.setdefault(line, name(page))
-    return [pytest.param(line, id=f"{where}: {line}") for line, where in found.items()]
+                        found.setdefault(line, (page, number))
+    return [
+        pytest.param(line, id=f"{name(page)}: {line}", marks=marks(page, number))
+        for line, (page, number) in found.items()
+    ]
 
 
 @pytest.fixture(autouse=True)

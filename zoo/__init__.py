@@ -24,6 +24,8 @@ compat.install()
 _HOME = {
     "load": "zoo.loading.load",
     "wrap": "zoo.loading.load",
+    "tune_file": "zoo.loading.run_files",
+    "compare": "zoo.comparison.run",
     "plan": "zoo.planning.plan",
     "Plan": "zoo.planning.estimate",
     "Model": "zoo.model",
@@ -57,6 +59,7 @@ _HOME = {
     "Samples": "zoo.samples.samples",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
+    "EvaluationRequest": "zoo.plugin.requests",
     "Data": "zoo.data.spec",
     "TuneResult": "zoo.tuning.result",
     "TuneState": "zoo.tuning.callbacks",
@@ -114,6 +117,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Head as Head
     from zoo.catalog.head import Heads as Heads
     from zoo.catalog.registry import entries as entries
+    from zoo.comparison.run import compare as compare
     from zoo.data.spec import Data as Data
     from zoo.errors import AdapterError as AdapterError
     from zoo.errors import CheckpointError as CheckpointError
@@ -131,6 +135,7 @@ if TYPE_CHECKING:
     from zoo.hub.publish import PushResult as PushResult
     from zoo.loading.load import load as load
     from zoo.loading.load import wrap as wrap
+    from zoo.loading.run_files import tune_file as tune_file
     from zoo.methods.config import Adapter as Adapter
     from zoo.methods.config import Full as Full
     from zoo.methods.config import LoRA as LoRA
@@ -149,6 +154,7 @@ if TYPE_CHECKING:
     from zoo.plugin.hookspecs import hookimpl as hookimpl
     from zoo.plugin.hookspecs import hookspec as hookspec
     from zoo.plugin.requests import BatchRequest as BatchRequest
+    from zoo.plugin.requests import EvaluationRequest as EvaluationRequest
     from zoo.plugin.requests import SampleRequest as SampleRequest
     from zoo.plugin.table import hooks as hooks
     from zoo.samples import Samples as Samples

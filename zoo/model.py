@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from zoo.hub.verbs import SavingVerbs
 from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
+from zoo.methods.table_ranks import with_table_ranks
 from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest, check_seed
 from zoo.storage.atomic import read_whole
@@ -38,6 +39,8 @@ from zoo.weights.state_dicts import stop_checking
 from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
 
 if TYPE_CHECKING:
+    from zoo.runs.completed import Loaded
+    from zoo.runs.record import RunRecord
     from zoo.samples import Samples
     from zoo.tuning.result import TuneResult
 
@@ -54,6 +57,7 @@ class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
         device: the device of the weights.
         dtype: the compute dtype.
         adapter_set: the adapters, and which of them are active.
+        loaded: what `zoo.load` was given; None for a module of the user's own.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
     ) -> None:
         self.adapter_set = AdapterSet(module, entry, device, dtype, scheme, fingerprint, groups)
         self.seen = SeenExamples()
+        self.loaded: Loaded | None = None
 
     def __call__(self, *args: Any, adapters: Sequence[Any] | None = None, **kwargs: Any) -> Any:
         """Run the module's forward pass, with the active adapters or, with `adapters`, with some for each sample.
@@ -187,6 +192,12 @@ class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
         """Return what a training run of this model depends on, beside its settings, and the versions of libraries."""
         return training.identity(self.adapter_set)
 
+    def run_record(self, data: Any, tuning: Mapping[str, Any], main: bool) -> RunRecord:
+        """Return what writes a run's `run.toml` and its report."""
+        from zoo.runs.record import RunRecord
+
+        return RunRecord(self, data, tuning, main)
+
     def check_trained(self) -> None:
         """Raise `AdapterError` if there are adapters, and a weight trains that is in none of them."""
         check_trained(self.adapter_set)
@@ -244,6 +255,7 @@ class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
             groups = tied_groups(self.module) if groups is None else groups
             if not only_ordinary(self.module):
                 foreign.check_targets(self.module, groups, wanted.targets)
+            wanted = with_table_ranks(wanted, groups)
             return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None, active: bool = True) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import zoo
 from zoo.cli import main
+from zoo.loading import run_files
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_classes_as_the_data_name_them(reviews: Path, tmp_path: Path, capsys, mo
 def test_classes_of_pictures_and_of_words(tmp_path: Path) -> None:
     from PIL import Image
 
-    from zoo.cli.options import with_classes
+    from zoo.runs.arguments import with_classes
 
     for name in ("cat", "dog"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -75,7 +76,7 @@ def test_the_options_are_arguments_of_load(words: list[str], asked: dict, monkey
         assert {key: value for key, value in given.items() if value is not None} == asked
         raise zoo.ZooError("enough")
 
-    monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.setattr(run_files, "load", load)
     assert main(["tune", "vit", *words]) == 1
 
 

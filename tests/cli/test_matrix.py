@@ -12,6 +12,7 @@ from zoo.cli import main, matrix_run
 
 # Without an adapter 16 and 8 bit have no verb that they do not have with one: `zoo matrix` runs those rows too.
 ROWS = [(bits, lora) for bits in matrix_run.BITS for lora in matrix_run.LORA if lora or bits in (32, 4)]
+COMPILED = {(32, False), (4, True)}
 
 
 def turns() -> list[Any]:
@@ -32,8 +33,10 @@ def turns() -> list[Any]:
 )
 @pytest.mark.parametrize("name", turns())
 def test_every_verb_holds(name: str, bits: int, lora: int | None) -> None:
-    cells = matrix_run.check(name, bits, lora)
-    assert [cell.verb for cell in cells] == list(matrix_run.VERBS)
+    # Dynamo takes longer than all other verbs together: what it captures is alike in 8 and 4 bit, and in 32 and 16.
+    left_out = ("compile",) if (bits, bool(lora)) not in COMPILED else ()
+    cells = matrix_run.check(name, bits, lora, leave_out=left_out)
+    assert [cell.verb for cell in cells] == [verb for verb in matrix_run.VERBS if verb not in left_out]
     assert not [cell for cell in cells if cell.held is False]
     allowed = set() if lora else {"reload", "merge"} if bits == 32 else {"reload", "merge", "backward", "tune"}
     assert {cell.verb for cell in cells if cell.held is None} <= allowed

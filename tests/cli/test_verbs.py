@@ -12,13 +12,15 @@ import torch
 import zoo
 from zoo.cli import main
 from zoo.errors import DataError
+from zoo.loading import run_files
+from zoo.metrics import Figures
 from zoo.tuning.interrupts import Terminated
 from zoo.tuning.result import TuneResult
 
 
 class Fake:
     def __init__(self, kind: str = "text") -> None:
-        self.kind, self.calls, self.error = kind, [], None
+        self.kind, self.calls, self.error, self.loaded = kind, [], None, None
 
     def sample(self, n, *, seed=None, **options):
         self.calls.append(("sample", n, seed, options))
@@ -34,9 +36,9 @@ class Fake:
             raise self.error
         return TuneResult(losses=(2.0, 1.0), steps=2, seconds=1.0, batch_size=4, lr=1e-3, seed=0, trainable=9)
 
-    def evaluate(self, data):
-        self.calls.append(("evaluate", data))
-        return {"perplexity": 12.5, "accuracy": 0.25}
+    def evaluate(self, data, **more):
+        self.calls.append(("evaluate", data, *more.items()))
+        return Figures({"perplexity": 12.5, "accuracy": 0.25})
 
     def save_adapter(self, folder, **more):
         self.calls.append(("save_adapter", folder, *more.values()))
@@ -47,14 +49,15 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """Make `zoo.load` return a `Fake`; `.loaded` are the arguments of the call."""
+    """Make `zoo.load` return a `Fake`; `.given` are the arguments of the call."""
     made = Fake()
 
     def load(name, **options):
-        made.loaded = (name, {key: value for key, value in options.items() if value not in (None, ())})
+        made.given = (name, {key: value for key, value in options.items() if value not in (None, ())})
         return made
 
     monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.setattr(run_files, "load", load)
     monkeypatch.chdir(tmp_path)
     return made
 
@@ -66,7 +69,7 @@ def test_sample_prints_text_and_passes_every_option(fake, capsys):
     assert "text 0" in out
     assert "text 1" in out
     assert err == ""
-    assert fake.loaded == ("gpt", {"bits": 4, "lora": "runs/a", "device": "cpu"})
+    assert fake.given == ("gpt", {"bits": 4, "lora": "runs/a", "device": "cpu"})
     options = {"top_k": 5, "prompt": "The list", "greedy": True, "x": [1, 2]}
     assert fake.calls == [("sample", 2, 3, options)]
 
@@ -96,8 +99,8 @@ def test_tune_trains_an_adapter_and_saves_it_in_the_runs_folder(fake, capsys):
     assert main(["tune", "ddpm", "--data", "letters:serif", "--bits", "4", "--steps", "20", "--lr", "1e-3"]) == 0
     out, err = capsys.readouterr()
     folder = Path("runs/ddpm")
-    assert fake.loaded == ("ddpm", {"bits": 4, "lora": 8, "seed": 0})
-    expected = {"steps": 20, "batch_size": None, "lr": 1e-3, "out": folder, "resume": False, "seed": 0}
+    assert fake.given == ("ddpm", {"bits": 4, "lora": 8, "seed": 0})
+    expected = {"steps": 20, "lr": 1e-3, "out": folder, "resume": False, "seed": 0}
     assert fake.calls == [("tune", "letters:serif", expected), ("save_adapter", folder / "adapter")]
     assert out == "runs/ddpm/adapter\n"
     assert "zoo sample ddpm --lora runs/ddpm/adapter" in err
@@ -110,7 +113,7 @@ def test_tune_writes_the_adapter_for_another_tool(fake):
 
 def test_tune_full_saves_the_model(fake, capsys):
     assert main(["tune", "ddpm", "--full", "--out", "my run", "--json"]) == 0
-    assert fake.loaded == ("ddpm", {"seed": 0})
+    assert fake.given == ("ddpm", {"seed": 0})
     assert fake.calls[-1] == ("save", Path("my run/model"))
     facts = json.loads(capsys.readouterr().out)
     assert facts["saved"] == "my run/model"
@@ -145,7 +148,7 @@ def test_a_signal_says_how_to_resume_too(fake, capsys, number, code):
 def test_tune_says_how_often_to_save_and_how_many_stay(fake, capsys):
     words = ["--save-every", "5", "--keep", "3", "--keep", "lm_head", "--keep", "h.2"]
     assert main(["tune", "gpt", "--bits", "4", *words]) == 0
-    assert fake.loaded[1]["keep"] == ("lm_head", "h.2")
+    assert fake.given[1]["keep"] == ["lm_head", "h.2"]
     assert {"save_every": 5, "keep": 3}.items() <= fake.calls[0][2].items()
     for wrong in (["--keep", "0"], ["--keep", "2", "--keep", "3"], ["--save-every", "0"]):
         assert main(["tune", "gpt", *wrong]) == 2

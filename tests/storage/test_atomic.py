@@ -147,7 +147,6 @@ def test_a_path_below_a_file_is_one_error(tmp_path, below):
         lambda: atomic.write_bytes(tmp_path / below, b""),
         lambda: atomic.save_tensors(tmp_path / below, {}),
         lambda: atomic.staged_folder(tmp_path / below).__enter__(),
-        lambda: atomic.replace_folder(tmp_path / below).__enter__(),
     ):
         with pytest.raises(OutputError, match="cannot write"):
             attempt()
@@ -181,22 +180,20 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "real").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("folder", [atomic.staged_folder, atomic.replace_folder])
-def test_a_new_folder_appears_at_the_end(tmp_path, folder):
-    with folder(tmp_path / "a" / "out") as staged:
+def test_a_new_folder_appears_at_the_end(tmp_path):
+    with atomic.staged_folder(tmp_path / "a" / "out") as staged:
         (staged / "x").write_text("1")
         assert not (tmp_path / "a" / "out").exists()
     assert names(tmp_path / "a") == ["out"]
     assert names(tmp_path / "a" / "out") == ["x"]
 
 
-@pytest.mark.parametrize("folder", [atomic.staged_folder, atomic.replace_folder])
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
-def test_a_folder_that_fails_changes_nothing(tmp_path, folder, error):
+def test_a_folder_that_fails_changes_nothing(tmp_path, error):
     out = tmp_path / "out"
     out.mkdir()
     (out / "x").write_text("old")
-    with pytest.raises(type(error)), folder(out) as staged:  # noqa: PT012
+    with pytest.raises(type(error)), atomic.staged_folder(out) as staged:  # noqa: PT012
         (staged / "x").write_text("new")
         raise error
     assert (out / "x").read_text() == "old"
@@ -214,30 +211,6 @@ def test_staged_files_replace_their_namesakes_and_spare_the_rest(tmp_path):
             (staged / name).write_text("new")
     found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
     assert found == {"x": "new", "mine": "old", "sub/mine": "old", "sub/y": "new", "sub/z": "new"}
-    assert names(tmp_path) == ["out"]
-
-
-def test_a_folder_is_replaced_by_one_with_the_same_files(tmp_path):
-    out = tmp_path / "out"
-    (out / "empty").mkdir(parents=True)
-    (out / "x").write_text("old")
-    with atomic.replace_folder(out) as staged:
-        (staged / "x").write_text("new")
-        (staged / "y").write_text("new")
-    assert names(out) == ["x", "y"]
-    assert (out / "x").read_text() == "new"
-    assert names(tmp_path) == ["out"]
-
-
-def test_a_folder_with_other_files_is_not_replaced(tmp_path):
-    out = tmp_path / "out"
-    (out / "sub").mkdir(parents=True)
-    for name in ("x", "mine", "sub/mine"):
-        (out / name).write_text("old")
-    with pytest.raises(OutputError, match=r"it holds mine and 1 more, which would be lost"):  # noqa: SIM117
-        with atomic.replace_folder(out) as staged:
-            (staged / "x").write_text("new")
-    assert {path.read_text() for path in (out / "x", out / "mine", out / "sub" / "mine")} == {"old"}
     assert names(tmp_path) == ["out"]
 
 

@@ -148,8 +148,8 @@ def test_resume_needs_a_folder(fake):
 
 def test_other_settings_are_an_error_that_names_them(fake, tmp_path):
     run(fake(), out=tmp_path)
-    with pytest.raises(TuningError, match=r"steps was 20 and is 30; lr was 0\.01 and is 0\.02; seed was 0 and is 1"):
-        run(fake(), out=tmp_path, resume=True, steps=30, lr=2e-2, seed=1, warmup=1)
+    with pytest.raises(TuningError, match=r"steps was 20 and is 15; lr was 0\.01 and is 0\.02; seed was 0 and is 1"):
+        run(fake(), out=tmp_path, resume=True, steps=15, lr=2e-2, seed=1, warmup=1)
     with pytest.raises(TuningError, match="data was \"the plugin's own\" and is 'x'"):
         run(fake(), data="x", out=tmp_path, resume=True)
 

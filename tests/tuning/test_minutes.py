@@ -26,7 +26,7 @@ def test_a_run_trains_for_as_long_as_was_said(fake):
     result = run(model, minutes=0.02)
     assert 1.2 <= result.seconds < 10
     assert time.perf_counter() - began < 20
-    assert result.steps == len(result.losses) > 20
+    assert result.steps == len(result.losses) > 5  # of hundreds on an idle machine
     assert result.loss < result.losses[0]
 
 
@@ -71,21 +71,21 @@ def test_budgets_that_cannot_be_are_errors(fake, options, message):
 
 def test_an_interrupted_run_goes_on_with_the_time_that_is_left(fake, tmp_path):
     def stop(step, loss):
-        if step == 30:
+        if step == 5:  # soon: on a busy machine the budget would be used up
             time.sleep(0.4)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
         run(fake(), minutes=0.02, out=tmp_path, on_step=stop)
-    assert "stopped after step 30, saved in" in caught.value.__notes__[0]
+    assert "stopped after step 5, saved in" in caught.value.__notes__[0]
     began = time.perf_counter()
     result = run(fake(), minutes=0.02, out=tmp_path, resume=True)
-    assert result.resumed_from == 30
-    assert result.steps > 30
+    assert result.resumed_from == 5
+    assert result.steps > 5
     assert 1.2 <= result.seconds < 10
     assert time.perf_counter() - began < result.seconds
-    with pytest.raises(TuningError, match=r"minutes was 0\.02 and is 0\.03"):
-        run(fake(), minutes=0.03, out=tmp_path, resume=True)
+    with pytest.raises(TuningError, match=r"minutes was 0\.02 and is 0\.01"):
+        run(fake(), minutes=0.01, out=tmp_path, resume=True)
 
 
 def test_lines_show_the_budget(fake, capfd):

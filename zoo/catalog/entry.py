@@ -24,7 +24,7 @@ class Entry:
         license: the licence of the weights, if known.
         summary: one line about the model.
         config: the model's configuration, from the registry or its `config.json`.
-        targets: LoRA's default targets (suffixes of parameter paths, or "all"); None leaves them to the plugin.
+        targets: LoRA's default targets (suffixes of parameter paths, or "all"); None: all.
         keep: suffixes of the parameter paths that stay in full precision.
         demo: arguments of `zoo demo` for this model.
         pretrain: arguments of `Model.tune` to train the model from random weights with.

@@ -16,7 +16,19 @@ from collections.abc import Sequence
 import click
 
 from zoo._version import __version__
-from zoo.cli import data, info_commands, matrix, model_commands, new_plugin, plan, push, sensitivity
+from zoo.cli import (
+    compare,
+    data,
+    evaluate,
+    info_commands,
+    matrix,
+    model_commands,
+    new_plugin,
+    plan,
+    push,
+    sensitivity,
+    tune,
+)
 from zoo.cli.output import Group, echo
 from zoo.cli.screen import printable_streams
 from zoo.errors import ZooError, one_line
@@ -42,6 +54,9 @@ def command_line() -> None:
 for command in (
     *info_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *evaluate.COMMANDS,
+    *compare.COMMANDS,
+    *tune.COMMANDS,
     *data.COMMANDS,
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,

@@ -118,7 +118,7 @@ def info(
             more["footprint"] = asdict(measured)
         print_json({**facts, **more})
         return
-    targets = entry.targets or "the plugin's"
+    targets = entry.targets or "all"
     shown = {
         **_adapter_facts(name, adapter),
         "name": entry.name,
@@ -184,7 +184,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "weights": entry.weights,
         "revision": entry.revision,
         "license": entry.license,
-        "targets": entry.targets,
+        "targets": entry.targets or "all",
         "keep": entry.keep,
         "source": entry.source,
     }

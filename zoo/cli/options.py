@@ -94,8 +94,8 @@ def targets_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def adapter_of(lora: str | None, targets: Any) -> Any:
-    """Return what `zoo.load(lora=)` takes for --lora and --targets: a rank, a place, a `zoo.LoRA`, or None.
+def adapter_fields(lora: str | None, targets: Any) -> Any:
+    """Return --lora and --targets as a run file has them: a rank, a place, the fields of a `zoo.LoRA`, or None.
 
     Raises:
         click.UsageError: there are targets, and --lora is no rank of a new adapter.
@@ -105,9 +105,21 @@ def adapter_of(lora: str | None, targets: Any) -> Any:
         return lora if rank is None else rank
     if rank is None and lora is not None:
         raise click.UsageError(f"--targets are a new adapter's, and --lora {lora} is a saved one, which has its own")
+    return {"rank": rank or RANK, "alpha": 2 * (rank or RANK), "targets": targets}
+
+
+def adapter_of(lora: str | None, targets: Any) -> Any:
+    """Return what `zoo.load(lora=)` takes for --lora and --targets.
+
+    Raises:
+        click.UsageError: as `adapter_fields`.
+    """
+    found = adapter_fields(lora, targets)
+    if not isinstance(found, dict):
+        return found
     import zoo
 
-    return zoo.LoRA(rank=rank or RANK, alpha=2 * (rank or RANK), targets=targets)
+    return zoo.LoRA(**found)
 
 
 _MODEL_OPTIONS = (
@@ -205,28 +217,6 @@ def head_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_HEAD_OPTIONS):
         function = option(function)
     return function
-
-
-def with_classes(loading: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Return arguments of `zoo.load` with the classes of the data in the place of `auto`.
-
-    Raises:
-        click.UsageError: there are no data to read them from.
-        DataError: the data have no classes.
-    """
-    if loading.get("classes") != AUTO:
-        return loading
-    if data is None:
-        raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
-    from zoo.data.labelled import classes_of
-    from zoo.data.labelled_texts import classes_in
-    from zoo.data.letters import PREFIX
-    from zoo.data.sources import read_table
-    from zoo.data.spec import as_data
-
-    given = as_data(data)
-    pictures = str(given.source).startswith(PREFIX) or "image" in read_table(given).columns
-    return {**loading, "classes": list(classes_of(given, kind="image") if pictures else classes_in(given))}
 
 
 class Column(click.ParamType):

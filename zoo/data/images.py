@@ -6,13 +6,14 @@ Shapes: n images of c channels, h × w pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.data import letters
+from zoo.data.batches import Batches
 from zoo.data.image_streams import stream_batches
 from zoo.data.image_table import SHOWN, asked_split, images_of
 from zoo.data.labelled import bound, read_labels
@@ -163,7 +164,7 @@ def image_batches(
     also: Mapping[str, int] | None = None,
     prepare: Callable[[Any], Tensor] | None = None,
     unlabelled: bool = False,
-) -> Iterator[dict[str, Tensor]]:
+) -> Batches[dict[str, Tensor]]:
     """Return batches of "images" [n, channels, h, w] in [-1, 1] and, where the data have them, "labels" [n].
 
     Files stay closed until a batch needs them; small data are then kept in memory. Streams pass by.
@@ -195,18 +196,12 @@ def image_batches(
         labelled = classes is None or place is not None
         edge = max(edges(size))
         found = letters.fresh(given.source, request, size=edge, channels=channels, labelled=labelled)
-        return (_fresh(row, place, prepare or _prepared(size, channels)) for row in found)
+        ready = prepare or _prepared(size, channels)
+        return found.map(lambda row, _: _fresh(row, place, ready))
     source = None if isinstance(given.source, str) else read_source(given, kind="image")
     if isinstance(source, Stream):
-        return stream_batches(
-            source,
-            given,
-            request,
-            classes=classes,
-            names=names,
-            also=also,
-            prepare=prepare or _prepared(size, channels),
-        )
+        ready = prepare or _prepared(size, channels)
+        return Batches(stream_batches(source, given, request, classes=classes, names=names, also=also, prepare=ready))
     items = image_items(given, split=request.split, size=max(edges(size)), own=own)
     unbound = classes is None or (unlabelled and items.labels is None)
     labels = items.labels if unbound or classes is None else _bound(items, classes, names, also)
@@ -214,13 +209,13 @@ def image_batches(
     kept: dict[int, Tensor] | None = {} if 4 * channels * math.prod(edges(size)) * len(items) <= _KEPT else None
     rows = stream({"index": torch.arange(len(items)), "labels": labels}, request)
 
-    def batch(row: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch(row: dict[str, Tensor], _: int) -> dict[str, Tensor]:
         index = row.pop("index")
         if prepare is not None:
             return {"images": prepare(chosen(items.images, index)), **row}
         return {"images": stacked(items.images, index.tolist(), size=size, channels=channels, kept=kept), **row}
 
-    return map(batch, rows)
+    return rows.map(batch)
 
 
 def stacked(
@@ -292,7 +287,7 @@ def _drawn(given: Data, split: str, size: int) -> ImageItems:
         raise DataError(f"{given.source}: has no columns to choose from: leave columns out")
     wanted = asked_split(split, given)
     style, _ = letters.style_of(given.source)
-    drawn, which = letters.render(style, LETTER_COUNTS[wanted], seed=0, size=size, split=wanted)
+    drawn, which = letters.kept(style, LETTER_COUNTS[wanted], size, wanted)
     images, names = drawn * 2 - 1, tuple(letters.LETTERS)
     notes: tuple[str, ...] = ()
     if given.classes is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import count, islice
+from itertools import count
 from typing import TYPE_CHECKING
 
+from zoo.data.batches import Batches
 from zoo.data.report import collecting, record_items
 from zoo.errors import DataError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.plugin.requests import BatchRequest
 
 
-def stream(tensors: Mapping[str, Tensor | None], request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+def stream(tensors: Mapping[str, Tensor | None], request: BatchRequest) -> Batches[dict[str, Tensor]]:
     """Return batches of tensors in memory.
 
     Split "train" is endless: one shuffled order after another, all from `request.seed`; every batch is full, also where
@@ -38,13 +39,14 @@ def stream(tensors: Mapping[str, Tensor | None], request: BatchRequest) -> Itera
     (length,) = set(lengths.values())
     if not length:
         raise DataError(f"expected data for the split {request.split!r}, and they hold nothing: give at least one item")
-    if request.split != "train":
-        return _one_pass(present, length, request)
-    record_items(length)
-    return _endless(present, length, request)
+    if request.split == "train":
+        record_items(length)
+    chosen = _endless(length, request) if request.split == "train" else _one_pass(length, request)
+    return Batches(chosen, lambda rows, _: {name: tensor[rows] for name, tensor in present.items()})
 
 
-def _endless(tensors: dict[str, Tensor], length: int, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+def _endless(length: int, request: BatchRequest) -> Iterator[Tensor]:
+    """Yield the rows of each batch, [b] int64."""
     import torch
 
     generator = torch.Generator().manual_seed(request.seed)
@@ -53,18 +55,18 @@ def _endless(tensors: dict[str, Tensor], length: int, request: BatchRequest) -> 
         orders = range(-(-max(0, request.batch_size - len(waiting)) // length))
         waiting = torch.cat([waiting, *(torch.randperm(length, generator=generator) for _ in orders)])
         chosen, waiting = waiting[: request.batch_size], waiting[request.batch_size :]  # [b], the rest
-        yield {name: tensor[chosen] for name, tensor in tensors.items()}
+        yield chosen
 
 
-def _one_pass(tensors: dict[str, Tensor], length: int, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
+def _one_pass(length: int, request: BatchRequest) -> Iterator[slice]:
     for start in range(0, length, request.batch_size):
-        yield {name: tensor[start : start + request.batch_size] for name, tensor in tensors.items()}
+        yield slice(start, start + request.batch_size)
 
 
 def redrawn(
     draw: Callable[[int], Mapping[str, Tensor | None]], request: BatchRequest, *, batches: int = 32
-) -> Iterator[dict[str, Tensor]]:
-    """Yield endless batches of data that are drawn anew every `batches` batches.
+) -> Batches[dict[str, Tensor]]:
+    """Return endless batches of data that are drawn anew every `batches` batches.
 
     For training from random weights: a model that sees each item once has nothing to learn by heart.
 
@@ -73,8 +75,15 @@ def redrawn(
         request: its seed gives the seeds of the draws.
         batches: how many batches one draw is for.
     """
-    for number in count():
-        seed = request.seed * 1_000_000 + number
-        with collecting():  # one draw is no pass
-            made = stream(draw(seed), replace(request, split="train", seed=seed))
-        yield from islice(made, batches)
+    current: tuple[int, Batches[dict[str, Tensor]]] = (-1, Batches(()))
+
+    def made(_: int, number: int) -> dict[str, Tensor]:
+        nonlocal current
+        if current[0] != number // batches:
+            seed = request.seed * 1_000_000 + number // batches
+            with collecting():  # one draw is no pass
+                current = (number // batches, stream(draw(seed), replace(request, split="train", seed=seed)))
+        current[1].skip(number % batches - current[1].number)
+        return next(current[1])
+
+    return Batches(count(), made)

@@ -6,12 +6,16 @@ Notation of the shapes: n examples, c classes (or numbers to be predicted), t to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zoo.data.task_labels import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from zoo.metrics import Scores
+    from zoo.metrics.figures import Figures
 
 
 def task_loss(task: str, logits: Tensor, labels: Tensor) -> Tensor:
@@ -36,27 +40,82 @@ def task_loss(task: str, logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels)
 
 
-def task_metrics(task: str, logits: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of all examples together, the main one first.
+def task_metrics(task: str, logits: Tensor, labels: Tensor, names: Sequence[str], unit: str = "examples") -> Figures:
+    """Return the metrics of all examples together, the main one first, each with its interval.
 
-    "classify": accuracy and loss. "multilabel", at a probability of one half: "f1" over all decisions, "macro_f1" (mean
-    over the classes), "map" (mean over the classes that occur of the average precision), loss. "regress": "mse", "mae",
-    "r2", "pearson" (0 where it is not defined), means over the numbers. "tokens": see `token_metrics`.
+    "classify": see `zoo.metrics.add_classification`. "multilabel", at a probability of one half: "f1" over all
+    decisions, "macro_f1" (mean over the classes), "map" (mean over the classes that occur of the average precision),
+    loss. "regress": "mse", "mae", "r2", "pearson" (0 where it is not defined), means over the numbers. "tokens": see
+    `token_metrics`; an example is a text.
 
     Args:
         task: as in `task_loss`.
         logits: of all examples; of tokens [m, c], those that count alone.
-        labels: theirs; of tokens [m], with IGNORED between two texts.
+        labels: theirs; of tokens [m], with IGNORED behind each text.
         names: of the classes.
+        unit: what an example is, in the plural.
     """
-    loss = float(task_loss("classify" if task == "tokens" else task, *_counted(task, logits, labels)))
-    if task == "regress":
-        return _regression(logits.double(), labels.double().view_as(logits), loss)
-    if task == "multilabel":
-        return {**_several(logits.double().sigmoid(), labels > 0.5), "loss": loss}
-    if task == "tokens":
-        return {**token_metrics(logits.argmax(-1), labels, names), "loss": loss}
-    return {"accuracy": float((logits.argmax(-1) == labels).double().mean()), "loss": loss}
+    from torch.nn import functional
+
+    from zoo.metrics import Scores, add_classification
+
+    scores = Scores(unit)
+    if task == "classify":
+        add_classification(scores, logits, labels)
+    elif task == "regress":
+        guesses, values = logits.double(), labels.double().view_as(logits)
+        scores.mean("mse", (guesses - values).square().mean(1))
+        scores.mean("mae", (guesses - values).abs().mean(1))
+        for name in ("r2", "pearson"):
+            scores.add(name, partial(_of_regression, name), guesses, values)
+        scores.mean("loss", (guesses - values).square().mean(1))
+    elif task == "multilabel":
+        shares, true = logits.double().sigmoid(), labels > 0.5
+        guesses = shares >= 0.5
+        scores.ratio("f1", 2 * (guesses & true).sum(1), guesses.sum(1) + true.sum(1))
+        for name in ("macro_f1", "map"):
+            scores.add(name, partial(_of_several, name), shares, true)
+        losses = functional.binary_cross_entropy_with_logits(logits.double(), labels.double(), reduction="none")
+        scores.mean("loss", losses.mean(1))
+    else:
+        _add_tokens(scores, logits, labels, names)
+    return scores.figures()
+
+
+def _add_tokens(scores: Scores, logits: Tensor, labels: Tensor, names: Sequence[str]) -> None:
+    import torch
+    from torch.nn import functional
+
+    from zoo.metrics.classes import right
+
+    ends = (labels == IGNORED).nonzero().flatten().tolist()  # of each text
+    spans = [slice(before, end + 1) for before, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
+    if not spans or spans[-1].stop != len(labels):
+        spans.append(slice(spans[-1].stop if spans else 0, len(labels)))
+    guesses = logits.argmax(-1)
+    texts, tags = [guesses[span] for span in spans], [labels[span] for span in spans]
+    scores.add("f1", partial(_tagging, "f1", tuple(names)), texts, tags, alone=True)
+    counted = labels != IGNORED
+    hits, losses = torch.zeros(len(labels), dtype=torch.float64), torch.zeros(len(labels), dtype=torch.float64)
+    hits[counted] = right(logits[counted], labels[counted]).double()
+    losses[counted] = functional.cross_entropy(logits[counted].double(), labels[counted], reduction="none")
+    weights = [int(counted[span].sum()) for span in spans]
+    scores.ratio("accuracy", [float(hits[span].sum()) for span in spans], weights)
+    scores.ratio("loss", [float(losses[span].sum()) for span in spans], weights)
+
+
+def _tagging(name: str, names: Sequence[str], texts: Sequence[Tensor], tags: Sequence[Tensor]) -> float:
+    import torch
+
+    return token_metrics(torch.cat(list(texts)), torch.cat(list(tags)), names)[name]
+
+
+def _of_regression(name: str, guesses: Tensor, values: Tensor) -> float:
+    return _regression(guesses, values)[name]
+
+
+def _of_several(name: str, shares: Tensor, labels: Tensor) -> float:
+    return _several(shares, labels)[name]
 
 
 def token_metrics(guesses: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float]:
@@ -103,11 +162,7 @@ def entities(tags: Sequence[str | None]) -> set[tuple[str, int, int]]:
     return found
 
 
-def _counted(task: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return (logits[labels != IGNORED], labels[labels != IGNORED]) if task == "tokens" else (logits, labels)
-
-
-def _regression(guesses: Tensor, values: Tensor, mse: float) -> dict[str, float]:
+def _regression(guesses: Tensor, values: Tensor) -> dict[str, float]:
     difference = guesses - values
     spread = ((values - values.mean(0)) ** 2).sum(0)  # [c]
     r2 = [1 - float(e / s) if s > 0 else 0.0 for e, s in zip((difference**2).sum(0), spread, strict=True)]
@@ -115,8 +170,6 @@ def _regression(guesses: Tensor, values: Tensor, mse: float) -> dict[str, float]
     norms = a.norm(dim=0) * b.norm(dim=0)
     pearson = [float(p / n) if n > 0 else 0.0 for p, n in zip((a * b).sum(0), norms, strict=True)]
     return {
-        "mse": float((difference**2).mean()),
-        "mae": float(difference.abs().mean()),
         "r2": sum(r2) / len(r2),
         "pearson": sum(pearson) / len(pearson),
     }
@@ -127,7 +180,6 @@ def _several(shares: Tensor, labels: Tensor) -> dict[str, float]:
     each = [_f1(guesses[:, i], labels[:, i]) for i in range(labels.shape[1])]
     precise = [_average_precision(shares[:, i], labels[:, i]) for i in range(labels.shape[1]) if labels[:, i].any()]
     return {
-        "f1": _f1(guesses.flatten(), labels.flatten()),
         "macro_f1": sum(each) / len(each),
         "map": sum(precise) / max(1, len(precise)),
     }

@@ -28,11 +28,13 @@ from zoo.integrations.packed import takes
 from zoo.integrations.transformers import check_vocabulary
 from zoo.integrations.transformers_heads import names_of, task_of
 from zoo.samples.samples import Samples
+from zoo.torch_state.spread import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
 
@@ -84,7 +86,7 @@ class TextTask:
             DataError: the data cannot be used.
         """
         tensors = self._read(data, request.split)
-        return (trimmed(batch) for batch in stream(tensors, request))
+        return stream(tensors, request).map(lambda batch, _: trimmed(batch))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss of a batch: a scalar, see `zoo.data.task_scores.task_loss`.
@@ -100,22 +102,24 @@ class TextTask:
         """Return what the loss of a batch is the mean of: texts, or words with a tag."""
         return int((batch["labels"] != IGNORED).sum()) if self.task == "tokens" else len(batch["input_ids"])
 
-    def evaluate(self, data: Any) -> dict[str, float]:
+    def evaluate(self, data: Any) -> Figures:
         """Return the metrics on held-out texts, see `zoo.data.task_scores.task_metrics`."""
         import torch
 
-        found, labels = [], []
-        for part in _parts(self._read(data, "test")):
+        def predicted(part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             logits = self.logits({name: tensor.to(self.model.device) for name, tensor in part.items()}).cpu()
             if self.task != "tokens":
-                found.append(logits)
-                labels.append(part["labels"])
-                continue
+                return logits, part["labels"]
+            found, labels = [], []
             for row, tags in zip(logits, part["labels"], strict=True):
                 counted = tags != IGNORED
                 found.append(torch.cat([row[counted], row[:1]]))
                 labels.append(torch.cat([tags[counted], tags.new_tensor([IGNORED])]))
-        return task_metrics(self.task, torch.cat(found), torch.cat(labels), self.names)
+            return torch.cat(found), torch.cat(labels)
+
+        parts = spread(_parts(self._read(data, "test")), predicted)
+        scores, labels = map(torch.cat, zip(*parts, strict=True))
+        return task_metrics(self.task, scores, labels, self.names, "texts")
 
     def sample(self, request: SampleRequest) -> Samples:
         """Return `request.n` times what each text is, captioned by the text.

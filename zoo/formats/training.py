@@ -79,7 +79,6 @@ def note_tuning(adapters: AdapterSet, data: Any, result: TuneResult) -> None:
         "steps": result.steps,
         "batch_size": result.batch_size,
         "lr": result.lr,
-        "seconds": round(result.seconds, 1),
         "first_loss": rounded(sum(first) / len(first)),
         "last_loss": rounded(result.loss),
     }

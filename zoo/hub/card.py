@@ -208,7 +208,7 @@ def _training_and_metrics(item: Item, suffix: str) -> list[str]:
     runs = item.record.get("training")
     rows = [_run(run) for run in runs if isinstance(run, Mapping)] if isinstance(runs, list) else []
     if rows:
-        head = ("data", "steps", "batch size", "learning rate", "seconds", "loss at first", "loss at last")
+        head = ("data", "steps", "batch size", "learning rate", "loss at first", "loss at last")
         parts += [f"## Training{suffix}", table(head, rows)]
     metrics = item.record.get("metrics")
     values = metrics.get("figures") if isinstance(metrics, Mapping) else None
@@ -224,7 +224,7 @@ def _training_and_metrics(item: Item, suffix: str) -> list[str]:
 
 
 def _run(run: Mapping[str, Any]) -> tuple[object, ...]:
-    keys = ("data", "steps", "batch_size", "lr", "seconds", "first_loss", "last_loss")
+    keys = ("data", "steps", "batch_size", "lr", "first_loss", "last_loss")
     return tuple(_number(run.get(key)) for key in keys)
 
 

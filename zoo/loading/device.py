@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from zoo.errors import ZooError
@@ -17,7 +19,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     """
     if device is None:
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            return torch.device("cuda", _own_index(torch.cuda.current_device()))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
@@ -29,7 +31,15 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=chosen)
     except Exception as error:  # each missing backend raises its own error
         raise ZooError(f"device {device!r} is not there; use device='cpu'") from error
-    return torch.device("cuda", chosen.index or 0) if chosen.type == "cuda" else chosen
+    if chosen.type != "cuda":
+        return chosen
+    return torch.device("cuda", _own_index(0) if chosen.index is None else chosen.index)
+
+
+def _own_index(default: int) -> int:
+    """Return which GPU is this process's, where torchrun or accelerate has started one for each; else `default`."""
+    rank = os.environ.get("LOCAL_RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
+    return default if rank is None else int(rank) % torch.cuda.device_count()
 
 
 def pick_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:

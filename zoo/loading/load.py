@@ -42,7 +42,9 @@ from zoo.plugin.foreign import foreign_weights
 from zoo.plugin.plan import plan
 from zoo.plugin.quantize import pack_weight
 from zoo.plugin.requests import check_seed
+from zoo.runs.completed import Loaded, data_table
 from zoo.storage.fingerprint import Fingerprint
+from zoo.tuning.sharding import mesh_to_load_on
 from zoo.weights.foreign.adopt import adopt_all, give_all_back
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import offload_hook
@@ -112,6 +114,7 @@ def load(
     Raises:
         ZooError: one of its subclasses, with what to do; nothing is half loaded.
     """
+    given: dict[str, Any] = dict(locals())
     check_seed(seed)
     scheme, asked = as_quantization(bits, keep), as_head(classes, task, image_size, channels)
     target = pick_device(device)
@@ -123,7 +126,10 @@ def load(
         compute = stored.dtype if dtype is None and stored.dtype is not None else compute
     check_calibration(calibrate, scheme, entry, stored is not None, target.type == "meta")
     named = _named(lora)
+    if calibrate is not None:
+        given["calibrate"] = data_table(calibrate)
     if entry.adapter is not None:
+        given["adapter"] = str(entry.adapter)
         if DEFAULT in named:
             raise AdapterError(
                 f'{name!r} is a saved adapter and called {DEFAULT!r}: give others other names, lora={{"second": 8}}'
@@ -157,9 +163,10 @@ def load(
             tensors = hooks.checkpoint(entry, module)
         base = None if stored is None else stored.base
         placed = chosen if calibrate is None else stand_ins(chosen)
+        mesh = mesh_to_load_on(target, calibrate is not None)
         if new is not None:
             tensors = new.filled(tensors, placed, seed)
-        fingerprint = stream(tensors, index, entry, {} if stored else placed, target, compute, base)
+        fingerprint = stream(tensors, index, entry, {} if stored else placed, target, compute, base, mesh)
     module.eval()
     if new is not None:
         entry = new.finished()
@@ -168,7 +175,9 @@ def load(
     if calibrate is not None:
         model.calibration = calibrate_loaded(model, index.groups, chosen, calibrate, seed)
     prepared = [model.prepare_adapter(key, one, seed=seed, groups=index.groups) for key, one in named.items()]
-    return _ready(model, prepared, index.groups)
+    model = _ready(model, prepared, index.groups)
+    model.loaded = Loaded(given, dict(model.adapter_set.configs), dict(model.adapter_set.weights))
+    return model
 
 
 def wrap(

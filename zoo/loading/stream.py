@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,13 @@ from zoo.loading.values import check_buffer, check_finite, check_kind, check_pac
 from zoo.plugin.quantize import Plan, pack_weight
 from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.carrier import carried
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import replace_parameter, set_parameter
+from zoo.weights.sharded import shard_base
 from zoo.weights.walk import ModuleIndex, TiedGroup
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def fill_meta(index: ModuleIndex, entry: Entry, chosen: Plan, dtype: torch.dtype) -> None:
@@ -32,6 +38,7 @@ def stream(
     device: torch.device,
     dtype: torch.dtype,
     base: Fingerprint | None = None,
+    mesh: DeviceMesh | None = None,
 ) -> Fingerprint:
     """Fill the module from its checkpoint, one tensor at a time, and return the checkpoint's fingerprint.
 
@@ -43,6 +50,7 @@ def stream(
         device: where the tensors go.
         dtype: the compute dtype, in which weights that are not quantized are stored.
         base: the fingerprint, where it is known already.
+        mesh: the processes of which each keeps a part of every quantized weight; None for whole weights.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
@@ -90,6 +98,8 @@ def stream(
                 packed.dtype = dtype
                 replace_parameter(group, packed.to(device))
             missing.discard(first)
+            if mesh is not None and isinstance(group.value, ManagedWeight):
+                shard_base(group.value, mesh)
         else:
             unexpected.append(name)
         del tensor

@@ -41,6 +41,9 @@ class DoRAUpdate(LowRankUpdate):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return torch.linalg.vector_norm(weight.detach().to(dtype), dim=self.summed, keepdim=True)
 
+    def step_sizes(self, weight: Callable[[], Tensor]) -> None:
+        """Return None, to have it measured: with one input, say, a direction cannot change."""
+
     def factors(self) -> Factors | None:
         """Return None: the update is not low-rank."""
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,10 @@ class FullUpdate(Update):
     def replacement(self) -> Tensor:
         """Return the parameter itself."""
         return self._parameters["weight"]  # type: ignore[return-value]
+
+    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float]:
+        """Return 1: the parameter is the weight."""
+        return {"weight": 1.0}
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the parameter in the dtype of `weight`."""

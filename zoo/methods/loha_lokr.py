@@ -116,6 +116,7 @@ class LoHaUpdate(DenseUpdate):
                 self.add_parameter(f"hada_w{number}_b", rank, inputs, like=weight)
         if not weight.is_meta:
             nn.init.zeros_(self.hada_w2_b)  # type: ignore[arg-type]
+        self.followers = tuple(name for name, _ in self.named_parameters() if name != "hada_w2_b")
 
     def delta(self) -> Tensor:
         """Return ΔW without its scale: (outputs, inputs), or (out, in, *kernel) with cores."""
@@ -173,8 +174,10 @@ class LoKrUpdate(DenseUpdate):
         else:
             self.add_parameter("lokr_w2_a", b, rank, like=weight)
             self.add_parameter("lokr_w2_b", rank, d * kernel.numel(), like=weight)
+        zero = "lokr_w1" if "lokr_w1" in self._parameters else "lokr_w1_a"
         if not weight.is_meta:
-            nn.init.zeros_(self._parameters.get("lokr_w1", self._parameters.get("lokr_w1_a")))  # type: ignore[arg-type]
+            nn.init.zeros_(self._parameters[zero])  # type: ignore[arg-type]
+        self.followers = tuple(name for name, _ in self.named_parameters() if name != zero)
 
     def delta(self) -> Tensor:
         """Return ΔW without its scale: the values of (outputs, inputs) in their order, in a shape as PEFT's."""

@@ -61,6 +61,7 @@ def init_update(update: LowRankUpdate, weight: LazyWeight, init: str, gain: floa
         nn.init.zeros_(B)
     elif init == "orthogonal":
         _orthogonal(A, B)
+        update.followers = ()
     elif init.startswith(RESIDUAL):
         init_factors(A, B, Layout())  # for the part of A and B beyond the weight's own rank, if any
         matrix, scale = gain * as_matrix(weight), gain * update.scale

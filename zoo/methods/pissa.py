@@ -38,6 +38,7 @@ class PiSSAUpdate(LowRankUpdate):
     def init_from(self, weight: LazyWeight) -> None:
         """Set A₀ and B₀ to the current A and B; the difference has twice the rank."""
         self.rank *= 2
+        self.followers = ()
         self.A0 = nn.Parameter(self.A.detach().clone(), requires_grad=False)
         self.B0 = nn.Parameter(self.B.detach().clone(), requires_grad=False)
 

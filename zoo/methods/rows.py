@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -49,6 +49,10 @@ class RowsUpdate(Update):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight with these rows replaced."""
         return weight.index_copy(0, self.index, self._parameters["rows"].to(weight.dtype))  # type: ignore[union-attr]
+
+    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float]:
+        """Return 1: the parameter is the rows."""
+        return {"rows": 1.0}
 
     def look_up(self, index: Tensor, rows: Tensor) -> Tensor:
         """Return the rows at `index`, given the base's: see `Update.look_up`."""

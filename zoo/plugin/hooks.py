@@ -19,6 +19,7 @@ from zoo.compat import warn
 from zoo.errors import PluginError, ZooError
 from zoo.plugin import manager, recognition
 from zoo.plugin.building import building
+from zoo.plugin.guarded import Guarded
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
@@ -34,6 +35,7 @@ from zoo.plugin.manager import (
     register,
 )
 from zoo.plugin.recognition import passed_over, recognise, usable
+from zoo.plugin.requests import EvaluationRequest, unknown_metric
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
+    from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
@@ -206,18 +209,30 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[An
     """Yield batches of the user's data, as the plugin's own `loss` takes them."""
     made = _required("batches", model.entry, model=model, data=data, request=request)
     _checked(made, isinstance(made, Iterable), model.entry, "batches", "an iterable of batches")
-    return _guarded(made, str(model.entry.plugin), "batches")
+    return Guarded(made, str(model.entry.plugin), "batches")
 
 
-def evaluate(model: LoadedModel, data: Any) -> dict[str, float]:
-    """Return the metrics on held-out data; the first is the main one."""
-    metrics = _required("evaluate", model.entry, model=model, data=data)
+def evaluate(model: LoadedModel, data: Any, request: EvaluationRequest | None = None) -> Figures:
+    """Return the metrics on held-out data; the first is the main one.
+
+    Raises:
+        UnknownNameError: a metric is wanted that the plugin does not give.
+    """
+    from zoo.metrics.figures import Figures
+
+    request = request or EvaluationRequest()
+    found = _required("evaluate", model.entry, model=model, data=data, request=request)
     right = (
-        isinstance(metrics, dict)
-        and bool(metrics)
-        and all(isinstance(name, str) and isinstance(value, Real) for name, value in metrics.items())
+        isinstance(found, dict)
+        and bool(found)
+        and all(isinstance(name, str) and isinstance(value, Real) for name, value in found.items())
     )
-    return {name: float(v) for name, v in _checked(metrics, right, model.entry, "evaluate", "a dict of floats").items()}
+    _checked(found, right, model.entry, "evaluate", "a dict of floats")
+    figures = found if isinstance(found, Figures) else Figures({name: float(value) for name, value in found.items()})
+    for name in request.metrics:
+        if name not in figures and name not in figures.missing:
+            raise unknown_metric(name, figures)
+    return figures
 
 
 def tuning(entry: Entry) -> dict[str, Any]:
@@ -314,20 +329,10 @@ def _broke(who: Entry | str, hook: str, expected: str, got: str) -> AnswerError:
     return AnswerError(message, plugin=plugin, hook=hook)
 
 
-def _guarded(items: Iterable[Any], plugin: str, hook: str) -> Iterator[Any]:
-    """Yield the items; report what a plugin's generator raises between them as that plugin's failure."""
-    try:
-        yield from items
-    except Exception as error:
-        if isinstance(error, ZooError) or plugin == BUILTIN or strict():
-            raise
-        raise failed(plugin, hook, error) from error
-
-
 def _each_pair(pairs: Iterable[Any], plugin: str) -> Iterator[tuple[str, Tensor]]:
     from torch import Tensor
 
-    for pair in _guarded(pairs, plugin, "checkpoint"):
+    for pair in Guarded(pairs, plugin, "checkpoint"):
         if not (
             isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], Tensor)
         ):

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
-    from zoo.plugin.requests import BatchRequest, SampleRequest
+    from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
     from zoo.samples import Samples
     from zoo.weights.foreign.weight import ForeignWeight
     from zoo.weights.lazy_weight import LazyWeight
@@ -221,21 +221,27 @@ def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterable[An
     Gets the model; the data: None (the plugin's own), a name such as `"letters:serif"`, a path, a dataset, tensors, or
     a `zoo.Data` around one of these, which the readers of `zoo.data` understand; and the request: `batch_size`,
     `split`, `seed`. Returns an iterable of batches (dicts of tensors): for split "train" endless and shuffled by the
-    seed, else one pass in fixed order. Called once per tuning::
+    seed, else one pass in fixed order. Called once per tuning. An iterator with a method `skip(count)`, as `stream` and
+    its `map` return, passes over the batches of other processes and of earlier runs without making them::
 
         images, labels = image_data(data, size=32, channels=1, split=request.split)
-        return stream({"images": images, "labels": labels}, request)
+        rows = stream({"images": images, "labels": labels}, request)
+        return rows.map(lambda row, number: {**row, "noise": noise(row, generator_of(request.seed, number))})
     """
 
 
 @hookspec(firstresult=True)
-def evaluate(model: LoadedModel, data: Any) -> dict[str, float] | None:
+def evaluate(model: LoadedModel, data: Any, request: EvaluationRequest) -> dict[str, float] | None:
     """Return metrics on held-out data; the first is the main one.
 
-    Gets the model and data as `batches` does. Returns name → number, the same at every call, and does not change the
-    global random state. Called under `torch.no_grad` in evaluation mode::
+    Gets the model and data as `batches` does, and a request for more metrics than the usual, of which `request.take`
+    returns the known ones and refuses others. Returns name → number, the same at every call, best as
+    `zoo.metrics.Scores` makes them of each example's values: intervals then follow. Does not change the global random
+    state. Called under `torch.no_grad` in evaluation mode::
 
-        return {"perplexity": math.exp(total / count)}
+        scores = zoo.metrics.Scores("images")
+        scores.mean("loss", losses)  # of each image
+        return scores.figures()
     """
 
 

@@ -1,4 +1,4 @@
-"""The requests that a plugin's `sample` and `batches` hooks get."""
+"""The requests that a plugin's `sample`, `batches` and `evaluate` hooks get."""
 
 from __future__ import annotations
 
@@ -92,6 +92,51 @@ class BatchRequest:
     def training(self) -> bool:
         """Return whether the batches are to be endless and shuffled."""
         return self.split == "train"
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Which metrics are wanted beside the usual ones.
+
+    >>> EvaluationRequest(metrics=("fid",)).take("fid", "kid")
+    ('fid',)
+
+    Attributes:
+        metrics: their names; usual ones may be among them.
+        judge: in whose features pictures are compared, see `zoo.metrics.space_of`; None: the plugin's choice.
+        samples: how many samples to draw at most for metrics of drawn samples; None: the plugin's choice.
+    """
+
+    metrics: tuple[str, ...] = ()
+    judge: Any = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.metrics, str) or not all(isinstance(name, str) for name in self.metrics):
+            raise ZooError(f'expected metrics as a list of names such as ["fid"], got {self.metrics!r}')
+        if self.samples is not None and (not _is_int(self.samples) or not 1 <= self.samples <= MOST_ITEMS):
+            raise ZooError(f"expected a whole number of samples, at least 1, got {self.samples!r}")
+
+    def take(self, *optional: str, usual: Iterable[str] = ()) -> tuple[str, ...]:
+        """Return those of the `optional` metrics that are wanted.
+
+        Args:
+            *optional: names of metrics that the plugin computes where they are wanted.
+            usual: those that it always gives.
+
+        Raises:
+            UnknownNameError: a metric is wanted that is neither.
+        """
+        for name in self.metrics:
+            if name not in optional and name not in usual:
+                raise unknown_metric(name, [*usual, *optional])
+        return tuple(name for name in optional if name in self.metrics)
+
+
+def unknown_metric(name: str, known: Iterable[str]) -> UnknownNameError:
+    """Return the error to raise for a metric that there is not; `known` are those that there are."""
+    known = list(known)
+    return UnknownNameError(f"no metric {name!r}: the metrics here are {', '.join(known)}.{did_you_mean(name, known)}")
 
 
 def check_seed(seed: Any) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Where = str | os.PathLike[str]
-_TRIES = 50  # to read a folder that another process is replacing
+_PATIENCE = 10.0  # seconds in which a folder that another process replaces again and again is read again
 
 
 def write_bytes(path: Where, data: bytes) -> None:
@@ -92,28 +92,7 @@ def staged_folder(path: Where) -> Iterator[Path]:
     """
     with _staged(path) as (staged, target):
         yield staged
-        _put(staged, target, keep=True)
-
-
-@contextmanager
-def replace_folder(path: Where) -> Iterator[Path]:
-    """Yield a new empty folder to write into; when the block succeeds, it replaces `path`, at once as `staged_folder`.
-
-    When the block raises, nothing has changed.
-
-    Raises:
-        OutputError: the system refuses, or `path` has files that the new folder does not and that would be lost.
-    """
-    with _staged(path) as (staged, target):
-        yield staged
-        lost = sorted(swap.files_of(target) - swap.files_of(staged)) if target.is_dir() else []
-        if lost:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            raise OutputError(
-                f"cannot write the folder {path}: it holds {lost[0]}{more}, which would be lost; "
-                "give a new folder, or remove that one first"
-            )
-        _put(staged, target, keep=False)
+        _put(staged, target)
 
 
 def read_whole(folder: Path, read: Callable[[], T]) -> T:
@@ -122,7 +101,8 @@ def read_whole(folder: Path, read: Callable[[], T]) -> T:
     Raises:
         AdapterError: what `read` raises although nobody changes the folder.
     """
-    for _ in range(_TRIES):
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
         before = _version(folder)
         try:
             found = read()
@@ -176,7 +156,7 @@ def _staged(path: Where) -> Iterator[tuple[Path, Path]]:
             yield staged, target
 
 
-def _put(staged: Path, target: Path, *, keep: bool) -> None:
+def _put(staged: Path, target: Path) -> None:
     if not target.is_dir() or not any(target.iterdir()):
         try:
             staged.replace(target)
@@ -184,7 +164,7 @@ def _put(staged: Path, target: Path, *, keep: bool) -> None:
         except OSError:
             if not target.is_dir():  # else another writer was faster
                 raise
-    swap.put(staged, target, keep=keep, last=MANIFEST)
+    swap.put(staged, target, last=MANIFEST)
 
 
 def _version(folder: Path) -> Any:

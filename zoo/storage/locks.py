@@ -29,10 +29,12 @@ _TO_READ = 1.0  # seconds in which a new holder has written its process id
 def one_writer(folder: Path) -> Iterator[None]:
     """Hold a folder's lock for the block; the folder is made if it is missing, and goes again if it stays empty.
 
+    So do the folders above it that were made with it.
+
     Raises:
         OutputError: another process, or another thread of this one, holds it, or the folder cannot be written.
     """
-    path, made = folder / LOCK, not folder.exists()
+    path, made = folder / LOCK, [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         descriptor = _acquired(path)
     except OSError as error:
@@ -46,8 +48,8 @@ def one_writer(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.unlink()  # before the lock goes: afterwards it may be the next one's
-            if made:
-                folder.rmdir()
+            for one in made:
+                one.rmdir()
         os.close(descriptor)
 
 

@@ -20,13 +20,12 @@ _FDCWD = -100  # paths are relative to the working folder
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 
 
-def put(staged: Path, target: Path, *, keep: bool, last: str = "") -> None:
-    """Give the folder `target` the files of `staged`.
+def put(staged: Path, target: Path, last: str = "") -> None:
+    """Give the folder `target` the files of `staged`; its other files stay.
 
     Args:
         staged: a folder beside it, whose content afterwards does not matter.
         target: an existing folder.
-        keep: whether its other files stay.
         last: a file's name that is replaced after the others where they go one by one.
 
     Raises:
@@ -34,7 +33,7 @@ def put(staged: Path, target: Path, *, keep: bool, last: str = "") -> None:
     """
     own = files_of(staged)
     _check_kinds(staged, target)
-    if _is_in_use(target) or (keep and not _keep_others(target, staged)) or not _exchanged(staged, target):
+    if _is_in_use(target) or not _keep_others(target, staged) or not _exchanged(staged, target):
         _move(staged, target, last)
         return
     for name in files_of(staged) - own:  # what came while the others were noted

@@ -99,6 +99,25 @@ def metrics_leave_everything(subject: PluginUnderTest) -> None:
 
 @promise(
     "evaluate",
+    "the number of examples, and for every figure a 95 % interval or the reason why it has none",
+    "collect the values of each example in zoo.metrics.Scores and return its figures()",
+)
+def metrics_have_intervals(subject: PluginUnderTest) -> None:
+    figures, (again, _) = subject.metrics, subject.metrics_again
+    for name, value in figures.items():
+        ends, why = figures.interval(name), figures.why_not(name)
+        require(ends or why, f"{name} has no interval, and no reason why")
+        if ends is None:
+            continue
+        require(figures.count(name) > 1, f"{name} has an interval of {figures.count(name)} examples")
+        require(all(map(math.isfinite, ends)) and ends[0] <= ends[1], f"{name} has the interval {ends}")
+        exact = figures.statistics[name].of()
+        require(math.isclose(value, exact, rel_tol=1e-6, abs_tol=1e-12), f"{name} is {value}, its values give {exact}")
+        require(again.interval(name) == ends, f"{name} has the interval {ends}, and then {again.interval(name)}")
+
+
+@promise(
+    "evaluate",
     "zoo.DataError for data that it does not know",
     "raise zoo.DataError for data that is not None and that you cannot read; zoo.data's readers do",
 )
@@ -127,5 +146,6 @@ CHECKS = (
     samples_can_be_saved,
     metrics_repeat,
     metrics_leave_everything,
+    metrics_have_intervals,
     evaluate_refuses_unknown_data,
 )

@@ -15,7 +15,7 @@ from zoo.errors import DataError
 from zoo.model import Model
 from zoo.plugin import hookspecs
 from zoo.plugin.manager import HOOKS
-from zoo.plugin.requests import BatchRequest, SampleRequest
+from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
 from zoo.samples import Samples
 from zoo.testing.compare import random_state_untouched
 from zoo.testing.failures import CheckFailed, require
@@ -124,7 +124,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _called(subject: PluginUnderTest, hook: str, answer: Any, arguments: dict[str, Any]) -> Any:
     """Call a hook of a plugin that returns or raises `answer`, in a manager where only the observer sees it."""
-    requests = {"sample": SampleRequest(), "batches": BatchRequest(2)}
+    requests = {"sample": SampleRequest(), "batches": BatchRequest(2), "evaluate": EvaluationRequest()}
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(_Answering(hook, answer))

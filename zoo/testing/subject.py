@@ -24,6 +24,7 @@ from zoo.testing.fresh import Seen, import_in_subprocess
 if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
     from zoo.methods.config import Adapter
+    from zoo.metrics import Figures
     from zoo.model import Model
     from zoo.samples import Samples
 
@@ -232,12 +233,12 @@ class PluginUnderTest:
         return watched(self.adapted, lambda: self.sample(2, 1))
 
     @functools.cached_property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> Figures:
         """What `evaluate` returns, kept for the checks that compare with it."""
         return self.adapted.evaluate(self.options.data)
 
     @functools.cached_property
-    def metrics_again(self) -> tuple[dict[str, float], tuple[str, ...]]:
+    def metrics_again(self) -> tuple[Figures, tuple[str, ...]]:
         """The same once more in training mode; and what that changed, which should be nothing."""
         from zoo.testing.compare import watched
 

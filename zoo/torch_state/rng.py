@@ -121,6 +121,21 @@ class IsolatedIterator:
             self._state = random_state(self._cpu)
         return item
 
+    def skip(self, count: int) -> None:
+        """Pass over `count` items: by the iterator's own method where it has one, else by making them.
+
+        Raises:
+            StopIteration: there are fewer.
+        """
+        with preserve_rng(self._cpu):
+            set_random_state(self._state, self._cpu)
+            own = getattr(self._items, "skip", None)
+            if own is not None:
+                own(count)
+            for _ in range(0 if own is not None else count):
+                next(self._items)
+            self._state = random_state(self._cpu)
+
 
 def _backend(device: torch.device) -> Any:
     return getattr(torch, device.type)

@@ -10,18 +10,19 @@ import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zoo.errors import CheckpointError, TuningError
 from zoo.storage.atomic import save_tensors, staged_folder
-from zoo.torch_state.rng import RandomState, set_random_state
 from zoo.tuning import identity as identities
 from zoo.tuning import manifest
+from zoo.tuning.division import KEY, SHARED, divided_then
+from zoo.tuning.examples import Drawn
+from zoo.tuning.rates import Rate
 from zoo.tuning.settings import current_names
 
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -39,11 +40,11 @@ class Checkpoint:
         settings: what the run depends on, as `Settings.as_dict` gives it.
         model: what training changes, by name.
         optimizer: "<parameter>/<moment>" → tensor.
-        random: one state per process.
         scaler: state of the gradient scaler, where there is one.
-        examples: a digest of the batches so far; None in a checkpoint of an earlier version.
+        drawn: digests of the batches so far; None where they are not known, as in checkpoints of earlier versions.
         evaluations: those of the run so far, if any.
         identity: what the run is of beside its settings; None in a checkpoint of an earlier version.
+        rates: multiples of the learning rate by the parameter's name, where they are not 1.
     """
 
     step: int
@@ -52,11 +53,11 @@ class Checkpoint:
     settings: Mapping[str, Any]
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    random: Sequence[RandomState]
     scaler: Mapping[str, Any] | None = None
-    examples: str | None = None
+    drawn: Drawn | None = None
     evaluations: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] | None = None
+    rates: Mapping[str, Rate] = field(default_factory=dict)
 
 
 def save(out: Path, checkpoint: Checkpoint) -> Path:
@@ -70,16 +71,14 @@ def save(out: Path, checkpoint: Checkpoint) -> Path:
         **{f"model/{name}": tensor for name, tensor in checkpoint.model.items()},
         **{f"optimizer/{name}": tensor for name, tensor in checkpoint.optimizer.items()},
     }
-    for rank, generators in enumerate(checkpoint.random):
-        tensors.update({f"random/{rank}/{name}": tensor for name, tensor in generators.tensors().items()})
     state = {
         "step": checkpoint.step,
         "seconds": checkpoint.seconds,
         "settings": dict(checkpoint.settings),
+        "rates": dict(checkpoint.rates),
         **(checkpoint.identity or {}),
-        "random": [generators.scalars() for generators in checkpoint.random],
         "scaler": checkpoint.scaler,
-        "examples": checkpoint.examples,
+        "drawn": None if checkpoint.drawn is None else [f"{digest:032x}" for digest in checkpoint.drawn],
         "evaluations": checkpoint.evaluations,
         "losses": list(checkpoint.losses),
     }
@@ -139,25 +138,22 @@ def load(folder: Path) -> Checkpoint:
     try:
         facts = manifest.read(folder / STATE)
         _check(folder, facts)
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}  # the last of older ones
         for name, tensor in load_file(folder / TENSORS).items():
             group, rest = name.split("/", 1)
             groups[group][rest] = tensor
-        states = []
-        for rank, scalars in enumerate(facts["random"]):
-            own = {k.split("/", 1)[1]: t for k, t in groups["random"].items() if k.split("/", 1)[0] == str(rank)}
-            states.append(RandomState.restored(own, scalars))
+        drawn = facts.get("drawn")
         old = manifest.is_old(facts)
         return Checkpoint(
             step=facts["step"],
             seconds=facts["seconds"],
             losses=facts["losses"],
             settings=facts["settings"],
+            rates={name: Rate(*rate) for name, rate in facts.get("rates", {}).items()},
             model=groups["model"],
             optimizer=groups["optimizer"],
-            random=states,
             scaler=facts["scaler"],
-            examples=facts.get("examples"),
+            drawn=None if drawn is None else Drawn(*(int(digest, 16) for digest in drawn)),
             evaluations=facts.get("evaluations"),
             identity=None if old else {name: facts[name] for name in identities.PARTS},
         )
@@ -179,14 +175,21 @@ def _check(folder: Path, facts: Mapping[str, Any]) -> None:
     steps = settings.get("steps") if isinstance(settings, dict) else "none"
     if steps is not None and (type(steps) is not int or steps < step):
         raise CheckpointError(f"{STATE} says step {step} of {steps!r:.40}")
-    if not isinstance(facts["random"], list) or not facts["random"]:
-        raise CheckpointError(f"{STATE}: expected the state of the random generators")
+    divided_then(current_names(settings))
+    rates = facts.get("rates", {})
+    pairs = list(rates.values()) if isinstance(rates, dict) else [None]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_rate, pair)) for pair in pairs):
+        raise CheckpointError(f"{STATE}: expected rates as two numbers above 0 for a parameter's name")
     if evaluations is not None:
         history, best = evaluations["history"], evaluations["best"]
         if not all(type(at) is int and 0 <= at <= step and isinstance(told, dict) for at, told in history) or (
             best is not None and (type(best) is not int or not 0 <= best < len(history))
         ):
             raise CheckpointError(f"{STATE}: expected evaluations up to step {step}, and the best among them")
+
+
+def _is_rate(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def check_same(folder: Path, then: Checkpoint, settings: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -199,7 +202,9 @@ def check_same(folder: Path, then: Checkpoint, settings: Mapping[str, Any], iden
         identity: as `zoo.tuning.identity` gives it now.
     """
     old = current_names(then.settings)
-    keys = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
+    same_items = divided_then(old).items == divided_then(settings).items
+    others = SHARED if same_items else ("processes", KEY)  # how the items of a step are shared out is free
+    keys = [key for key in {**old, **settings} if old.get(key) != settings.get(key) and key not in others]
     listed = [f"{key} was {old.get(key)!r} and is {settings.get(key)!r}" for key in keys]
     if then.identity is not None:
         listed += identities.differences(then.identity, identity)
@@ -225,21 +230,13 @@ def check_content(folder: Path, then: Checkpoint, identity: Mapping[str, Any]) -
     return identities.other_versions(then.identity, identity)
 
 
-def check_examples(folder: Path, then: str | None, now: str) -> None:
+def check_examples(folder: Path, then: Drawn, now: Drawn) -> None:
     """Raise TuningError if the batches up to a checkpoint are not those that it was trained on."""
-    if then is not None and then != now:
+    if then != now:
         raise TuningError(
             f"cannot resume from {folder}: the data give other batches than the run had, so they have changed since, "
             "or the way they are read; give the same data, or another out"
         )
-
-
-def restore_random(folder: Path, states: Sequence[RandomState], process: int, device: torch.device) -> None:
-    """Restore the random generators of a process; raise CheckpointError if a checkpoint does not hold their state."""
-    try:
-        set_random_state(states[process], device)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
-        raise CheckpointError(f"cannot use the checkpoint {folder}: no state of random generators ({error})") from error
 
 
 def check_tensors(folder: Path, then: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:

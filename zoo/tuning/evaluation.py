@@ -12,15 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import CheckpointError, TuningError
+from zoo.metrics.directions import RISING as RISING
 from zoo.storage.atomic import save_tensors, staged_folder
 from zoo.tuning import manifest
 from zoo.tuning.checkpoint import STATE, TENSORS, remove
-
-# Metrics of which more is better; of all others less is.
-RISING = frozenset(
-    {"accuracy", "letter_accuracy", "f1", "macro_f1", "micro_f1", "precision", "recall", "mean_average_precision"}
-    | {"auroc", "r2", "pearson", "spearman", "elbo", "psnr", "ssim", "bleu", "rouge", "exact_match", "iou"}
-)
 
 LOST = "cannot use the best weights of the run"
 
@@ -64,12 +59,14 @@ class Evaluations:
         settings: when and what.
         history: (step, metrics) of each.
         best: its index in the history; None before the first.
+        intervals: step → the interval of each figure that has one.
         weights: what trained, as it was at the best one, where there is no folder for it.
     """
 
     settings: EvaluationSettings
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     best: int | None = None
+    intervals: dict[int, dict[str, tuple[float, float]]] = field(default_factory=dict)
     weights: dict[str, Tensor] | None = None
 
     def due(self, step: int, finished: bool) -> bool:
@@ -98,9 +95,9 @@ class Evaluations:
         Raises:
             TuningError: the metric that counts is not among the metrics.
         """
-        if self.settings.metric is not None and self.settings.metric not in metrics:
-            raise TuningError(f"expected metric as one of {', '.join(metrics)}, got {self.settings.metric!r}")
+        check_metric(self.settings.metric, metrics)
         self.history.append((step, dict(metrics)))
+        self.intervals[step] = intervals_of(metrics)
         if math.isnan(self._value(-1)):
             return False
         if self.best is None or self._value(-1) < self._value(self.best):
@@ -129,12 +126,31 @@ class Evaluations:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the evaluations as a checkpoint holds them."""
-        return {"history": [[step, metrics] for step, metrics in self.history], "best": self.best}
+        history = [[step, metrics] for step, metrics in self.history]
+        return {
+            "history": history,
+            "best": self.best,
+            "intervals": {str(at): one for at, one in self.intervals.items()},
+        }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Go on from what `as_dict` returned."""
         self.history = [(step, dict(metrics)) for step, metrics in kept["history"]]
         self.best = kept["best"]
+        told = kept.get("intervals", {})  # version 0.2 had none
+        self.intervals = {int(at): {name: (low, high) for name, (low, high) in one.items()} for at, one in told.items()}
+
+
+def intervals_of(figures: Any) -> dict[str, tuple[float, float]]:
+    """Return the finite intervals of `zoo.metrics.Figures` by name; none of a plain dict."""
+    found = getattr(figures, "intervals", {})
+    return {name: ends for name, ends in found.items() if all(map(math.isfinite, ends))}
+
+
+def check_metric(metric: str | None, metrics: Collection[str]) -> None:
+    """Raise TuningError if the metric that counts is not among the metrics."""
+    if metric is not None and metric not in metrics:
+        raise TuningError(f"expected metric as one of {', '.join(metrics)}, got {metric!r}")
 
 
 def save_best(out: Path, step: int, weights: Mapping[str, Tensor], metrics: Mapping[str, float]) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,37 +18,66 @@ from zoo.torch_state.rng import IsolatedIterator
 
 _WHOLE = 2**20  # values of a tensor that are all digested; of a larger one as many, evenly spread
 _MOST_EPOCHS = 10**9
+DIGESTS = 1 << 128
 _DEEPEST = 8  # objects within objects of a batch
 
 
-class Examples(Iterator[Any]):
-    """The endless batches of a run, whose first one is drawn at once, so that unreadable data show now.
+class Drawn(NamedTuple):
+    """Digests of batches: of all so far, and of those of the newest step."""
+
+    all: int
+    newest: int
+
+
+class Examples:
+    """The endless batches of a run, numbered, whose first one is drawn at once, so that unreadable data show now.
 
     Attributes:
         reports: what the data room says of each source.
         items: how many items are one pass over the data; None where the batches do not say.
+        number: of the first batch that was not drawn or passed over yet.
+        digest: of the batches that were drawn so far, each with its number; below 2**128, and those of several
+            processes add up.
     """
 
     def __init__(self, batches: IsolatedIterator, reports: list[Report], items: int | None, first: list[Any]) -> None:
         self.reports, self.items = reports, items
-        self._batches, self._first = batches, first
-        self._digest = hashlib.blake2b(digest_size=16)
+        self.number, self.digest = 0, 0
+        self._batches, self._first = batches, first  # the first one is batch 0, or there is none
 
-    def __next__(self) -> Any:
+    def take(self, number: int) -> Any:
+        """Return the batch of this number, which is not below `self.number`; those before it are passed over.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        self.skip(number)
         batch = without_gradients(self._first.pop() if self._first else next(self._batches))
-        for part in parts_of(batch):
-            self._digest.update(part)
+        self.number += 1
+        self.digest = (self.digest + digest_of(number, batch)) % DIGESTS
         return batch
+
+    def skip(self, number: int) -> None:
+        """Pass over the batches below this number."""
+        if number > self.number and self._first:
+            self._first.pop()
+            self.number += 1
+        if number > self.number:
+            self._batches.skip(number - self.number)
+            self.number = number
 
     @property
     def content(self) -> str:
         """A digest of all the examples that the sources have; "" where they do not say."""
         return " ".join(report.digest for report in self.reports if report.digest)
 
-    @property
-    def digest(self) -> str:
-        """A digest of all the batches that were drawn so far."""
-        return self._digest.hexdigest()
+
+def digest_of(number: int, batch: Any) -> int:
+    """Return a digest, below 2**128, of a batch with its number."""
+    hashed = hashlib.blake2b(str(number).encode(), digest_size=16)
+    for part in parts_of(batch):
+        hashed.update(part)
+    return int.from_bytes(hashed.digest(), "little")
 
 
 def opened(make: Any, seed: int) -> Examples:
@@ -85,14 +114,14 @@ def steps_of(epochs: float, items: int | None, batch: int) -> int:
     return max(1, math.ceil(epochs * items / batch))
 
 
-def next_batch(examples: Examples, place: str) -> Any:
-    """Return the next batch.
+def batch_of(examples: Examples, number: int, place: str) -> Any:
+    """Return the batch of this number.
 
     Raises:
         DataError: there is none, which `place`, the step in words, is told of.
     """
     try:
-        return next(examples)
+        return examples.take(number)
     except StopIteration:
         raise DataError(
             f'the batches ended before {place}: expected an endless stream for split="train"; is there any data in it?'

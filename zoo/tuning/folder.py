@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CheckpointError, TuningError, ZooError
+from zoo.storage import atomic
 from zoo.storage.locks import one_writer
 from zoo.storage.staging import sweep
 from zoo.tuning import checkpoint as checkpoints
@@ -21,7 +23,7 @@ from zoo.tuning.progress import note
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SETTINGS = "tuning.json"
+SETTINGS, RUN_FILE = "tuning.json", "run.toml"
 
 
 @dataclass
@@ -34,6 +36,8 @@ class RunFolder:
         keep_best: whether the best weights are wanted in the end.
         good: the whole checkpoints, the oldest first, each with the step of the best evaluation that it knows of.
         last: the checkpoint to go on from; None for a run that begins.
+        file: the content of the run's `run.toml`; "" where the model cannot say it.
+        started: whether a step was taken: until then nothing is left behind.
     """
 
     out: Path
@@ -41,6 +45,8 @@ class RunFolder:
     keep_best: bool
     good: list[tuple[Path, int | None]] = field(default_factory=list)
     last: Checkpoint | None = None
+    file: str = ""
+    started: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -53,14 +59,17 @@ class RunFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        path = self.out / SETTINGS
+        path, run_file = self.out / SETTINGS, self.out / RUN_FILE
+        same = False
         if self.last is not None:
             try:
-                manifest.read(path)
-                return
+                same = manifest.read(path).get("settings") == content.get("settings")
             except CheckpointError as error:
                 warnings.warn(f"{self.out}: {error}; it is written again", stacklevel=2)
-        manifest.write(path, content)
+        if not same:
+            manifest.write(path, content)
+        if self.file and not (same and run_file.is_file()):
+            atomic.write_text(run_file, self.file)
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, and remove those that are too many.
@@ -145,4 +154,18 @@ def opened(
             folder.last = checkpoints.load(folder.path)
         if resume and folder.last is None:
             note(f"no checkpoint in {out} yet: starting at step 1", quiet=quiet)
-        yield folder
+        there = {path.name for path in out.iterdir()} if accelerator.is_main_process else set()
+        try:
+            yield folder
+        except BaseException:
+            if accelerator.is_main_process and not folder.good and not folder.started:
+                _remove_all_but(out, there)
+            raise
+
+
+def _remove_all_but(out: Path, names: set[str]) -> None:
+    """Remove what a run that did not start has written."""
+    with suppress(OSError):
+        for path in out.iterdir():
+            if path.name not in names:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,33 @@ from zoo.errors import TuningError
 from zoo.torch_state.rng import preserve_rng
 from zoo.torch_state.turns import turns_of
 from zoo.tuning.callbacks import call, checked
+from zoo.tuning.division import KEY, divided
 from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
+from zoo.tuning.extension import extension
 from zoo.tuning.folder import opened as opened_folder
 from zoo.tuning.identity import identity
 from zoo.tuning.interrupts import Terminated, stoppable
 from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
+from zoo.tuning.rates import usual_lr
+from zoo.tuning.record import record_of
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
-from zoo.tuning.settings import BATCH_SIZE, LR, OLD_NAMES, Settings, checked_betas, described, warmup_steps
+from zoo.tuning.settings import (
+    BATCH_SIZE,
+    MATCHED,
+    MOST,
+    OLD_NAMES,
+    Settings,
+    checked_betas,
+    checked_extended,
+    described,
+    warmup_steps,
+)
+from zoo.tuning.sharding import sharded
+from zoo.tuning.trackers import Trackers
 from zoo.tuning.tunable import Tunable as Tunable
 
 
@@ -46,6 +63,8 @@ def tune(
     seed: int = 0,
     warmup: float = 0.05,
     schedule: str = "cosine",
+    rates: str = MATCHED,
+    extended: Sequence[float] = (),
     grad_clip: float | None = 1.0,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -63,6 +82,10 @@ def tune(
     quiet: bool = False,
     on_step: Callable[[int, float], None] | None = None,
     callbacks: Sequence[Any] = (),
+    trackers: Sequence[Any] = (),
+    project: str = "zoo",
+    run_name: str | None = None,
+    report: bool = True,
 ) -> TuneResult:
     """Train what `model.trainable_parameters()` yields on `data`, in place.
 
@@ -77,40 +100,46 @@ def tune(
         KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
         SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
     """
+    given = dict(locals())
     # All that cannot be is refused before any data are read.
     EvaluationSettings(eval_every, eval_data, metric, patience, keep_best)
     check_options(
         out,
         on_step,
         {"save_every": save_every, "keep": keep, "log_every": log_every},
-        {"resume": resume, "keep_best": keep_best, "quiet": quiet},
+        {"resume": resume, "keep_best": keep_best, "quiet": quiet, "report": report},
     )
-    callbacks = checked(callbacks)
+    tracking = Trackers(trackers, project, run_name, out)
+    callbacks = [*checked(callbacks), tracking]
     budget = [
         name for name, value in {"steps": steps, "minutes": minutes, "epochs": epochs}.items() if value is not None
     ]
     if len(budget) != 1:
         raise TuningError(f"expected one of steps, minutes and epochs, got {' and '.join(budget) or 'none'}")
     batch_size = BATCH_SIZE if batch_size is None else batch_size
+    rate = usual_lr(model.module) if lr is None else lr
 
     def settings_of(steps: int | None) -> Settings:
+        before = checked_extended(extended, minutes if steps is None else steps)
         return Settings(
             data=described(data).encode(errors="replace").decode(),  # of a file's name half a character
             steps=steps,
             minutes=minutes,
             batch_size=batch_size,
-            lr=LR if lr is None else lr,
+            lr=rate,
             seed=seed,
-            warmup=warmup_steps(warmup, steps),
+            warmup=warmup_steps(warmup, int(before[0]) if before and steps is not None else steps),
             schedule=schedule,
+            rates=rates,
             grad_clip=grad_clip,
             weight_decay=weight_decay,
             betas=checked_betas(betas),
             gradient_accumulation_steps=gradient_accumulation_steps,
             ema_decay=ema_decay,
+            extended=before,
         )
 
-    settings_of(1 if epochs is not None else steps)
+    settings_of(MOST["steps"] if epochs is not None else steps)
     named = [(name, parameter) for name, parameter in model.trainable_parameters() if parameter.requires_grad]
     if not named:
         raise TuningError(
@@ -121,7 +150,7 @@ def tune(
         stoppable(),
         preserve_rng(device),
         _training(model),
-        own_accelerator(device, precision, gradient_accumulation_steps) as accelerator,
+        own_accelerator(device, precision) as (accelerator, shards),
         opened_folder(
             accelerator,
             None if out is None else Path(out),
@@ -130,14 +159,27 @@ def tune(
             keep_best=keep_best,
             quiet=quiet or not accelerator.is_main_process,
         ) as folder,
+        sharded(model.module, device, shards and accelerator.num_processes > 1) as sharding,
     ):
         silent = quiet or not accelerator.is_main_process
-        examples = opened(lambda: model.batches(data, batch_size=batch_size, split="train", seed=seed), seed)
+        division = divided(
+            batch_size,
+            gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+            None if folder is None or folder.last is None else folder.last.settings,
+        )
+        size = division.batch_size
+        examples = opened(lambda: model.batches(data, batch_size=size, split="train", seed=seed), seed)
         for line in (line for report in examples.reports for line in report.lines()):
             note(line, quiet=silent)
         if epochs is not None:
-            items = batch_size * gradient_accumulation_steps * accelerator.num_processes
-            steps = steps_of(epochs, examples.items, items)
+            steps = steps_of(epochs, examples.items, division.items)
+        longer = extension(None if folder is None else folder.last, {"steps": steps, "minutes": minutes})
+        if folder is not None and longer.last is not None:
+            folder.last = longer.last
+        if longer.said or not extended:
+            extended = longer.before
         settings = settings_of(steps)
         head = getattr(getattr(model, "entry", None), "head", None)  # other classes are another run
         if eval_every is not None and eval_data is None:
@@ -148,13 +190,26 @@ def tune(
             **({"head": head.key} if head else {}),
             "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
+            KEY: [division.batch_size, division.batches],
             **({"examples": examples.content} if examples.content else {}),
         }
         known = {} if folder is None else identity(model, data, device)
-        run = Run(model, accelerator, named, settings, facts, known, folder, device, examples, evaluations)
+        used = {**given, **asdict(settings), "precision": accelerator.mixed_precision, "warmup": warmup}
+        used |= {"steps": steps if epochs is None else None, "lr": settings.lr, "epochs": epochs}
+        record = None if folder is None else record_of(model, data, used, accelerator.is_main_process)
+        if folder is not None and record is not None:
+            folder.file = record.file
+        run = Run(model, accelerator, named, settings, division, facts, known, folder, device, examples, evaluations)
+        run.sharding = sharding
         run.begin(silent)
+        if longer.said:
+            note(longer.said, quiet=silent)
         try:
-            _advance(run, callbacks, on_step, save_every, log_every, silent)
+            with tracking.started(accelerator, used):
+                if record is not None:
+                    with preserve_rng(device):
+                        record.begin(run.step, eval_data)
+                _advance(run, callbacks, on_step, save_every, log_every, silent)
         except (KeyboardInterrupt, Terminated) as stop:
             stop.add_note(said := run.interrupted())
             if isinstance(stop, Terminated):  # which nothing else shows
@@ -167,7 +222,11 @@ def tune(
             call(callbacks, "on_end", state_of(run))
         if run.stopped is not None:
             note(f"stopped after {settings.place(run.step)}: {run.stopped}", quiet=silent)
-        return run.result()
+        result = run.result()
+        if record is not None:
+            with preserve_rng(device):
+                result = replace(result, report=record.end(result, settings))
+        return result
 
 
 def _advance(
@@ -195,6 +254,8 @@ def _advance(
         while not run.finished:
             with turns_of(run.model.module).changing():  # other threads see the weights before a step or after it
                 loss = run.advance()
+            if run.folder is not None:
+                run.folder.started = True
             with preserve_rng(run.device):
                 show(run.step, loss, run.lr, run.used)
             tell("on_step")

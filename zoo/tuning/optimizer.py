@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,19 +10,50 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.errors import TuningError
+from zoo.tuning.rates import ONE, Rate
 from zoo.tuning.settings import Settings
 from zoo.weights.walk import plain_names
 
+EPS = 1e-8  # Adam's, of a weight itself
 
-def adamw(parameters: list[Parameter], settings: Settings, device: torch.device) -> torch.optim.AdamW:
-    """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+
+def adamw(
+    named: list[tuple[str, Parameter]], settings: Settings, device: torch.device, rates: Mapping[str, Rate]
+) -> torch.optim.AdamW:
+    """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only.
+
+    Each group has a "rate", by which `set_lr` multiplies the learning rate. Adam's epsilon is divided by it, because
+    gradients of a factor with a high rate are small.
+
+    Args:
+        named: name and parameter of all that trains.
+        settings: of the run.
+        device: where the parameters are.
+        rates: of the parameters whose rate is not the learning rate itself, by name.
+    """
+    groups: dict[tuple[Rate, bool], list[Parameter]] = {}
+    for name, parameter in named:
+        groups.setdefault((rates.get(name, ONE), parameter.ndim >= 2), []).append(parameter)
+    listed = [
+        {
+            "params": parameters,
+            "rate": rate,
+            "decay": settings.weight_decay if decays else 0.0,
+            "eps": EPS / rate.first,
+        }
+        for (rate, decays), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
     fused = device.type in {"cpu", "cuda"}
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused or None)
+    optimizer = torch.optim.AdamW(listed, lr=settings.lr, betas=settings.betas, fused=fused or None)
+    set_lr(optimizer, settings.lr, 0)
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, step: int) -> None:
+    """Set the learning rate of every group for a step, counted from 0; decay shrinks all of them by the same share."""
+    for group in optimizer.param_groups:
+        multiple = group["rate"].at(step)
+        group["lr"], group["weight_decay"] = lr * multiple, group["decay"] / multiple
 
 
 def check_loss(loss: Any) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from zoo.errors import TuningError
+from zoo.tuning.sharding import asked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -19,10 +19,8 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 @contextmanager
-def own_accelerator(
-    device: torch.device, precision: str | None, gradient_accumulation_steps: int
-) -> Iterator[Accelerator]:
-    """Yield an Accelerator of our own for a model on `device`.
+def own_accelerator(device: torch.device, precision: str | None) -> Iterator[tuple[Accelerator, bool]]:
+    """Yield an Accelerator of our own for a model on `device`, and whether the model is to be sharded.
 
     Accelerate keeps one state for the whole process: the first Accelerator decides its device and precision. The
     caller's earlier one goes on as it was when the block ends, and where there was none, a later one can still decide.
@@ -30,19 +28,20 @@ def own_accelerator(
     Args:
         device: where the model is.
         precision: "no", "bf16" or "fp16"; None: the caller's, or that of `accelerate launch`, or else "no".
-        gradient_accumulation_steps: batches in one optimizer step.
 
     Raises:
-        TuningError: the precision does not exist, accelerate cannot run here, or it is set to shard the model.
+        TuningError: the precision does not exist, accelerate cannot run here, or it is set to shard otherwise.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
-    from accelerate.utils import GradientAccumulationPlugin
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
     if precision is not None and precision not in PRECISIONS:
         raise TuningError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
     states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
     before = [dict(state) for state in states]
+    plugin = before[1].get("fsdp_plugin")
+    shards = asked(plugin)
     precision = precision or before[1].get("_mixed_precision")
     for state in states:
         state.clear()  # in place: the caller's objects hold this very dict
@@ -51,49 +50,30 @@ def own_accelerator(
             accelerator = Accelerator(
                 cpu=device.type == "cpu",
                 mixed_precision=precision,
-                # given, so that a variable of the environment does not divide the loss once more
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation_steps),
+                # One, whatever a variable of the environment says: the loop weighs the batches of a step itself.
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+                fsdp_plugin=plugin,
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )
         except (ValueError, ImportError, RuntimeError) as error:
             raise TuningError(f"accelerate cannot run on {device} here: {' '.join(str(error).split())}") from error
-        if accelerator.distributed_type not in {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}:
+        if accelerator.distributed_type not in {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "FSDP"}:
             raise TuningError(
-                f"expected one process or data parallel ones, got {accelerator.distributed_type.value}: "
-                "launch with `accelerate launch --multi_gpu`, or shard the module yourself and write your own loop"
+                f"expected one process, DDP or FSDP2, got {accelerator.distributed_type.value}: launch with `torchrun` "
+                "or, to shard the model, with `accelerate launch --use_fsdp --fsdp_version 2`"
             )
-        yield accelerator
+        yield accelerator, shards
     finally:
         for state, kept in zip(states, before, strict=True):
             state.clear()
             state.update(kept)
 
 
-def same_everywhere(accelerator: Accelerator, parameters: Sequence[Parameter]) -> None:
-    """Broadcast the first process's values: new factors may have been drawn differently."""
+def same_everywhere(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
+    """Give tensors, such as running means, the first process's values in every process."""
     if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast
-
-        with torch.no_grad():
-            for parameter in parameters:
-                parameter.copy_(broadcast(parameter.detach().clone()))
-
-
-def average_gradients(accelerator: Accelerator, parameters: Iterable[Parameter]) -> None:
-    """Replace every gradient by its mean over the processes.
-
-    What trains is small (factors), and losses call the module as they like, so one reduction after the backward pass
-    replaces a wrapper around the module. A parameter that some process did not use counts as zero there.
-    """
-    if accelerator.num_processes == 1:
-        return
-    kinds: dict[torch.dtype, list[Parameter]] = {}
-    for parameter in parameters:
-        kinds.setdefault(parameter.dtype, []).append(parameter)
-    for group in kinds.values():
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
-        flat: Any = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
-        for parameter, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor.detach(), 0)
 
 
 def mean(accelerator: Accelerator, values: Tensor) -> list[float]:
@@ -111,3 +91,8 @@ def gathered(accelerator: Accelerator, item: Any) -> list[Any]:
 
     found: list[Any] = gather_object([item])
     return found
+
+
+def summed(accelerator: Accelerator, digest: int, modulus: int) -> int:
+    """Return the sum over the processes."""
+    return sum(gathered(accelerator, digest)) % modulus

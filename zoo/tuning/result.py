@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -32,10 +33,12 @@ class TuneResult:
         checkpoint: the last checkpoint's folder in `out`, or None.
         resumed_from: the step that this call began at.
         evaluations: (step, metrics) of each evaluation, those before a resume included.
+        intervals: step → the interval of each figure of its evaluation that has one.
         best_step: the step of the best of them; None without any.
         stopped: why the run ended before its budget, if it did.
         main_process: whether this is the only or the first process, which is to write and to print.
         reports: what was taken of each source of the data, and what was left.
+        report: `report.html` in the run's folder; None where none was written.
     """
 
     losses: tuple[float, ...]
@@ -49,10 +52,12 @@ class TuneResult:
     checkpoint: Path | None = None
     resumed_from: int = 0
     evaluations: tuple[tuple[int, dict[str, float]], ...] = ()
+    intervals: Mapping[int, Mapping[str, tuple[float, float]]] = field(default_factory=dict, repr=False)
     best_step: int | None = None
     stopped: str | None = None
     main_process: bool = True
     reports: tuple[Report, ...] = field(default=(), repr=False)
+    report: Path | None = None
 
     @property
     def loss(self) -> float:

@@ -13,23 +13,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.errors import TuningError
-from zoo.plugin.requests import SEEDS
-from zoo.torch_state.rng import RandomState, random_state, seed_everything
+from zoo.data.batches import seed_of
+from zoo.errors import DataError, TuningError
+from zoo.torch_state.spread import spreading
 from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
 from zoo.tuning.callbacks import TuneState
 from zoo.tuning.checkpoint import Checkpoint
+from zoo.tuning.division import Division, divided_then
 from zoo.tuning.evaluation import Evaluations
-from zoo.tuning.examples import Examples, next_batch, shares
+from zoo.tuning.examples import DIGESTS, Drawn, Examples, batch_of, shares
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
-from zoo.tuning.optimizer import adamw, check_loss, persistent_buffers
-from zoo.tuning.processes import average_gradients, gathered, mean, same_everywhere
-from zoo.tuning.progress import note
+from zoo.tuning.optimizer import adamw, persistent_buffers, set_lr
+from zoo.tuning.processes import gathered, mean, same_everywhere, summed
+from zoo.tuning.rates import Rate, rates_of
+from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
+from zoo.tuning.sharding import Sharding, clip
+from zoo.tuning.step import Weighted, accumulate, not_finite, objective
 from zoo.tuning.tunable import Tunable
+from zoo.weights.gathering import whole
 from zoo.weights.walk import named_buffers
 
 if TYPE_CHECKING:
@@ -38,23 +43,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """A run in progress. `step`, `losses`, `random`, `buffers` and `drawn` belong to the same moment between two steps.
+    """A run in progress. `step`, `losses`, `buffers` and `drawn` belong to the same moment between two steps.
 
     Attributes:
         model: what trains.
         accelerator: precision, scaling and the other processes.
         named: name and parameter of all that trains.
         settings: what the run depends on.
-        facts: the settings as checkpoints hold them, with the precision and the number of processes.
+        division: which batches of each step are this process's.
+        facts: the settings as checkpoints hold them, with the precision and the division.
         identity: what the run is of beside its settings; empty without a folder.
         folder: for checkpoints, or None.
         device: where the model is.
         examples: its batches.
         evaluations: what was evaluated so far.
+        sharding: the weights, where each process keeps a part of them.
         step: steps done.
         losses: the loss of every step.
+        drawn: digests of this process's batches so far; None where those before a resume were cut otherwise.
+        known: whether there are such digests.
+        newest: the digest of this process's batches of the last step alone.
+        loss_of: the model's loss as a module; see `zoo.tuning.step`.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
+        rates: multiples of it by the parameter's name, where they are not 1.
         written: the last checkpoint.
         resumed_from: the step that this call began at.
         stopped: why the run ends before its budget.
@@ -65,19 +77,24 @@ class Run:
     accelerator: Accelerator
     named: list[tuple[str, Parameter]]
     settings: Settings
+    division: Division
     facts: dict[str, Any]
     identity: dict[str, Any]
     folder: RunFolder | None
     device: torch.device
     examples: Examples
     evaluations: Evaluations
+    sharding: Sharding | None = None
     step: int = 0
     used: float = 0.0
     lr: float = 0.0
     losses: list[float] = field(default_factory=list)
-    random: RandomState = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
-    drawn: str = field(init=False)
+    drawn: Drawn | None = field(init=False)
+    known: bool = True
+    newest: int = 0
+    loss_of: nn.Module = field(init=False)
+    rates: dict[str, Rate] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
     written: Path | None = None
     resumed_from: int = 0
@@ -89,53 +106,48 @@ class Run:
         """Seed, make the optimizer, and restore the last checkpoint if there is one."""
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
-        parameters = [parameter for _, parameter in self.named]
-        seed_everything((settings.seed + self.accelerator.process_index) % SEEDS.stop)
-        same_everywhere(self.accelerator, parameters)
-        self.optimizer = adamw(parameters, settings, self.device)
+        if self.sharding is not None and self.division.batches % self.division.processes:
+            raise TuningError(
+                f"with sharded weights every process takes as many batches, and a step of this run has "
+                f"{self.division.described()} for {self.division.processes} processes"
+            )
+        if self.sharding is None:
+            self.loss_of = objective(self.model, self.accelerator, self.named)
+        else:
+            same_everywhere(self.accelerator, [parameter for _, parameter in self.named])
+        # Those of the run's start: by what has been learnt since they would be others.
+        self.rates = dict(last.rates) if last is not None else rates_of(self.model.module, self.named, settings)
+        self.optimizer = adamw(self.named, settings, self.device, self.rates)
+        if self.sharding is not None:
+            self.named = self.sharding.spread(self.named, self.optimizer)
+            self.loss_of = objective(self.model, self.accelerator, self.named)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         self.optimizer.zero_grad(set_to_none=True)
         if folder is not None:
             if last is not None and folder.path is not None:
                 self._restore(folder.path, last, quiet)
             if self.accelerator.is_main_process:
-                folder.describe({"settings": self.facts, **self.identity})
-        for _ in range(self.step * settings.gradient_accumulation_steps * self.accelerator.num_processes):
-            self._next()
+                folder.describe({"settings": self.facts, "rates": self.rates, **self.identity})
         if last is not None and self.written is not None:
-            checkpoints.check_examples(self.written, last.examples, self.examples.digest)
-            checkpoints.restore_random(self.written, last.random, self.accelerator.process_index, self.device)
+            self._catch_up(self.written, last)
+        same_everywhere(self.accelerator, named_buffers(self.model.module).values())
         self._mark()
         self.started = time.perf_counter()  # reading the data is no part of a budget in minutes
 
     def advance(self) -> float:
         """Take one step and return its loss, the mean over the batches and the processes."""
-        from accelerate.utils import send_to_device
-
-        accelerator, settings = self.accelerator, self.settings
-        parameters = [parameter for _, parameter in self.named]
-        total = torch.zeros((), device=self.device)
-        for batch, weight in self._weighted():
-            with accelerator.autocast():
-                loss = self.model.loss(send_to_device(batch, self.device))
-            check_loss(loss)
-            total += loss.detach().to(self.device, torch.float32) * weight
-            # Accelerate divides by the number of batches.
-            accelerator.backward(loss * (weight * settings.gradient_accumulation_steps))
-        average_gradients(accelerator, parameters)
-        accelerator.unscale_gradients()
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        settings, named = self.settings, self.named
+        total, norm = accumulate(self.loss_of, self.accelerator, named, self._weighted(), self.device)
         clock = total.new_tensor(settings.used(self.step + 1, self.seconds))
         # The clock too is the processes' mean, or one of them would stop before the others.
-        value, length, used = mean(accelerator, torch.stack([total, norm.to(self.device, torch.float32), clock]))
+        value, length, used = mean(self.accelerator, torch.stack([total, norm, clock]))
         # A scaler tries factors that are too large and leaves out the step itself.
-        if not math.isfinite(value) or (not math.isfinite(length) and accelerator.scaler is None):
-            raise self._not_finite(value, length)
+        if not math.isfinite(value) or (not math.isfinite(length) and self.accelerator.scaler is None):
+            raise not_finite(named, value, length, settings, self.step + 1, self.written)
         if settings.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, settings.grad_clip, norm)
+            clip([p for _, p in named], settings.grad_clip, norm)
         self.lr = settings.lr_at(self.step, self.used)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+        set_lr(self.optimizer, self.lr, self.step)
         with uninterrupted():
             self.stepper.step()
             self.step += 1
@@ -151,8 +163,9 @@ class Run:
         data = self.evaluations.settings.data
         before = {name: parameter.detach().clone() for name, parameter in self.named} if self.settings.ema_decay else {}
         try:
+            same_everywhere(self.accelerator, named_buffers(self.model.module).values())
             ema.put(self.named, self.optimizer)
-            metrics: Mapping[str, float] = gathered(self.accelerator, self.model.evaluate(data))[0]
+            metrics: Mapping[str, float] = gathered(self.accelerator, self._evaluated(data))[0]
             best = self.evaluations.add(self.step, metrics)
             if best and self.evaluations.settings.keep_best:
                 self._keep_best(metrics)
@@ -162,8 +175,15 @@ class Run:
                     parameter.copy_(before[name])
         self.stopped = self.stopped or self.evaluations.exhausted()
 
+    def _evaluated(self, data: Any) -> dict[str, float]:
+        """Return the metrics; the processes share the work, unless they share the weights."""
+        accelerator = self.accelerator
+        processes = 1 if self.sharding is not None else accelerator.num_processes
+        with spreading(accelerator.process_index, processes):
+            return dict(self.model.evaluate(data))
+
     def _keep_best(self, metrics: Mapping[str, float]) -> None:
-        tensors = {**persistent_buffers(self.model.module), **{name: p.detach() for name, p in self.named}}
+        tensors = {**persistent_buffers(self.model.module), **{name: whole(p) for name, p in self.named}}
         if self.out is None:
             self.evaluations.weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         elif self.accelerator.is_main_process:
@@ -171,6 +191,7 @@ class Run:
 
     def finish(self) -> None:
         """Leave the weights of the best evaluation, or the moving average of them, where there is one."""
+        same_everywhere(self.accelerator, named_buffers(self.model.module).values())
         step = self.evaluations.best_step
         if step is None or step == self.step or not self.evaluations.settings.keep_best:
             with uninterrupted():
@@ -178,16 +199,15 @@ class Run:
             return
         self.accelerator.wait_for_everyone()
         kept = evaluation.load_best(self.out, step) if self.out is not None else self.evaluations.weights
-        live = {**named_buffers(self.model.module), **dict(self.named)}
-        with torch.no_grad(), uninterrupted():
-            for name, tensor in (kept or {}).items():
-                live[name].copy_(tensor)
+        with uninterrupted():
+            put(kept or {}, self.model.module, self.named)
 
     def save(self) -> None:
         """Write a checkpoint of the moment between two steps, if there is a folder for it."""
         if self.folder is None:
             return
-        states = gathered(self.accelerator, self.random)
+        tensors, moved = self._tensors(), moments(self.optimizer, self.named)
+        drawn = self.drawn and Drawn(*(summed(self.accelerator, digest, DIGESTS) for digest in self.drawn))
         if not self.accelerator.is_main_process:
             return
         with uninterrupted():
@@ -197,11 +217,11 @@ class Run:
                     seconds=self.seconds,
                     losses=self.losses,
                     settings=self.facts,
-                    model=self._tensors(),
-                    optimizer=self._moments(),
-                    random=states,
+                    rates=self.rates,
+                    model=tensors,
+                    optimizer=moved,
                     scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-                    examples=self.drawn,
+                    drawn=drawn,
                     evaluations=self.evaluations.as_dict() if self.evaluations.history else None,
                     identity=self.identity,
                 )
@@ -224,12 +244,11 @@ class Run:
 
     def result(self) -> TuneResult:
         """Return the finished run."""
-        batches = self.settings.gradient_accumulation_steps * self.accelerator.num_processes
         return TuneResult(
             losses=tuple(self.losses),
             steps=self.step,
             seconds=self.seconds,
-            batch_size=self.settings.batch_size * batches,
+            batch_size=self.division.items,
             lr=self.settings.lr,
             seed=self.settings.seed,
             trainable=sum(parameter.numel() for _, parameter in self.named),
@@ -237,6 +256,7 @@ class Run:
             checkpoint=self.written,
             resumed_from=self.resumed_from,
             evaluations=tuple((step, dict(metrics)) for step, metrics in self.evaluations.history),
+            intervals=dict(self.evaluations.intervals),
             best_step=self.evaluations.best_step,
             stopped=self.stopped,
             main_process=self.accelerator.is_main_process,
@@ -262,27 +282,15 @@ class Run:
 
     def _mark(self) -> None:
         """Remember the state between two steps, to which a Ctrl-C within the next one comes back."""
-        self.random = random_state(self.device)
         self.buffers = persistent_buffers(self.model.module)
-        self.drawn = self.examples.digest
+        self.drawn = Drawn(self.examples.digest, self.newest) if self.known else None
 
     def _restore(self, folder: Path, last: Checkpoint, quiet: bool) -> None:
         """Check all of `last` against this run, and only then restore it."""
-        checkpoints.check_same(folder, last, self.facts, self.identity)
         self.buffers = persistent_buffers(self.model.module)
-        checkpoints.check_tensors(folder, last.model, self._tensors())
-        if said := checkpoints.check_content(folder, last, self.identity):
-            note(f"going on from {folder}: {said}", quiet=quiet)
-        live = {**named_buffers(self.model.module), **dict(self.named)}
-        with torch.no_grad():
-            for name, tensor in last.model.items():
-                live[name].copy_(tensor)
-        for name, parameter in self.named:
-            kinds = {
-                key.rsplit("/", 1)[1]: tensor for key, tensor in last.optimizer.items() if key.rsplit("/", 1)[0] == name
-            }
-            if kinds:  # a parameter that no loss has used yet has none
-                self.optimizer.state[parameter] = {kind: tensor.to(self.device) for kind, tensor in kinds.items()}
+        check(folder, last, self.facts, self.identity, self._tensors(), quiet)
+        put(last.model, self.model.module, self.named)
+        put_moments(last.optimizer, self.optimizer, self.named)
         if self.accelerator.scaler is not None and last.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(last.scaler))
         self.step = self.resumed_from = last.step
@@ -296,40 +304,46 @@ class Run:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return what training changes, by name, as it was between two steps."""
-        return {**self.buffers, **{name: parameter.detach() for name, parameter in self.named}}
+        return {**self.buffers, **{name: whole(parameter) for name, parameter in self.named}}
 
-    def _moments(self) -> dict[str, Tensor]:
-        """Return the optimizer's state, as "<parameter>/<moment>"."""
-        state = self.optimizer.state
-        return {
-            f"{name}/{kind}": tensor
-            for name, parameter in self.named
-            if parameter in state
-            for kind, tensor in state[parameter].items()
-        }
+    def _draw(self, step: int) -> list[tuple[int, Any]]:
+        """Return this process's batches of a step (from 0), with their numbers."""
+        before, place = self.examples.digest, self.settings.place(step + 1)
+        drawn = [(number, batch_of(self.examples, number, place)) for number in self.division.own(step)]
+        self.newest = (self.examples.digest - before) % DIGESTS
+        return drawn
 
-    def _next(self) -> Any:
-        return next_batch(self.examples, self.settings.place(self.step + 1))
+    def _weighted(self) -> list[Weighted]:
+        """Return this process's batches of one step, each with its share in the loss."""
+        drawn = self._draw(self.step)
+        counts = [float(self.model.count(batch)) for _, batch in drawn]
+        empty = float(counts.count(0) or not counts)
+        total, empties = mean(self.accelerator, torch.tensor([sum(counts), empty], device=self.device))
+        found = shares(drawn, counts, total, self.settings.place(self.step + 1))
+        if self.sharding is not None and empties:
+            raise DataError(
+                f"nothing counts in a batch of {self.settings.place(self.step + 1)}, and with sharded weights all batches "
+                "are needed: give a larger batch size, or train without --use_fsdp"
+            )
+        return [Weighted(batch, share, seed_of(self.settings.seed, number)) for (number, batch), share in found]
 
-    def _weighted(self) -> list[tuple[Any, float]]:
-        """Return this process's batches of one step, and the share of each in the loss: of every `processes` one."""
-        steps, processes = self.settings.gradient_accumulation_steps, self.accelerator.num_processes
-        drawn = [[self._next() for _ in range(processes)][self.accelerator.process_index] for _ in range(steps)]
-        counts = [float(self.model.count(batch)) for batch in drawn]
-        (total,) = mean(self.accelerator, torch.tensor([sum(counts)], device=self.device))
-        return shares(drawn, counts, total, self.settings.place(self.step + 1))
+    def _catch_up(self, folder: Path, last: Checkpoint) -> None:
+        """Pass over the batches of the steps that are done, and compare them with those that the run had.
 
-    def _not_finite(self, loss: float, norm: float) -> TuningError:
-        settings = self.settings
-        found = f"the loss is {loss}"
-        if math.isfinite(loss):
-            bad = [n for n, p in self.named if p.grad is not None and not bool(p.grad.isfinite().all())]
-            found = f"the gradient's norm is {norm}{f', first in {bad[0]}' if bad else ''}"
-        kept = f"; the checkpoint {self.written} stays" if self.written else ""
-        return TuningError(
-            f"{found} at {settings.place(self.step + 1)}; the weights are those before it{kept}. "
-            f"Give a lower lr (it is {settings.lr:g}) or a longer warmup, or look for such values in the data"
-        )
+        Where the content of the data is known to be the same, only those of the last step are drawn again.
+        """
+        then = divided_then(last.settings)
+        if last.drawn is None or (then.batch_size, then.batches) != (self.division.batch_size, self.division.batches):
+            self.known = False
+            self.examples.skip(self.step * self.division.batches)
+            return
+        first = max(0, self.step - 1) if self.examples.content else 0
+        for step in range(first, self.step):
+            self._draw(step)
+        now = Drawn(*(summed(self.accelerator, digest, DIGESTS) for digest in (self.examples.digest, self.newest)))
+        checkpoints.check_examples(folder, last.drawn if first == 0 else Drawn(now.all, last.drawn.newest), now)
+        main = self.accelerator.is_main_process
+        self.examples.digest = last.drawn.all if main else 0  # further ones are added to it
 
 
 def state_of(run: Run) -> TuneState:

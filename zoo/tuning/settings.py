@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any
@@ -13,11 +14,13 @@ from zoo.errors import TuningError
 from zoo.plugin.requests import MOST_ITEMS, SEEDS
 
 BATCH_SIZE = 16
-LR = 1e-3  # right for low-rank factors and for small models; models' own demos say better in the registry
+LR = 1e-3  # of small models, for adapters and full training alike: see `zoo.tuning.rates.usual_lr`
 # More of these is a slip, and would take all memory or all time.
 MOST = {"steps": 10**12, "batch_size": MOST_ITEMS, "gradient_accumulation_steps": 2**20}
 MOST_RATE = 1000  # one step of more would leave no weight finite
 SCHEDULES = ("cosine", "wsd")
+MATCHED, PLAIN = "matched", "plain"  # what `rates` may be beside LoRA+'s: see zoo/tuning/rates.py
+LORA_PLUS = 16.0  # the ratio that LoRA+ proposes (arXiv:2402.12354, section 4)
 DECAY_SHARE = 1 / 3  # of a budget, in which the schedule "wsd" lowers the learning rate
 # Name of a setting in version 0.1 → its name now: what checkpoints and plugins of that version say.
 OLD_NAMES = {"accumulate": "gradient_accumulation_steps", "average": "ema_decay"}
@@ -30,7 +33,9 @@ class Settings:
     Attributes:
         steps: the budget in optimizer steps; None where it is in `minutes`.
         minutes: the budget in minutes of training; None where it is in `steps`.
+        rates: whether each factor of an adapter has a learning rate of its own: "matched", "plain" or "lora+16".
         warmup: a number of steps, or of a budget in minutes its share, below 1.
+        extended: the earlier budgets of a run that was given a larger one each time it had used one up, rising.
     """
 
     data: str
@@ -46,6 +51,8 @@ class Settings:
     ema_decay: float = 0.0
     minutes: float | None = None
     schedule: str = "cosine"
+    rates: str = MATCHED
+    extended: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -78,10 +85,11 @@ class Settings:
             raise TuningError(f"expected ema_decay as a number in [0, 1), got {self.ema_decay!r}")
         if self.schedule not in SCHEDULES:
             raise TuningError(f"expected schedule as one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        check_rates(self.rates)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back, without those that version 0.1 had not and that are not used."""
-        values = {**asdict(self), "betas": list(self.betas)}
+        values = {**asdict(self), "betas": list(self.betas), "extended": list(self.extended) or ()}
         younger = {field.name: field.default for field in fields(self) if field.name in _YOUNGER}
         return {name: value for name, value in values.items() if name not in younger or value != younger[name]}
 
@@ -93,7 +101,8 @@ class Settings:
         """Return the learning rate of a step: a linear warm-up to `lr`, then down to 0 at the end of the budget.
 
         "cosine" is half a cosine: Loshchilov and Hutter, SGDR (arXiv:1608.03983), eq. 5 without restarts. "wsd" holds
-        `lr` and lowers it linearly over the last third (warm-up, stable, decay: arXiv:2404.06395).
+        `lr` and lowers it linearly over the last third (warm-up, stable, decay: arXiv:2404.06395). Of an extended run,
+        a step has the rate that it has in a run of the budget that it was taken in.
 
         Args:
             step: counted from 0.
@@ -102,9 +111,11 @@ class Settings:
         if self.steps is not None:
             if step < self.warmup:
                 return self.lr * (step + 1) / self.warmup
-            progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+            steps = next((one for one in self.extended if step < one), self.steps)
+            progress = (step - self.warmup) / max(1, steps - self.warmup)
         else:
-            used = min(1.0, used or 0.0)
+            used, minutes = min(1.0, used or 0.0), self.minutes or 1
+            used *= minutes / next((one for one in self.extended if used * minutes < one), minutes)
             share = self.warmup if self.warmup < 1 else 0.0
             if used < share:
                 return self.lr * max(used, 0.001) / share  # a little at least, or the first step would change nothing
@@ -120,7 +131,19 @@ class Settings:
         return f"step {step}" if self.steps is None else f"step {step} of {self.steps}"
 
 
-_YOUNGER = ("ema_decay", "minutes", "schedule")
+_YOUNGER = ("ema_decay", "minutes", "schedule", "extended")
+
+
+def checked_extended(extended: Any, budget: float | None) -> tuple[float, ...]:
+    """Return the earlier budgets of a run; raise TuningError unless they are rising numbers below its budget."""
+    values = tuple(extended) if isinstance(extended, list | tuple) else (None,)
+    if (
+        not all(_is_number(one) for one in values)
+        or list(values) != sorted({*values})
+        or (values and not 0 < values[0] <= values[-1] < (budget or 0))
+    ):
+        raise TuningError(f"expected extended as rising numbers below the budget of {budget}, got {extended!r:.80}")
+    return values
 
 
 def warmup_steps(warmup: float, steps: int | None) -> float:
@@ -144,9 +167,22 @@ def checked_betas(betas: Any) -> tuple[float, float]:
     return pair[0], pair[1]
 
 
+def check_rates(rates: Any) -> None:
+    """Raise TuningError unless `rates` is "matched", "plain", "lora+", or that with a ratio."""
+    if not isinstance(rates, str) or (rates not in (MATCHED, PLAIN) and ratio_of(rates) is None):
+        raise TuningError(f"expected rates as {MATCHED!r}, {PLAIN!r} or 'lora+16', got {rates!r:.40}")
+
+
+def ratio_of(rates: str) -> float | None:
+    """Return the ratio that "lora+16" says, 16 for "lora+"; None for anything else."""
+    match = re.fullmatch(r"lora\+([0-9]{1,4}(?:\.[0-9]{1,4})?)?", rates)
+    ratio = None if match is None else float(match[1] or LORA_PLUS)
+    return ratio or None
+
+
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings, as version 0.1 may have named them, under today's names."""
-    return {OLD_NAMES.get(name, name): value for name, value in settings.items()}
+    """Return settings of an earlier version, of which 0.1 named some otherwise, as today's would be."""
+    return {"rates": PLAIN} | {OLD_NAMES.get(name, name): value for name, value in settings.items()}
 
 
 def described(data: Any) -> str:

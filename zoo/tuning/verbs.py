@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from zoo.catalog.entry import RANDOM
 from zoo.compat import renamed_arguments
 from zoo.data.report import SEEN, collecting
 from zoo.data.spec import as_data
 from zoo.plugin import hooks
-from zoo.plugin.requests import BatchRequest
+from zoo.plugin.requests import BatchRequest, EvaluationRequest
 from zoo.torch_state.modes import evaluating
 from zoo.tuning.examples import without_gradients
 from zoo.tuning.options import known_options
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.catalog.entry import Entry
+    from zoo.metrics.figures import Figures
     from zoo.tuning.result import TuneResult
 
 
@@ -34,9 +34,11 @@ class TrainingVerbs(ABC):
 
     Attributes:
         seen: what the model was trained on.
+        tuned: whether a run has trained it since it was loaded.
     """
 
     seen: SeenExamples
+    tuned: bool = False
 
     @property
     @abstractmethod
@@ -112,31 +114,48 @@ class TrainingVerbs(ABC):
         return hooks.batches(self, without_gradients(data), BatchRequest(batch_size, split, seed))
 
     def evaluate(
-        self, data: Any = None, *, columns: Mapping[str, str] | None = None, split: str | None = None
-    ) -> dict[str, float]:
+        self,
+        data: Any = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        split: str | None = None,
+        metrics: Sequence[str] = (),
+        judge: Any = None,
+        samples: int | None = None,
+    ) -> Figures:
         """Return metrics on held-out data, the main one first; the same at every call.
 
         Of data without splits of their own a tenth is held out, by the same rule as in `tune`, and only that tenth is
         evaluated. Where some of it was trained on nevertheless, "seen_in_training" is its share.
 
+        The result is a dict of floats that also has `.samples`, the number of examples, and `.intervals`, the 95 %
+        bootstrap interval of each figure over them; `zoo.metrics.paired` compares two of them.
+
         Args:
             data: as `batches` takes it.
             columns: as in `batches`.
             split: the split to evaluate on, "validation" say, or "all" for all that there is.
+            metrics: more of them than the usual, `["fid", "kid"]` say, for which the plugin may take longer.
+            judge: in whose features pictures are compared: "pixels", "inception", a loaded image classifier or a
+                module, see `zoo.metrics.space_of`.
+            samples: how many samples to draw at most where a metric is of drawn ones.
 
         Raises:
             DataError: the data cannot be used.
+            UnknownNameError: the model has no such metric.
         """
         if columns is not None or split is not None:
             data = as_data(data, columns=columns, split=split)
+        request = EvaluationRequest((metrics,) if isinstance(metrics, str) else tuple(metrics), judge, samples)
         with torch.no_grad(), evaluating(self.module), collecting() as reports:
-            metrics = hooks.evaluate(self, data)
+            figures = hooks.evaluate(self, data, request)
         share = self.seen.share(reports)
         if share:
-            metrics[SEEN] = share
+            figures[SEEN] = share
+            figures.missing[SEEN] = "it is the share of all of them"
             note(f"{share:.0%} of what was evaluated on was trained on: this is no test of new data", quiet=False)
-        self.note_metrics(data, metrics)
-        return metrics
+        self.note_metrics(data, figures)
+        return figures
 
     @renamed_arguments(OLD_NAMES)
     @known_options
@@ -154,6 +173,8 @@ class TrainingVerbs(ABC):
         seed: int = 0,
         warmup: float | None = None,
         schedule: str | None = None,
+        rates: str | None = None,
+        extended: Sequence[float] = (),
         grad_clip: float | Literal["default"] | None = "default",
         weight_decay: float | None = None,
         betas: tuple[float, float] | None = None,
@@ -172,6 +193,10 @@ class TrainingVerbs(ABC):
         quiet: bool = False,
         on_step: Callable[[int, float], None] | None = None,
         callbacks: Sequence[Any] = (),
+        trackers: Sequence[Any] = (),
+        project: str = "zoo",
+        run_name: str | None = None,
+        report: bool = True,
     ) -> TuneResult:
         """Train the active adapters, or, in a model with neither adapters nor quantized weights, everything.
 
@@ -188,15 +213,23 @@ class TrainingVerbs(ABC):
                 data is not counted.
             epochs: passes over the data, instead of `steps`; may be a fraction.
             batch_size: items in a batch, default 16.
-            lr: peak learning rate, default 1e-3: right for low-rank factors and for small models.
-            out: folder for checkpoints, or None for none. One that holds another run's checkpoints is an error.
+            lr: peak learning rate: how far (root mean square) the first step moves each weight. Default 1e-3, less in
+                proportion for weights of more than 256 inputs (the median), 6e-5 for 4,096.
+            out: folder for checkpoints, the run's `run.toml` and its report, or None for none. One that holds another
+                run's checkpoints is an error.
             resume: go on from the checkpoint in `out`. On the CPU the losses and weights of a run of `steps` are those
                 of a run without the pause, bit for bit. Where there is none yet, the run starts afresh and says so, so
-                that the same command can be given again and again.
+                that the same command can be given again and again. A finished run with more `steps` or `minutes` than
+                it had goes on with the learning rate of a run of so many.
             seed: of the batches and of everything random in the loss. The caller's generators are put back afterwards.
             warmup: linear warm-up, as a share of the steps or minutes or (from 1) as a number of steps, default 0.05.
             schedule: after the warm-up: "cosine", half a cosine to 0 (the default), or "wsd", constant and then linear
                 to 0 over the last third.
+            rates: "matched", the default: each factor of an adapter has its own multiple of `lr`, so that the first
+                step moves every weight by `lr` (root mean square), whatever the kind, the rank and the scale of the
+                adapter. "plain": `lr` for all. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
+            extended: to do again what an extended run did: the budgets that it had before, `[40]` with steps=60. Up to
+                each, the learning rate is that of a run of so many.
             grad_clip: largest norm of the gradient, default 1; None for no limit.
             weight_decay: decoupled, on parameters of two or more dimensions. It pulls the product of low-rank factors
                 to zero, therefore the default is 0.
@@ -220,6 +253,12 @@ class TrainingVerbs(ABC):
             quiet: show nothing.
             on_step: called with (steps done, loss) after each step. What it draws does not change the run.
             callbacks: objects with some of the methods of `zoo.Callback`; one of them may stop the run.
+            trackers: names of accelerate's trackers ("tensorboard", "wandb", "mlflow", …, "all" that are installed), or
+                objects of `accelerate.tracking.GeneralTracker`. They get the settings, the loss and learning rate of
+                each step, and the figures of evaluations. Those that write files write into `<out>/logs`.
+            project: what trackers call the project.
+            run_name: what they call the run; default the name of `out`.
+            report: with `out`, whether to write `report.html` there, with samples from before and after.
 
         Raises:
             UnknownNameError: there is no such option.
@@ -231,6 +270,7 @@ class TrainingVerbs(ABC):
             KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
             SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
         """
+        from zoo.tuning.defaults import chosen
         from zoo.tuning.loop import tune
 
         given = {
@@ -238,17 +278,16 @@ class TrainingVerbs(ABC):
             "lr": lr,
             "warmup": warmup,
             "schedule": schedule,
+            "rates": rates,
             "weight_decay": weight_decay,
             "betas": betas,
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "ema_decay": ema_decay,
         }
-        pretrain = self.entry.pretrain if self.entry.weights == RANDOM else {}
-        chosen = {**hooks.tuning(self.entry), **pretrain}
-        chosen |= {name: value for name, value in given.items() if value is not None}
+        wanted = chosen(self.entry, given)
         if grad_clip != "default":
-            chosen["grad_clip"] = grad_clip
-        own_data, own_minutes = chosen.pop("data", None), chosen.pop("minutes", None)
+            wanted["grad_clip"] = grad_clip
+        own_data, own_minutes = wanted.pop("data", None), wanted.pop("minutes", None)
         data = own_data if data is None else data
         data = data if columns is None else as_data(data, columns=columns)
         self.check_trained()
@@ -273,8 +312,14 @@ class TrainingVerbs(ABC):
             quiet=quiet,
             on_step=on_step,
             callbacks=callbacks,
-            **chosen,
+            extended=extended,
+            trackers=trackers,
+            project=project,
+            run_name=run_name,
+            report=report,
+            **wanted,
         )
+        self.tuned = True
         self.seen.add(result.reports)
         self.check_trained()
         self.note_tuning(data, result)

@@ -51,6 +51,10 @@ def fetch(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
     Raises:
         WeightError: its values are nowhere.
     """
+    if hasattr(tensor, "full_tensor"):
+        from zoo.weights.gathering import gathered
+
+        return gathered(tensor)
     hook = offload_hook(module) if tensor.is_meta else None
     if hook is None or torch.device(hook.execution_device).type == "meta":
         return tensor
@@ -108,7 +112,7 @@ def present(module: nn.Module) -> Iterator[None]:
     placeholders = dict(module._parameters)
     try:
         for name, tensor in placeholders.items():
-            if tensor is not None and tensor.is_meta:
+            if tensor is not None and (tensor.is_meta or hasattr(tensor, "full_tensor")):
                 module._parameters[name] = fetch(module, name, tensor)  # type: ignore[assignment]
         yield
     finally:

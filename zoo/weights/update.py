@@ -78,6 +78,8 @@ class Update(nn.Module):
         changes_bias: Whether the method implements `for_bias`.
         last: Above 0 for what the weight is made to be after all other updates, zeros or quantized values, in this
             order; 0 for an update that is applied in its adapter's turn.
+        followers: Names of parameters that change nothing at first, because what they are multiplied with starts at
+            zero; None if that is to be measured. See `step_sizes`.
     """
 
     kind = "update"
@@ -87,6 +89,7 @@ class Update(nn.Module):
     replaces: bool = False
     changes_bias: bool = False
     last: int = 0
+    followers: tuple[str, ...] | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Record which optional methods the subclass implements, so that the others need not be called."""
@@ -146,6 +149,18 @@ class Update(nn.Module):
         """
         return None
 
+    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
+        """Return what a step of each parameter does to the weight now, by the parameter's name.
+
+        That is the root mean square of the weight's change where each of the parameter's values, and no others, moves
+        by 1 in the direction of its gradient, as in Adam's first step at rate 1, for a random gradient of the weight.
+        Training gives each parameter its learning rate by it (`zoo.tuning.rates`). None, the default, has it measured.
+
+        Args:
+            weight: Returns the dense base in float32, without a graph.
+        """
+        return None
+
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set whether the parameters train; those in `frozen` never do."""
         for name, parameter in self.named_parameters():
@@ -178,6 +193,7 @@ class LowRankUpdate(Update):
         stack = tuple(shape[:1]) if layout.stacked else ()
         self.shape, self.rank, self.scale = torch.Size(shape), rank, scale
         self.split, self.transposed, self.stacked = layout.split, layout.transposed, layout.stacked
+        self.followers = ("B",) if layout.zero_first else ("A",)
         self.dropout = dropout
         self.A = nn.Parameter(torch.empty(*stack, rank, inputs, dtype=dtype, device=device))  # (…, rank, inputs)
         self.B = nn.Parameter(torch.empty(*stack, outputs, rank, dtype=dtype, device=device))  # (…, outputs, rank)
@@ -186,6 +202,11 @@ class LowRankUpdate(Update):
         """Return the current (A, B), whose product times `scale` is the update."""
         parameters = self._parameters
         return parameters["A"], parameters["B"]  # type: ignore[return-value]
+
+    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
+        """Return |scale| times what signs do with the other factor: see `signs_of`."""
+        A, B = (whole(self._parameters[name]).detach().float() for name in "AB")  # type: ignore[arg-type]
+        return {"A": abs(self.scale) * signs_of(B.mT), "B": abs(self.scale) * signs_of(A)}
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """Return (left, right) with ΔW = scale · left @ right in the weight's own layout (rows, columns)."""
@@ -250,6 +271,25 @@ class LoRAUpdate(LowRankUpdate):
     ) -> None:
         super().__init__(shape, rank, scale, layout=layout, dropout=dropout, dtype=dtype, device=device)
         init_factors(self.A, self.B, layout)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all values of a tensor that may be sharded over processes."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def signs_of(matrix: Tensor) -> float:
+    """Return the root mean square of sign(g @ matrix.T) @ matrix for Gaussian g, where `matrix` is (…, r, n).
+
+    That is √r times the matrix's own for r much below n. Rows that are alike add up to more: the signs of two Gaussians
+    of correlation c are equal so often that their product is (2 / π) · arcsin(c) on average.
+    """
+    gram = matrix @ matrix.mT  # (…, r, r)
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    products = norms.unsqueeze(-1) * norms.unsqueeze(-2)
+    alike = torch.where(products > 0, gram / products, 0).clamp(-1, 1)
+    square = (2 / math.pi) * (alike.asin() * gram).sum((-2, -1)).mean() / max(matrix.shape[-1], 1)
+    return math.sqrt(max(float(square), 0.0))
 
 
 def init_factors(A: Tensor, B: Tensor, layout: Layout) -> None:

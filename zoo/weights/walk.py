@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from zoo.errors import WeightError
-from zoo.weights.layout import layout_of
+from zoo.weights.layout import Layout, layout_of
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import fetch, follow, is_offloaded, tied_identity
@@ -77,9 +77,16 @@ class TiedGroup:
             self.prepared = prepared = LazyWeight(managed)
         return prepared
 
+    @property
+    def layout(self) -> Layout:
+        """How low-rank updates see the weight as a matrix."""
+        if isinstance(self.value, ManagedWeight):
+            return self.value.layout
+        return layout_of([(ref.layer, ref.attribute) for ref in self.refs], self.value.shape)
+
     def managed(self, base: nn.Parameter | QuantizedTensor) -> ManagedWeight:
         """Return a managed weight with the base `base` for these places, without putting it there."""
-        return ManagedWeight(base, layout_of([(ref.layer, ref.attribute) for ref in self.refs], base.shape))
+        return ManagedWeight(base, self.layout)
 
     def tensor(self) -> Tensor:
         """Return the parameter's values, also if they are offloaded; of a managed weight the dense weight."""

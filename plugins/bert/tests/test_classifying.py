@@ -140,7 +140,7 @@ def test_it_learns_to_tell_two_words_apart(make, tmp_path: Path, bits: int | Non
     metrics = model.evaluate(PAIRS)
     assert metrics["accuracy"] == 1.0
     assert metrics["loss"] < 0.2
-    assert list(metrics) == ["accuracy", "loss"]
+    assert list(metrics) == ["accuracy", "loss", "calibration_error"]
 
 
 def test_token_ids_with_classes_are_used_as_they_are(model: zoo.Model) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import BatchRequest, Model, SampleRequest, Samples
+    from zoo.metrics import Figures
 
 
 def _task(model: Model) -> TextTask:
@@ -34,7 +35,7 @@ def count(model: Model, batch: dict[str, Tensor]) -> float:
     return _task(model).count(batch)
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> Figures:
     """Return the metrics of the model's task on held-out texts."""
     return _task(model).evaluate(data)
 

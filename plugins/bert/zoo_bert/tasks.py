@@ -13,7 +13,8 @@ from .model import is_classifier
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo import BatchRequest, Model, SampleRequest, Samples
+    from zoo import BatchRequest, EvaluationRequest, Model, SampleRequest, Samples
+    from zoo.metrics import Figures
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
@@ -36,9 +37,9 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     return (classes if _classifies(model) else text).batches(model, data, request)
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     """Return the metrics on held-out data."""
-    return (classes if _classifies(model) else text).evaluate(model, data)
+    return classes.evaluate(model, data) if _classifies(model) else text.evaluate(model, data, request)
 
 
 def _classifies(model: Model) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,15 +11,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo import DataError
+from zoo.data.batches import generator_of
 from zoo.data.stream import stream
 from zoo.data.token_rows import IGNORED, PADDING, trimmed
 from zoo.integrations.packed import takes
+from zoo.metrics import TokenScores
+from zoo.torch_state.spread import spread
 
 from .model import tokenizer_of
 from .reading import WINDOW, Vocabulary, read, vocabulary_of
 
 if TYPE_CHECKING:
-    from zoo import BatchRequest, Model
+    from zoo import BatchRequest, EvaluationRequest, Model
+    from zoo.metrics import Figures
 
 __all__ = ["WINDOW", "Vocabulary", "batches", "count", "draw_masks", "evaluate", "loss", "vocabulary_of"]
 
@@ -48,15 +52,16 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     """
     vocabulary = vocabulary_of(model, tokenizer_of(model))
     windows = read(model, data, request.split, vocabulary)
-    generator = torch.Generator().manual_seed(request.seed)
     rates = _pretraining_rates if model.entry.weights == "random" else _usual_rates
-    found = (trimmed(batch) for batch in stream(windows, request))
+    found = stream(windows, request).map(lambda batch, _: trimmed(batch))
     if "labels" in windows:
         return found
-    return (
-        {**batch, **draw_masks(batch, vocabulary, generator, rates(len(batch["input_ids"]), generator))}
-        for batch in found
-    )
+
+    def masked(batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        generator = generator_of(request.seed, number)
+        return {**batch, **draw_masks(batch, vocabulary, generator, rates(len(batch["input_ids"]), generator))}
+
+    return found.map(masked)
 
 
 def _usual_rates(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -130,24 +135,27 @@ def _predicted(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return logits[places].float(), batch["labels"][places]
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     """Return {"accuracy", "loss", "perplexity"} of the tokens to predict in held-out text, the same every time.
 
-    The text is cut at HELD_OUT bytes. "accuracy": share of the places whose likeliest token is the one that was there.
-    "loss": nats per place; "perplexity": its exponential.
+    The text is cut at HELD_OUT bytes; an example is a row of tokens. "accuracy": share of the places whose likeliest
+    token is the one that was there. "loss": nats per place; "perplexity": its exponential. Where it is wanted
+    "top5_accuracy": the share of the places whose token is among the five likeliest.
     """
+    wanted = request.take("top5_accuracy", usual=("accuracy", "loss", "perplexity"))
     vocabulary = vocabulary_of(model, tokenizer_of(model))
     tensors = read(model, data, "test", vocabulary, most=HELD_OUT)
     if "labels" not in tensors:
         tensors |= draw_masks(tensors, vocabulary, torch.Generator().manual_seed(0))
-    total, right, count = 0.0, 0, 0
+    new = partial(TokenScores, "rows of text", accuracy=True, top=bool(wanted))
     number, length = tensors["input_ids"].shape
     rows = min(16, max(1, LOGITS // (length * model.module.config.vocab_size)))
-    for start in range(0, number, rows):
+
+    def scored(start: int) -> TokenScores:
         part = trimmed({name: tensor[start : start + rows] for name, tensor in tensors.items()})
-        logits, wanted = _predicted(model, {name: tensor.to(model.device) for name, tensor in part.items()})
-        total += float(functional.cross_entropy(logits, wanted, reduction="sum"))
-        right += int((logits.argmax(-1) == wanted).sum())
-        count += len(wanted)
-    mean = total / count
-    return {"accuracy": right / count, "loss": mean, "perplexity": math.exp(min(mean, 700.0))}
+        logits, found = _predicted(model, {name: tensor.to(model.device) for name, tensor in part.items()})
+        return new().add(logits, found, (part["labels"] != IGNORED).sum(1))
+
+    tokens = new()
+    tokens.join(spread(range(0, number, rows), scored))
+    return tokens.scores().figures("accuracy", "loss", "perplexity")

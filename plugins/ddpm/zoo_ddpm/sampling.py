@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from zoo import Samples, ZooError
 from zoo.data.labels import class_captions
 from zoo.samples.progress import track
+from zoo.torch_state.spread import pieces, spread
 
 from . import files
 from .conditions import wanted
@@ -51,12 +53,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         torch.randn((request.n, config.in_channels, height, width), generator=generator) * schedule.init_noise_sigma
     )  # [n, c, h, w]
     for time in track(schedule.timesteps.tolist(), f"sampling {request.n}"):
-        output = torch.cat(
-            [
-                predict(model, images[i : i + _CHUNK], _same(time, images[i : i + _CHUNK]), _part(labels, i))
-                for i in range(0, request.n, _CHUNK)
-            ]
-        ).cpu()  # [n, c or 2c, h, w]
+        now = partial(_predicted, model, images, labels, time)
+        output = torch.cat(spread(pieces(request.n, _CHUNK), now))  # [n, c or 2c, h, w]
         if isinstance(schedule, DDIMScheduler):
             output = output[:, : config.in_channels]
         images = schedule.step(output, time, images, generator=generator, **step_options).prev_sample
@@ -85,9 +83,7 @@ def _schedule(
     return schedule, {"eta": eta} if sampler == "ddim" else {}
 
 
-def _same(time: int, images: Tensor) -> Tensor:
-    return torch.full((len(images),), time, dtype=torch.int64)
-
-
-def _part(labels: Tensor | None, start: int) -> Tensor | None:
-    return None if labels is None else labels[start : start + _CHUNK]
+def _predicted(model: Model, images: Tensor, labels: Tensor | None, time: int, part: slice) -> Tensor:
+    """Return what the U-Net says of some of the images, on the CPU."""
+    times = torch.full((len(images[part]),), time, dtype=torch.int64)
+    return predict(model, images[part], times, None if labels is None else labels[part]).cpu()

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo import SampleRequest
+from zoo.data.batches import generator_of
 from zoo.data.images import image_batches, image_data, image_items, stacked
 from zoo.data.pixels import edges
 from zoo.data.stream import stream
+from zoo.metrics import Scores, add_distances
+from zoo.metrics.drawn import DISTANCES
+from zoo.torch_state.spread import spread
 
 from . import files
+from .bound import negative_elbo
 from .conditions import classes, kind_of, valued
 from .model import as_noise, image_shape, predict, scheduler, target
+from .sampling import sample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo import BatchRequest, Model
+    from zoo import BatchRequest, EvaluationRequest, Model
+    from zoo.metrics import Figures
 
 _EVALUATED = 520  # images at most
+DRAWN = 128  # images that are drawn for distances, unless the user says
 _CHUNK = 52
 
 
@@ -38,7 +48,6 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         DataError: the data do not fit the model.
     """
     schedule = scheduler(model.entry)
-    generator = torch.Generator().manual_seed(request.seed)
     size, channels = image_shape(model)
     steps = schedule.config.num_train_timesteps
     if kind_of(model) in ("numbers", "vectors"):
@@ -46,7 +55,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         rows = stream({"images": images, "labels": labels}, request)
     else:
         rows = image_batches(data, request, size=size, channels=channels, **_classes(model))
-    return ({**row, **_draw(row["images"], steps, generator)} for row in rows)
+    return rows.map(lambda row, number: {**row, **_draw(row["images"], steps, generator_of(request.seed, number))})
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -65,11 +74,15 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.mse_loss(output[:, : images.shape[1]], wanted.float())
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     """Return {"noise_mse"}: mean squared error of the noise on at most 520 held-out images.
 
     Noise and timesteps are the same every time; the timesteps lie on an even grid over the schedule.
+
+    Where they are wanted "elbo" (nats an image) and "bits_per_dim" of the variational bound, see `bound.negative_elbo`,
+    and the distances of `zoo.metrics.add_distances` between held-out images and as many drawn ones (default: DRAWN).
     """
+    wanted = request.take("elbo", "bits_per_dim", *DISTANCES, usual=("noise_mse",))
     images, labels = _read(model, data, "test", _EVALUATED)
     schedule = scheduler(model.entry)
     count = len(images)
@@ -77,14 +90,34 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
     noise = torch.randn(images.shape, generator=generator)
     steps = schedule.config.num_train_timesteps
     times = ((torch.arange(count) + 0.5) * steps / count).long()[torch.randperm(count, generator=generator)]  # [count]
-    total = 0.0
-    for start in range(0, count, _CHUNK):
+
+    def error(start: int) -> Tensor:
         part = slice(start, min(start + _CHUNK, count))
         noisy = schedule.add_noise(images[part], noise[part], times[part])
         output = predict(model, noisy, times[part], None if labels is None else labels[part]).cpu()
         guess = as_noise(schedule, output[:, : images.shape[1]], noisy, times[part])
-        total += (guess - noise[part]).square().sum().item()
-    return {"noise_mse": total / noise.numel()}
+        return (guess - noise[part]).square().flatten(1).mean(1)
+
+    errors = spread(range(0, count, _CHUNK), error)
+    scores = Scores("images")
+    scores.mean("noise_mse", torch.cat(errors))
+    if "elbo" in wanted or "bits_per_dim" in wanted:
+        nats = torch.cat(spread(_pairs(images, labels), lambda pair: negative_elbo(model, *pair)))
+        if "elbo" in wanted:
+            scores.mean("elbo", -nats)
+        if "bits_per_dim" in wanted:
+            scores.mean("bits_per_dim", nats / (images[0].numel() * math.log(2)))
+    if set(wanted) & set(DISTANCES):
+        real = images[: request.samples or DRAWN] / 2 + 0.5
+        options = {} if labels is None else {"labels": labels[: len(real)]}
+        fake = sample(model, SampleRequest(len(real), seed=0, options=options)).data
+        add_distances(scores, fake, real, wanted, request.judge)
+    return scores.figures()
+
+
+def _pairs(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for start in range(0, len(images), _CHUNK):
+        yield images[start : start + _CHUNK], None if labels is None else labels[start : start + _CHUNK]
 
 
 def _classes(model: Model) -> dict[str, Any]:

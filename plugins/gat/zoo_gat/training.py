@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import count as numbers
-from itertools import islice
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import DataError
+from zoo.data.batches import Batches, generator_of
 from zoo.data.classes import bind_classes
 from zoo.data.letters import is_fresh, style_of
 from zoo.data.stream import stream
+from zoo.metrics import Scores, add_classification
+from zoo.torch_state.spread import spread
 
 from . import files
 from .graphs import Graph, drawn, neighbourhood
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import BatchRequest, Model
+    from zoo.metrics import Figures
 
 FRESH = 4  # batches of one graph of letters that are drawn anew
 _AT_ONCE = 65_536  # nodes of a graph that is computed whole
@@ -49,10 +54,11 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         return _fresh(model, style_of(data)[0], request)
     graph = checked(model, read(data, request.split))
     nodes, fan = graph.nodes(request.split), fan_out(model, graph)
-    generator = torch.Generator().manual_seed(request.seed)
     if request.training and request.batch_size >= len(nodes) and fan is None:
-        return _whole(graph, nodes)
-    return (_batch(model, graph, found["nodes"], fan, generator) for found in stream({"nodes": nodes}, request))
+        return Batches(repeat(_whole(graph, nodes)))
+    return stream({"nodes": nodes}, request).map(
+        lambda found, number: _batch(model, graph, found["nodes"], fan, generator_of(request.seed, number))
+    )
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -74,20 +80,27 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], labels[known].to(logits.dtype))
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> Figures:
     """Return "accuracy" and "loss" (mean cross entropy, nats) of the test split's labelled nodes, all edges used.
 
-    Of several classes at once "micro_f1" (of the classes whose probability is above a half) instead of the accuracy.
+    Beside them "top5_accuracy" where there are more than five classes, and "calibration_error". Of several classes at
+    once "micro_f1" (of the classes whose probability is above a half) and "loss".
     """
     graph = checked(model, read(data, "test"))
     nodes = graph.nodes("test")
     logits, labels = scores(model, graph, nodes), graph.y[nodes]  # type: ignore[index]
-    loss = _cross_entropy(logits.double(), labels).item()
+    found = Scores("nodes")
     if labels.ndim == 1:
-        return {"accuracy": (logits.argmax(1) == labels).double().mean().item(), "loss": loss}
+        add_classification(found, logits, labels)
+        return found.figures()
     known = ~labels.isnan()
-    said, true = (logits > 0)[known], labels[known] == 1
-    return {"micro_f1": 2 * (said & true).sum().item() / max(1, (said.sum() + true.sum()).item()), "loss": loss}
+    said, true = (logits > 0) & known, (labels == 1) & known
+    found.ratio("micro_f1", 2 * (said & true).sum(1), said.sum(1) + true.sum(1))
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits.double(), labels.nan_to_num().double(), reduction="none"
+    )
+    found.ratio("loss", (losses * known).sum(1), known.sum(1))
+    return found.figures()
 
 
 def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
@@ -97,11 +110,12 @@ def scores(model: Model, graph: Graph, nodes: Tensor) -> Tensor:
     """
     if len(graph) <= _AT_ONCE:
         return predict(model, graph.tensors())[nodes.to(model.device)].cpu()
-    found = []
-    for seeds in nodes.split(_AT_ONCE // 16):
+
+    def of(seeds: Tensor) -> Tensor:
         part, places = neighbourhood(graph, seeds, model.module.num_layers)
-        found.append(predict(model, part)[places.to(model.device)].cpu())
-    return torch.cat(found)
+        return predict(model, part)[places.to(model.device)].cpu()
+
+    return torch.cat(spread(nodes.split(_AT_ONCE // 16), of))
 
 
 def checked(model: Model, graph: Graph) -> Graph:
@@ -166,16 +180,19 @@ def fan_out(model: Model, graph: Graph) -> tuple[int, ...] | None:
     raise DataError(f"{model.entry.name} has {layers} layers, so neighbors is 1 or {layers} numbers, got {list(fan)}")
 
 
-def _whole(graph: Graph, nodes: Tensor) -> Iterator[dict[str, Tensor]]:
-    while True:
-        yield {**graph.tensors(), "seeds": nodes, "labels": graph.y[nodes]}  # type: ignore[index]
+def _whole(graph: Graph, nodes: Tensor) -> dict[str, Tensor]:
+    return {**graph.tensors(), "seeds": nodes, "labels": graph.y[nodes]}  # type: ignore[index]
 
 
-def _fresh(model: Model, style: str, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
-    """Yield graphs of `request.batch_size` capitals, each whole and for FRESH batches, each drawn from its own seed."""
-    for number in numbers():
+def _fresh(model: Model, style: str, request: BatchRequest) -> Batches[dict[str, Tensor]]:
+    """Return graphs of `request.batch_size` capitals, each whole, for FRESH batches, and drawn from its own seed."""
+
+    @lru_cache(maxsize=1)
+    def whole(number: int) -> dict[str, Tensor]:
         graph = checked(model, drawn(style, "train", request.batch_size, seed=request.seed * 1_000_000 + number))
-        yield from islice(_whole(graph, graph.nodes("train")), FRESH)
+        return _whole(graph, graph.nodes("train"))
+
+    return Batches(numbers(), lambda _, number: dict(whole(number // FRESH)))
 
 
 def _batch(

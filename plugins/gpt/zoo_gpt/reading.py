@@ -147,7 +147,7 @@ def _said(model: Model, found: Corpus, split: str, most: int | None) -> Read:
     if tokenizer.eos_token_id is None:
         notes.append("the tokenizer has no end-of-text token: the model does not learn to stop")
     refused: list[DataError] = []
-    made = list(_encoded(tokenizer, items, refused))
+    made = list(encoded(tokenizer, items, refused))
     limit = min(LONGEST, context_of(model))
     rows, longer, empty = cut(made, limit)
     if refused:
@@ -166,7 +166,8 @@ def _said(model: Model, found: Corpus, split: str, most: int | None) -> Read:
     return Read(one_in_each(rows, _filler(model)), None, replace(found.report, notes=(*found.report.notes, *notes)))
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, items: Sequence[Any], refused: list[DataError]) -> Iterator[Sequenced]:
+def encoded(tokenizer: PreTrainedTokenizerBase, items: Sequence[Any], refused: list[DataError]) -> Iterator[Sequenced]:
+    """Yield the tokens of conversations and pairs; why one cannot be written goes to `refused`."""
     for item in items:
         if isinstance(item, Conversation):
             try:

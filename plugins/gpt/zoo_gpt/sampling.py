@@ -89,6 +89,21 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     return Samples(texts, "text", [caption for caption in captions for _ in range(request.n)] if several else None)
 
 
+def greedy(model: Model, inputs: torch.Tensor, limit: int) -> list[int]:
+    """Return the tokens that follow `inputs`, int64 [1, t]: the likeliest each time, until the end or `limit`."""
+    tokenizer, own = tokenizer_of(model.entry), model.module.generation_config
+    options = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "num_beams": 1}
+    options |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    output = model.module.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=limit,
+        **_generation(options, tokenizer, own),
+    )
+    found: list[int] = output[0, inputs.shape[1] :].tolist()
+    return found
+
+
 def _conversations(given: Any) -> list[list[dict[str, Any]]] | None:
     """Return the conversations of the option `messages`; None where it is not given."""
     if given is None:

@@ -15,7 +15,8 @@ from .model import is_classifier
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo import BatchRequest, Model, SampleRequest, Samples
+    from zoo import BatchRequest, EvaluationRequest, Model, SampleRequest, Samples
+    from zoo.metrics import Figures
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
@@ -38,9 +39,9 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     return _task(model).batches(data, request) if _classifies(model) else text.batches(model, data, request)
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     """Return the metrics on held-out data."""
-    return _task(model).evaluate(data) if _classifies(model) else text.evaluate(model, data)
+    return _task(model).evaluate(data) if _classifies(model) else text.evaluate(model, data, request)
 
 
 def _task(model: Model) -> TextTask:

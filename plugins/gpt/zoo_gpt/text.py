@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,13 +14,18 @@ from zoo.data.report import record
 from zoo.data.stream import stream
 from zoo.data.token_rows import IGNORED, PADDING, TOKENS, trimmed
 from zoo.integrations.packed import takes
+from zoo.metrics import TokenScores, add_answers
+from zoo.metrics.texts import ANSWERS
+from zoo.torch_state.spread import spread
 
+from .answers import ANSWERED, answers
 from .model import context_of
 from .reading import HELD_OUT, read
 from .sampling import sample
 
 if TYPE_CHECKING:
-    from zoo import BatchRequest, Model
+    from zoo import BatchRequest, EvaluationRequest, Model
+    from zoo.metrics import Figures
 
 __all__ = ["HELD_OUT", "batches", "context_of", "count", "evaluate", "loss", "sample"]
 
@@ -46,7 +51,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
     """
     found = read(model, data, request.split)
     record(found.report)
-    return (trimmed(batch) for batch in stream(found.tensors, request))
+    return stream(found.tensors, request).map(lambda batch, _: trimmed(batch))
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -61,8 +66,11 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     Raises:
         DataError: the batch has something that would be ignored.
     """
-    total, count = _summed_cross_entropy(model, batch)
-    return total / count
+    logits, targets = _predicted(model, batch)
+    total = functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (targets != IGNORED).sum()
 
 
 def count(model: Model, batch: dict[str, Tensor]) -> int:
@@ -80,13 +88,9 @@ def targets_of(batch: dict[str, Tensor]) -> Tensor:
     return targets if mask is None else targets.masked_fill((mask[:, 1:] == 0) | (mask[:, :-1] == 0), IGNORED)
 
 
-def _summed_cross_entropy(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    targets = targets_of(batch)  # [b, t - 1]
-    logits = model.module(**_inputs(model, batch), use_cache=False).logits[:, :-1]  # [b, t - 1, v]
-    total = functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total, (targets != IGNORED).sum()
+def _predicted(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return logits [b, t - 1, v] and what is to be predicted, int64 [b, t - 1]."""
+    return model.module(**_inputs(model, batch), use_cache=False).logits[:, :-1], targets_of(batch)
 
 
 def _inputs(model: Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,22 +107,37 @@ def _inputs(model: Model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return inputs
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     """Return {"perplexity", "loss"} of held-out data, and "bits_per_byte" of text, at most HELD_OUT bytes of it.
 
     "loss": nats per token that is to be predicted. "bits_per_byte": of the text's UTF-8, comparable between tokenizers,
     a document's end counting as one byte; conversations, pairs and token ids have none. Every token is predicted once,
     from those before it in its window; the first from the beginning-of-text token, where the tokenizer has one.
+
+    Where they are wanted "accuracy" and "top5_accuracy" of the tokens, and of conversations and pairs how like the
+    model's own answers are to those of the data, see `zoo.metrics.add_answers`: the likeliest token each time, at most
+    ANSWERED of them unless the request says.
     """
+    wanted = request.take("accuracy", "top5_accuracy", *ANSWERS, usual=("perplexity", "loss", "bits_per_byte"))
     found = read(model, data, "test", most=HELD_OUT)
     record(found.report)
-    total, count = 0.0, 0
+    new = partial(TokenScores, "rows of text", accuracy="accuracy" in wanted, top="top5_accuracy" in wanted)
     windows, length = found.tensors[TOKENS].shape
     rows = min(8, max(1, LOGITS // (length * model.module.config.vocab_size)))
-    for start in range(0, windows, rows):
+
+    def scored(start: int) -> TokenScores:
         part = trimmed({name: tensor[start : start + rows] for name, tensor in found.tensors.items()})
-        sums, tokens = _summed_cross_entropy(model, {name: tensor.to(model.device) for name, tensor in part.items()})
-        total, count = total + float(sums), count + int(tokens)
-    loss = total / count
-    metrics = {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
-    return metrics if not found.size else {**metrics, "bits_per_byte": total / math.log(2) / found.size}
+        logits, targets = _predicted(model, {name: tensor.to(model.device) for name, tensor in part.items()})
+        places = targets != IGNORED
+        return new().add(logits[places], targets[places], places.sum(1))
+
+    tokens = new()
+    tokens.join(spread(range(0, windows, rows), scored))
+    scores = tokens.scores()
+    if found.size:
+        tokens.bits_per_byte(scores, found.size)
+    named = [name for name in wanted if name in ANSWERS]
+    if named:
+        said, references = answers(model, data, request.samples or ANSWERED)
+        add_answers(scores, said, references, named)
+    return scores.figures("perplexity", "loss", "bits_per_byte")

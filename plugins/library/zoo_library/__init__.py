@@ -9,7 +9,7 @@ zoo.hooks(
     sample=".text",
     loss=".forward",
     batches=".batches",
-    evaluate=".forward",
+    evaluate=".evaluation",
     describe=".facts",
     save=".model",
 )

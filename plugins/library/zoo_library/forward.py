@@ -1,4 +1,4 @@
-"""The loss that a class of transformers computes itself, and its mean on held-out rows."""
+"""The loss that a class of transformers computes itself."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo import BatchRequest, DataError, ZooError
+from zoo import DataError, ZooError
 from zoo.errors import did_you_mean, one_line
 from zoo.integrations.auto_classes import is_for, sees_later_tokens
-
-from .batches import batches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo import Model
 
-_ROWS = 8  # rows in one call of `evaluate`
-_HELD_OUT = 512  # rows that `evaluate` reads at most
 _IGNORED = -100
 
 
@@ -35,6 +31,11 @@ def loss(model: Model, batch: Any) -> Tensor:
         DataError: an argument is none of the forward's, or what it makes a loss of is missing.
         ZooError: the class has no loss of its own.
     """
+    return answer(model, batch)[0]
+
+
+def answer(model: Model, batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the loss of a batch, a scalar, and the logits where the forward returns them; see `loss`."""
     check_loss(model)
     arguments = checked(model, batch)
     try:
@@ -46,10 +47,12 @@ def loss(model: Model, batch: Any) -> Tensor:
             f"{model.entry.name}: {type(model.module).__name__}'s forward cannot use the batch, "
             f"{', '.join(arguments)}: {one_line(error, 300)}"
         ) from error
-    value = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    value, logits = (
+        output.get(name) if isinstance(output, Mapping) else getattr(output, name, None) for name in ("loss", "logits")
+    )
     if value is None:
         raise _without(model.module, arguments)
-    return value.float().mean()
+    return value.float().mean(), logits if isinstance(logits, torch.Tensor) else None
 
 
 def checked(model: Model, batch: Any) -> dict[str, Any]:
@@ -145,16 +148,3 @@ def _lossless(module: nn.Module) -> ZooError:
         f"{type(module).__name__} has no loss of its own: compute one from model.module(…), and train "
         "model.trainable_parameters() with an optimizer of torch"
     )
-
-
-def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """Return {"loss"}: the mean over batches of held-out rows, weighted by their rows."""
-    total, count = 0.0, 0
-    for batch in batches(model, data, BatchRequest(_ROWS, split="test")):
-        rows = max(len(value) for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim)
-        total, count = total + float(loss(model, batch)) * rows, count + rows
-        if count >= _HELD_OUT:
-            break
-    if not count:
-        raise DataError(f"{model.entry.name}: expected rows to evaluate on, and the data hold none")
-    return {"loss": total / count}

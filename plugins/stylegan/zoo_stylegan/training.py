@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo import DataError
+from zoo.data.batches import generator_of
 from zoo.data.images import image_batches, image_data
 from zoo.data.labels import check_labels
-from zoo.metrics import frechet_distance
+from zoo.metrics import Scores, add_distances, frechet_distance
+from zoo.metrics.drawn import DISTANCES
+from zoo.torch_state.spread import spread
 
 from . import metrics
 from .config import class_names
@@ -22,7 +24,8 @@ from .objective import adversarial, mixed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo import BatchRequest, Model
+    from zoo import BatchRequest, EvaluationRequest, Model
+    from zoo.metrics import Figures
 
 W_AVERAGE = 0.995  # decay of the mapping network's average while a model is trained from random weights
 _EVALUATED = 520  # images at most
@@ -54,11 +57,11 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         DataError: the data do not fit the model.
     """
     generator = model.module.generator
-    random = torch.Generator().manual_seed(request.seed)
     rows = image_batches(data, request, **_format(model), **_classes(model))
     mixing = model.module.config["training"]["mixing"]
 
-    def drawn(batch: dict[str, Any], index: int) -> dict[str, Any]:
+    def latents(batch: dict[str, Any], index: int) -> dict[str, Any]:
+        random = generator_of(request.seed, index)
         z, other = torch.randn(2, len(batch["images"]), generator.mapping.inputs, generator=random)
         layers = generator.synthesis.num_ws
         mixes = torch.rand((), generator=random).item() < mixing
@@ -66,7 +69,7 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
         seed = int(torch.randint(2**31, (), generator=random))
         return {**batch, "z": z, "other": other, "crossover": crossover, "seed": seed, "index": index}
 
-    return (drawn(batch, index) for batch, index in zip(rows, count(), strict=False))
+    return rows.map(latents)
 
 
 def loss(model: Model, batch: dict[str, Any]) -> Tensor:
@@ -108,17 +111,19 @@ def loss(model: Model, batch: dict[str, Any]) -> Tensor:
     return both.sum() + total - total.detach()
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     """Return how far generated images are from as many held-out ones of the same classes, at most 520.
 
     Latents are from seed 0. "frechet_pixels": Fréchet distance of the images at 8 × 8 pixels. If the `vit` plugin is
     installed and the model draws its letters, before it: "frechet", the same in the features of its embedded
     classifier, and "letter_accuracy", the share that it reads as the wanted letter. With a discriminator also
-    "critic_gap", by how much its logits of held-out images are above those of generated ones.
+    "critic_gap", by how much its logits of held-out images are above those of generated ones. Where they are wanted the
+    distances of `zoo.metrics.add_distances`.
 
     Raises:
         DataError: there are fewer than two held-out images.
     """
+    wanted = request.take(*DISTANCES, usual=("frechet", "letter_accuracy", "frechet_pixels", "critic_gap"))
     images, labels = image_data(data, **_format(model), split="test", limit=_EVALUATED, **_classes(model))
     if len(images) < 2:
         raise DataError(
@@ -127,24 +132,37 @@ def evaluate(model: Model, data: Any) -> dict[str, float]:
         )
     module = model.module
     z = torch.randn(len(images), module.generator.mapping.inputs, generator=torch.Generator().manual_seed(0))
-    drawn, gaps = [], []
-    for start in range(0, len(images), _CHUNK):
+
+    def drawn(start: int) -> tuple[Tensor, Tensor]:
         part = slice(start, start + _CHUNK)
         classes = None if labels is None else labels[part].to(model.device)
         fake = module.generator(z[part].to(model.device, model.dtype), classes)
-        drawn.append(fake.float().cpu())
+        gap = torch.empty(0)
         if module.discriminator is not None:
             real = images[part].to(model.device, model.dtype)
-            gaps.append((module.discriminator(real, classes) - module.discriminator(fake, classes)).float().cpu())
-    fake = torch.cat(drawn)
-    found = {"frechet_pixels": frechet_distance(metrics.small(fake), metrics.small(images))}
+            gap = (module.discriminator(real, classes) - module.discriminator(fake, classes)).float().cpu()
+        return fake.float().cpu(), gap
+
+    fake, gaps = map(torch.cat, zip(*spread(range(0, len(images), _CHUNK), drawn), strict=True))
+    scores = Scores("images")
     reader = _reader() if tuple(class_names(module.config)) == metrics.LETTERS else None
     if reader is not None and labels is not None:
         mine, read = metrics.read_letters(reader, fake)
-        wanted, _ = metrics.read_letters(reader, images)
-        accuracy = (read == labels).float().mean().item()
-        found = {"frechet": frechet_distance(mine, wanted), "letter_accuracy": accuracy, **found}
-    return {**found, **({"critic_gap": torch.cat(gaps).mean().item()} if gaps else {})}
+        theirs, _ = metrics.read_letters(reader, images)
+        _add_distance(scores, "frechet", mine, theirs, f"in features of {reader.entry.name}")
+        scores.mean("letter_accuracy", (read == labels).double())
+    small = (metrics.small(fake), metrics.small(images))
+    _add_distance(scores, "frechet_pixels", *small, f"in pixels averaged to {metrics.SIDE} × {metrics.SIDE}")
+    if len(gaps):
+        scores.mean("critic_gap", gaps.flatten())
+    shown = [(pictures[: request.samples] / 2 + 0.5).clamp(0, 1) for pictures in (fake, images)]
+    add_distances(scores, shown[0], shown[1], wanted, request.judge)
+    return scores.figures()
+
+
+def _add_distance(scores: Scores, name: str, mine: Tensor, theirs: Tensor, where: str) -> None:
+    scores.add(name, frechet_distance, mine, theirs, resamples=100, biased=True)
+    scores.note(name, where)
 
 
 @lru_cache(maxsize=1)

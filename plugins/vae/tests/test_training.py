@@ -76,7 +76,7 @@ def test_a_weight_of_nothing_is_a_plain_autoencoder(make):
 def test_the_embedded_model_is_as_good_as_its_readme_says(letters):
     before = torch.get_rng_state()
     metrics = letters.evaluate()
-    assert list(metrics) == ["loss", "reconstruction_mse", "kl", "elbo"]
+    assert list(metrics) == ["loss", "reconstruction_mse", "kl", "elbo", "bits_per_dim"]
     assert metrics["loss"] == pytest.approx(LOSS, rel=0.02)
     assert metrics["reconstruction_mse"] == pytest.approx(ERROR, rel=0.02)
     assert torch.equal(before, torch.get_rng_state())

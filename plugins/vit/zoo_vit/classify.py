@@ -13,6 +13,7 @@ from zoo.data.images import ImageItems, image_items
 from zoo.data.pictures import is_picture
 from zoo.data.task_scores import task_loss, task_metrics
 from zoo.data.walk import walk
+from zoo.torch_state.spread import spread
 
 from .data import batches, names_of, preprocessing, read
 from .facts import configuration, task_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import Model, SampleRequest
+    from zoo.metrics import Figures
 
 _CHUNK = 64  # images in one call of the model
 
@@ -132,17 +134,21 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return task_loss(task_of(configuration(model.entry)), logits(model, batch["images"]), batch["labels"])
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> Figures:
     """Return the metrics of the model's task on held-out images, see `zoo.data.task_scores.task_metrics`.
 
-    Of classes "accuracy", the share of images whose likeliest class is right, and "loss", in nats.
+    Of classes "accuracy", the share of images whose likeliest class is right, "loss" in nats, "top5_accuracy" where
+    there are more than five, and "calibration_error".
     """
-    scores, labels = [], []
-    for batch in batches(model, data, BatchRequest(_CHUNK, split="test")):
+
+    def predicted(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         if "labels" not in batch:
             raise DataError("metrics need labels: give a folder with one subfolder per class, or (images, labels)")
-        scores.append(logits(model, batch["images"]).cpu())
-        labels.append(batch["labels"])
-    if not scores:
+        return logits(model, batch["images"]).cpu(), batch["labels"]
+
+    parts = spread(batches(model, data, BatchRequest(_CHUNK, split="test")), predicted)
+    if not parts:
         raise DataError("there are no held-out images: give at least one")
-    return task_metrics(task_of(configuration(model.entry)), torch.cat(scores), torch.cat(labels), names_of(model))
+    scores, labels = map(torch.cat, zip(*parts, strict=True))
+    task = task_of(configuration(model.entry))
+    return task_metrics(task, scores, labels, names_of(model), "images")

@@ -255,13 +255,13 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterable[dict[str
         if items.labels is None and request.training:
             raise DataError(f"{model.entry.name} needs a label with each image: give (images, labels)")
         rows = stream({"index": torch.arange(len(items)), "labels": items.labels}, request)
-        return ({"images": prepare(chosen(items.images, row.pop("index"))), **row} for row in rows)
+        return rows.map(lambda row, _: {"images": prepare(chosen(items.images, row.pop("index"))), **row})
     classes = _classes(model)
     if request.training and given.split is None and letters.is_fresh(given.source):
         numbers, _ = bound(torch.arange(len(letters.LETTERS)), letters.LETTERS, **classes)
         assert numbers is not None  # the model has classes
         drawn = letters.fresh(given.source, request, size=prepare.size[0], change=disturb)
-        return ({"images": prepare(row["images"]), "labels": numbers[row["labels"]]} for row in drawn)
+        return drawn.map(lambda row, _: {"images": prepare(row["images"]), "labels": numbers[row["labels"]]})
     return image_batches(
         given,
         request,

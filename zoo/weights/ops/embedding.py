@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zoo.errors import WeightError
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import call
 from zoo.weights.ops.base import fresh, join, transforms_active
 from zoo.weights.update import without_autocast
 
@@ -61,7 +62,7 @@ def embedding(
     only = managed.only_update() if low_rank is None and not (needs_dense or sparse) else None
     if only is not None:
         y = _rows(managed, index) if dense is None else F.embedding(index, dense)
-        changed = only.look_up(index, y)
+        changed = call(only, only.look_up, index, y)
         if changed is not None:
             if padding_idx is None:
                 return changed

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from zoo import DataError, Samples, ZooError
 from zoo.data.images import image_items, open_image, with_channels
 from zoo.data.stream import redrawn, stream
+from zoo.metrics import Scores, add_classification
 from zoo.samples import to_pictures
 
 from .model import processor_of, tokenizer_of
@@ -20,6 +21,7 @@ from .pairs import FRESH, OWN, all_strings, drawn, read
 
 if TYPE_CHECKING:
     from zoo import BatchRequest, Model, SampleRequest
+    from zoo.metrics import Figures
 
 _CHUNK = 64  # images in one call of the model
 
@@ -54,9 +56,10 @@ def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str
     pairs = read(data, request.split)
     words = tokens(model, pairs.texts)  # of each name [t, length]
     if data == FRESH and request.training:
-        return (_batch(model, row["images"], row["which"], words) for row in redrawn(_fresh, request, batches=65))
+        fresh = redrawn(_fresh, request, batches=65)
+        return fresh.map(lambda row, _: _batch(model, row["images"], row["which"], words))
     rows = stream({"index": torch.arange(len(pairs)), "which": pairs.which}, request)
-    return (_batch(model, _chosen(pairs.images, row["index"]), row["which"], words) for row in rows)
+    return rows.map(lambda row, _: _batch(model, _chosen(pairs.images, row["index"]), row["which"], words))
 
 
 def _batch(model: Model, images: Any, which: Tensor, words: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -99,15 +102,17 @@ def _log_probabilities(model: Model, images: Any, words: dict[str, Tensor]) -> I
         yield _scores(model, pixels, words).log_softmax(1).cpu(), pixels
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any) -> Figures:
     """Return "accuracy" and "loss" of choosing each held-out image's text among all those of the data.
 
-    "accuracy": the share of images whose likeliest text is their own. "loss": the cross entropy, in nats.
+    "accuracy": the share of images whose likeliest text is their own. "loss": the cross entropy, in nats. Also the
+    other metrics of classifiers, see `zoo.metrics.add_classification`.
     """
     pairs = read(data, "test")
     found = torch.cat([part for part, _ in _log_probabilities(model, pairs.images, tokens(model, pairs.texts))])
-    right = (found.argmax(1) == pairs.which).double().mean().item()
-    return {"accuracy": right, "loss": F.nll_loss(found, pairs.which).item()}
+    scores = Scores("images")
+    add_classification(scores, found, pairs.which)
+    return scores.figures()
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:

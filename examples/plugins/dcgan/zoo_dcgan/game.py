@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo import Samples
+from zoo.data.batches import generator_of
 from zoo.data.images import image_batches, image_data
-from zoo.metrics import frechet_distance
+from zoo.metrics import Scores, add_distances, frechet_distance
+from zoo.metrics.drawn import DISTANCES
 
 if TYPE_CHECKING:
-    from zoo import BatchRequest, Model, SampleRequest
+    from zoo import BatchRequest, EvaluationRequest, Model, SampleRequest
+    from zoo.metrics import Figures
 
     from .model import DCGAN
 
@@ -29,11 +32,14 @@ def tuning() -> dict[str, Any]:
 
 def batches(model: Model, data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
     """Return batches of "images" [n, c, s, s] in [-1, 1] and "z" [n, latent] from the request's seed."""
-    generator = torch.Generator().manual_seed(request.seed)
     latent = model.module.latent
     rows = image_batches(data, request, size=model.module.size, channels=model.module.channels)
-    images = (row["images"] for row in rows)
-    return ({"images": real, "z": torch.randn(len(real), latent, generator=generator)} for real in images)
+
+    def both(row: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        real = row["images"]
+        return {"images": real, "z": torch.randn(len(real), latent, generator=generator_of(request.seed, number))}
+
+    return rows.map(both)
 
 
 def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
@@ -68,20 +74,25 @@ def play(module: DCGAN, real: Tensor, z: Tensor) -> Tensor:
     return total - total.detach() + loss_d.detach()
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
+def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     """Return "frechet_pixels" and "critic_gap" of held-out images and as many generated ones (z of seed 0).
 
     The first is their Fréchet distance at 8 × 8 pixels, the second by how much the discriminator's logits of held-out
-    images are above those of generated ones.
+    images are above those of generated ones. Where they are wanted the distances of `zoo.metrics.add_distances`.
     """
+    wanted = request.take(*DISTANCES, usual=("frechet_pixels", "critic_gap"))
     module = model.module
     images, _ = image_data(data, size=module.size, channels=module.channels, split="test")
     images = images[:_EVALUATED]
     z = torch.randn(len(images), module.latent, generator=torch.Generator().manual_seed(0))
     fake = module(z.to(model.device, model.dtype))
-    gap = module.discriminator(images.to(model.device, model.dtype)).mean() - module.discriminator(fake).mean()
-    distance = frechet_distance(_small(fake), _small(images))
-    return {"frechet_pixels": distance, "critic_gap": float(gap)}
+    gaps = module.discriminator(images.to(model.device, model.dtype)) - module.discriminator(fake)
+    scores = Scores("images")
+    scores.add("frechet_pixels", frechet_distance, _small(fake), _small(images), resamples=100, biased=True)
+    scores.mean("critic_gap", gaps.float().flatten())
+    shown = [(pictures.float().cpu() / 2 + 0.5).clamp(0, 1) for pictures in (fake, images)]
+    add_distances(scores, shown[0], shown[1], wanted, request.judge)
+    return scores.figures()
 
 
 def _small(images: Tensor) -> Tensor:

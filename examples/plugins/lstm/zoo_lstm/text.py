@@ -13,11 +13,14 @@ from torch.nn import functional
 from zoo import DataError, Samples, ZooError
 from zoo.data.stream import stream
 from zoo.data.text import text_data
+from zoo.metrics import Scores
 
 if TYPE_CHECKING:
     from zoo import BatchRequest, Model, SampleRequest
+    from zoo.metrics import Figures
 
 WINDOW = 129  # bytes, of which all but the first are predicted
+STRETCH = 128  # bytes that count as one example of a metric
 HELD_OUT = 2**14  # bytes that `evaluate` reads at most
 BEGINNING = "\n"  # what a text without a prompt starts from: the line end before a paragraph
 
@@ -50,16 +53,26 @@ def loss(model: Model, batch: dict[str, Tensor]) -> Tensor:
     return functional.cross_entropy(logits.float().flatten(0, 1), text[:, 1:].flatten())
 
 
-def evaluate(model: Model, data: Any) -> dict[str, float]:
-    """Return "bits_per_byte" of held-out text, read in one go: the state is carried from beginning to end."""
+def evaluate(model: Model, data: Any) -> Figures:
+    """Return "bits_per_byte" of held-out text, read in one go: the state is carried from beginning to end.
+
+    An example is STRETCH bytes, or a row of a Tensor.
+    """
     if isinstance(data, Tensor):
         text = _checked(data)
     else:
         held_out = "\n\n".join(text_data(data, split="test")).encode()[:HELD_OUT]
         text = torch.tensor([list(BEGINNING.encode() + held_out)])
     logits, _ = model.module(text[:, :-1].to(model.device))
-    nats = functional.cross_entropy(logits.float().flatten(0, 1), text[:, 1:].flatten().to(model.device))
-    return {"bits_per_byte": nats.item() / math.log(2)}
+    nats = functional.cross_entropy(
+        logits.float().flatten(0, 1), text[:, 1:].flatten().to(model.device), reduction="none"
+    )
+    stretches = nats.cpu().split(STRETCH if len(text) == 1 else text.shape[1] - 1)
+    scores = Scores("stretches of text")
+    scores.ratio(
+        "bits_per_byte", [float(one.sum()) / math.log(2) for one in stretches], [len(one) for one in stretches]
+    )
+    return scores.figures()
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import functional as F
 from zoo.data.stream import stream
 from zoo.data.text import text_data
+from zoo.metrics import Scores
 
 from .model import encode
 
 if TYPE_CHECKING:
     import zoo
     from torch import Tensor
+    from zoo.metrics import Figures
 
 _EVALUATED = 4096  # predictions at most
 
@@ -36,15 +38,15 @@ def loss(model: zoo.Model, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(model.module(tokens[:, :-1]).float(), tokens[:, -1])
 
 
-def evaluate(model: zoo.Model, data: Any) -> dict[str, float]:
+def evaluate(model: zoo.Model, data: Any) -> Figures:
     """Return `bits_per_character` of held-out text (a uniform guess: 6.6) and `accuracy`, the share predicted right."""
     windows = _windows(model, data, "test")
     windows = windows[:: max(1, len(windows) // _EVALUATED)][:_EVALUATED].to(model.device)
     logits, last = model.module(windows[:, :-1]).float(), windows[:, -1]
-    return {
-        "bits_per_character": F.cross_entropy(logits, last).item() / math.log(2),
-        "accuracy": (logits.argmax(1) == last).float().mean().item(),
-    }
+    scores = Scores("characters")
+    scores.mean("bits_per_character", F.cross_entropy(logits, last, reduction="none") / math.log(2))
+    scores.mean("accuracy", (logits.argmax(1) == last).float())
+    return scores.figures()
 
 
 def _windows(model: zoo.Model, data: Any, split: str) -> Tensor:

@@ -1,0 +1,180 @@
+"""The report of a comparison, as a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.comparison.grid import BASE, FULL
+from zoo.metrics import rises
+from zoo.reports import (
+    Interval,
+    Page,
+    Point,
+    Series,
+    byte_size,
+    curves,
+    duration,
+    facts,
+    number,
+    points,
+    samples_table,
+    table,
+)
+from zoo.reports.charts import smooth
+
+if TYPE_CHECKING:
+    from zoo.comparison.grid import Way
+    from zoo.comparison.results import Cell, Comparison
+
+SHOWN = 8  # samples of each way
+
+
+def report_page(found: Comparison) -> Page:
+    """Return the page: quality and cost of every way, the plot of quality over bytes, curves and samples."""
+    plan, cells = found.plan, found.measured
+    data = "its own data" if plan.data is None else plan.data
+    lead = f"{len(cells)} ways to have {plan.name}, tuned for {plan.steps:,} steps and evaluated on {data}."
+    page = Page(f"{plan.name}: quality and cost side by side", lead)
+    main = next(iter(cells[0].figures))
+    page.section("Quality and size").add(_quality_over_bytes(cells, main))
+    page.add(_qualities(cells))
+    page.add(_differences(cells))
+    page.section("Cost").add(_costs(cells))
+    if curved := _losses(cells):
+        page.section("Curves").charts(*curved)
+    _samples(page, found)
+    page.section("What was measured").add(_about(found))
+    failed = [(cell.way.name, cell.error) for cell in found.cells if cell.error]
+    if failed:
+        page.heading("What could not be measured").add(table(["way", "why"], failed))
+    return page
+
+
+def _quality_over_bytes(cells: list[Cell], main: str) -> Any:
+    shown = [
+        Point(
+            f"{cell.way.bits} bit",
+            cell.measured["bytes"] / 1e6,
+            cell.figures[main],
+            group=_group(cell.way),
+            y_interval=cell.interval(main),
+        )
+        for cell in cells
+        if main in cell.figures
+    ]
+    better = "more is better" if rises(main) else "less is better"
+    return points(shown, x="MB stored", y=f"{main} ({better})", log_x=True, joined=True)
+
+
+def _group(way: Way) -> str:
+    if way.kind == BASE:
+        return "not tuned"
+    return "full" if way.kind == FULL else f"LoRA {way.rank}{', merged' if way.merged else ''}"
+
+
+def _qualities(cells: list[Cell]) -> Any:
+    names = list(dict.fromkeys(name for cell in cells for name in cell.figures))
+    rows = []
+    for cell in cells:
+        row: list[Any] = [cell.way.name]
+        for name in names:
+            ends, value = cell.interval(name), cell.figures.get(name)
+            row.append(value if ends is None or value is None else Interval(value, *ends))
+        rows.append(row)
+    quality = cells[0].measured["quality"]
+    caption = f"n = {quality['samples']:,} {quality['unit']}; 95 % bootstrap intervals over them"
+    heads = [f"{name} {'↑' if rises(name) else '↓'}" for name in names]
+    return table(["way", *heads], rows, caption=caption)
+
+
+def _differences(cells: list[Cell]) -> Any:
+    """Return how each way differs from full fine-tuning, or from the first way, on the same examples."""
+    reference = next((cell for cell in cells if cell.way.kind == FULL), cells[0])
+    rows, name = [], ""
+    for cell in cells:
+        compared = None if cell is reference else cell.against(reference)
+        if compared is None:
+            continue
+        name, one = compared
+        verdict = {True: "better", False: "worse", None: "no clear difference"}[one.better]
+        rows.append([cell.way.name, Interval(one.value, one.low, one.high), one.wins, one.losses, one.ties, verdict])
+    caption = f"{name} minus that of “{reference.way.name}”, in pairs on the same examples"
+    heads = ["way", "difference", "better on", "worse on", "the same on", ""]
+    return table(heads, rows, caption=caption) if rows else table(["way"], [])
+
+
+def _costs(cells: list[Cell]) -> Any:
+    rows = []
+    for cell in cells:
+        one, tuning = cell.measured, cell.measured.get("tuning")
+        trained = tuning["trainable"] if tuning else 0
+        share = trained / max(1, one["parameters"])
+        rows.append(
+            [
+                cell.way.name,
+                f"{trained:,} ({share:.2%})" if trained else "–",
+                byte_size(one["bytes"]),
+                _above(tuning, one),
+                _above(one["sampling"], one),
+                duration(tuning["seconds_a_step"]) if tuning else "–",
+                duration(one["latency"]["seconds"]),
+            ]
+        )
+    first = cells[0].measured
+    heads = [
+        "way",
+        "trained",
+        "stored",
+        "peak in tuning",
+        "peak in sampling",
+        "a step",
+        f"latency of {first['latency_of']}",
+    ]
+    base = byte_size(first["memory_before"])
+    what = "resident memory of the process" if first["device"] == "cpu" else "memory that torch has allocated"
+    return table(heads, rows, caption=f"Peaks: {what}, above the {base} of an empty process with the libraries.")
+
+
+def _above(measured: dict[str, Any] | None, one: dict[str, Any]) -> str:
+    """Return the peak of memory above what the process had before the model was loaded."""
+    peak = (measured or {}).get("peak_memory")
+    return "–" if peak is None else byte_size(max(0, peak - one["memory_before"]))
+
+
+def _losses(cells: list[Cell]) -> list[Any]:
+    series = []
+    for cell in cells:
+        tuning = cell.measured.get("tuning")
+        if tuning and not cell.way.merged:
+            losses = tuning["losses"]
+            series.append(Series(cell.way.name, range(1, len(losses) + 1), smooth(losses)))
+    return [curves(series, x="step", y="training loss, smoothed")] if series else []
+
+
+def _samples(page: Page, found: Comparison) -> None:
+    shown = [(cell.way.name, samples) for cell in found.measured if (samples := cell.samples) is not None]
+    if not shown:
+        return
+    page.section("Samples").text(
+        f"From the same seeds, the first {min(SHOWN, found.plan.samples)} of {found.plan.samples}. To choose without "
+        f"knowing which is which, open {found.blind.name} beside this file."
+    )
+    page.add(samples_table(shown, most=SHOWN))
+
+
+def _about(found: Comparison) -> Any:
+    plan, first = found.plan, found.measured[0].measured
+    tuned = next((cell.measured["tuning"] for cell in found.measured if "tuning" in cell.measured), None)
+    shown: dict[str, Any] = {
+        "model": plan.name,
+        "data": plan.data,
+        "steps": plan.steps,
+        "batch size": tuned["batch_size"] if tuned else None,
+        "learning rate": number(tuned["lr"]) if tuned else None,
+        "seed": plan.seed,
+        "device": first["device"],
+        "threads": first["torch_threads"],
+        "latency": f"median of {plan.repeats} of {first['latency_of']}",
+        "sampling options": plan.options or None,
+    }
+    return facts(shown)

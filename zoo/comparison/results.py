@@ -1,0 +1,106 @@
+"""What a comparison found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.comparison.cell import SAMPLES
+from zoo.comparison.grid import Plan, Way
+from zoo.metrics import Difference, Figures, paired
+from zoo.metrics.statistics import Ratio
+from zoo.runs import kept_samples
+from zoo.samples import Samples
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way, measured.
+
+    Attributes:
+        way: which.
+        folder: where its samples are.
+        measured: what `zoo.comparison.cell.measure` returned.
+        error: why it could not be measured; "" if it was.
+    """
+
+    way: Way
+    folder: Path
+    measured: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Its figures, the main one first."""
+        found: dict[str, float] = self.measured["quality"]["figures"]
+        return found
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """Return the interval of a figure."""
+        found = self.measured["quality"]["intervals"].get(name)
+        return None if found is None else (found[0], found[1])
+
+    @property
+    def samples(self) -> Samples | None:
+        """What it drew."""
+        return kept_samples.kept(self.folder / SAMPLES)
+
+    def against(self, other: Cell) -> tuple[str, Difference] | None:
+        """Return the first figure whose values of each example both have, and its difference in pairs."""
+        mine, theirs = (_each(one.measured["quality"]) for one in (self, other))
+        for name in self.figures:
+            if name in mine and name in theirs and mine.count(name) == theirs.count(name) > 1:
+                return name, paired(_only(mine, name), _only(theirs, name))[name]
+        return None
+
+
+def _each(quality: dict[str, Any]) -> Figures:
+    statistics = {name: Ratio(one["values"], one["weights"]) for name, one in quality["each"].items()}
+    return Figures({name: quality["figures"][name] for name in statistics}, statistics=statistics)
+
+
+def _only(figures: Figures, name: str) -> Figures:
+    return Figures({name: figures[name]}, statistics={name: figures.statistics[name]})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All ways, side by side.
+
+    Attributes:
+        plan: what is the same for all of them.
+        cells: in the order of the grid.
+        out: the folder: `report.html`, `report.json`, `blind.html`, and a folder for each way.
+    """
+
+    plan: Plan
+    cells: tuple[Cell, ...]
+    out: Path
+
+    @property
+    def measured(self) -> list[Cell]:
+        """The ways that could be measured."""
+        return [cell for cell in self.cells if not cell.error]
+
+    @property
+    def report(self) -> Path:
+        """The page with everything."""
+        return self.out / "report.html"
+
+    @property
+    def blind(self) -> Path:
+        """The page on which a person chooses."""
+        return self.out / "blind.html"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON has it, without the values of each example."""
+        rows = []
+        for cell in self.cells:
+            told: dict[str, Any] = {"name": cell.way.name, "way": vars(cell.way), "folder": cell.folder.name}
+            if cell.error:
+                rows.append({**told, "error": cell.error})
+                continue
+            quality = {key: value for key, value in cell.measured["quality"].items() if key != "each"}
+            rows.append({**told, **cell.measured, "quality": quality})
+        return {"plan": self.plan.as_dict(), "ways": rows}

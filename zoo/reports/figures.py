@@ -1,0 +1,115 @@
+"""Pictures, texts and samples in a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zoo.reports.markup import Markup, element
+from zoo.samples import Samples, encode, to_pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SHOWN = 96  # pixels: smaller pictures are enlarged to about this many
+_LONGEST = 4000  # characters of a text that are shown
+
+
+def picture(image: Image, caption: str | None = None, *, enlarge: bool = False) -> Markup:
+    """Return a picture with its caption, held in the page itself.
+
+    Args:
+        image: any Pillow picture.
+        caption: what stands under it.
+        enlarge: whether a small one is enlarged by a whole factor and without smoothing.
+    """
+    data = base64.b64encode(encode(image)).decode()
+    factor = max(1, round(_SHOWN / max(image.size))) if enlarge else 1
+    shown = element(
+        "img",
+        src=Markup(f"data:image/png;base64,{data}"),
+        alt=caption or "",
+        width=image.width * factor,
+        class_="pixels" if enlarge else None,
+    )
+    return element("figure", shown, None if not caption else element("figcaption", caption), class_="picture")
+
+
+def text_block(text: str) -> Markup:
+    """Return a text with its line ends; of a long one, its start."""
+    more = len(text) - _LONGEST
+    return element("pre", text if more <= 0 else f"{text[:_LONGEST]}\n… ({more:,} characters more)")
+
+
+def samples_table(ways: Sequence[tuple[str, Samples]], most: int = 16) -> Markup:
+    """Return samples of several ways side by side: a line for each way, or for each text, so that they compare.
+
+    Args:
+        ways: (what it is called, its samples), such as "before" and "after"; of one kind and drawn with one seed.
+        most: samples of each that are shown.
+    """
+    ways = [(name, samples) for name, samples in ways if len(samples)]
+    if not ways:
+        return element("p", "There are no samples.", class_="none")
+    across = all(samples.kind == "image" for _, samples in ways)
+    columns = [(name, sample_cells(samples, most)) for name, samples in ways]
+    if across:
+        rows = [
+            element("tr", element("th", name, scope="row"), *(element("td", one) for one in cells))
+            for name, cells in columns
+        ]
+        return element("div", element("table", element("tbody", *rows), class_="pictures"), class_="scroll")
+    captions = next((samples.captions for _, samples in ways if samples.captions), None)
+    count = max(len(cells) for _, cells in columns)
+    head = element("tr", element("th", ""), *(element("th", name, scope="col") for name, _ in columns))
+    body = [
+        element(
+            "tr",
+            element("th", captions[at] if captions and at < len(captions) else str(at + 1), scope="row"),
+            *(element("td", cells[at] if at < len(cells) else "–") for _, cells in columns),
+        )
+        for at in range(count)
+    ]
+    inner = element("table", element("thead", head), element("tbody", *body), class_="samples")
+    return element("div", inner, class_="scroll")
+
+
+def sample_cells(samples: Samples, most: int) -> list[Markup]:
+    """Return what is shown of each sample: a picture, a text, or the most probable classes.
+
+    Args:
+        samples: what was drawn.
+        most: of how many.
+    """
+    if samples.kind == "text":
+        return [text_block(text) for text in samples.data[:most]]
+    captions = (samples.captions or [""] * len(samples))[:most]
+    if samples.kind == "image":
+        drawn = to_pictures(samples.data[:most])
+        return [picture(one, caption, enlarge=True) for one, caption in zip(drawn, captions, strict=True)]
+    images = None if samples.images is None else to_pictures(samples.images[:most])
+    return [
+        element("div", None if images is None else picture(images[at], enlarge=True), _bars(row), class_="classes")
+        for at, row in enumerate(samples.topk()[:most])
+    ]
+
+
+def _bars(row: Sequence[tuple[str, float]]) -> Markup:
+    """Return the most probable classes of a sample, each with a bar."""
+    lines = [
+        element(
+            "tr",
+            element("td", label),
+            element("td", _bar(value)),
+            element("td", f"{value:.1%}", class_="number"),
+        )
+        for label, value in row
+    ]
+    return element("table", element("tbody", *lines), class_="bars")
+
+
+def _bar(share: float) -> Markup:
+    whole = element("rect", width=90, height=10, rx=2, class_="rest")
+    part = element("rect", width=f"{90 * share:.1f}", height=10, rx=2, class_="c0")
+    return element("svg", whole, part, width=90, height=10, class_="bar")

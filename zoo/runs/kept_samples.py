@@ -1,0 +1,44 @@
+"""Samples as files, so that a run that goes on later still has those from before its first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoo.bounded.json_text import read_object
+from zoo.errors import ZooError
+from zoo.samples import Samples
+from zoo.storage.atomic import save_tensors, write_json
+
+
+def keep(samples: Samples, path: Path) -> None:
+    """Write samples as `path` with the suffixes `.json` and `.safetensors`.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    tensors = {"images": samples.images} if samples.images is not None else {}
+    if isinstance(samples.data, Tensor):
+        tensors["data"] = samples.data
+    if tensors:
+        save_tensors(path.with_suffix(".safetensors"), {name: one.detach().cpu() for name, one in tensors.items()})
+    told = {"kind": samples.kind, "captions": samples.captions, "labels": samples.labels, "top": samples.top}
+    write_json(path.with_suffix(".json"), {**told, "texts": None if "data" in tensors else list(samples.data)})
+
+
+def kept(path: Path) -> Samples | None:
+    """Return what `keep` wrote; None where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        told: dict[str, Any] = read_object(path.with_suffix(".json"))
+        other = path.with_suffix(".safetensors")
+        tensors = load_file(other) if other.is_file() else {}
+        data = tensors.get("data", told["texts"])
+        more = {"labels": told["labels"], "images": tensors.get("images"), "top": told["top"]}
+        return Samples(data, told["kind"], told["captions"], **more)
+    except (OSError, SafetensorError, ZooError, LookupError, TypeError, ValueError):
+        return None

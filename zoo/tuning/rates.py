@@ -1,0 +1,199 @@
+"""A learning rate for each factor of an adapter, so that `lr` means the same for every weight.
+
+Adam moves every value of a parameter by about the learning rate. What that does to the weight depends on the factor
+that the parameter is multiplied with: with one rate for all, the first steps of the weights of one model differ by
+factors of 4 to 400. Here each parameter's rate is a multiple of `lr`, such that the first step moves each weight by
+`lr` (root mean square), whatever the kind of the adapter, its rank, its scale and its start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from zoo.tuning.settings import LR, PLAIN, Settings, ratio_of
+from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.update import Update, whole
+from zoo.weights.walk import managed_weights, tied_groups
+
+# How many times `lr` a parameter moves at each step, relative to its size, where it changes nothing at first.
+FOLLOWER = 100.0
+FASTEST = 0.1  # of its size, by which such a parameter moves in one step at most
+WIDTH = 256  # inputs of a weight up to which the usual rate is `LR`
+GROWTH = 10  # steps until what moves a weight at once has its full rate
+GROWS = 0.25  # the power of n / r in it
+_STEPS = 8  # rates are powers of 2^(1/8): weights of one shape, whose draws differ by less, have one group in AdamW
+_STILL = 2.0**-20  # the multiple of a parameter that moves nothing, though it should
+_NOISE = 1e-3  # of the largest size in an update, below which one is 0
+_NUDGE = 1e-6  # by which values move where it is measured, in float64
+
+
+class Rate(NamedTuple):
+    """Multiples of `lr`: at a run's first step, and from step `GROWTH` on; linear between them."""
+
+    first: float
+    later: float
+
+    def at(self, step: int) -> float:
+        """Return the multiple of a step, counted from 0."""
+        return self.first + (self.later - self.first) * min(1.0, step / GROWTH)
+
+
+ONE = Rate(1.0, 1.0)
+
+
+class Part(NamedTuple):
+    """One parameter of an update of a weight, with its name there."""
+
+    update: Update
+    name: str
+    parameter: Parameter
+
+
+def rates_of(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings: Settings) -> dict[str, Rate]:
+    """Return the multiple of `lr` of each parameter whose own is not 1.
+
+    With "matched", of one weight's parameters those that move it at once share a step of root mean square `lr` among
+    them, each value of theirs alike. A parameter that changes nothing at first, because what it is multiplied with is
+    zero, moves by `follower` · `lr` relative to its size. Weights that train themselves have the multiple 1. With
+    "lora+16" the former have the multiple 16 (LoRA+, arXiv:2402.12354), with "plain" all have 1.
+
+    A step within few directions lowers the loss less than one of the same length that is free: for B (outputs, r) of a
+    weight (outputs, n) by √(r / n) in first order. So what moves a weight at once goes faster after the first steps, by
+    (n / r)^¼, of all weights of a matrix that their number is of what moves them; on the small models here one `lr` is
+    then right for LoRA and for full training.
+
+    Args:
+        module: what trains.
+        named: name and parameter of all that trains.
+        settings: of the run; what counts is `rates` and `lr`.
+    """
+    if settings.rates == PLAIN:
+        return {}
+    ratio = ratio_of(settings.rates)
+    names = {id(parameter): name for name, parameter in named}
+    found: dict[str, Rate] = {}
+    for store in managed_weights(module).values():
+        parts = [
+            Part(store.updates[key], name, parameter)  # type: ignore[arg-type]
+            for key in store.active
+            for name, parameter in store.updates[key].named_parameters()
+            if id(parameter) in names
+        ]
+        own = _matched(store, parts, follower(settings.lr)) if ratio is None else _ratio(store, parts, ratio)
+        found |= {names[key]: value for key, value in own.items() if value != ONE}
+    return found
+
+
+def usual_lr(module: nn.Module) -> float:
+    """Return the learning rate of a run that names none: `LR`, and less in proportion for weights that are wider.
+
+    A step of equal length for every weight changes a layer's outputs by the number of its inputs (maximal update
+    parametrization, arXiv:2203.03466, table 3). What counts is the median over the module's matrices, kernels left out.
+    """
+    inputs = sorted(
+        math.prod(group.value.shape[dim] for dim in group.layout.input_dims)
+        for group in tied_groups(module)
+        if len(group.value.shape) >= 2 and not group.layout.zero_first
+    )
+    return LR * min(1.0, WIDTH / max(1, inputs[len(inputs) // 2])) if inputs else LR
+
+
+def follower(lr: float) -> float:
+    """Return how many times `lr` a parameter that changes nothing at first moves, relative to its size."""
+    return min(FOLLOWER, FASTEST / lr)
+
+
+def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[int, Rate]:
+    """Return the rate of each parameter of one weight, by its id."""
+    sizes = {update: step_sizes(update, store) for update, _, _ in parts}
+    follow = {update: _followers(update, sizes[update]) for update in sizes}
+    weights = {store.updates[name]: abs(weight) for name, weight in store.weights.items()}
+    leading = sum(parameter.numel() for update, name, parameter in parts if name not in follow[update])
+    found, total = [], 0.0
+    for update, name, parameter in parts:
+        size = weights[update] * sizes[update].get(name, 0.0)
+        growth = 1.0
+        if name in follow[update]:
+            multiple = followers * _rms(parameter) / len(follow[update])
+        else:
+            multiple = math.sqrt(parameter.numel() / leading) / size if size > 0 else _STILL
+            if update.followers is not None:
+                growth = max(1.0, store.shape.numel() / leading) ** GROWS
+        found.append((id(parameter), multiple, growth))
+        total += (multiple * size) ** 2
+    if not total:  # nothing that is known moves the weight: it is not for us to say how fast
+        return {key: ONE for key, _, _ in found}
+    first = {key: _rounded(multiple / math.sqrt(total)) for key, multiple, _ in found}
+    return {key: Rate(first[key], first[key] * _rounded(growth)) for key, _, growth in found}
+
+
+def _ratio(store: ManagedWeight, parts: list[Part], ratio: float) -> dict[int, Rate]:
+    """Return `ratio` for the parameters that move the weight at once, of updates that have others, by their ids."""
+    found = {}
+    for update, name, parameter in parts:
+        follow = _followers(update, step_sizes(update, store))
+        found[id(parameter)] = Rate(ratio, ratio) if follow and name not in follow else ONE
+    return found
+
+
+def _followers(update: Update, sizes: dict[str, float]) -> set[str]:
+    """Return the parameters that change nothing at first."""
+    if update.followers is not None:
+        return set(update.followers)
+    return {name for name, size in sizes.items() if not size}
+
+
+def step_sizes(update: Update, store: ManagedWeight) -> dict[str, float]:
+    """Return how far (root mean square) one step of Adam at rate 1 of each parameter of an update moves a weight.
+
+    What the update does not say (`Update.step_sizes`) is measured. A size that is no number, or that is rounding beside
+    the largest, counts as 0.
+
+    Args:
+        update: of one adapter.
+        store: the weight.
+    """
+    told = update.step_sizes(lambda: whole(store.base_tensor(torch.float32)).detach())
+    sizes = _measured(update, store) if told is None else told
+    least = _NOISE * max(filter(math.isfinite, sizes.values()), default=0.0)
+    return {name: size if least < size < math.inf else 0.0 for name, size in sizes.items()}
+
+
+def _measured(update: Update, store: ManagedWeight) -> dict[str, float]:
+    """Return what `step_sizes` does, by a step for a random gradient of the weight."""
+    base = whole(store.base_tensor(torch.float64)).detach()
+    arguments = (base, base) if update.takes_base else (base,)
+    tensors = {name: whole(value).detach() for name, value in (*update.named_parameters(), *update.named_buffers())}
+    values = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
+    trained = [name for name, parameter in update.named_parameters() if parameter.requires_grad]
+    training = update.training
+    try:
+        update.eval()  # without dropout
+        leaves = {name: values[name].clone().requires_grad_() for name in trained}
+        start = torch.func.functional_call(update, {**values, **leaves}, arguments)
+        gradient = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)).to(start)
+        gradients = torch.autograd.grad(start, list(leaves.values()), gradient, allow_unused=True)
+        found = {}
+        with torch.no_grad():
+            for name, own in zip(trained, gradients, strict=True):
+                if own is not None:
+                    moved = {**values, name: values[name] + _NUDGE * own.sign()}
+                    found[name] = _rms(torch.func.functional_call(update, moved, arguments) - start) / _NUDGE
+    finally:
+        update.train(training)
+    return found
+
+
+def _rms(tensor: Tensor) -> float:
+    """Return the root mean square of all values, of a sharded tensor too."""
+    return float(whole(tensor.detach().float().square().mean().sqrt())) if tensor.numel() else 0.0
+
+
+def _rounded(multiple: float) -> float:
+    return 2.0 ** (round(_STEPS * math.log2(multiple)) / _STEPS) if 0 < multiple < math.inf else 1.0
