@@ -250,7 +250,8 @@ class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
                 )
             return PreparedAdapter(name, config, updates, record, groups, buffers)
         named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
-        wanted = training_new(as_adapter(named, self.entry.targets or "all"), self.entry.head)
+        wanted = as_adapter(named, self.entry.targets or "all", self.entry.modules_to_save)
+        wanted = training_new(wanted, self.entry.head)
         with self.adapter_set.turns, seeded(seed):
             groups = tied_groups(self.module) if groups is None else groups
             if not only_ordinary(self.module):

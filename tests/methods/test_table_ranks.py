@@ -82,3 +82,9 @@ def test_every_entry_of_the_registry_adapts_all_its_weights():
     model = zoo.load("gpt", lora=8, device="meta")
     assert model.footprint().adapted_share > 0.99
     assert ranks(model)["transformer.wte.weight"][0] == 64
+
+
+def test_an_entry_may_name_what_trains_beside_a_bare_rank():
+    bare = zoo.load("stylegan", lora=8, device="meta").adapters["default"]
+    said = zoo.load("stylegan", lora=zoo.LoRA(8), device="meta").adapters["default"]
+    assert (bare.modules_to_save, said.modules_to_save) == (("bias",), ())

@@ -25,6 +25,7 @@ class Entry:
         summary: one line about the model.
         config: the model's configuration, from the registry or its `config.json`.
         targets: LoRA's default targets (suffixes of parameter paths, or "all"); None: all.
+        modules_to_save: modules that train fully beside `lora=RANK`, as in `zoo.LoRA`.
         keep: suffixes of the parameter paths that stay in full precision.
         demo: arguments of `zoo demo` for this model.
         pretrain: arguments of `Model.tune` to train the model from random weights with.
@@ -42,6 +43,7 @@ class Entry:
     summary: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] | Literal["all"] | None = None
+    modules_to_save: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     demo: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)

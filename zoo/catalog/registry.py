@@ -9,7 +9,8 @@ importing the package. One table per name::
     license = "MIT"
     weights = "openai-community/gpt2"           # a Hub repository, or "embedded": the folder in the plugin's package
     revision = "607a30d783dfa663caf39e06633721c8d4cfcd7e"   # the commit; without it, the newest one is used
-    targets = ["c_attn"]                        # LoRA's default targets: suffixes of parameter paths, or "all"
+    targets = ["c_attn"]                        # LoRA's default targets: suffixes of parameter paths; without it, all
+    modules_to_save = ["ln_f"]                  # modules that train fully beside `lora=RANK`
     keep = ["wpe"]                              # suffixes of the parameters that stay in full precision
     [gpt2.config]                               # the configuration, so that the module can be built offline
     [gpt2.demo]                                 # arguments of `zoo demo gpt2`
@@ -40,11 +41,13 @@ _KEYS: dict[str, tuple[type | tuple[type, ...], str, bool]] = {
     "weights": (str, "a string", False),
     "revision": (str, "a string", False),
     "targets": ((list, str), 'a list of strings, or "all"', False),
+    "modules_to_save": (list, "a list of strings", False),
     "keep": (list, "a list of strings", False),
     "config": (dict, "a table", False),
     "demo": (dict, "a table", False),
     "pretrain": (dict, "a table", False),
 }
+_LISTS = ("targets", "modules_to_save", "keep")
 
 
 def entries() -> tuple[Entry, ...]:
@@ -185,5 +188,5 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
         raise RegistryError(f'{where} targets: expected a list of strings, or "all", got {targets!r}')
     if "revision" in table and not is_hub(weights):
         raise RegistryError(f"{where} revision: only weights in a Hub repository have one")
-    lists = {key: tuple(table[key]) for key in ("targets", "keep") if isinstance(table.get(key), list)}
+    lists = {key: tuple(table[key]) for key in _LISTS if isinstance(table.get(key), list)}
     return Entry(name=name, **{**table, **lists, "pretrain": pretrain_settings(where, table.get("pretrain", {}))})

@@ -309,12 +309,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
-def as_adapter(value: int | Adapter, targets: Targets = None) -> Adapter:
+def as_adapter(value: int | Adapter, targets: Targets = None, modules_to_save: Names = ()) -> Adapter:
     """Return the configuration for `lora=8` or `lora=zoo.LoRA(...)`; a bare rank gets alpha = 2 · rank.
 
     Args:
         value: A rank or a configuration.
-        targets: The targets if the configuration has none.
+        targets, modules_to_save: Those of a configuration without targets, and of a bare rank.
     """
     if isinstance(value, Adapter):
         return replace(value, targets=targets) if value.targets is None and targets else value  # type: ignore[type-var]
@@ -322,7 +322,7 @@ def as_adapter(value: int | Adapter, targets: Targets = None) -> Adapter:
         raise AdapterError(
             f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {shown(value)}"
         )
-    return LoRA(rank=value, alpha=2 * value, targets=targets)
+    return LoRA(rank=value, alpha=2 * value, targets=targets, modules_to_save=modules_to_save)
 
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
