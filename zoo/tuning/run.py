@@ -174,12 +174,14 @@ class Run:
                     parameter.copy_(before[name])
         self.stopped = self.stopped or self.evaluations.exhausted()
 
-    def _evaluated(self, data: Any) -> dict[str, float]:
+    def _evaluated(self, data: Any) -> Mapping[str, float]:
         """Return the metrics; the processes share the work, unless they share the weights."""
         accelerator = self.accelerator
         processes = 1 if self.sharding is not None else accelerator.num_processes
         with spreading(accelerator.process_index, processes):
-            return dict(self.model.evaluate(data))
+            found: Mapping[str, float] = self.model.evaluate(data)
+        evaluation.intervals_of(found)  # they are sent with the figures, and what they are computed from is not
+        return found
 
     def _keep_best(self, metrics: Mapping[str, float]) -> None:
         tensors = {**persistent_buffers(self.model.module), **{name: whole(p) for name, p in self.named}}
