@@ -79,9 +79,9 @@ REFERENCE = {
     ),
     "data": Reference(
         "Data and metrics",
-        "Data sets that need no download, readers for what users bring, and metrics of drawn pictures.",
-        ("zoo.data", "zoo.metrics"),
-        (*_modules("data"), "zoo.metrics"),
+        "Data sets that need no download, readers for what users bring, metrics and comparisons.",
+        ("zoo.data", "zoo.metrics", "zoo.comparison"),
+        (*_modules("data"), *_modules("metrics"), *_modules("comparison")),
     ),
     "errors": Reference("Errors", "Everything that zoo raises on purpose, in one line each.", ("zoo.errors",)),
 }

@@ -37,6 +37,8 @@ _HOME = {
     "LoRA": "zoo.methods.config",
     "Full": "zoo.methods.config",
     "TrainableTokens": "zoo.methods.rows",
+    "Prune": "zoo.methods.prune",
+    "QuantizeAware": "zoo.methods.quantize_aware",
     "LoHa": "zoo.methods.loha_lokr_config",
     "LoKr": "zoo.methods.loha_lokr_config",
     "Targets": "zoo.methods.config",
@@ -141,6 +143,8 @@ if TYPE_CHECKING:
     from zoo.methods.loha_lokr_config import LoHa as LoHa
     from zoo.methods.loha_lokr_config import LoKr as LoKr
     from zoo.methods.lora import lora_update as lora_update
+    from zoo.methods.prune import Prune as Prune
+    from zoo.methods.quantize_aware import QuantizeAware as QuantizeAware
     from zoo.methods.rows import TrainableTokens as TrainableTokens
     from zoo.model import Model as Model
     from zoo.planning.estimate import Plan as Plan

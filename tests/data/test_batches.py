@@ -31,9 +31,7 @@ def test_the_rest_of_a_stream_is_the_same_after_passing_over():
         return rows.map(lambda row, number: {**row, "z": torch.rand(3, generator=generator_of(5, number))})
 
     def fresh():
-        return redrawn(
-            lambda seed: {"x": torch.rand(6, generator=torch.Generator().manual_seed(seed))}, request, batches=2
-        )
+        return redrawn(lambda seed: {"x": torch.rand(6, generator=generator_of(seed, 0))}, request, batches=2)
 
     for make in (noisy, fresh, lambda: iter(list(zip(range(9), torch.rand(9), strict=True)))):
         torch.manual_seed(0)

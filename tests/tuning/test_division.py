@@ -38,5 +38,5 @@ def test_a_step_keeps_its_items_when_a_run_goes_on(then, accumulated, processes,
 
 def test_items_that_cannot_be_shared_are_an_error():
     last = {"batch_size": 8, "gradient_accumulation_steps": 1, "processes": 1}
-    with pytest.raises(TuningError, match="one batch of 8 in a step, which 3 processes cannot share.*divides 8"):
+    with pytest.raises(TuningError, match=r"one batch of 8 in a step, which 3 processes cannot share.*divides 8"):
         divided(8, 1, 0, 3, last)

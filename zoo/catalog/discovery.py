@@ -23,7 +23,7 @@ from zoo.weights.scheme import BUILTIN_SCHEMES
 
 GROUP = "zoo"
 # Schemes and adapter kinds of zoo itself: a plugin of such a name would change the meaning of "nf4" for every model.
-RESERVED = frozenset({*BUILTIN_SCHEMES, "lora"})
+RESERVED = frozenset({*BUILTIN_SCHEMES, "lora", "prune", "quantize_aware"})
 
 
 @dataclass(frozen=True)

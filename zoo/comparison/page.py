@@ -120,6 +120,7 @@ def _costs(cells: list[Cell]) -> Any:
                 duration(one["latency"]["seconds"]),
             ]
         )
+    rows = [[row[0], *(value.replace(" ", "\N{NO-BREAK SPACE}") for value in row[1:])] for row in rows]
     first = cells[0].measured
     heads = [
         "way",
@@ -153,13 +154,17 @@ def _losses(cells: list[Cell]) -> list[Any]:
 
 def _samples(page: Page, found: Comparison) -> None:
     shown = [(cell.way.name, samples) for cell in found.measured if (samples := cell.samples) is not None]
-    if not shown:
-        return
-    page.section("Samples").text(
-        f"From the same seeds, the first {min(SHOWN, found.plan.samples)} of {found.plan.samples}. To choose without "
-        f"knowing which is which, open {found.blind.name} beside this file."
-    )
-    page.add(samples_table(shown, most=SHOWN))
+    page.section("Samples")
+    for cell in found.measured:
+        if why := cell.measured["sampling"].get("why_not"):
+            page.text(f"{cell.way.name}: no samples: {why}")
+    if shown:
+        count = min(SHOWN, *(len(samples) for _, samples in shown))
+        page.text(
+            f"From the same seeds, {count} of each way. To choose without knowing which is which, open "
+            f"{found.blind.name} beside this file."
+        )
+        page.add(samples_table(shown, most=SHOWN))
 
 
 def _about(found: Comparison) -> Any:

@@ -95,7 +95,7 @@ def _plan(name: str, data: str | os.PathLike[str] | None, settings: dict[str, An
 def _source(data: str | os.PathLike[str]) -> str:
     if not isinstance(data, str | os.PathLike):
         raise TuningError(
-            f"each way is measured by a process of its own: give data as a name or a path, got {type(data)}"
+            f"each way is measured by a process of its own: give data as a name or a path, got {type(data).__name__}"
         )
     path = Path(data).expanduser()
     return str(path.absolute()) if path.exists() else str(data)

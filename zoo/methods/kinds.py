@@ -11,6 +11,8 @@ from zoo.methods.loha_lokr import LoHaUpdate, LoKrUpdate
 from zoo.methods.loha_lokr_config import LoHa, LoKr
 from zoo.methods.lora import lora_update
 from zoo.methods.peft_fields import lora_from_peft
+from zoo.methods.prune import Prune, PruneUpdate
+from zoo.methods.quantize_aware import QuantizeAware, QuantizeAwareUpdate
 from zoo.methods.rows import RowsUpdate, TrainableTokens
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.update import Update
@@ -41,4 +43,6 @@ KINDS: dict[str, Kind] = {
     ),
     "loha": Kind(LoHa, LoHa.from_peft, LoHaUpdate),
     "lokr": Kind(LoKr, LoKr.from_peft, LoKrUpdate),
+    "prune": Kind(Prune, Prune.from_peft, PruneUpdate),
+    "quantize_aware": Kind(QuantizeAware, QuantizeAware.from_peft, QuantizeAwareUpdate),
 }

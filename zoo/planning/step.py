@@ -16,7 +16,12 @@ from zoo.planning.hollow import Meter, hollow
 from zoo.torch_state.rng import preserve_rng
 
 # What libraries call the method that lets a module compute its activations again in the backward pass.
-_CHECKPOINTING = ("gradient_checkpointing_enable", "enable_gradient_checkpointing", "set_grad_checkpointing")
+_CHECKPOINTING = (
+    "activation_checkpointing_enable",
+    "gradient_checkpointing_enable",
+    "enable_gradient_checkpointing",
+    "set_grad_checkpointing",
+)
 _CPU = torch.device("cpu")
 
 

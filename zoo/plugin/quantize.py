@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zoo.catalog.entry import Entry
 from zoo.errors import QuantizationError
+from zoo.methods.targets import matches
 from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat
 from zoo.weights.error import assumed_error, relative_error
 from zoo.weights.layout import layout_of
+from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.mixed import PEAKED, SCHEMES
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import Quantization, unknown_scheme
@@ -60,6 +63,43 @@ def pack_weight(
     stored.shape = torch.Size(value.shape)
     stored.dtype = dtype
     return stored
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Quantizes one weight again and again, by the hook `quantize`; see `packing`."""
+
+    entry: Entry
+    name: str
+    seen: tuple[int, ...]
+    scheme: Quantization
+
+    def __call__(self, weight: Tensor) -> QuantizedTensor | None:
+        """Return the weight quantized, in its own shape and dtype; None if the architecture keeps it as it is."""
+        with torch.no_grad():
+            stored = _stored(self.entry, self.name, weight.detach().reshape(self.seen), self.scheme)
+        if stored is not None:
+            stored.shape, stored.dtype = weight.shape, weight.dtype
+        return stored
+
+
+def packing(entry: Entry, name: str, weight: LazyWeight, scheme: Quantization) -> Packing | None:
+    """Return what quantizes a weight whenever it is called; None for one that `plan` would leave plain.
+
+    Args:
+        entry: The model's entry.
+        name: The parameter's name.
+        weight: The weight, for its shape and layout.
+        scheme: How to quantize it.
+    """
+    shape = torch.Size(weight.shape)
+    if matches(name.removesuffix(".weight"), entry.keep) or matches(name, entry.keep):
+        return None
+    if scheme.bits < 16 and sum(size > 1 for size in shape) < 2:
+        return None
+    seen = (shape[0] * shape[1], shape[2]) if weight.layout.stacked else tuple(shape)
+    _stored(entry, name, torch.linspace(-1, 1, 128).view(2, 64), scheme)  # an unknown scheme is an error at once
+    return Packing(entry, name, seen, scheme)
 
 
 def _is_peaked(stored: QuantizedTensor, scheme: Quantization) -> bool:

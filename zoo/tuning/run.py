@@ -13,26 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.data.batches import seed_of
-from zoo.errors import DataError, TuningError
+from zoo.errors import TuningError
 from zoo.torch_state.spread import spreading
-from zoo.tuning import checkpoint as checkpoints
 from zoo.tuning import ema, evaluation
 from zoo.tuning.callbacks import TuneState
 from zoo.tuning.checkpoint import Checkpoint
-from zoo.tuning.division import Division, divided_then
+from zoo.tuning.division import Division
+from zoo.tuning.drawing import Drawing
 from zoo.tuning.evaluation import Evaluations
-from zoo.tuning.examples import DIGESTS, Drawn, Examples, batch_of, shares
+from zoo.tuning.examples import Drawn, Examples
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
 from zoo.tuning.optimizer import adamw, persistent_buffers, set_lr
-from zoo.tuning.processes import gathered, mean, same_everywhere, summed
+from zoo.tuning.processes import gathered, mean, same_everywhere
 from zoo.tuning.rates import Rate, rates_of
 from zoo.tuning.restoring import check, moments, put, put_moments
 from zoo.tuning.result import TuneResult
 from zoo.tuning.settings import Settings
 from zoo.tuning.sharding import Sharding, clip
-from zoo.tuning.step import Weighted, accumulate, not_finite, objective
+from zoo.tuning.step import accumulate, not_finite, objective
 from zoo.tuning.tunable import Tunable
 from zoo.weights.gathering import whole
 from zoo.weights.walk import named_buffers
@@ -60,9 +59,8 @@ class Run:
         sharding: the weights, where each process keeps a part of them.
         step: steps done.
         losses: the loss of every step.
+        drawing: draws this process's batches.
         drawn: digests of this process's batches so far; None where those before a resume were cut otherwise.
-        known: whether there are such digests.
-        newest: the digest of this process's batches of the last step alone.
         loss_of: the model's loss as a module; see `zoo.tuning.step`.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
@@ -91,8 +89,7 @@ class Run:
     losses: list[float] = field(default_factory=list)
     buffers: dict[str, Tensor] = field(init=False)
     drawn: Drawn | None = field(init=False)
-    known: bool = True
-    newest: int = 0
+    drawing: Drawing = field(init=False)
     loss_of: nn.Module = field(init=False)
     rates: dict[str, Rate] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
@@ -106,6 +103,7 @@ class Run:
         """Seed, make the optimizer, and restore the last checkpoint if there is one."""
         settings, folder = self.settings, self.folder
         last = None if folder is None else folder.last
+        self.drawing = Drawing(self.model, self.accelerator, self.examples, self.division, settings)
         if self.sharding is not None and self.division.batches % self.division.processes:
             raise TuningError(
                 f"with sharded weights every process takes as many batches, and a step of this run has "
@@ -129,7 +127,7 @@ class Run:
             if self.accelerator.is_main_process:
                 folder.describe({"settings": self.facts, "rates": self.rates, **self.identity})
         if last is not None and self.written is not None:
-            self._catch_up(self.written, last)
+            self.drawing.catch_up(self.written, last)
         same_everywhere(self.accelerator, named_buffers(self.model.module).values())
         self._mark()
         self.started = time.perf_counter()  # reading the data is no part of a budget in minutes
@@ -137,7 +135,8 @@ class Run:
     def advance(self) -> float:
         """Take one step and return its loss, the mean over the batches and the processes."""
         settings, named = self.settings, self.named
-        total, norm = accumulate(self.loss_of, self.accelerator, named, self._weighted(), self.device)
+        batches = self.drawing.weighted(self.step, self.sharding is not None)
+        total, norm = accumulate(self.loss_of, self.accelerator, named, batches, self.device)
         clock = total.new_tensor(settings.used(self.step + 1, self.seconds))
         # The clock too is the processes' mean, or one of them would stop before the others.
         value, length, used = mean(self.accelerator, torch.stack([total, norm, clock]))
@@ -207,7 +206,7 @@ class Run:
         if self.folder is None:
             return
         tensors, moved = self._tensors(), moments(self.optimizer, self.named)
-        drawn = self.drawn and Drawn(*(summed(self.accelerator, digest, DIGESTS) for digest in self.drawn))
+        drawn = self.drawn and self.drawing.summed(self.drawn)
         if not self.accelerator.is_main_process:
             return
         with uninterrupted():
@@ -283,7 +282,7 @@ class Run:
     def _mark(self) -> None:
         """Remember the state between two steps, to which a Ctrl-C within the next one comes back."""
         self.buffers = persistent_buffers(self.model.module)
-        self.drawn = Drawn(self.examples.digest, self.newest) if self.known else None
+        self.drawn = self.drawing.digests
 
     def _restore(self, folder: Path, last: Checkpoint, quiet: bool) -> None:
         """Check all of `last` against this run, and only then restore it."""
@@ -305,45 +304,6 @@ class Run:
     def _tensors(self) -> dict[str, Tensor]:
         """Return what training changes, by name, as it was between two steps."""
         return {**self.buffers, **{name: whole(parameter) for name, parameter in self.named}}
-
-    def _draw(self, step: int) -> list[tuple[int, Any]]:
-        """Return this process's batches of a step (from 0), with their numbers."""
-        before, place = self.examples.digest, self.settings.place(step + 1)
-        drawn = [(number, batch_of(self.examples, number, place)) for number in self.division.own(step)]
-        self.newest = (self.examples.digest - before) % DIGESTS
-        return drawn
-
-    def _weighted(self) -> list[Weighted]:
-        """Return this process's batches of one step, each with its share in the loss."""
-        drawn = self._draw(self.step)
-        counts = [float(self.model.count(batch)) for _, batch in drawn]
-        empty = float(counts.count(0) or not counts)
-        total, empties = mean(self.accelerator, torch.tensor([sum(counts), empty], device=self.device))
-        found = shares(drawn, counts, total, self.settings.place(self.step + 1))
-        if self.sharding is not None and empties:
-            raise DataError(
-                f"nothing counts in a batch of {self.settings.place(self.step + 1)}, and with sharded weights all batches "
-                "are needed: give a larger batch size, or train without --use_fsdp"
-            )
-        return [Weighted(batch, share, seed_of(self.settings.seed, number)) for (number, batch), share in found]
-
-    def _catch_up(self, folder: Path, last: Checkpoint) -> None:
-        """Pass over the batches of the steps that are done, and compare them with those that the run had.
-
-        Where the content of the data is known to be the same, only those of the last step are drawn again.
-        """
-        then = divided_then(last.settings)
-        if last.drawn is None or (then.batch_size, then.batches) != (self.division.batch_size, self.division.batches):
-            self.known = False
-            self.examples.skip(self.step * self.division.batches)
-            return
-        first = max(0, self.step - 1) if self.examples.content else 0
-        for step in range(first, self.step):
-            self._draw(step)
-        now = Drawn(*(summed(self.accelerator, digest, DIGESTS) for digest in (self.examples.digest, self.newest)))
-        checkpoints.check_examples(folder, last.drawn if first == 0 else Drawn(now.all, last.drawn.newest), now)
-        main = self.accelerator.is_main_process
-        self.examples.digest = last.drawn.all if main else 0  # further ones are added to it
 
 
 def state_of(run: Run) -> TuneState:

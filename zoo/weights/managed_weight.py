@@ -212,8 +212,7 @@ class ManagedWeight(nn.Module):
         """
         self.weights = {name: float(weights.get(name, 1.0)) for name in names if name in self.updates}
         self.active = tuple(self.weights)
-        used: list[tuple[Update, float]]
-        used = [(self.updates[name], w) for name, w in self.weights.items() if w != 0.0]  # type: ignore[misc]
+        used = in_order((self.updates[name], w) for name, w in self.weights.items() if w != 0.0)  # type: ignore[misc]
         replacing = [
             n
             for n, (update, weight) in enumerate(used)
@@ -264,13 +263,17 @@ class ManagedWeight(nn.Module):
         base = self.base_tensor(torch.promote_types(dtype, torch.float32))
         was_training = self.training
         self.eval()  # dropout must not be merged
-        updates = [(self.updates[name], weights.get(name, 1.0)) for name in names]
-        exact = apply_updates(base, updates)  # type: ignore[arg-type]
+        updates = in_order((self.updates[name], weights.get(name, 1.0)) for name in names)  # type: ignore[misc]
+        exact, value = apply_updates(base, updates), None
+        if pack is None and updates[-1][0].last and updates[-1][1] == 1.0:
+            # From what the forward pass computes, in its own dtype, so that it goes on with the same values.
+            value = updates[-1][0].stored(apply_updates(self.base_tensor(), updates[:-1]))
+            exact = exact if value is None else value(base.dtype)
         self.train(was_training)
         base_norm, effect = _norm(base), _norm(exact - base)
         if effect == 0.0 and (pack is not None or not any(weight for _, weight in updates)):
             return WeightMerge(names, None, base_norm, effect, 0.0)
-        value: nn.Parameter | QuantizedTensor | None = None if pack is None else pack(exact)
+        value = value if pack is None else pack(exact)
         if value is None:
             value = nn.Parameter(exact.to(dtype, copy=True), requires_grad=False)
         stored = value(exact.dtype) if isinstance(value, QuantizedTensor) else value
@@ -313,6 +316,11 @@ class ManagedWeight(nn.Module):
     def extra_repr(self) -> str:
         """Return shape, dtype and active adapters for the module's repr."""
         return f"{tuple(self.shape)}, {self.dtype}" + (f", active={', '.join(self.active)}" if self.active else "")
+
+
+def in_order(updates: Iterable[tuple[Update, float]]) -> list[tuple[Update, float]]:
+    """Return updates with their weights in the order in which they are applied."""
+    return sorted(updates, key=lambda one: one[0].last)
 
 
 def apply_updates(base: Tensor, updates: Iterable[tuple[Update, float]]) -> Tensor:

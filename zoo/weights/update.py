@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.weights.layout import Layout
+from zoo.weights.quantized_tensor import QuantizedTensor
 
 
 class Factors(NamedTuple):
@@ -75,6 +76,8 @@ class Update(nn.Module):
         takes_base: Whether `forward` gets the base, not yet changed by other active adapters, as second argument.
         replaces: Whether the method implements `replacement`.
         changes_bias: Whether the method implements `for_bias`.
+        last: Above 0 for what the weight is made to be after all other updates, zeros or quantized values, in this
+            order; 0 for an update that is applied in its adapter's turn.
         followers: Names of parameters that change nothing at first, because what they are multiplied with starts at
             zero; None if that is to be measured. See `step_sizes`.
     """
@@ -85,6 +88,7 @@ class Update(nn.Module):
     takes_base = False
     replaces: bool = False
     changes_bias: bool = False
+    last: int = 0
     followers: tuple[str, ...] | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -116,6 +120,16 @@ class Update(nn.Module):
 
     def replacement(self) -> Tensor | None:
         """Return the weight that replaces the base if the update does not depend on the base, else None."""
+        return None
+
+    def stored(self, weight: Tensor) -> QuantizedTensor | None:
+        """Return how the updated weight is stored when the adapter is merged; None for dense.
+
+        Only of an update that is applied last.
+
+        Args:
+            weight: What `forward` gets.
+        """
         return None
 
     def look_up(self, index: Tensor, rows: Tensor) -> Tensor | None:
