@@ -4,7 +4,7 @@
     python benchmarks/smaller.py vit --only quantized
 
 Each row is tuned on the demo's data by the same LoRA, steps and batches. "after" is quantized, or pruned, when the tuning is
-done; "aware" before it, so that it is tuned to it. 3 bit is HQQ's (examples/plugins/hqq has to be installed).
+done; "aware" before it, so that it is tuned to it. 3 bit is that of HQQ (examples/plugins/hqq has to be installed).
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ def main() -> None:
             runs: list[tuple[str, Any, bool]] = [("tuned, as it is", None, False)]
             for group, ways in WAYS.items():
                 if chosen.only in (None, group):
-                    runs += [(f"{label}, {when}", make, when == "aware") for label, make in ways.items() for when in ("after", "aware")]
+                    runs += [
+                        (f"{label}, {when}", make, when == "aware")
+                        for label, make in ways.items()
+                        for when in ("after", "aware")
+                    ]
             for label, make, aware in runs:
                 rows.setdefault(label, []).append(figure(name, seed, make, aware, chosen.steps))
                 if chosen.json:

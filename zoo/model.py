@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from zoo.tuning.result import TuneResult
 
 
-class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
+class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
     """A module with its catalogue entry and its adapters, as `zoo.load` and `zoo.wrap` return it.
 
     Calling the model calls the module. Training is in `TrainingVerbs`, handling of adapters in `AdapterVerbs`, and

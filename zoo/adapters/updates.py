@@ -12,7 +12,7 @@ from zoo.methods.config import Adapter, Full
 from zoo.methods.kinds import KINDS
 from zoo.methods.rows import RowsUpdate, TrainableTokens, row_groups
 from zoo.methods.targets import match_parameters, match_weights
-from zoo.plugin import hooks
+from zoo.plugin.injecting import inject
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.update import Update
 from zoo.weights.walk import TiedGroup
@@ -83,7 +83,7 @@ def fully_trained(groups: list[TiedGroup], config: Adapter, chosen: list[TiedGro
 
 
 def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
-    update = hooks.inject_adapter(entry, group.name, group.lazy(), config)
+    update = inject(entry, group.name, group.lazy(), config)
     if update is None:
         known = ", ".join(KINDS)
         raise AdapterError(
