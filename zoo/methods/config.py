@@ -314,14 +314,14 @@ def as_adapter(value: int | Adapter, targets: Targets = None, modules_to_save: N
 
     Args:
         value: A rank or a configuration.
-        targets, modules_to_save: Those of a configuration without targets, and of a bare rank.
+        targets: The targets if the configuration has none.
+        modules_to_save: Those of a bare rank.
     """
     if isinstance(value, Adapter):
         return replace(value, targets=targets) if value.targets is None and targets else value  # type: ignore[type-var]
     if isinstance(value, bool) or not isinstance(value, int):
-        raise AdapterError(
-            f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {shown(value)}"
-        )
+        expected = "a rank, a zoo.LoRA, an adapter's folder, or a dict of them"
+        raise AdapterError(f"lora: expected {expected}, got {shown(value)}")
     return LoRA(rank=value, alpha=2 * value, targets=targets, modules_to_save=modules_to_save)
 
 
