@@ -153,7 +153,7 @@ def shard_like(value: nn.Parameter | ManagedWeight, update: Update) -> None:
 
 def shard_updates(managed: ManagedWeight, mesh: DeviceMesh) -> dict[int, nn.Parameter]:
     """Do `shard_update` for a weight's active updates."""
-    made = {}
+    made: dict[int, nn.Parameter] = {}
     for update in _sharable(managed):
         made |= shard_update(update, mesh)
     return made
