@@ -70,7 +70,11 @@ def main() -> None:
             runs: list[tuple[str, Any, bool]] = [("tuned, as it is", None, False)]
             for group, ways in WAYS.items():
                 if chosen.only in (None, group):
-                    runs += [(f"{label}, {when}", make, when == "aware") for label, make in ways.items() for when in ("after", "aware")]
+                    runs += [
+                        (f"{label}, {when}", make, when == "aware")
+                        for label, make in ways.items()
+                        for when in ("after", "aware")
+                    ]
             for label, make, aware in runs:
                 rows.setdefault(label, []).append(figure(name, seed, make, aware, chosen.steps))
                 if chosen.json:
