@@ -42,8 +42,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def marks(page: Path, number: int) -> list[pytest.MarkDecorator]:
-    """Of each page the first block is quick, of README.md all are; `make test` leaves the others out."""
-    return [] if number == 0 or page == ROOT / "README.md" else [pytest.mark.slow]
+    """All blocks of README.md are quick, and the first of each page in docs/; `make test` leaves the others out."""
+    first = number == 0 and page.parent == ROOT / "docs"
+    return [] if first or page == ROOT / "README.md" else [pytest.mark.slow]
 
 
 def python_blocks() -> list[object]:

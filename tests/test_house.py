@@ -195,3 +195,12 @@ def _constants(expression: ast.expr, path: Path) -> list[ast.expr]:
     if isinstance(expression, ast.Name) and expression.id.isupper():
         return [ast.Constant(expression.id)]
     return [expression]
+
+
+def test_the_tests_that_are_listed_as_slow_exist() -> None:
+    listed = [line for line in (ROOT / "tests" / "slow.txt").read_text().splitlines() if not line.startswith("#")]
+    assert listed == sorted(set(listed))
+    for line in listed:
+        path, _, case = line.partition("::")
+        name, text = case.partition("[")[0], (ROOT / path).read_text()
+        assert f"def {name}(" in text or f"{name} = " in text, line

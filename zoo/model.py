@@ -35,6 +35,7 @@ from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
 from zoo.weights.foreign.weight import only_ordinary
 from zoo.weights.scheme import Quantization
+from zoo.weights.sharded import shard_like
 from zoo.weights.state_dicts import stop_checking
 from zoo.weights.walk import TiedGroup, plain_names, tied_groups, unwrapped
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from zoo.tuning.result import TuneResult
 
 
-class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
+class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
     """A module with its catalogue entry and its adapters, as `zoo.load` and `zoo.wrap` return it.
 
     Calling the model calls the module. Training is in `TrainingVerbs`, handling of adapters in `AdapterVerbs`, and
@@ -257,7 +258,7 @@ class Model(TrainingVerbs, AdapterVerbs, SavingVerbs):
             if not only_ordinary(self.module):
                 foreign.check_targets(self.module, groups, wanted.targets)
             wanted = with_table_ranks(wanted, groups)
-            return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted), None, groups)
+            return PreparedAdapter(name, wanted, make_updates(groups, self.entry, wanted, shard_like), None, groups)
 
     def add_adapter(self, name: str, lora: Any = 8, *, seed: int | None = None, active: bool = True) -> None:
         """Add an adapter and make it active beside the others, which train as before.

@@ -25,7 +25,7 @@ def used(model: zoo.Model, batch: object) -> dict[str, int]:
     loss = model.loss(batch)
     loss.backward()
     settings = Settings("", 1, 1, 1e-4, 0, 0, None, 0.0, (0.9, 0.99), 1)
-    optimizer = adamw([parameter for _, parameter in named], settings, torch.device("cpu"))
+    optimizer = adamw(named, settings, torch.device("cpu"), {})
     optimizer.step()
     moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
     kept = {id(one): one for one in (*model.module.parameters(), *model.module.buffers())}.values()

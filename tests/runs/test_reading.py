@@ -17,7 +17,13 @@ from zoo.runs.reading import checked, merged, read_run
 from zoo.runs.schema import ModelSettings, TuneSettings
 from zoo.runs.toml_text import written
 
-FUNCTIONS = {"on_step", "callbacks"}  # which neither a file nor a shell can name
+FUNCTIONS = {
+    "teacher",
+    "teacher_share",
+    "quantize",
+    "on_step",
+    "callbacks",
+}  # which neither a file nor a shell can name
 ELSEWHERE = {"self", "data", "columns", "out", "resume"}  # of a run file beside [tune]
 
 

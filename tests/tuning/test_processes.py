@@ -72,7 +72,7 @@ def _two(arguments: list[str]) -> list[str]:
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=120) for process in running]
+        said = [process.communicate(timeout=600) for process in running]
     finally:
         for process in running:
             process.kill()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from torch import nn
 
 from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError
@@ -10,12 +12,18 @@ from zoo.methods.config import Adapter, Full
 from zoo.methods.kinds import KINDS
 from zoo.methods.rows import RowsUpdate, TrainableTokens, row_groups
 from zoo.methods.targets import match_parameters, match_weights
-from zoo.plugin import hooks
+from zoo.plugin.injecting import inject
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.update import Update
 from zoo.weights.walk import TiedGroup
 
 
-def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict[str, Update]:
+def make_updates(
+    groups: list[TiedGroup],
+    entry: Entry,
+    config: Adapter,
+    each: Callable[[nn.Parameter | ManagedWeight, Update], None] | None = None,
+) -> dict[str, Update]:
     """Return one update for every weight that the adapter changes, by the name of the weight's first place.
 
     The weights that the adapter targets get updates of its kind; those in `modules_to_save` and `bias` train fully.
@@ -25,6 +33,7 @@ def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict
         groups: The module's parameters.
         entry: The registry entry, whose architecture may create updates of its own.
         config: The adapter's configuration.
+        each: Called with each weight and its update, before the next one is made.
 
     Raises:
         AdapterError: a target matches nothing, or no plugin implements the kind.
@@ -42,6 +51,8 @@ def make_updates(groups: list[TiedGroup], entry: Entry, config: Adapter) -> dict
     for group in chosen:
         if group.name not in updates:
             updates[group.name] = _make_update(entry, group, config)
+            if each is not None:
+                each(group.value, updates[group.name])
     return updates
 
 
@@ -72,7 +83,7 @@ def fully_trained(groups: list[TiedGroup], config: Adapter, chosen: list[TiedGro
 
 
 def _make_update(entry: Entry, group: TiedGroup, config: Adapter) -> Update:
-    update = hooks.inject_adapter(entry, group.name, group.lazy(), config)
+    update = inject(entry, group.name, group.lazy(), config)
     if update is None:
         known = ", ".join(KINDS)
         raise AdapterError(

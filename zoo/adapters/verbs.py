@@ -14,9 +14,12 @@ from zoo.adapters.merge import MergeReport
 from zoo.adapters.prepared import PreparedAdapter
 from zoo.errors import AdapterError
 from zoo.methods.config import Adapter
+from zoo.methods.quantize_aware import QuantizeAware
 from zoo.weights.calibration.outputs import Calibration
-from zoo.weights.scheme import Quantization
+from zoo.weights.scheme import Quantization, as_quantization
 from zoo.weights.walk import TiedGroup, submodule
+
+QUANTIZED = "quantized"  # the adapter of `tune(quantize=)`
 
 
 class AdapterVerbs(ABC):
@@ -160,6 +163,28 @@ class AdapterVerbs(ABC):
             if not path:
                 raise AdapterError(f"train_beside: expected paths of modules, got {', '.join(map(repr, modules))}")
         self.adapter_set.buffers.ignored += modules
+
+    def quantize_for_tuning(self, bits: int | Quantization) -> None:
+        """Quantize the adapted weights at every use from now on, for `tune(quantize=)`: the adapter "quantized".
+
+        Args:
+            bits: 4, 8, or a `zoo.Quantization`.
+
+        Raises:
+            AdapterError: nothing is there that could learn beside it, or it is there already and another one.
+        """
+        scheme = as_quantization(bits)
+        if scheme is None or scheme.overrides or scheme.keep or scheme.average is not None:
+            raise AdapterError(f"quantize: expected a width such as 4, or a plain zoo.Quantization, got {bits!r:.80}")
+        wanted = QuantizeAware(scheme.bits, scheme.scheme, scheme.block_size, scheme.double)
+        if self.adapter_set.configs.get(QUANTIZED) == wanted and QUANTIZED in self.active:
+            return
+        if not self.active:
+            raise AdapterError(
+                "quantize: the weights are quantized beside what trains: load with lora=8, or with "
+                'lora=zoo.Full(targets="all") to train all of them'
+            )
+        self.adapter_set.attach(self.prepare_adapter(QUANTIZED, wanted))
 
     def merge(self, *names: str, bits: int | Quantization | None = None) -> MergeReport:
         """Merge adapters into the weights, active ones with their weights, others with weight 1.

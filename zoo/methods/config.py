@@ -314,14 +314,13 @@ def as_adapter(value: int | Adapter, targets: Targets = None, modules_to_save: N
 
     Args:
         value: A rank or a configuration.
-        targets, modules_to_save: Those of a configuration without targets, and of a bare rank.
+        targets: Those of a configuration without targets, and of a bare rank.
+        modules_to_save: Of a bare rank.
     """
     if isinstance(value, Adapter):
         return replace(value, targets=targets) if value.targets is None and targets else value  # type: ignore[type-var]
     if isinstance(value, bool) or not isinstance(value, int):
-        raise AdapterError(
-            f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict of them, got {shown(value)}"
-        )
+        raise AdapterError(f"lora: expected a rank, a zoo.LoRA, an adapter's folder, or a dict, got {shown(value)}")
     return LoRA(rank=value, alpha=2 * value, targets=targets, modules_to_save=modules_to_save)
 
 

@@ -47,15 +47,9 @@ def adapter_config(raw: dict[str, Any]) -> Adapter | None:
 
 
 @hookimpl
-def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter) -> Update | None:
+def inject_adapter(name: str, weight: LazyWeight, config: Adapter) -> Update | None:
     """Return the update of one of zoo's own kinds, `zoo.methods.kinds`; None for another kind."""
     from zoo.methods.kinds import KINDS
-    from zoo.methods.quantize_aware import QuantizeAware
 
     kind = next((kind for kind in KINDS.values() if isinstance(config, kind.config)), None)
-    update = kind.make(name, weight, config) if kind else None
-    if isinstance(config, QuantizeAware):
-        from zoo.plugin.quantize import packing
-
-        update.pack = packing(entry, name, weight, config.quantization)  # type: ignore[union-attr, assignment]
-    return update
+    return kind.make(name, weight, config) if kind else None

@@ -63,6 +63,7 @@ __all__ = [
     "construct",
     "count",
     "describe",
+    "distill",
     "draw",
     "evaluate",
     "foreign_weight",
@@ -196,6 +197,15 @@ def loss(model: LoadedModel, batch: Any) -> Tensor:
     if isinstance(value, Tensor) and value.dim() != 0:
         raise _broke(model.entry, "loss", "a scalar tensor", f"a tensor of shape {tuple(value.shape)}")
     return _checked(value, isinstance(value, Tensor), model.entry, "loss", "a scalar tensor")
+
+
+def distill(model: LoadedModel, teacher: LoadedModel, batch: Any, share: float) -> Tensor:
+    """Return the loss of one batch for a model that learns from a teacher: a scalar tensor."""
+    from zoo.plugin.distilling import distilled
+
+    value, _ = _first("distill", (model.entry.plugin,), model=model, teacher=teacher, batch=batch, share=share)
+    value = distilled(model, teacher, batch, share, loss) if value is None else value
+    return _checked(value, getattr(value, "shape", None) == (), model.entry, "distill", "a scalar tensor")
 
 
 def count(model: LoadedModel, batch: Any) -> float:

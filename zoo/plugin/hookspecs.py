@@ -204,6 +204,22 @@ def loss(model: LoadedModel, batch: Any) -> Tensor | None:
 
 
 @hookspec(firstresult=True)
+def distill(model: LoadedModel, teacher: LoadedModel, batch: Any, share: float) -> Tensor | None:
+    """Return the loss of one batch for a model that learns from another one (optional).
+
+    Gets the model and its teacher, in evaluation mode and on the same device, which need not be of one architecture; a
+    batch of the model's own; and `share`, how much the teacher counts, from 0 (the labels alone) to 1 (the teacher).
+    Returns a scalar tensor with a graph in the model, or None to let zoo mix the model's own loss with the distance of
+    what both modules put out in it. Called by `model.tune(teacher=)`, once per batch::
+
+        with torch.no_grad():
+            wanted = teacher.module(batch["images"])
+        mine = model.module(batch["images"])
+        return (1 - share) * F.cross_entropy(mine, batch["labels"]) + share * F.mse_loss(mine, wanted)
+    """
+
+
+@hookspec(firstresult=True)
 def count(model: LoadedModel, batch: Any) -> float | None:
     """Return what the loss of one batch is the mean of: tokens, places, samples (optional).
 

@@ -33,7 +33,7 @@ from zoo.tuning.settings import Settings
 from zoo.tuning.sharding import Sharding, clip
 from zoo.tuning.step import accumulate, not_finite, objective
 from zoo.tuning.tunable import Tunable
-from zoo.weights.gathering import whole
+from zoo.weights.gathering import is_sharded, whole
 from zoo.weights.walk import named_buffers
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Run:
         if self.sharding is None:
             self.loss_of = objective(self.model, self.accelerator, self.named)
         else:
-            same_everywhere(self.accelerator, [parameter for _, parameter in self.named])
+            same_everywhere(self.accelerator, [one for _, one in self.named if not is_sharded(one)])
         # Those of the run's start: by what has been learnt since they would be others.
         self.rates = dict(last.rates) if last is not None else rates_of(self.model.module, self.named, settings)
         self.optimizer = adamw(self.named, settings, self.device, self.rates)
@@ -174,12 +174,14 @@ class Run:
                     parameter.copy_(before[name])
         self.stopped = self.stopped or self.evaluations.exhausted()
 
-    def _evaluated(self, data: Any) -> dict[str, float]:
+    def _evaluated(self, data: Any) -> Mapping[str, float]:
         """Return the metrics; the processes share the work, unless they share the weights."""
         accelerator = self.accelerator
         processes = 1 if self.sharding is not None else accelerator.num_processes
         with spreading(accelerator.process_index, processes):
-            return dict(self.model.evaluate(data))
+            found: Mapping[str, float] = self.model.evaluate(data)
+        evaluation.intervals_of(found)  # they are sent with the figures, and what they are computed from is not
+        return found
 
     def _keep_best(self, metrics: Mapping[str, float]) -> None:
         tensors = {**persistent_buffers(self.model.module), **{name: whole(p) for name, p in self.named}}

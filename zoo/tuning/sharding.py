@@ -117,12 +117,11 @@ class Sharding:
         for managed in self._managed:
             made |= shard_updates(managed, self.mesh)
         for group in list(optimizer.param_groups):
-            parts = [made[id(one)] for one in group["params"] if id(one) in made]
-            rest = [one for one in group["params"] if id(one) not in made]
-            if parts:
-                group["params"] = parts
-                if rest:  # AdamW cannot step both kinds at once
-                    optimizer.add_param_group({**group, "params": rest})
+            trained = [made.get(id(one), one) for one in group["params"]]
+            rest = [one for one in trained if not is_sharded(one)]
+            group["params"] = [one for one in trained if is_sharded(one)] or rest
+            if 0 < len(rest) < len(trained):  # AdamW cannot step both kinds at once
+                optimizer.add_param_group({**group, "params": rest})
         return [(name, made.get(id(parameter), parameter)) for name, parameter in named]
 
     def gather(self) -> None:

@@ -20,6 +20,7 @@ from zoo.tuning.options import known_options
 from zoo.tuning.progress import note
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.settings import OLD_NAMES
+from zoo.tuning.teacher import SHARE, Taught
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,6 +72,10 @@ class TrainingVerbs(ABC):
     @abstractmethod
     def identity(self) -> dict[str, dict[str, Any]]:
         """Return what a training run depends on beside its settings."""
+
+    @abstractmethod
+    def quantize_for_tuning(self, bits: Any) -> None:
+        """Quantize the adapted weights at every use from now on."""
 
     @abstractmethod
     def check_trained(self) -> None:
@@ -181,6 +186,9 @@ class TrainingVerbs(ABC):
         gradient_accumulation_steps: int | None = None,
         ema_decay: float | None = None,
         precision: str | None = None,
+        quantize: Any = None,
+        teacher: Any = None,
+        teacher_share: float = SHARE,
         columns: Mapping[str, str] | None = None,
         eval_every: int | None = None,
         eval_data: Any = None,
@@ -238,6 +246,12 @@ class TrainingVerbs(ABC):
             ema_decay: decay of a moving average of what trains, which takes its place after the last step, for
                 objectives that never settle (GANs): 0.99 to 0.999. 0, the default: none. It costs the memory of what
                 trains once more.
+            quantize: train for this precision (`bits=` of `zoo.load`: 4, 8, a `zoo.Quantization`): the adapted weights
+                are quantized at every use, and gradients pass straight through. The adapter "quantized" then stays
+                active, and `model.merge()` stores the weights in exactly the form that was trained.
+            teacher: another `zoo.Model` to learn from (distillation): what both modules put out is compared, by the
+                plugin's hook `distill` or by zoo.
+            teacher_share: how much the teacher counts in the loss, from 0 to 1; the rest is the model's own loss.
             precision: "no", "bf16" or "fp16" autocast; None: what accelerate is set to, or else "no".
             columns: what a column is → its name in the data, `{"text": "review", "label": "stars"}`.
             eval_every: steps between evaluations on held-out data, of which there is one after the last step too.
@@ -290,9 +304,12 @@ class TrainingVerbs(ABC):
         own_data, own_minutes = wanted.pop("data", None), wanted.pop("minutes", None)
         data = own_data if data is None else data
         data = data if columns is None else as_data(data, columns=columns)
+        subject: Any = self if teacher is None else Taught(self, teacher, teacher_share)
+        if quantize is not None:
+            self.quantize_for_tuning(quantize)
         self.check_trained()
         result = tune(
-            self,
+            subject,
             data,
             steps=steps,
             minutes=own_minutes if steps is None and minutes is None and epochs is None else minutes,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import AdapterError, WeightError
+from zoo.weights.applying import apply_updates, in_order
 from zoo.weights.layout import Layout
-from zoo.weights.offload import HOOK, call, device_of, fetch, present
+from zoo.weights.offload import HOOK, call, device_of, fetch
 from zoo.weights.parts import kept_entry
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.update import Factors, Scaling, Update
@@ -264,11 +265,12 @@ class ManagedWeight(nn.Module):
         was_training = self.training
         self.eval()  # dropout must not be merged
         updates = in_order((self.updates[name], weights.get(name, 1.0)) for name in names)  # type: ignore[misc]
-        exact, value = apply_updates(base, updates), None
+        exact = apply_updates(base, updates)
+        value: nn.Parameter | QuantizedTensor | None = None
         if pack is None and updates[-1][0].last and updates[-1][1] == 1.0:
             # From what the forward pass computes, in its own dtype, so that it goes on with the same values.
-            value = updates[-1][0].stored(apply_updates(self.base_tensor(), updates[:-1]))
-            exact = exact if value is None else value(base.dtype)
+            kept = updates[-1][0].stored(apply_updates(self.base_tensor(), updates[:-1]))
+            exact, value = (exact, None) if kept is None else (kept(base.dtype), kept)
         self.train(was_training)
         base_norm, effect = _norm(base), _norm(exact - base)
         if effect == 0.0 and (pack is not None or not any(weight for _, weight in updates)):
@@ -316,37 +318,6 @@ class ManagedWeight(nn.Module):
     def extra_repr(self) -> str:
         """Return shape, dtype and active adapters for the module's repr."""
         return f"{tuple(self.shape)}, {self.dtype}" + (f", active={', '.join(self.active)}" if self.active else "")
-
-
-def in_order(updates: Iterable[tuple[Update, float]]) -> list[tuple[Update, float]]:
-    """Return updates with their weights in the order in which they are applied."""
-    return sorted(updates, key=lambda one: one[0].last)
-
-
-def apply_updates(base: Tensor, updates: Iterable[tuple[Update, float]]) -> Tensor:
-    """Return the base with updates applied one after the other, each with its effect scaled by a weight.
-
-    An update that replaces the whole weight is the base of those after it.
-    """
-    weight = base
-    for update, factor in updates:
-        if factor == 1.0:
-            weight = _applied(update, weight, base) if update.takes_base else _applied(update, weight)
-            base = weight if update.replaces and call(update, update.replacement) is not None else base
-        elif factor != 0.0:  # for 16-bit weights the small difference is computed in float32
-            dtype = torch.promote_types(weight.dtype, torch.float32)
-            wide = weight.to(dtype)
-            args = (wide, base.to(dtype)) if update.takes_base else (wide,)
-            full = _applied(update, *args)
-            weight = (wide + factor * (full - wide)).to(weight.dtype)
-    return weight
-
-
-def _applied(update: Update, *args: Tensor) -> Tensor:
-    if HOOK not in update.__dict__:
-        return update(*args)
-    with present(update):  # not by its hook, for whose tensors a gradient would be lost
-        return type(update).forward(update, *args)
 
 
 def _norm(tensor: Tensor) -> float:

@@ -140,8 +140,27 @@ def _own_bytes(tensors: Sequence[Tensor], mesh: DeviceMesh) -> Tensor:
     return DTensor.from_local(own, mesh, [Shard(0)], run_check=False)
 
 
+def shard_like(value: nn.Parameter | ManagedWeight, update: Update) -> None:
+    """Shard a new update of a weight whose base is sharded, with the first process's values; of another do nothing."""
+    packed = value.packed if isinstance(value, ManagedWeight) else None
+    if packed is None or not isinstance(packed.codec, Shards) or update.changes_bias:
+        return
+    mesh: DeviceMesh = packed.tensors()[0].device_mesh  # type: ignore[attr-defined]
+    for parameter in update.parameters():
+        torch.distributed.broadcast(parameter.detach(), 0)
+    shard_update(update, mesh)
+
+
 def shard_updates(managed: ManagedWeight, mesh: DeviceMesh) -> dict[int, nn.Parameter]:
-    """Keep this process's part of the larger parameters of a weight's active updates.
+    """Do `shard_update` for a weight's active updates."""
+    made: dict[int, nn.Parameter] = {}
+    for update in _sharable(managed):
+        made |= shard_update(update, mesh)
+    return made
+
+
+def shard_update(update: Update, mesh: DeviceMesh) -> dict[int, nn.Parameter]:
+    """Keep this process's part of the larger parameters of an update.
 
     Returns:
         By the id of each parameter that has a new one in its place, the new one.
@@ -149,14 +168,13 @@ def shard_updates(managed: ManagedWeight, mesh: DeviceMesh) -> dict[int, nn.Para
     from torch.distributed.tensor import Shard, distribute_tensor
 
     made = {}
-    for update in _sharable(managed):
-        for name, parameter in update._parameters.items():
-            if parameter is None or is_sharded(parameter) or parameter.numel() < SMALLEST or parameter.ndim < 2:
-                continue
-            part = distribute_tensor(parameter.detach(), mesh, [Shard(0)], src_data_rank=None)
-            made[id(parameter)] = nn.Parameter(part, requires_grad=parameter.requires_grad)
-            update._parameters[name] = made[id(parameter)]
-            update.__dict__.setdefault(HOOK, Sharded())
+    for name, parameter in update._parameters.items():
+        if parameter is None or is_sharded(parameter) or parameter.numel() < SMALLEST or parameter.ndim < 2:
+            continue
+        part = distribute_tensor(parameter.detach(), mesh, [Shard(0)], src_data_rank=None)
+        made[id(parameter)] = nn.Parameter(part, requires_grad=parameter.requires_grad)
+        update._parameters[name] = made[id(parameter)]
+        update.__dict__.setdefault(HOOK, Sharded())
     return made
 
 

@@ -136,7 +136,7 @@ def test_it_learns_to_tell_two_words_apart(make, tmp_path: Path, bits: int | Non
     folder = make("bert", classes=CLASSES)
     lora = zoo.LoRA(rank=4, targets="all") if bits else None
     model = zoo.load(str(folder), device="cpu", bits=bits, lora=lora, seed=0)
-    model.tune(PAIRS, steps=60, batch_size=16, lr=1e-2, seed=0)
+    model.tune(PAIRS, steps=60, batch_size=16, lr=3e-3, seed=0)
     metrics = model.evaluate(PAIRS)
     assert metrics["accuracy"] == 1.0
     assert metrics["loss"] < 0.2

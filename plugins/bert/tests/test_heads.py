@@ -46,7 +46,7 @@ def test_it_is_tuned_saved_and_loaded_again(make, tmp_path: Path, task: str, bit
     assert model.loss(batch).item() == pytest.approx(model.module(**batch).loss.item(), rel=1e-6)
     whole = zoo.Data(data, split="all")
     before = model.evaluate(whole)["loss" if task != "regress" else "mse"]
-    model.tune(data, steps=25, batch_size=8, lr=1e-2, seed=0, quiet=True)
+    model.tune(data, steps=25, batch_size=8, lr=3e-3, seed=0, quiet=True)
     assert model.evaluate(whole)["loss" if task != "regress" else "mse"] < before
     model.save_adapter(tmp_path / "saved")
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}

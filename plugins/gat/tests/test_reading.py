@@ -111,7 +111,7 @@ def test_nodes_of_several_classes_at_once(random_graph, make):
     said = logits[rows] > 0
     assert some["micro_f1"] == pytest.approx(f1_score(graph.y[rows], said, average="micro", zero_division=0))
     before = model.evaluate(graph, split="all")["loss"]
-    model.tune(zoo.Data(graph, split="all"), steps=20, batch_size=50, lr=2e-2, quiet=True)
+    model.tune(zoo.Data(graph, split="all"), steps=20, batch_size=50, lr=6e-3, quiet=True)
     assert model.evaluate(graph, split="all")["loss"] < before
     found = model.sample(1, data=graph, nodes=[0])
     with torch.no_grad():

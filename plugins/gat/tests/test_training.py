@@ -140,7 +140,7 @@ def test_every_combination_does_everything(make, random_graph, tmp_path, bits, l
     if lora is None and bits in (4, 8, 16):
         return  # quantized weights train through adapters alone
     before = model.evaluate(graph, split="train")["loss"]
-    model.tune(graph, steps=5, batch_size=40, lr=1e-2)
+    model.tune(graph, steps=5, batch_size=40, lr=5e-3)
     assert model.evaluate(graph, split="train")["loss"] < before
     with torch.no_grad():
         wanted = model.module(graph.x, graph.edge_index)

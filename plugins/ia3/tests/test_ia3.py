@@ -140,7 +140,7 @@ def test_it_tunes_a_model(bits: int | None) -> None:
     assert shapes == {(3 * width, 1), (1, 4 * width)}
     batch = next(iter(model.batches(Path(__file__), batch_size=2)))
     before = model.loss(batch).item()
-    model.tune(Path(__file__), steps=2, batch_size=2, lr=1e-2)
+    model.tune(Path(__file__), steps=2, batch_size=2, lr=1e-3)
     assert model.loss(batch).item() != before
     model.deactivate()
     assert model.loss(batch).item() == pytest.approx(before, rel=1e-5)

@@ -108,7 +108,7 @@ def test_four_bits_cost_little_and_learn_another_style(letters):
     assert model.evaluate(sans)["loss"] < 1.2 * letters.evaluate(sans)["loss"]
     before = model.evaluate(serif)["loss"]
     assert model.evaluate(serif)["loss"] == before
-    result = model.tune("letters:serif", steps=12, batch_size=8, lr=4e-3)
+    result = model.tune("letters:serif", steps=12, batch_size=8, lr=2e-3)
     assert len(result.losses) == 12
     assert model.evaluate(serif)["loss"] < 0.95 * before
     model.deactivate()
@@ -132,7 +132,7 @@ def test_every_combination_does_everything(make, tmp_path, bits, lora):
         assert bits < 32
         return
     before = model.evaluate(zoo.Data(images, split="all"))["loss"]
-    model.tune(images, steps=5, batch_size=8, lr=3e-3)
+    model.tune(images, steps=5, batch_size=8, lr=2e-3)
     assert model.evaluate(zoo.Data(images, split="all"))["loss"] < before
     twin = copy.deepcopy(model.module)
     with torch.no_grad():

@@ -34,7 +34,7 @@ def test_other_classes_sizes_and_channels(
     batch = next(iter(model.batches(WHOLE, batch_size=4, split="test")))
     assert batch["images"].shape == (4, 1, 48, 48)
     assert batch["labels"].tolist() == [0, 1, 2, 0]
-    model.tune((IMAGES, LABELS), steps=3, batch_size=4, lr=1e-2, quiet=True)
+    model.tune((IMAGES, LABELS), steps=3, batch_size=4, lr=3e-3, quiet=True)
     wanted = run(model, batch["images"])
     model.save_adapter(tmp_path / "saved")
     loaded = zoo.load(str(tmp_path / "saved"), bits=bits, device="cpu")

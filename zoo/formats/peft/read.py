@@ -19,7 +19,7 @@ from zoo.methods.config import Adapter, Full, LoRA, Ranked
 from zoo.methods.dora import DoRAUpdate
 from zoo.methods.rows import RowsUpdate, TrainableTokens
 from zoo.methods.targets import adaptable, path_of
-from zoo.plugin import hooks
+from zoo.plugin.injecting import inject
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.update import LoRAUpdate, LowRankUpdate, Update
 from zoo.weights.walk import TiedGroup
@@ -120,7 +120,7 @@ def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, fact
         check_shapes(ref, (factors["magnitude"],), (keys.magnitude_shape(slot, value.shape),))
         values["magnitude"] = factors["magnitude"].flatten()
     alone = replace(_at(config, slot.name), init="default", modules_to_save=(), bias="none")
-    update = hooks.inject_adapter(reading.adapters.entry, ref.name, group.lazy(), alone)
+    update = inject(reading.adapters.entry, ref.name, group.lazy(), alone)
     shapes = {key: tuple(tensor.shape) for key, tensor in update.named_parameters()} if update is not None else {}
     if not isinstance(update, LowRankUpdate) or shapes != {key: tuple(tensor.shape) for key, tensor in values.items()}:
         raise AdapterError(f"{name}: no plugin makes {'a DoRA' if config.dora else 'a low-rank'} update like it")
@@ -217,7 +217,7 @@ def _injected(
     """
     name = group.name
     for weight in (_empty(group), group.lazy()):
-        update = hooks.inject_adapter(adapters.entry, name, weight, config)
+        update = inject(adapters.entry, name, weight, config)
         if update is None:
             raise AdapterError(f"no plugin makes an adapter of kind {config.kind!r} for {name}")
         expected = dict(update.named_parameters())

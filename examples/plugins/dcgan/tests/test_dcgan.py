@@ -28,7 +28,7 @@ def one_thread():
 def tuned():
     """4 bit, LoRA on everything, some steps on faces that it has not seen."""
     model = zoo.load("dcgan", bits=4, lora=zoo.LoRA(rank=4, targets="all"), device="cpu", seed=0)
-    losses = model.tune("letters:serif", steps=12, batch_size=16, lr=4e-3, quiet=True).losses
+    losses = model.tune("letters:serif", steps=12, batch_size=16, lr=1e-3, quiet=True).losses
     return model, losses
 
 

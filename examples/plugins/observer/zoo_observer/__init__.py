@@ -68,6 +68,11 @@ def loss(model: zoo.Model) -> Wrapper:
 
 
 @zoo.hookimpl(wrapper=True)
+def distill(model: zoo.Model) -> Wrapper:
+    return (yield from timed("distill", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
 def count(model: zoo.Model) -> Wrapper:
     return (yield from timed("count", model.entry.name))
 
