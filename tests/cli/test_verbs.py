@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import zoo
 from zoo.cli import main
 from zoo.errors import DataError
 from zoo.loading import run_files
-from zoo.metrics import Figures
+from zoo.metrics import Figures, Scores
 from zoo.tuning.interrupts import Terminated
 from zoo.tuning.result import TuneResult
 
 
 class Fake:
+    device = torch.device("cpu")
+
     def __init__(self, kind: str = "text") -> None:
         self.kind, self.calls, self.error, self.loaded, self.device = kind, [], None, None, torch.device("cpu")
 
@@ -182,3 +185,58 @@ def test_what_a_verb_raises_is_one_line(fake, monkeypatch, capsys, error, messag
     monkeypatch.setenv("ZOO_STRICT", "1")
     with pytest.raises(type(error)):
         main(["evaluate", "gpt"])
+
+
+def test_evaluate_has_intervals_and_takes_more_metrics(fake, capsys, monkeypatch):
+    def evaluate(data, **more):
+        fake.calls.append((data, more))
+        scores = Scores("texts")
+        scores.mean("loss", [1.0, 2.0, 3.0, 4.0])
+        return scores.figures()
+
+    monkeypatch.setattr(fake, "evaluate", evaluate)
+    assert main(["evaluate", "gpt", "--metric", "bleu", "--judge", "pixels", "--samples", "3"]) == 0
+    assert re.fullmatch(r"loss  2\.5\d* \[\d\.\d+, \d\.\d+\], n=4\n", capsys.readouterr().out)
+    assert fake.calls == [(None, {"metrics": ("bleu",), "judge": "pixels", "samples": 3})]
+    assert main(["evaluate", "gpt", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    low, high = told["intervals"]["loss"]
+    assert 1 <= low < told["figures"]["loss"] < high <= 4
+    assert (told["samples"], told["unit"], told["level"], told["resamples"]) == (4, "texts", 0.95, {"loss": 1000})
+
+
+@pytest.mark.parametrize(
+    ("other", "loaded"),
+    [
+        ("bits=32", ("gpt", {"bits": 32, "lora": "runs/a"})),
+        ("bits=auto:5,lora=none", ("gpt", {"bits": "auto:5"})),
+        ("bert", ("bert", {"bits": 4})),
+        ("./mine,bits=8,lora=runs/b", ("./mine", {"bits": 8, "lora": "runs/b"})),
+    ],
+)
+def test_evaluate_against_another_model_is_in_pairs(fake, capsys, monkeypatch, other, loaded):
+    values = iter([[1.0, 2.0, 3.0, 4.0], [1.5, 2.5, 3.5, 3.0]] * 2)
+
+    def evaluate(data, **more):
+        scores = Scores("texts")
+        scores.mean("loss", next(values))
+        return scores.figures()
+
+    monkeypatch.setattr(fake, "evaluate", evaluate)
+    words = ["evaluate", "gpt", "--bits", "4", "--lora", "runs/a", "--against", other]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert fake.given == loaded
+    assert "3 wins, 1 losses, 0 ties: no clear difference" in out
+    assert f"gpt minus {other}, on the same 4 texts" in err
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["differences"]["loss"]["value"] == pytest.approx(-0.125)
+    assert (told["samples"], told["against"]["name"]) == (4, other)
+
+
+@pytest.mark.parametrize("other", ["bit=4", "a,b", ",", "bits="])
+def test_evaluate_against_nothing_that_there_is(fake, capsys, other):
+    assert main(["evaluate", "gpt", "--against", other]) == 2
+    assert "--against" in capsys.readouterr().err
+    assert fake.calls == []

@@ -118,6 +118,21 @@ DRAWING = {
     "figures that are words": Mutation(
         ".mean().item()}", '.mean().item(), "unit": "mm"}', "evaluate", "dict of floats"
     ),
+    "a figure that its examples do not give": Mutation(
+        'return {"error": (',
+        "from zoo.metrics import Figures\n    from zoo.metrics.statistics import Ratio\n"
+        '    return Figures({"error": 1.0}, statistics={"error": Ratio([1.0, 2.0])}) or {"error": (',
+        "evaluate",
+        "its values give 1.5",
+    ),
+    "an interval by chance": Mutation(
+        'return {"error": (',
+        "import random\n    from zoo.metrics import Scores\n    scores = Scores()\n"
+        '    scores.mean("error", [1 - (spread := random.random()), 1.0, 1 + spread])\n'
+        '    return scores.figures() or {"error": (',
+        "evaluate",
+        "and then",
+    ),
     "evaluate swallows data": Mutation(
         'x = items(model, data, "test")', 'x = items(model, None, "test")', "evaluate", "was swallowed"
     ),

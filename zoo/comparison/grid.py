@@ -110,7 +110,7 @@ def ways(bits: Iterable[int] = (32, 16, 8, 4), lora: int | Sequence[int] | None 
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise TuningError(f"expected ranks as whole numbers, at least 1, got {rank!r}")
     found = [Way(BASE, width) for width in widths]
-    found += [Way(FULL, max(16, *widths) if widths else 32)] if full else []
+    found += [Way(FULL, max([width for width in widths if width >= 16], default=32))] if full else []
     found += [Way(LORA, width, rank) for rank in ranks for width in widths]
     if len(found) < 2:
         raise TuningError("there is nothing to compare: give at least two precisions, or a rank, or full=True")

@@ -68,6 +68,22 @@ def test_loss_and_figures_are_those_of_torchs_distributions(make, weight):
     assert metrics["reconstruction_mse"] == pytest.approx(error, rel=1e-5)
 
 
+def test_bits_and_likeness_of_reconstructions(make):
+    vae, folder = make(kl_weight=0.5)
+    model = zoo.load(str(folder), device="cpu")
+    images = torch.rand(6, 3, 16, 16)
+    found = model.evaluate(zoo.Data(images, split="all"), metrics=["psnr", "ssim", "fid"], samples=5)
+    values = images[0].numel()
+    # A density at a value, times the width of one of 256 levels in [-1, 1], is its probability.
+    probability = found["elbo"] + values * math.log(2 / 255)
+    assert found["bits_per_dim"] == pytest.approx(-probability / values / math.log(2), rel=1e-6)
+    with torch.no_grad():
+        again = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample
+    errors = ((again / 2 + 0.5).clamp(0, 1) - images).square().flatten(1).mean(1)
+    assert found["psnr"] == pytest.approx((-10 * errors.log10()).mean().item(), rel=1e-4)
+    assert [found.count(name) for name in ("loss", "psnr", "fid")] == [6, 6, 5]
+
+
 def test_a_weight_of_nothing_is_a_plain_autoencoder(make):
     model = zoo.load(str(make(kl_weight=0)[1]), device="cpu")
     assert set(model.evaluate(torch.rand(2, 3, 16, 16))) == {"loss", "reconstruction_mse", "kl"}
