@@ -163,7 +163,7 @@ def test_pictures_with_texts_folders_of_classes_and_files(tmp_path):
     for batch in found:
         assert torch.equal(batch["pixel_values"], found[0]["pixel_values"])
         assert torch.equal(batch["input_ids"][0], batch["input_ids"][2])
-    assert set(model.evaluate(given[0])) == {"accuracy", "loss"}
+    assert list(model.evaluate(given[0]))[:2] == ["accuracy", "loss"]
 
 
 @pytest.mark.parametrize(
