@@ -160,7 +160,7 @@ def test_copies_and_meta():
     ],
 )
 def test_what_cannot_be(make):
-    with pytest.raises(AdapterError, match="expected|stores"):
+    with pytest.raises(AdapterError, match=r"expected|stores"):
         make()
 
 
@@ -174,5 +174,5 @@ def test_bad_input_leaves_the_model_as_it_was():
     model.deactivate()
     with pytest.raises(AdapterError, match="beside what trains"):
         model.tune(steps=1, quantize=4, quiet=True)
-    with pytest.raises(TuningError, match="zoo.Model"):
+    with pytest.raises(TuningError, match=r"zoo\.Model"):
         model.tune(steps=1, teacher="gat", quiet=True)

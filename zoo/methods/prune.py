@@ -29,8 +29,8 @@ class Prune(Adapter):
     Attributes:
         share: The share of values, or of channels, that become zero.
         pattern: `"magnitude"`: the smallest values of each weight (arXiv 1506.02626); `"channels"`: the outputs with
-            the smallest norms, whole (arXiv 1608.08710); `"2:4"` and the like: of every four inputs of an output that are
-            neighbours the two largest stay (arXiv 2104.08378), and `share` does not count.
+            the smallest norms, whole (arXiv 1608.08710); `"2:4"` and the like: of every four inputs of an output that
+            are neighbours the two largest stay (arXiv 2104.08378), and `share` does not count.
         targets: As in `zoo.LoRA`; default every weight of two or more dimensions.
 
     Raises:
