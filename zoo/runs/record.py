@@ -11,6 +11,7 @@ from zoo.runs import kept_samples, report
 from zoo.runs.completed import run_file
 from zoo.samples import Samples
 from zoo.storage.atomic import write_json
+from zoo.storage.staging import sweep
 from zoo.tuning.evaluation import check_metric, intervals_of
 from zoo.tuning.progress import note
 from zoo.tuning.result import TuneResult
@@ -69,6 +70,7 @@ class RunRecord:
             self.figures = report.told_figures(figures, intervals_of(figures))
         if self.main:
             folder.mkdir(exist_ok=True)
+            sweep(folder)  # of a run that was killed here
             write_json(folder / "figures.json", self.figures)
             if isinstance(self.before, Samples):
                 kept_samples.keep(self.before, folder / "samples")
