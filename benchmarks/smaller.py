@@ -4,7 +4,8 @@
     python benchmarks/smaller.py vit --only quantized
 
 Each row is tuned on the demo's data by the same LoRA, steps and batches. "after" is quantized, or pruned, when the
-tuning is done; "aware" before it, so that it is tuned to it. 3 bit is that of HQQ (examples/plugins/hqq has to be installed).
+tuning is done; "aware" before it, so that it is tuned to it. 3 bit is that of HQQ
+(examples/plugins/hqq has to be installed).
 """
 
 from __future__ import annotations

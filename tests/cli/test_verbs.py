@@ -23,7 +23,7 @@ class Fake:
     device = torch.device("cpu")
 
     def __init__(self, kind: str = "text") -> None:
-        self.kind, self.calls, self.error, self.loaded = kind, [], None, None
+        self.kind, self.calls, self.error, self.loaded, self.device = kind, [], None, None, torch.device("cpu")
 
     def sample(self, n, *, seed=None, **options):
         self.calls.append(("sample", n, seed, options))

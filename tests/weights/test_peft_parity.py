@@ -66,7 +66,8 @@ def with_zoo(layer: nn.Module, *, rank: int, alpha: float, rslora: bool) -> Hold
     holder = Holder(layer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        zoo.wrap(holder, lora=zoo.LoRA(rank=rank, alpha=alpha, rslora=rslora, targets=["layer"]))
+        own = {"layer": rank}  # a table's too, which would have more
+        zoo.wrap(holder, lora=zoo.LoRA(rank, alpha, rslora=rslora, targets=["layer"], rank_pattern=own))
     return holder
 
 

@@ -59,17 +59,14 @@ def distilled(
 
 def _pairs(mine: Seen, theirs: Seen) -> list[tuple[Tensor, Tensor]]:
     """Return what can be compared, of the modules nearest to the whole that put out such."""
-    for depth in range(DEPTH + 1):
-        found = [
-            (one, other)
-            for path, tensors in mine.items()
-            if _depth(path) == depth
-            for one, other in zip(tensors, theirs.get(path, ()), strict=False)
-            if one.shape == other.shape and one.requires_grad
-        ]
-        if found:
-            return found
-    return []
+    nearest = min(map(_depth, mine), default=0)
+    return [
+        (one, other)
+        for path, tensors in mine.items()
+        if _depth(path) == nearest
+        for one, other in zip(tensors, theirs.get(path, ()), strict=False)
+        if one.shape == other.shape and one.requires_grad
+    ]
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:

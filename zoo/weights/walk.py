@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from zoo.errors import WeightError
 from zoo.weights.layout import Layout, layout_of
@@ -80,13 +80,14 @@ class TiedGroup:
     @property
     def layout(self) -> Layout:
         """How low-rank updates see the weight as a matrix."""
-        if isinstance(self.value, ManagedWeight):
-            return self.value.layout
-        return layout_of([(ref.layer, ref.attribute) for ref in self.refs], self.value.shape)
+        return self.value.layout if isinstance(self.value, ManagedWeight) else self._layout(self.value.shape)
+
+    def _layout(self, shape: Size) -> Layout:
+        return layout_of([(ref.layer, ref.attribute) for ref in self.refs], shape)
 
     def managed(self, base: nn.Parameter | QuantizedTensor) -> ManagedWeight:
         """Return a managed weight with the base `base` for these places, without putting it there."""
-        return ManagedWeight(base, self.layout)
+        return ManagedWeight(base, self._layout(base.shape))  # a parameter that holds packed values has another
 
     def tensor(self) -> Tensor:
         """Return the parameter's values, also if they are offloaded; of a managed weight the dense weight."""

@@ -125,9 +125,7 @@ def test_only_the_outermost_convolutions_stay_in_full_precision_where_all_is_in_
         assert all(stored < 16 for _, shape, _, stored, _ in other.weights() if len(shape) > 1)
 
 
-def test_default_targets_reach_attention_and_residual_blocks():
+def test_by_default_every_weight_has_an_adapter():
     model = zoo.load("ddpm-cifar10", device="meta", lora=4)
-    adapted = {name for name, *_, adapters in model.weights() if adapters}
-    kinds = {name.removesuffix(".weight").rpartition(".")[2] for name in adapted}
-    assert kinds == {"to_q", "to_k", "to_v", "0", "conv1", "conv2"}
-    assert model.footprint().adapted_share > 0.75
+    assert all(adapters for _, shape, *_, adapters in model.weights() if len(shape) > 1)
+    assert model.footprint().adapted_share > 0.99
