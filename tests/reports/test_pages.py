@@ -186,6 +186,14 @@ def test_a_browser_draws_the_page_and_runs_its_own_script_only(said: str, tmp_pa
     assert "<title>run</title>" not in done
 
 
+def test_captions_that_differ_stand_with_their_own_samples() -> None:
+    same, other = (Samples(["a", "b"], "text", captions) for captions in (["one", "two"], ["one", "three"]))
+    for ways, rows in (((same, same), ["one", "two"]), ((same, other), ["1", "2"])):
+        made = samples_table([("x", ways[0]), ("y", ways[1])])
+        assert re.findall(r'scope="row">([^<]*)<', made) == rows
+    assert made.index("<small>two</small>") < made.index("<small>three</small>")
+
+
 def browse(path: Path, home: Path) -> str:
     """Return a page as the browser has it after its scripts."""
     command = [

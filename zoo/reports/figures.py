@@ -60,7 +60,12 @@ def samples_table(ways: Sequence[tuple[str, Samples]], most: int = 16) -> Markup
             for name, cells in columns
         ]
         return element("div", element("table", element("tbody", *rows), class_="pictures"), class_="scroll")
-    captions = next((samples.captions for _, samples in ways if samples.captions), None)
+    told = [samples.captions[:most] for _, samples in ways if samples.captions]
+    captions = told[0] if told and all(one == told[0] for one in told) else None
+    if told and captions is None:  # each way says something else of its samples
+        columns = [
+            (name, _captioned(samples, cells)) for (name, samples), (_, cells) in zip(ways, columns, strict=True)
+        ]
     count = max(len(cells) for _, cells in columns)
     head = element("tr", element("th", ""), *(element("th", name, scope="col") for name, _ in columns))
     body = [
@@ -73,6 +78,12 @@ def samples_table(ways: Sequence[tuple[str, Samples]], most: int = 16) -> Markup
     ]
     inner = element("table", element("thead", head), element("tbody", *body), class_="samples")
     return element("div", inner, class_="scroll")
+
+
+def _captioned(samples: Samples, cells: Sequence[Markup]) -> list[Markup]:
+    """Return samples with their captions above them."""
+    captions = samples.captions or [""] * len(samples)
+    return [element("div", element("small", one), cell) for one, cell in zip(captions, cells, strict=False)]
 
 
 def sample_cells(samples: Samples, most: int) -> list[Markup]:
