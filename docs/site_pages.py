@@ -53,7 +53,16 @@ REFERENCE = {
     "models": Reference(
         "Loading and models",
         "What a model is loaded with, what it can do, and what it gives back.",
-        ("zoo.loading", "zoo.model", "zoo.catalog", "zoo.samples", "zoo.tuning", "zoo.hub", "zoo.weights.footprint"),
+        (
+            "zoo.loading",
+            "zoo.model",
+            "zoo.catalog",
+            "zoo.samples",
+            "zoo.tuning",
+            "zoo.hub",
+            "zoo.planning",
+            "zoo.weights.footprint",
+        ),
     ),
     "adapters": Reference(
         "Adapters",
