@@ -108,8 +108,8 @@ def info(
     except ZooError as error:  # the registry's facts are still worth printing
         note(f"warning: {error}")
         described = {}
-    adapter = adapter_of(None if lora is None else str(lora), targets)
-    measured = _footprint(name, bits, keep, adapter, errors) if footprint or bits or keep or adapter or errors else None
+    new = adapter_of(None if lora is None else str(lora), targets)
+    measured = _footprint(name, bits, keep, new, errors) if footprint or bits or keep or new or errors else None
     if as_json:
         more: dict[str, Any] = {"config": entry.config, "facts": described, "heads": list(tasks)}
         if entry.adapter is not None:
@@ -118,7 +118,7 @@ def info(
             more["footprint"] = asdict(measured)
         print_json({**facts, **more})
         return
-    targets = entry.targets or "all"
+    usual = entry.targets or "all"
     shown = {
         **_adapter_facts(name, adapter),
         "name": entry.name,
@@ -126,7 +126,7 @@ def info(
         "plugin": str(entry.plugin),
         "weights": _weights(entry),
         "license": _license(entry),
-        "lora targets": targets if isinstance(targets, str) else ", ".join(targets),
+        "lora targets": usual if isinstance(usual, str) else ", ".join(usual),
         "kept in full precision": ", ".join(entry.keep),
         **described,
         "new heads": ", ".join(tasks),

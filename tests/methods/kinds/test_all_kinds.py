@@ -69,7 +69,7 @@ def test_every_kind(name: str, bits: int) -> None:
     batch = next(iter(model.batches(data, batch_size=2, seed=0)))
     probe = Probe(model, batch)
     outputs, before = probe.run(model.module), base(model.module)
-    model.add_adapter("lora", 2)
+    model.add_adapter("lora", zoo.LoRA(2))  # a bare rank may train more
     targeted = {info.name for info in model.weights() if info.adapters}
     model.remove_adapter("lora")
     for kind, config in KINDS.items():
