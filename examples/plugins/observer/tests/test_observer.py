@@ -95,9 +95,7 @@ def test_a_model_loads_learns_and_evaluates_as_it_does_unobserved():
     calls = {hook: len(times) for hook, times in zoo_observer.seconds().items()}
     assert calls["construct"] == calls["evaluate"] == calls["batches"] == 1
     assert calls["loss"] == 2
-    assert (
-        calls["inject_adapter"] >= calls["quantize"] > 3
-    )  # small ones are not quantized
+    assert calls["inject_adapter"] >= calls["quantize"] > 3  # small ones are not quantized
     hooks.reset()
     assert figures() == observed
     assert {hook: len(times) for hook, times in zoo_observer.seconds().items()} == calls
