@@ -39,11 +39,16 @@ def out(tmp_path):
 
 
 def endlessly(out):
-    """Write into the folder in another process; return its id."""
+    """Write into the folder in another process, which has begun; return its id."""
+    begun, begins = os.pipe()
     child = os.fork()
     if child:
+        os.close(begins)
+        os.read(begun, 1)
+        os.close(begun)
         return child
     try:
+        os.write(begins, b".")
         while True:
             write(out, "b")
             write(out, "a")

@@ -128,10 +128,11 @@ DRAWING = {
     "an interval by chance": Mutation(
         'return {"error": (',
         "import random\n    from zoo.metrics import Scores\n    scores = Scores()\n"
-        '    scores.mean("error", [1 - (spread := random.random()), 1.0, 1 + spread])\n'
+        "    spread = random.Random().randrange(1, 2**30) / 2**30  # the mean is 1 to the last digit\n"
+        '    scores.mean("error", [1 - spread, 1.0, 1 + spread])\n'
         '    return scores.figures() or {"error": (',
         "evaluate",
-        "and then",
+        "error has the interval",
     ),
     "evaluate swallows data": Mutation(
         'x = items(model, data, "test")', 'x = items(model, None, "test")', "evaluate", "was swallowed"
