@@ -11,6 +11,7 @@ from zoo.bounded.json_text import json_value
 from zoo.catalog.names import is_name
 from zoo.cli.options import (
     adapter_of,
+    cache_option,
     model_options,
 )
 from zoo.cli.output import Command, echo, json_option, print_json
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file to write [images: NAME.png].")
 @click.option("-o", "--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of the model's own.")
+@cache_option
 @model_options
 @json_option
 def sample(
@@ -43,6 +45,7 @@ def sample(
     lora: str | None,
     out: Path | None,
     options: tuple[str, ...],
+    cache: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -50,7 +53,7 @@ def sample(
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
     with together(model.device) as prints:
-        samples = model.sample(count, seed=common_seed(seed), **chosen)
+        samples = model.sample(count, seed=common_seed(seed), cache=cache, **chosen)
     if not prints:
         return
     if out is None and ".txt" not in samples.suffixes:

@@ -21,6 +21,7 @@ from zoo.tuning.progress import note
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.settings import OLD_NAMES
 from zoo.tuning.teacher import SHARE, Taught
+from zoo.weights.dense_cache import Cache, caching
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,6 +128,7 @@ class TrainingVerbs(ABC):
         metrics: Sequence[str] = (),
         judge: Any = None,
         samples: int | None = None,
+        cache: Cache = "auto",
     ) -> Figures:
         """Return metrics on held-out data, the main one first; the same at every call.
 
@@ -144,6 +146,7 @@ class TrainingVerbs(ABC):
             judge: in whose features pictures are compared: "pixels", "inception", a loaded image classifier or a
                 module, see `zoo.metrics.space_of`.
             samples: how many samples to draw at most where a metric is of drawn ones.
+            cache: the memory for dense forms of quantized and adapted weights, as in `sample`.
 
         Raises:
             DataError: the data cannot be used.
@@ -152,7 +155,8 @@ class TrainingVerbs(ABC):
         if columns is not None or split is not None:
             data = as_data(data, columns=columns, split=split)
         request = EvaluationRequest((metrics,) if isinstance(metrics, str) else tuple(metrics), judge, samples)
-        with torch.no_grad(), evaluating(self.module), collecting() as reports:
+        kept = caching(self.module, cache)
+        with torch.no_grad(), evaluating(self.module), kept, collecting() as reports:
             figures = hooks.evaluate(self, data, request)
         share = self.seen.share(reports)
         if share:

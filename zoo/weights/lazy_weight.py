@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled
 
 from zoo.errors import WeightError
 from zoo.weights.choice import CHOSEN, in_force
@@ -75,7 +75,12 @@ class LazyWeight:
             if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
                 rest = (bias.dense(), *args[3:]) if type(bias) is cls else args[2:]
                 managed = weight._zoo_store
-                result = direct(managed if CHOSEN.get() is None else in_force(managed), x, *rest)
+                if CHOSEN.get() is not None:
+                    managed = in_force(managed)
+                plain = managed.plain() if type(managed) is ManagedWeight else None
+                if plain is not None and not is_autocast_enabled(plain.device.type):
+                    return func(x, plain, *rest)
+                result = direct(managed, x, *rest)
                 if result is not None:
                     return result
         path = PATHS.get(func)
