@@ -159,8 +159,9 @@ for _n, _plain, _transposed in (
     PATHS[getattr(torch, f"conv{_n}d")] = PATHS[_plain]
     PATHS[getattr(torch, f"conv_transpose{_n}d")] = PATHS[_transposed]
 PATHS = {func: _else_recomputed(path, func) for func, path in PATHS.items()}
-_PRODUCTS = (torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv)
-for _func in (*_PRODUCTS, torch.einsum, torch.tensordot, F.bilinear):
+PRODUCTS = frozenset(PATHS)  # those that a weight with nothing to compute takes as the library's own
+_OTHERS = (torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv)
+for _func in (*_OTHERS, torch.einsum, torch.tensordot, F.bilinear):
     PATHS[_func] = recomputed(_func)
 PATHS[F.embedding] = _with_managed(embedding.embedding, needs_dense=False)
 PATHS[F.embedding_bag] = embedding.refuse_renorm
