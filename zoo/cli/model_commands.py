@@ -121,7 +121,7 @@ def load(
     return zoo.load(name, bits=bits, keep=keep, lora=adapter, seed=seed, **more)
 
 
-def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+def parse_options(options: tuple[str, ...], hint: str = "'-o'") -> dict[str, Any]:
     """Return `key=value` words as a dict; a value that is JSON (a number, true, null, a list) is read so.
 
     Raises:
@@ -132,7 +132,7 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint="'-o'")
+            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint=hint)
         try:
             parsed[key] = json_value(value)
         except ValueError:

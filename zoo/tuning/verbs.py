@@ -185,6 +185,8 @@ class TrainingVerbs(ABC):
         rates: str | None = None,
         extended: Sequence[float] = (),
         grad_clip: float | Literal["default"] | None = "default",
+        optimizer: Any = None,
+        optimizer_options: Mapping[str, Any] | None = None,
         weight_decay: float | None = None,
         betas: tuple[float, float] | None = None,
         gradient_accumulation_steps: int | None = None,
@@ -239,13 +241,19 @@ class TrainingVerbs(ABC):
                 to 0 over the last third.
             rates: "matched", the default: each factor of an adapter has its own multiple of `lr`, so that the first
                 step moves every weight by `lr` (root mean square), whatever the kind, the rank and the scale of the
-                adapter. "plain": `lr` for all. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
+                adapter. "plain": `lr` for all; the default, and all there is beside LoRA+, of optimizers whose steps
+                are as large as gradients. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
             extended: to do again what an extended run did: the budgets that it had before, `[40]` with steps=60. Up to
                 each, the learning rate is that of a run of so many.
             grad_clip: largest norm of the gradient, default 1; None for no limit.
-            weight_decay: decoupled, on parameters of two or more dimensions. It pulls the product of low-rank factors
-                to zero, therefore the default is 0.
-            betas: AdamW's, default (0.9, 0.999).
+            optimizer: "adamw", the default, or another of torch ("adam", "nadam", "adamax", "adafactor", "sgd", …) or
+                bitsandbytes ("adamw8bit", "lion8bit", "ademamix8bit", "paged_adamw8bit", …) by name; a class of
+                `torch.optim.Optimizer`; or a function that makes one, called with groups of parameters and `lr`. It
+                takes a few steps on the device before anything else happens, which show whether `rates` can be matched.
+            optimizer_options: of the optimizer's own, `{"momentum": 0.9}`.
+            weight_decay: as the optimizer understands it (AdamW: decoupled), on parameters of two or more dimensions.
+                It pulls the product of low-rank factors to zero, therefore the default is 0.
+            betas: the optimizer's, if it has some; default AdamW's (0.9, 0.999), or its own.
             gradient_accumulation_steps: batches in one step, default 1. They count as in one large batch.
             ema_decay: decay of a moving average of what trains, which takes its place after the last step, for
                 objectives that never settle (GANs): 0.99 to 0.999. 0, the default: none. It costs the memory of what
@@ -297,12 +305,14 @@ class TrainingVerbs(ABC):
             "warmup": warmup,
             "schedule": schedule,
             "rates": rates,
+            "optimizer": optimizer,
+            "optimizer_options": optimizer_options,
             "weight_decay": weight_decay,
             "betas": betas,
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "ema_decay": ema_decay,
         }
-        wanted = chosen(self.entry, given)
+        wanted = chosen(self.entry, given, self.device)
         if grad_clip != "default":
             wanted["grad_clip"] = grad_clip
         own_data, own_minutes = wanted.pop("data", None), wanted.pop("minutes", None)
