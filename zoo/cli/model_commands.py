@@ -12,6 +12,7 @@ from zoo.catalog.names import is_name
 from zoo.cli.options import (
     adapter_of,
     cache_option,
+    given_cache,
     model_options,
 )
 from zoo.cli.output import Command, echo, json_option, print_json
@@ -53,7 +54,7 @@ def sample(
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
     with together(model.device) as prints:
-        samples = model.sample(count, seed=common_seed(seed), cache=cache, **chosen)
+        samples = model.sample(count, seed=common_seed(seed), **given_cache(cache), **chosen)
     if not prints:
         return
     if out is None and ".txt" not in samples.suffixes:

@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 CPU = torch.device("cpu")
+# Arguments of `model.tune` that the registry or the plugin may choose, or of which what they choose depends.
+CHOSEN = (
+    "batch_size",
+    "lr",
+    "warmup",
+    "schedule",
+    "rates",
+    "optimizer",
+    "optimizer_options",
+    "weight_decay",
+    "betas",
+    "gradient_accumulation_steps",
+    "ema_decay",
+)
 
 
 def chosen(entry: Entry, given: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

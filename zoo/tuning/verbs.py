@@ -296,23 +296,11 @@ class TrainingVerbs(ABC):
             KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
             SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
         """
-        from zoo.tuning.defaults import chosen
+        arguments = dict(locals())
+        from zoo.tuning.defaults import CHOSEN, chosen
         from zoo.tuning.loop import tune
 
-        given = {
-            "batch_size": batch_size,
-            "lr": lr,
-            "warmup": warmup,
-            "schedule": schedule,
-            "rates": rates,
-            "optimizer": optimizer,
-            "optimizer_options": optimizer_options,
-            "weight_decay": weight_decay,
-            "betas": betas,
-            "gradient_accumulation_steps": gradient_accumulation_steps,
-            "ema_decay": ema_decay,
-        }
-        wanted = chosen(self.entry, given, self.device)
+        wanted = chosen(self.entry, {name: arguments[name] for name in CHOSEN}, self.device)
         if grad_clip != "default":
             wanted["grad_clip"] = grad_clip
         own_data, own_minutes = wanted.pop("data", None), wanted.pop("minutes", None)
@@ -322,34 +310,11 @@ class TrainingVerbs(ABC):
         if quantize is not None:
             self.quantize_for_tuning(quantize)
         self.check_trained()
-        result = tune(
-            subject,
-            data,
-            steps=steps,
-            minutes=own_minutes if steps is None and minutes is None and epochs is None else minutes,
-            epochs=epochs,
-            out=out,
-            resume=resume,
-            seed=seed,
-            precision=precision,
-            eval_every=eval_every,
-            eval_data=eval_data,
-            metric=metric,
-            patience=patience,
-            keep_best=keep_best,
-            save_every=save_every,
-            keep=keep,
-            log_every=log_every,
-            quiet=quiet,
-            on_step=on_step,
-            callbacks=callbacks,
-            extended=extended,
-            trackers=trackers,
-            project=project,
-            run_name=run_name,
-            report=report,
-            **wanted,
-        )
+        used = {"self", "data", "columns", "quantize", "teacher", "teacher_share", "grad_clip", *CHOSEN}
+        others = {name: value for name, value in arguments.items() if name not in used}
+        if steps is minutes is epochs is None:
+            others["minutes"] = own_minutes
+        result: TuneResult = tune(subject, data, **others, **wanted)
         self.tuned = True
         self.seen.add(result.reports)
         self.check_trained()

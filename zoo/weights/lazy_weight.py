@@ -14,7 +14,7 @@ from zoo.weights.choice import CHOSEN, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
-from zoo.weights.ops.table import DIRECT, PATHS, PRODUCTS, to_dense
+from zoo.weights.ops.table import DIRECT, PATHS, PRODUCTS, plain_arguments, to_dense
 from zoo.weights.selection import Selection, select
 from zoo.weights.writes import in_place_name
 
@@ -85,7 +85,7 @@ class LazyWeight:
                     return result
         path = PATHS.get(func)
         if path is not None:
-            plain_args = _plain(args) if direct is None and func in PRODUCTS and not kwargs else None
+            plain_args = plain_arguments(args) if direct is None and func in PRODUCTS and not kwargs else None
             if plain_args is not None:
                 return func(*plain_args)
             result = path(*args, **kwargs) if kwargs else path(*args)
@@ -288,20 +288,6 @@ class LazyWeight:
 
     def __repr__(self) -> str:
         return f"LazyWeight({tuple(self.shape)}, {self.dtype}, {self._zoo_store})"
-
-
-def _plain(args: tuple[Any, ...]) -> list[Any] | None:
-    """Return arguments with dense tensors for the lazy weights; None if one of these has something to compute."""
-    found = []
-    for one in args:
-        if type(one) is LazyWeight:
-            managed = in_force(one._zoo_store)
-            plain = managed.plain() if type(managed) is ManagedWeight and not one._zoo_detached else None
-            if plain is None or is_autocast_enabled(plain.device.type):
-                return None
-            one = plain
-        found.append(one)
-    return found
 
 
 def refuse_writes(func: Callable[..., Any], args: Any, kwargs: Any) -> None:
