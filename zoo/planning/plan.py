@@ -81,5 +81,5 @@ def plan(
     if card is None:
         return made
     fits = None if made.peak is None else made.peak <= card.usable
-    would = changes(made, card, lambda **other: planned(replace(asked, **other))) if fits is False else ()
+    would = changes(made, card, lambda **other: planned(replace(asked, **other), card.usable)) if fits is False else ()
     return replace(made, card=card, fits=fits, would_fit=would)

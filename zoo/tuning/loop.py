@@ -204,6 +204,7 @@ def tune(
         used = {**given, **asdict(settings), "precision": accelerator.mixed_precision, "warmup": warmup}
         used |= {"steps": steps if epochs is None else None, "lr": settings.lr, "epochs": epochs}
         used["optimizer"] = optimizer if chosen.is_python else chosen.name
+        used["processes"] = accelerator.num_processes
         record = None if folder is None else record_of(model, data, used, accelerator.is_main_process)
         if folder is not None and record is not None:
             folder.file = record.file

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from zoo.compat import renamed_arguments
+from zoo.data.batches import on_device
 from zoo.data.report import SEEN, collecting
 from zoo.data.spec import as_data
 from zoo.plugin import hooks
@@ -91,8 +92,8 @@ class TrainingVerbs(ABC):
         """Keep a record of an evaluation."""
 
     def loss(self, batch: Any) -> Tensor:
-        """Return the training loss of one batch of `batches`: a scalar with a graph."""
-        return hooks.loss(self, batch)
+        """Return the training loss of one batch of `batches`, which is moved to the model's device: a scalar."""
+        return hooks.loss(self, on_device(batch, self.device))
 
     def count(self, batch: Any) -> float:
         """Return what the loss of one batch is the mean of, such as tokens; 1 where all batches count alike."""
