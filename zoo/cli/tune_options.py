@@ -55,6 +55,11 @@ _TUNING = (
     click.option("--grad-clip", type=GradClip(), help="Largest norm of the gradient [default: 1]."),
     click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), help="Average the weights, e.g. .99."),
     click.option("--precision", type=click.Choice(PRECISIONS), help="Autocast [default: accelerate's setting]."),
+    click.option(
+        "--gradient-checkpointing/--no-gradient-checkpointing",
+        default=None,
+        help="Compute activations twice instead of keeping them [default: no].",
+    ),
     click.option("--eval-every", type=COUNT, help="Steps between evaluations; the best weights are kept."),
     click.option("--eval-data", metavar="WHAT", help="To evaluate on [default: what --data hold out]."),
     click.option("--metric", metavar="NAME", help="Which figure decides what is best [default: the first]."),

@@ -166,6 +166,7 @@ class TuneSettings(Table):
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=MOST["gradient_accumulation_steps"])] | None = None
     ema_decay: Share | None = None
     precision: Annotated[str | None, _one_of(*PRECISIONS)] = None
+    gradient_checkpointing: bool | None = None
     eval_every: Count | None = None
     eval_data: Source = None
     metric: Text | None = None

@@ -22,6 +22,7 @@ from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.extension import extension
 from zoo.tuning.folder import opened as opened_folder
+from zoo.tuning.gradient_checkpointing import gradient_checkpointing as checkpointed
 from zoo.tuning.identity import identity
 from zoo.tuning.interrupts import Terminated, stoppable
 from zoo.tuning.optimizers import ADAMW, optimizer_of
@@ -73,6 +74,7 @@ def tune(
     gradient_accumulation_steps: int = 1,
     ema_decay: float = 0.0,
     precision: str | None = None,
+    gradient_checkpointing: bool = False,
     eval_every: int | None = None,
     eval_data: Any = None,
     metric: str | None = None,
@@ -109,7 +111,13 @@ def tune(
         out,
         on_step,
         {"save_every": save_every, "keep": keep, "log_every": log_every},
-        {"resume": resume, "keep_best": keep_best, "quiet": quiet, "report": report},
+        {
+            "resume": resume,
+            "keep_best": keep_best,
+            "quiet": quiet,
+            "report": report,
+            "gradient_checkpointing": gradient_checkpointing,
+        },
     )
     tracking = Trackers(trackers, project, run_name, out)
     callbacks = [*checked(callbacks), tracking]
@@ -157,6 +165,7 @@ def tune(
         stoppable(),
         preserve_rng(device),
         _training(model),
+        checkpointed(model.module, gradient_checkpointing),
         own_accelerator(device, precision) as (accelerator, shards),
         opened_folder(
             accelerator,

@@ -193,6 +193,7 @@ class TrainingVerbs(ABC):
         gradient_accumulation_steps: int | None = None,
         ema_decay: float | None = None,
         precision: str | None = None,
+        gradient_checkpointing: bool = False,
         quantize: Any = None,
         teacher: Any = None,
         teacher_share: float = SHARE,
@@ -266,6 +267,8 @@ class TrainingVerbs(ABC):
                 plugin's hook `distill` or by zoo.
             teacher_share: how much the teacher counts in the loss, from 0 to 1; the rest is the model's own loss.
             precision: "no", "bf16" or "fp16" autocast; None: what accelerate is set to, or else "no".
+            gradient_checkpointing: compute activations again in the backward pass instead of keeping them: less memory,
+                more time, exactly the same gradients. By the library's own switch, or of the blocks that repeat.
             columns: what a column is → its name in the data, `{"text": "review", "label": "stars"}`.
             eval_every: steps between evaluations on held-out data, of which there is one after the last step too.
             eval_data: what to evaluate on; None: what `data` hold out.
