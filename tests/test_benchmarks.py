@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+# Each runs one day in three: what they check is that the scripts run.
+pytestmark = [pytest.mark.slow, pytest.mark.turns(3)]
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -26,7 +28,6 @@ def figures(script: str, *arguments: str) -> Any:
     return json.loads(run(script, *arguments, "--json"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is Linux's")
 def test_load() -> None:
     found = figures("load.py", "--bits", "4")
@@ -38,7 +39,6 @@ def test_load() -> None:
     assert found["shards"] > 1
 
 
-@pytest.mark.slow
 def test_step() -> None:
     found = figures("step.py", "--device", "cpu")["figures"]
     for name in ("frozen floor", "zoo LoRA", "zoo 4-bit LoRA", "PEFT LoRA"):
@@ -54,14 +54,12 @@ def test_small_layers() -> None:
         assert name in table
 
 
-@pytest.mark.slow
 def test_experts() -> None:
     found = figures("experts.py")["figures"]["64"]
     for name in ("plain, frozen", "zoo LoRA", "zoo 8-bit", "zoo 4-bit", "zoo 4-bit LoRA"):
         assert found[name]["forward, no grad"]["seconds"] > 0, name
 
 
-@pytest.mark.slow
 def test_quality() -> None:
     (found,) = figures("quality.py", "vit", "--figure", "loss")
     assert found["data"] == "letters:serif"
@@ -71,14 +69,12 @@ def test_quality() -> None:
     assert found["full"]["loss"] < found["before"]
 
 
-@pytest.mark.slow
 def test_adapters() -> None:
     found = figures("adapters.py")["figures"]
     for group, name in (("handling", "swap in place"), ("kinds", "DoRA"), ("mixed", "zoo, mixed")):
         assert found[group][name]["ratio"] > 0
 
 
-@pytest.mark.slow
 def test_averages() -> None:
     (found,) = figures("averages.py")
     assert found["name"] == "gat"
@@ -87,7 +83,6 @@ def test_averages() -> None:
         assert found[way]["loss"] > 0
 
 
-@pytest.mark.slow
 def test_recipe() -> None:
     table = run("recipe.py", "gat", "--ways", "plain,lora+16")
     for way in ("full", "matched", "plain", "lora+16", "shared", "twice"):
@@ -121,7 +116,6 @@ def test_not_zoos():
 """
 
 
-@pytest.mark.slow
 def test_a_peers_suite_is_run_and_classified(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     (tmp_path / "test_custom_models.py").write_text(PEERS_TESTS)

@@ -1,7 +1,7 @@
 """Other adapters for the calls of one thread, without a change of the managed weights that all threads share.
 
-A choice gives for some managed weights a view: the same tensors with other adapters active. Whatever computes with a
-weight in the thread sees its view.
+A choice gives for some managed weights a view: the same tensors with other adapters active, or a dense form of the
+weight that is kept for a while. Whatever computes with a weight in the thread sees its view.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zoo.weights.kept_weight import KeptWeight
 from zoo.weights.managed_weight import ManagedWeight
 
-Views = Mapping[ManagedWeight, ManagedWeight]
+Views = Mapping[ManagedWeight, ManagedWeight | KeptWeight]
 
 
 class _Choice(NamedTuple):
@@ -35,10 +36,18 @@ class _Choice(NamedTuple):
 CHOSEN: ContextVar[_Choice | None] = ContextVar("chosen", default=None)
 
 
-def in_force(managed: Any) -> Any:
-    """Return what to compute with in a managed weight's place: its view, or itself."""
+def in_force(managed: Any, needs_dense: bool = True) -> Any:
+    """Return what to compute with in a managed weight's place: its view, its dense form if that is kept, or itself.
+
+    Args:
+        managed: The managed weight, or a part of it.
+        needs_dense: Whether the operation takes the whole dense weight, and not only rows of it.
+    """
     choice = _current()
-    return managed if choice is None else choice.views.get(managed, managed)
+    if choice is None:
+        return managed
+    view = choice.views.get(managed, managed)
+    return view.now(needs_dense) if type(view) is KeptWeight else view
 
 
 def _current() -> _Choice | None:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled
 
 from zoo.errors import WeightError
 from zoo.weights.choice import CHOSEN, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
-from zoo.weights.ops.table import DIRECT, PATHS, to_dense
+from zoo.weights.ops.table import DIRECT, PATHS, PRODUCTS, plain_arguments, to_dense
 from zoo.weights.selection import Selection, select
 from zoo.weights.writes import in_place_name
 
@@ -75,11 +75,19 @@ class LazyWeight:
             if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
                 rest = (bias.dense(), *args[3:]) if type(bias) is cls else args[2:]
                 managed = weight._zoo_store
-                result = direct(managed if CHOSEN.get() is None else in_force(managed), x, *rest)
+                if CHOSEN.get() is not None:
+                    managed = in_force(managed)
+                plain = managed.plain() if type(managed) is ManagedWeight else None
+                if plain is not None and not is_autocast_enabled(plain.device.type):
+                    return func(x, plain, *rest)
+                result = direct(managed, x, *rest)
                 if result is not None:
                     return result
         path = PATHS.get(func)
         if path is not None:
+            plain_args = plain_arguments(args) if direct is None and func in PRODUCTS and not kwargs else None
+            if plain_args is not None:
+                return func(*plain_args)
             result = path(*args, **kwargs) if kwargs else path(*args)
             if result is not None:
                 return result

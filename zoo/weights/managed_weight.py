@@ -121,6 +121,10 @@ class ManagedWeight(nn.Module):
         weight, dtype = call(self._replacing[0], self._replacing[0].replacement), self.dtype
         return weight if weight.dtype is dtype else weight.to(dtype)  # type: ignore[union-attr]
 
+    def plain(self) -> Tensor | None:
+        """Return the dense tensor that is all of the weight; None if something has to be computed."""
+        return None if self._updates_in_use else self.effective_base()
+
     def is_dense(self) -> bool:
         """Return whether `dense()` has nothing to compute."""
         return not self._updates_in_use and (bool(self._replacing) or self.dense_parameter() is not None)
