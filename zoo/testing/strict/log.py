@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 # Frames of these are below the code that is to be named.
 _BELOW = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -80,6 +81,7 @@ class NoHostAccessError(DeviceError, TypeError):
 
 
 _active: list[Waits] = []
+_arriving: list[tuple[Tensor, Tensor]] = []
 _lock = threading.Lock()
 
 
@@ -95,8 +97,20 @@ def end(waits: Waits) -> None:
         _active[:] = [one for one in _active if one is not waits]
 
 
+def on_its_way(arriving: Tensor) -> None:
+    """Hide the values of a tensor of the host until the host waits: it is copied in the background."""
+    values = arriving.clone()
+    arriving.fill_(float("nan") if arriving.is_floating_point() else 1)
+    with _lock:
+        _arriving.append((arriving, values))
+
+
 def synchronised(operation: str) -> None:
-    """Write down that the host waits for the device."""
+    """Write down that the host waits for the device; what was on its way arrives."""
+    with _lock:
+        arrived, _arriving[:] = list(_arriving), []
+    for tensor, values in arrived:
+        tensor.copy_(values)
     if _active:
         event = Event(operation, lines_here())
         for waits in tuple(_active):
