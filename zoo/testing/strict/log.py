@@ -62,14 +62,19 @@ class DeviceError(Exception):
     """What an accelerator refuses.
 
     Attributes:
+        what: what was refused.
         lines: of code that led to it, the innermost first.
         fix: what to change.
     """
 
-    def __init__(self, message: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
         self.lines = lines_here()
-        self.fix = fix
-        super().__init__(f"{message}, at {shown(self.lines)}")
+        super().__init__(f"{what}, at {shown(self.lines)}")
+
+    def line(self, folder: Path | None = None) -> str:
+        """Return "file.py:12" of the innermost line, of those in `folder` where there is one."""
+        return shown(self.lines, folder)
 
 
 class TwoDevicesError(DeviceError, RuntimeError):
