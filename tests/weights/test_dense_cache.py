@@ -99,8 +99,7 @@ def test_a_weight_is_computed_twice_however_often_it_is_used(unpacked: Counter[t
     unpacked.clear()
     with caching(model.module, "auto"):
         runs(model, ids, 9)
-    table = {(9, 64): 4}  # looked up too, for more indices than it has rows, until its dense form is there
-    assert unpacked == {(64, 64, 3): 2, (64, 64): 2, **table}
+    assert unpacked == {(64, 64, 3): 2, (64, 64): 2, (9, 64): 2}
     unpacked.clear()
     runs(model, ids, 9)
     assert unpacked == {(64, 64, 3): 9, (64, 64): 9, (9, 64): 18}
@@ -110,6 +109,13 @@ def test_what_runs_once_keeps_nothing() -> None:
     model, ids = made(4, "loha"), draw()
     with caching(model.module, "dense") as kept:
         runs(model, ids, 1)
+        assert kept.used == 9 * 64 * 4  # the table, which is the head too
+
+
+def test_rows_of_a_large_table_do_not_keep_it() -> None:
+    model = zoo.wrap(nn.Sequential(nn.Embedding(5000, 64)).eval(), bits=4)
+    with caching(model.module, "dense") as kept:
+        runs(model, torch.tensor([3, 4999]))
         assert kept.used == 0
 
 

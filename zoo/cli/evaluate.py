@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from zoo.cli.model_commands import load
-from zoo.cli.options import cache_option, column_option, model_options, with_columns
+from zoo.cli.options import cache_option, column_option, given_cache, model_options, with_columns
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 from zoo.cli.together import together
 
@@ -58,7 +58,7 @@ def evaluate(
     """Show metrics on held-out data with their 95 % intervals; the first is the main one."""
     source = with_columns(data, columns)
     given = {"metrics": metrics, "judge": judged_by(judge), "samples": samples}
-    wanted = {"cache": cache, **{key: value for key, value in given.items() if value}}
+    wanted = {**{key: value for key, value in given.items() if value}, **given_cache(cache)}
     other = None if against is None else variant(against, name, lora, loading)
     model = load(name, lora=lora, **loading)
     with together(model.device) as prints:

@@ -12,6 +12,7 @@ from zoo.catalog.names import is_name
 from zoo.cli.options import (
     adapter_of,
     cache_option,
+    given_cache,
     model_options,
 )
 from zoo.cli.output import Command, echo, json_option, print_json
@@ -53,7 +54,7 @@ def sample(
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
     with together(model.device) as prints:
-        samples = model.sample(count, seed=common_seed(seed), cache=cache, **chosen)
+        samples = model.sample(count, seed=common_seed(seed), **given_cache(cache), **chosen)
     if not prints:
         return
     if out is None and ".txt" not in samples.suffixes:
@@ -121,7 +122,7 @@ def load(
     return zoo.load(name, bits=bits, keep=keep, lora=adapter, seed=seed, **more)
 
 
-def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+def parse_options(options: tuple[str, ...], hint: str = "'-o'") -> dict[str, Any]:
     """Return `key=value` words as a dict; a value that is JSON (a number, true, null, a list) is read so.
 
     Raises:
@@ -132,7 +133,7 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint="'-o'")
+            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint=hint)
         try:
             parsed[key] = json_value(value)
         except ValueError:

@@ -155,6 +155,11 @@ def cache_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def given_cache(cache: str | None) -> dict[str, str | None]:
+    """Return the argument `cache` of a verb, if it is not the usual."""
+    return {} if cache == AUTO else {"cache": cache}
+
+
 _MODEL_OPTIONS = (
     click.option("--weights", metavar="WHERE", help="Other weights: a Hub repository, a local folder, or random."),
     click.option("--revision", metavar="SHA", help="The Hub repository's commit."),

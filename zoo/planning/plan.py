@@ -50,7 +50,7 @@ def plan(
             would.
         dtype: as in `zoo.load`; default bfloat16 for a card that has it, else float32.
         ema: whether a moving average of what trains is kept (`tune(ema_decay=)`).
-        gradient_checkpointing: compute activations again in the backward pass, where the library's module can.
+        gradient_checkpointing: compute activations again in the backward pass, as in `model.tune`.
         weights: as in `zoo.load`.
         revision: as in `zoo.load`.
 

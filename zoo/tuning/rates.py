@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.tuning.settings import LR, PLAIN, Settings, ratio_of
+from zoo.errors import TuningError
+from zoo.tuning.optimizers import ADAMW, Optimizer
+from zoo.tuning.settings import LR, MATCHED, PLAIN, Settings, ratio_of
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.readings import numbers
 from zoo.weights.update import Update, whole
@@ -108,6 +110,25 @@ def rates_of(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings
 
 def _key(part: Part) -> int:
     return id(part.parameter)
+
+
+def rates_for(optimizer: Optimizer, rates: str | None, lr: float | None) -> str:
+    """Return the rates of a run with an optimizer: "matched" where its steps are even, unless the user says others.
+
+    Raises:
+        TuningError: steps are as large as gradients or weights, so that nothing can be matched, and no rate is usual.
+    """
+    if optimizer.even:
+        return MATCHED if rates is None else rates
+    uneven = f"the steps of {optimizer.name} depend on the size of the gradient or of the weight"
+    if rates == MATCHED:
+        raise TuningError(
+            f"{uneven}, so that rates={MATCHED!r} cannot say how far they move a weight: use rates={PLAIN!r}, or "
+            f"optimizer={ADAMW!r}"
+        )
+    if lr is None:
+        raise TuningError(f"{uneven}, so that no learning rate is usual: give lr=, or use optimizer={ADAMW!r}")
+    return PLAIN if rates is None else rates
 
 
 def usual_lr(module: nn.Module) -> float:

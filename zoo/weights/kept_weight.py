@@ -25,19 +25,27 @@ WIDE = (torch.float32, torch.float64)
 
 
 class _Origin(NamedTuple):
-    """What a kept weight was computed from.
+    """What a kept weight was computed from. All but numbers and types is compared by identity.
 
     Attributes:
-        state: What is active and merged: see `_state`.
-        held: The objects whose identities those are.
+        used: The active updates.
+        shares: Their weights.
+        replacing: The update that replaces the base.
+        merged: The merged base, dense.
+        packed: The merged base, quantized.
+        dtype: The dtype that a quantized weight is to have; None of a dense one.
+        first: Dtype and device of the first tensor.
         tensors: Where each tensor is found, itself, and how often it had been written to.
     """
 
-    state: tuple[int, ...]
-    held: tuple[object, ...]
+    used: tuple[object, ...]
+    shares: tuple[float, ...]
+    replacing: tuple[object, ...]
+    merged: nn.Parameter | None
+    packed: nn.Module | None
+    dtype: torch.dtype | None
+    first: tuple[torch.dtype, torch.device]
     tensors: tuple[tuple[dict[str, Tensor | None], str, Tensor, int], ...]
-    dtype: torch.dtype
-    device: torch.device
 
 
 class KeptWeight:
@@ -47,6 +55,7 @@ class KeptWeight:
         source: The managed weight.
         uses: How often its dense form was needed.
         size: Bytes of its dense form.
+        is_small: Whether rows of it cost about what all of it does.
         cost: What computing that takes each time, in values.
         view: A managed weight of the dense form; None if it is not kept.
     """
@@ -57,6 +66,7 @@ class KeptWeight:
         self.uses = 0
         values = source.shape.numel()
         self.size = values * source.dtype.itemsize
+        self.is_small = values <= CALL
         self.cost = 0 if source.dense_parameter() is not None or source._replacing else CALL + values
         self.cost += UPDATE * values * len(source.active_updates())
         self._origin: _Origin | None = None
@@ -73,7 +83,7 @@ class KeptWeight:
             if self._is_current():
                 return self.view
             self.store.drop(self)
-        if needs_dense and self.store.is_new_use(self):
+        if (needs_dense or self.is_small) and self.store.is_new_use(self):
             self.uses += 1
             if self.uses > 1 and self.store.has_room(self):
                 self.store.keep(self)
@@ -85,7 +95,7 @@ class KeptWeight:
         return self.cost * self.uses / max(1, self.size)
 
     def compute(self) -> None:
-        """Compute the dense form. One of 16 bits keeps low-rank updates apart, as products do, where a sum would lose them."""
+        """Compute the dense form; in 16 bits without low-rank updates, which a sum would lose in part."""
         source = self.source
         origin = _origin(source)
         low_rank = source.dtype not in WIDE and source.active_updates() and source.factors() is not None
@@ -111,12 +121,23 @@ class KeptWeight:
     def _is_current(self) -> bool:
         """Return whether nothing has changed that the dense form was computed from."""
         origin, source = self._origin, self.source
-        if origin is None or _state(source) != origin.state or source.dtype is not origin.dtype:
+        if origin is None:
             return False
-        for where, name, tensor, version in origin.tensors:
+        used, shares, replacing, merged, packed, dtype, first, tensors = origin
+        if (
+            source._updates_in_use is not used
+            or source._shares is not shares
+            or source._replacing is not replacing
+            or source._parameters["merged"] is not merged
+            or source._modules["merged_packed"] is not packed
+            or (dtype is not None and source.dtype is not dtype)
+        ):
+            return False
+        for where, name, tensor, version in tensors:
             if where.get(name) is not tensor or tensor._version != version:
                 return False
-        return origin.tensors[0][2].device == origin.device
+        tensor = tensors[0][2]
+        return tensor.dtype is first[0] and tensor.device == first[1]
 
 
 class KeptWeights:
@@ -197,27 +218,36 @@ def _may_keep(source: ManagedWeight) -> bool:
     return not (source.training and any(update.dropout for update in source.active_updates()))
 
 
-def _state(source: ManagedWeight) -> tuple[int, ...]:
-    """Return what is active and merged, as the identities of objects that a kept weight's origin holds on to."""
-    used, shares, replacing = source._updates_in_use, source._shares, source._replacing
-    merged, packed = source._parameters["merged"], source._modules["merged_packed"]
-    return id(used), id(shares), id(replacing), id(merged), id(packed)
-
-
 def _tensors(source: ManagedWeight) -> list[tuple[dict[str, Tensor | None], str, Tensor]]:
-    """Return every tensor that the weight may depend on, with where it is found."""
-    bases = (source, *(source._modules[name] for name in ("packed", "merged_packed") if source._modules.get(name)))
-    updates = [part for update in (*source._updates_in_use, *source._replacing) for part in update.modules()]
-    return [
-        (where, name, tensor)  # type: ignore[misc]
-        for part in (*bases, *updates)
-        for where in (part._parameters, part._buffers)  # type: ignore[union-attr]
+    """Return the tensors that the weight depends on, each with where it is found.
+
+    Of quantized data only the first: they are moved and replaced together, and never written to alone.
+    """
+    parts = [source, *(part for update in (*source._updates_in_use, *source._replacing) for part in update.modules())]
+    found = [
+        (where, name, tensor)
+        for part in parts
+        for where in (part._parameters, part._buffers)
         for name, tensor in where.items()
         if tensor is not None
     ]
+    if source.dense_parameter() is None:
+        packed = source.quantized_base()
+        name = packed.names[0]
+        found.insert(0, (packed._parameters, name, packed._parameters[name]))  # type: ignore[arg-type]
+    return found  # type: ignore[return-value]
 
 
 def _origin(source: ManagedWeight) -> _Origin:
     tensors = tuple((where, name, tensor, tensor._version) for where, name, tensor in _tensors(source))
-    held = source._updates_in_use, source._shares, source._replacing
-    return _Origin(_state(source), held, tensors, source.dtype, tensors[0][2].device)
+    first = tensors[0][2]
+    return _Origin(
+        source._updates_in_use,
+        source._shares,
+        source._replacing,
+        source._parameters["merged"],
+        source._modules["merged_packed"],
+        None if source.dense_parameter() is not None else source.dtype,
+        (first.dtype, first.device),
+        tensors,
+    )

@@ -14,7 +14,7 @@ from zoo.weights.choice import CHOSEN, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
-from zoo.weights.ops.table import DIRECT, PATHS, to_dense
+from zoo.weights.ops.table import DIRECT, PATHS, PRODUCTS, plain_arguments, to_dense
 from zoo.weights.selection import Selection, select
 from zoo.weights.writes import in_place_name
 
@@ -85,6 +85,9 @@ class LazyWeight:
                     return result
         path = PATHS.get(func)
         if path is not None:
+            plain_args = plain_arguments(args) if direct is None and func in PRODUCTS and not kwargs else None
+            if plain_args is not None:
+                return func(*plain_args)
             result = path(*args, **kwargs) if kwargs else path(*args)
             if result is not None:
                 return result
