@@ -97,8 +97,9 @@ class Dynamic8:
     ) -> Tensor | None:
         """Return x @ W.T + bias, or with `flip` x @ W + bias, without the dense weight; see `Codec`."""
         columns, block = shape[1], self.block_size
-        step, library = rows_of_tiles(tensors, shape, x, block), library_for(tensors)
-        if not step or library is None:
+        step = rows_of_tiles(tensors, shape, x, block)
+        library = library_for(tensors) if step else None
+        if library is None:
             return None
         function, code = library.dynamic8[torch.float32], dynamic_map(x.device)
         values, scales, levels = tensors[0].data_ptr(), tensors[1].data_ptr(), code.data_ptr()

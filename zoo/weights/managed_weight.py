@@ -121,10 +121,14 @@ class ManagedWeight(nn.Module):
 
     def effective_base(self) -> Tensor | None:
         """Return the dense tensor that `active_updates` apply to: an active replacement, else `dense_base()`."""
-        if not self._replacing:
+        if self._replacing:
+            weight, dtype = call(self._replacing[0], self._replacing[0].replacement), self.dtype
+            return weight if weight.dtype is dtype else weight.to(dtype)  # type: ignore[union-attr]
+        if HOOK in self.__dict__:
             return self.dense_base()
-        weight, dtype = call(self._replacing[0], self._replacing[0].replacement), self.dtype
-        return weight if weight.dtype is dtype else weight.to(dtype)  # type: ignore[union-attr]
+        parameters = self._parameters  # as in `dense_parameter`, which a call would cost small layers
+        dense = parameters["merged"]
+        return parameters["base"] if dense is None and self._modules["merged_packed"] is None else dense
 
     def plain(self) -> Tensor | None:
         """Return the dense tensor that is all of the weight; None if something has to be computed."""
@@ -192,7 +196,8 @@ class ManagedWeight(nn.Module):
 
     def only_update(self) -> Update | None:
         """Return the one active update, if there is no other and its weight is 1."""
-        return self._updates_in_use[0] if len(self._shares) == 1 and self._shares[0] == 1.0 else None
+        shares = self._shares
+        return self._updates_in_use[0] if len(shares) == 1 and shares[0] == 1.0 else None
 
     @torch.no_grad()
     def _detached_base(self) -> Tensor:

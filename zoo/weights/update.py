@@ -217,7 +217,8 @@ class LowRankUpdate(Update):
         """Return the factors if the rows are the first dimension alone; see `Update.factors`."""
         if self.split != 1 or self.stacked:
             return None
-        return Factors(*self.matrices(), self.scale)
+        A, B = self.pair()
+        return Factors(A.mT, B.mT, self.scale) if self.transposed else Factors(B, A, self.scale)
 
     def product(self) -> Tensor:
         """Return scale · B @ A in the weight's shape."""
