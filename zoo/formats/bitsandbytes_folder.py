@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from zoo.storage import atomic
 from zoo.storage.config_json import BITSANDBYTES, CONFIG, in_four_bit, read_json_object
 from zoo.storage.model_folder import WEIGHTS
-from zoo.weights.codecs import FourBit
 from zoo.weights.foreign.bitsandbytes import quant_state
+from zoo.weights.four_bit import FourBit
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import BLOCK_SIZES, Quantization
 from zoo.weights.walk import TiedGroup, library_modules

@@ -16,7 +16,8 @@ from torch import Tensor
 from zoo.bounded.json_text import parse_object
 from zoo.errors import CheckpointError
 from zoo.weights.carrier import carry
-from zoo.weights.codecs import SCALE_BLOCK, FourBit, dynamic_map
+from zoo.weights.four_bit import SCALE_BLOCK, FourBit
+from zoo.weights.kernels import dynamic_map
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.scheme import BLOCK_SIZES
 

@@ -1,4 +1,4 @@
-"""Built-in codecs: nf4 and fp4, row-wise int8, dynamic 8 bit, and stored floats, on bitsandbytes' kernels.
+"""Built-in codecs in 8, 16 and 32 bit: row-wise int8, dynamic 8 bit and stored floats; and `pack` for all schemes.
 
 Notation for shapes:
     N       values in the weight
@@ -14,97 +14,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from zoo.errors import QuantizationError
-from zoo.weights.four_bit import quantize_four_bit, thresholds
+from zoo.weights.four_bit import SCALE_BLOCK, FourBit, quantize_four_bit, thresholds
 from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
+from zoo.weights.native import library_for
 from zoo.weights.quantized_tensor import Part, QuantizedTensor
 from zoo.weights.rounding import kernel_of, round_convolution
 from zoo.weights.scheme import Quantization, unknown_scheme
+from zoo.weights.tiles import multiply, rows_of_tiles
 
-SCALE_BLOCK = 256  # scales that share a second scale; fixed by bitsandbytes
 CHUNK = 1 << 18  # values quantized to 8 bit at once: bounds the temporary tensors
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class FourBit:
-    """nf4 or fp4 in blocks.
-
-    Tensors: packed uint8 (⌈N / 2⌉, 1), two codes per byte, and scales float32 (blocks,). With `double`: packed, scales
-    uint8 (blocks,), scales2 float32 (⌈blocks / 256⌉,) and offset float32 (1,).
-    """
-
-    scheme: str
-    block_size: int
-    double: bool
-    bits: int = 4
-
-    def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return the dense weight; see `Codec.unpack`."""
-        ops = kernels()
-        if self.double:
-            packed, scales8, scales2, offset = tensors
-            code = dynamic_map(packed.device)
-            # (blocks,)
-            scales = ops.dequantize_blockwise.default(scales8, scales2, code, SCALE_BLOCK, torch.float32) + offset
-        else:
-            packed, scales = tensors
-        block = self.block_size
-        if block >= 2048 and packed.device.type == "cpu":
-            # On AVX-512 bitsandbytes has no fast kernel for these sizes; repeated scales give the same weight.
-            scales = scales.repeat_interleave(block // 1024)
-            block = 1024
-        kernel_dtype = dtype if dtype in KERNEL_DTYPES else torch.float32
-        # A flat, even length keeps the kernel on its fast path for any shape of the weight.
-        flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_dtype)
-        size = shape.numel()
-        flat = flat.view(-1)
-        if flat.numel() != size:
-            flat = flat[:size]
-        return flat.view(shape) if kernel_dtype is dtype else flat.view(shape).to(dtype)
-
-    def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Return rows `index` (n,) of the weight seen as (rows, width), without dequantizing the others.
-
-        Returns:
-            (n, width); None if rows do not start at block boundaries.
-        """
-        if width % self.block_size:
-            return None
-        ops = kernels()
-        packed = tensors[0].view(-1, width // 2)[index].reshape(-1, 1)  # (n · width / 2, 1)
-        blocks = width // self.block_size  # per row
-        chosen = (index[:, None] * blocks + torch.arange(blocks, device=index.device)).view(-1)  # (n · blocks,)
-        if self.double:
-            _, scales8, scales2, offset = tensors
-            scales = dynamic_map(packed.device)[scales8[chosen].int()] * scales2[chosen // SCALE_BLOCK] + offset
-        else:
-            scales = tensors[1][chosen]
-        block = self.block_size
-        if block >= 2048 and packed.device.type == "cpu":
-            scales, block = scales.repeat_interleave(block // 1024), 1024
-        kernel_dtype = dtype if dtype in KERNEL_DTYPES else torch.float32
-        flat = ops.dequantize_4bit.default(packed, scales, block, self.scheme, (1, packed.numel() * 2), kernel_dtype)
-        return flat.view(index.numel(), width).to(dtype)
-
-    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> Part:
-        """Return the blocks that hold the values from `start` to `stop`; see `Codec`."""
-        block, packed = self.block_size, tensors[0]
-        first, last = start // block, -(-stop // block)  # blocks
-        size = min(last * block, 2 * packed.numel()) - first * block
-        packed = packed[first * block // 2 : (first * block + size + 1) // 2]
-        codec = self
-        if not self.double:
-            tensors = (packed, tensors[1][first:last])
-        elif first % SCALE_BLOCK == 0:
-            group, end = first // SCALE_BLOCK, -(-last // SCALE_BLOCK)
-            tensors = (packed, tensors[1][first:last], tensors[2][group:end], tensors[3])
-        else:
-            blocks = torch.arange(first, last, device=packed.device)
-            scales = dynamic_map(packed.device)[tensors[1][first:last].int()] * tensors[2][blocks // SCALE_BLOCK]
-            tensors, codec = (packed, scales + tensors[3]), FourBit(self.scheme, block, False)
-        return Part(codec, tensors, start - first * block, size)
 
 
 @dataclass(frozen=True)
@@ -120,8 +42,18 @@ class Int8Rows:
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return the dense weight; see `Codec.unpack`."""
         values, scales = tensors
-        compute_dtype = torch.promote_types(dtype, torch.float32)
-        return (values.to(compute_dtype) * (scales / 127).unsqueeze(1)).to(dtype).view(shape)  # (M, K) -> shape
+        scaled = values.to(torch.promote_types(dtype, torch.float32)).mul_((scales / 127).unsqueeze(1))  # (M, K)
+        return scaled.to(dtype).view(shape)
+
+    def product(
+        self, tensors: tuple[Tensor, ...], shape: torch.Size, x: Tensor, flip: bool = False, bias: Tensor | None = None
+    ) -> Tensor | None:
+        """Return x @ W.T + bias, or with `flip` x @ W + bias, without the dense weight; see `Codec`."""
+        values, scales = tensors
+        step = rows_of_tiles(tensors, shape, x)
+        if not step or values.shape != shape:
+            return None
+        return multiply(lambda tile, *rows: tile.copy_(values[slice(*rows)]), shape, step, x, flip, bias, scales / 127)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
         """Return rows `index` (n,) as (n, width); None if the weight's rows have another width."""
@@ -159,6 +91,23 @@ class Dynamic8:
         flat = kernels().dequantize_blockwise.default(values, scales, code, self.block_size, kernel_dtype)
         return flat.view(shape).to(dtype)
 
+    def product(
+        self, tensors: tuple[Tensor, ...], shape: torch.Size, x: Tensor, flip: bool = False, bias: Tensor | None = None
+    ) -> Tensor | None:
+        """Return x @ W.T + bias, or with `flip` x @ W + bias, without the dense weight; see `Codec`."""
+        columns, block = shape[1], self.block_size
+        step, library = rows_of_tiles(tensors, shape, x, block), library_for(tensors)
+        if not step or library is None:
+            return None
+        function, code = library.dynamic8[torch.float32], dynamic_map(x.device)
+        values, scales, levels = tensors[0].data_ptr(), tensors[1].data_ptr(), code.data_ptr()
+
+        def fill(tile: Tensor, start: int, stop: int) -> None:
+            first = start * columns
+            function(levels, values + first, scales + first // block * 4, tile.data_ptr(), block, tile.numel())
+
+        return multiply(fill, shape, step, x, flip, bias)
+
     def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> Part:
         """Return the blocks that hold the values from `start` to `stop`; see `Codec`."""
         values, block = tensors[0].view(-1), self.block_size
@@ -181,6 +130,18 @@ class StoredFloat:
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return the dense weight; see `Codec.unpack`."""
         return tensors[0].to(dtype, copy=True).view(shape)
+
+    def product(
+        self, tensors: tuple[Tensor, ...], shape: torch.Size, x: Tensor, flip: bool = False, bias: Tensor | None = None
+    ) -> Tensor | None:
+        """Return x @ W.T + bias, or with `flip` x @ W + bias, without the dense weight; see `Codec`."""
+        values = tensors[0].view(shape)
+        if values.dtype is x.dtype:
+            return F.linear(x, values.t() if flip else values, bias)
+        step = rows_of_tiles(tensors, shape, x)
+        if not step:
+            return None
+        return multiply(lambda tile, *rows: tile.copy_(values[slice(*rows)]), shape, step, x, flip, bias)
 
     def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
         """Return rows `index` (n,) as (n, width)."""

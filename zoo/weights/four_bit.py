@@ -1,16 +1,140 @@
-"""Quantization to 4 bit on the CPU: bitsandbytes' codes and scales, bit for bit."""
+"""nf4 and fp4: their codec, and quantization to them on the CPU with bitsandbytes' codes and scales, bit for bit.
+
+Notation for shapes:
+    N       values in the weight
+    blocks  ⌈N / block_size⌉, each with a scale of its own
+    n       rows to look up, or rows of x
+"""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.weights.kernels import kernels, require_finite
+from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
+from zoo.weights.native import Library, library_for, unpack_four_bit
+from zoo.weights.quantized_tensor import Part
+from zoo.weights.tiles import multiply, rows_of_tiles
 
 PIECE = 1 << 16  # values quantized to 4 bit at once: a multiple of every block size, and small enough for the cache
+SCALE_BLOCK = 256  # scales that share a second scale; fixed by bitsandbytes
+LONGEST = 1024  # of a block on the CPU: bitsandbytes has no fast kernel for longer ones, repeated scales do the same
+
+
+@dataclass(frozen=True)
+class FourBit:
+    """nf4 or fp4 in blocks.
+
+    Tensors: packed uint8 (⌈N / 2⌉, 1), two codes per byte, and scales float32 (blocks,). With `double`: packed, scales
+    uint8 (blocks,), scales2 float32 (⌈blocks / 256⌉,) and offset float32 (1,).
+    """
+
+    scheme: str
+    block_size: int
+    double: bool
+    bits: int = 4
+
+    def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return the dense weight; see `Codec.unpack`."""
+        library, packed = library_for(tensors), tensors[0]
+        scales, block = self._kernel_scales(tensors, library)
+        kernel_dtype = dtype if dtype in KERNEL_DTYPES else torch.float32
+        values = packed.numel() * 2
+        if library is None:
+            # A flat, even length keeps the kernel on its fast path for any shape of the weight.
+            flat = kernels().dequantize_4bit.default(packed, scales, block, self.scheme, (1, values), kernel_dtype)
+            flat = flat.view(-1)
+        else:
+            flat = torch.empty(values, dtype=kernel_dtype, device="cpu")
+            function = library.four_bit[self.scheme, kernel_dtype]
+            addresses = packed.data_ptr(), scales.data_ptr(), flat.data_ptr()
+            unpack_four_bit(function, *addresses, flat.itemsize, block, values)
+        size = shape.numel()
+        if values != size:
+            flat = flat[:size]
+        return flat.view(shape) if kernel_dtype is dtype else flat.view(shape).to(dtype)
+
+    def product(
+        self, tensors: tuple[Tensor, ...], shape: torch.Size, x: Tensor, flip: bool = False, bias: Tensor | None = None
+    ) -> Tensor | None:
+        """Return x @ W.T + bias, or with `flip` x @ W + bias, without the dense weight; see `Codec`."""
+        step, library = rows_of_tiles(tensors, shape, x, self.block_size), library_for(tensors)
+        if not step or library is None:
+            return None
+        columns, (scales, block) = shape[1], self._kernel_scales(tensors, library)
+        function, packed, scale = library.four_bit[self.scheme, torch.float32], tensors[0].data_ptr(), scales.data_ptr()
+
+        def fill(tile: Tensor, start: int, stop: int) -> None:
+            first, values = start * columns, (stop - start) * columns
+            addresses = packed + first // 2, scale + first // block * 4, tile.data_ptr()
+            unpack_four_bit(function, *addresses, 4, block, values)
+
+        return multiply(fill, shape, step, x, flip, bias)
+
+    def scales(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        """Return the scales of the blocks, float32 (blocks,)."""
+        return self._scales(tensors, library_for(tensors))
+
+    def _scales(self, tensors: tuple[Tensor, ...], library: Library | None) -> Tensor:
+        if not self.double:
+            return tensors[1]
+        _, scales8, scales2, offset = tensors
+        code = dynamic_map(scales8.device)
+        if library is None:
+            scales: Tensor = kernels().dequantize_blockwise.default(scales8, scales2, code, SCALE_BLOCK, torch.float32)
+            return scales + offset
+        scales = torch.empty(scales8.shape, dtype=torch.float32, device="cpu")
+        function, blocks = library.dynamic8[torch.float32], scales8.numel()
+        function(code.data_ptr(), scales8.data_ptr(), scales2.data_ptr(), scales.data_ptr(), SCALE_BLOCK, blocks)
+        return scales.add_(offset)
+
+    def _kernel_scales(self, tensors: tuple[Tensor, ...], library: Library | None) -> tuple[Tensor, int]:
+        """Return scales and block size as the kernels take them."""
+        scales, block = self._scales(tensors, library), self.block_size
+        if block > LONGEST and scales.device.type == "cpu":
+            return scales.repeat_interleave(block // LONGEST), LONGEST
+        return scales, block
+
+    def rows(self, tensors: tuple[Tensor, ...], index: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
+        """Return rows `index` (n,) of the weight seen as (rows, width), without dequantizing the others.
+
+        Returns:
+            (n, width); None if rows do not start at block boundaries.
+        """
+        if width % self.block_size:
+            return None
+        packed = tensors[0].view(-1, width // 2)[index].reshape(-1, 1)  # (n · width / 2, 1)
+        blocks = width // self.block_size  # per row
+        chosen = (index[:, None] * blocks + torch.arange(blocks, device=index.device)).view(-1)  # (n · blocks,)
+        if self.double:
+            _, scales8, scales2, offset = tensors
+            scales = dynamic_map(packed.device)[scales8[chosen].int()] * scales2[chosen // SCALE_BLOCK] + offset
+        else:
+            scales = tensors[1][chosen]
+        single = FourBit(self.scheme, self.block_size, False)
+        return single.unpack((packed, scales), torch.Size((index.numel(), width)), dtype)
+
+    def part(self, tensors: tuple[Tensor, ...], start: int, stop: int) -> Part:
+        """Return the blocks that hold the values from `start` to `stop`; see `Codec`."""
+        block, packed = self.block_size, tensors[0]
+        first, last = start // block, -(-stop // block)  # blocks
+        size = min(last * block, 2 * packed.numel()) - first * block
+        packed = packed[first * block // 2 : (first * block + size + 1) // 2]
+        codec = self
+        if not self.double:
+            tensors = (packed, tensors[1][first:last])
+        elif first % SCALE_BLOCK == 0:
+            group, end = first // SCALE_BLOCK, -(-last // SCALE_BLOCK)
+            tensors = (packed, tensors[1][first:last], tensors[2][group:end], tensors[3])
+        else:
+            blocks = torch.arange(first, last, device=packed.device)
+            scales = dynamic_map(packed.device)[tensors[1][first:last].int()] * tensors[2][blocks // SCALE_BLOCK]
+            tensors, codec = (packed, scales + tensors[3]), FourBit(self.scheme, block, False)
+        return Part(codec, tensors, start - first * block, size)
 
 
 def quantize_four_bit(flat: Tensor, block: int, name: str) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,11 @@ from zoo.weights.offload import HOOK, fetch
 class Codec(Protocol):
     """Dequantizes stored tensors into a dense weight. A frozen dataclass: hashable, comparable, without tensors.
 
-    A codec may have two more methods. Without them the whole weight is dequantized where a part would do:
+    A codec may have three more methods. Without them the whole weight is dequantized where less would do:
 
+    - `product(tensors, shape, x, flip, bias)`: x @ W.T + bias, or with `flip` x @ W + bias, for a weight W of two
+      dimensions and x (n, in), as a fresh tensor (n, out) of x's dtype; or None where multiplying by the dense weight
+      is as fast. bias (out,) has x's dtype, or is None.
     - `rows(tensors, index, width, dtype)`: the rows `index` (n,) of a weight (rows, width), dense (n, width), or None.
     - `part(tensors, start, stop)`: a `Part` with the values from `start` to `stop` in the order of memory, or None.
     """

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.weights.codecs import SCALE_BLOCK, Dynamic8, FourBit, Int8Rows
+from zoo.weights.codecs import Dynamic8, Int8Rows
+from zoo.weights.four_bit import FourBit
 from zoo.weights.kernels import dynamic_map, kernels
 from zoo.weights.quantized_tensor import QuantizedTensor
 
@@ -40,7 +41,7 @@ def grid_of(packed: QuantizedTensor) -> Grid | None:
 
         code = get_4bit_type(codec.scheme, device=device).float()
         levels, order = torch.sort(code, stable=True)
-        return Grid(levels, order.to(torch.uint8), _four_bit_scales(codec, tensors), codec.block_size)
+        return Grid(levels, order.to(torch.uint8), codec.scales(tensors), codec.block_size)
     if isinstance(codec, Int8Rows):
         codes = torch.arange(-127, 128, device=device)
         return Grid(codes.float(), codes.to(torch.int8), tensors[1] / 127, max(1, tensors[0].shape[1]))
@@ -72,14 +73,3 @@ def with_ranks(packed: QuantizedTensor, grid: Grid, ranks: Tensor) -> QuantizedT
         codes = codes[::2] << 4 | codes[1::2]
     tensors = dict(zip(packed.names, (codes.view(first.shape), *others), strict=True))
     return QuantizedTensor(packed.codec, packed.shape, packed.dtype, tensors)
-
-
-def _four_bit_scales(codec: FourBit, tensors: tuple[Tensor, ...]) -> Tensor:
-    """Return the scales as the codec's kernels see them, float32 (blocks,)."""
-    if not codec.double:
-        return tensors[1]
-    _, scales8, scales2, offset = tensors
-    code = dynamic_map(scales8.device)
-    ops = kernels()
-    scales: Tensor = ops.dequantize_blockwise.default(scales8, scales2, code, SCALE_BLOCK, torch.float32) + offset
-    return scales

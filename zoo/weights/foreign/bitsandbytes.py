@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from zoo.weights.codecs import SCALE_BLOCK, FourBit, Int8Rows, dynamic_map
+from zoo.weights.codecs import Int8Rows
 from zoo.weights.foreign import layers
 from zoo.weights.foreign.weight import ForeignWeight, float_dtype
+from zoo.weights.four_bit import SCALE_BLOCK, FourBit
+from zoo.weights.kernels import dynamic_map
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
 

@@ -38,10 +38,22 @@ def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors
         weight = fold(codec, shape, tensors, factors)
         y = F.linear(x, weight.t() if flip else weight, bias)
     else:
-        weight = dense_of(codec, shape, x.dtype, tensors)
-        y = F.linear(x, weight.t() if flip else weight, bias)
+        y = _base_product(x, bias, base, flip)
         y = y if factors is None else add_low_rank(y, x, factors, flip)
     return y if y.dim() == 2 else fresh(y)
+
+
+def _base_product(x: Tensor, bias: Tensor | None, base: BaseTensors, flip: bool) -> Tensor:
+    """Return the base's share of `_forward`, the caller's own tensor: by the codec's product, else the dense weight."""
+    codec, shape, tensors = base
+    product = getattr(codec, "product", None)
+    fits = x.shape[-1] == shape[0 if flip else 1] and (bias is None or bias.dtype is x.dtype)  # or torch's own error
+    if product is not None and fits:
+        y = product(tensors, shape, x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), flip, bias)
+        if y is not None:
+            return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
+    weight = dense_of(codec, shape, x.dtype, tensors)
+    return F.linear(x, weight.t() if flip else weight, bias)
 
 
 def _positions(x: Tensor) -> int:
@@ -106,9 +118,9 @@ class _Linear(torch.autograd.Function):
         if need_x:
             if folded:
                 weight = fold(codec, shape, tuple(tensors), Factors(left, right, scale))
+                grad_x = flat.mm(weight.t() if flip else weight)  # (positions, in)
             else:
-                weight = dense_of(codec, shape, g.dtype, tuple(tensors))
-            grad_x = flat.mm(weight.t() if flip else weight)  # (positions, in)
+                grad_x = _base_product(flat, None, BaseTensors(codec, shape, tuple(tensors)), not flip)
             if hidden is not None and not folded:
                 grad_x = add_product(grad_x, hidden, left.t() if flip else right, scale)
             grad_x = grad_x.view(*g.shape[:-1], grad_x.shape[-1])
