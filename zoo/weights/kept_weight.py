@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import HOOK
+from zoo.weights.products import Way, choose
 from zoo.weights.update import without_autocast
 
 # Cost of dequantizing a weight beside its values, as so many more of them: 30 µs and .2 ns a value on one CPU core, 4
@@ -67,7 +68,7 @@ class KeptWeight:
         values = source.shape.numel()
         self.size = values * source.dtype.itemsize
         self.is_small = values <= CALL
-        self.cost = 0 if source.dense_parameter() is not None or source._replacing else CALL + values
+        self.cost = 0 if source.dense_parameter() is not None or source._replacing else _unpacking(source)
         self.cost += UPDATE * values * len(source.active_updates())
         self._origin: _Origin | None = None
 
@@ -205,6 +206,18 @@ class KeptWeights:
         for slot in list(self._kept):
             self.drop(slot)
         self._last = None
+
+
+def _unpacking(source: ManagedWeight) -> int:
+    """Return what a use of the quantized base costs beside one of the dense weight, in values.
+
+    In tiles half of what dequantizing all of it costs: time ÷ that of a dense float32 weight, nf4, 3072 × 768, 1, 8 and
+    64 rows: 1.34 1.21 1.03.
+    """
+    values, shape = source.shape.numel(), source.shape
+    multiplies = len(shape) == 2 and hasattr(source.quantized_base().codec, "product")
+    tiles = multiplies and choose(source.device, source.dtype, 1, shape[0], shape[1]) is Way.TILES
+    return values // 2 if tiles else CALL + values
 
 
 def _may_keep(source: ManagedWeight) -> bool:
