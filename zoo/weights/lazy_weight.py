@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, is_autocast_enabled
+from torch import Tensor
+from torch._C import _is_any_autocast_enabled as autocast_enabled
 
 from zoo.errors import WeightError
 from zoo.weights.choice import CHOSEN, in_force
@@ -78,7 +79,7 @@ class LazyWeight:
                 if CHOSEN.get() is not None:
                     managed = in_force(managed)
                 plain = managed.plain() if type(managed) is ManagedWeight else None
-                if plain is not None and not is_autocast_enabled(plain.device.type):
+                if plain is not None and not autocast_enabled():
                     return func(x, plain, bias, *rest)
                 result = direct(managed, x, bias, *rest) if rest else direct(managed, x, bias)
                 if result is not None:
