@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, is_autocast_enabled
+from torch.compiler import is_compiling
 
 from zoo.errors import WeightError
-from zoo.weights.choice import CHOSEN, in_force
+from zoo.weights.choice import CHOSEN, TRACED, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
@@ -75,7 +76,7 @@ class LazyWeight:
             if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
                 rest = (bias.dense(), *args[3:]) if type(bias) is cls else args[2:]
                 managed = weight._zoo_store
-                if CHOSEN.get() is not None:
+                if (TRACED or not is_compiling()) and CHOSEN.get() is not None:
                     managed = in_force(managed)
                 plain = managed.plain() if type(managed) is ManagedWeight else None
                 if plain is not None and not is_autocast_enabled(plain.device.type):
