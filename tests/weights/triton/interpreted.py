@@ -15,10 +15,9 @@ from torch import Tensor
 import zoo
 from zoo.errors import WeightError
 from zoo.weights.codecs import pack
-from zoo.weights.kernels import dynamic_map
+from zoo.weights.kernels import dynamic_map, four_bit_levels
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.triton.paths import interpreting, kernel_path
-from zoo.weights.triton.tables import four_bit_levels
 
 DEVICE = torch.device("cpu" if interpreting() else "cuda", None if interpreting() else 0)
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
