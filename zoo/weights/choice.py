@@ -7,12 +7,13 @@ weight that is kept for a while. Whatever computes with a weight in the thread s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 
+from zoo.torch_state.modes import uncompiled
 from zoo.weights.kept_weight import KeptWeights
 from zoo.weights.managed_weight import ManagedWeight
 
@@ -36,6 +37,9 @@ class _Choice(NamedTuple):
 
 
 CHOSEN: ContextVar[_Choice | None] = ContextVar("chosen", default=None)
+# Dynamo of torch before 2.14 cannot trace a ContextVar. There compiled code looks for no choice, and the blocks of one
+# run uncompiled.
+TRACED = torch.__version__ >= (2, 14)  # type: ignore[operator]
 
 
 def in_force(managed: Any, needs_dense: bool = True) -> Any:
@@ -45,6 +49,8 @@ def in_force(managed: Any, needs_dense: bool = True) -> Any:
         managed: The managed weight, or a part of it.
         needs_dense: Whether the operation takes the whole dense weight, and not only rows of it.
     """
+    if not TRACED and torch.compiler.is_compiling():
+        return managed
     choice = CHOSEN.get()
     if choice is not None and choice.backward is not None:
         choice = _current()
@@ -90,11 +96,12 @@ def kept() -> _Choice | None:
 @contextmanager
 def keeping(choice: _Choice | None) -> Iterator[None]:
     """Put in force in the block what `kept` has returned elsewhere, in another thread too."""
-    token = CHOSEN.set(choice)
-    try:
-        yield
-    finally:
-        CHOSEN.reset(token)
+    with nullcontext() if TRACED or choice is None else uncompiled():
+        token = CHOSEN.set(choice)
+        try:
+            yield
+        finally:
+            CHOSEN.reset(token)
 
 
 def choose_in_backward(views: Views | None) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled as autocast_enabled
+from torch.compiler import is_compiling
 
 from zoo.errors import WeightError
-from zoo.weights.choice import CHOSEN, in_force
+from zoo.weights.choice import CHOSEN, TRACED, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
@@ -76,7 +77,7 @@ class LazyWeight:
             if type(weight) is cls and type(x) is not cls and not weight._zoo_detached:
                 bias = bias.dense() if type(bias) is cls else bias
                 managed = weight._zoo_store
-                if CHOSEN.get() is not None:
+                if (TRACED or not is_compiling()) and CHOSEN.get() is not None:
                     managed = in_force(managed)
                 plain = managed.plain() if type(managed) is ManagedWeight else None
                 if plain is not None and not autocast_enabled():
