@@ -1,19 +1,14 @@
-"""Context managers for a training mode, for random numbers from a seed, and for running compiled code uncompiled."""
+"""Context managers for a training mode and for random numbers from a seed."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from zoo.torch_state.own_random import Generators, drawing_from
 from zoo.torch_state.turns import turns_of
-
-_lock = threading.Lock()
-_blocks: list[None] = []  # of `uncompiled`, that have not ended, in all threads
 
 
 @contextmanager
@@ -50,19 +45,3 @@ def seeded(seed: int | None) -> Iterator[None]:
         return
     with drawing_from(Generators(seed)):
         yield
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run what torch.compile has compiled as it was written: in the block, and as long in other threads."""
-    with _lock:
-        _blocks.append(None)
-        if len(_blocks) == 1:
-            torch.compiler.set_stance("force_eager")
-    try:
-        yield
-    finally:
-        with _lock:
-            _blocks.pop()
-            if not _blocks:
-                torch.compiler.set_stance("default")

@@ -7,13 +7,12 @@ weight that is kept for a while. Whatever computes with a weight in the thread s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 
-from zoo.torch_state.modes import uncompiled
 from zoo.weights.kept_weight import KeptWeights
 from zoo.weights.managed_weight import ManagedWeight
 
@@ -37,8 +36,7 @@ class _Choice(NamedTuple):
 
 
 CHOSEN: ContextVar[_Choice | None] = ContextVar("chosen", default=None)
-# Dynamo of torch before 2.14 cannot trace a ContextVar. There compiled code looks for no choice, and the blocks of one
-# run uncompiled.
+# Dynamo of torch before 2.14 cannot trace a ContextVar. Compiled code needs none: its adapters are switched for a call.
 TRACED = torch.__version__ >= (2, 14)  # type: ignore[operator]
 
 
@@ -96,12 +94,11 @@ def kept() -> _Choice | None:
 @contextmanager
 def keeping(choice: _Choice | None) -> Iterator[None]:
     """Put in force in the block what `kept` has returned elsewhere, in another thread too."""
-    with nullcontext() if TRACED or choice is None else uncompiled():
-        token = CHOSEN.set(choice)
-        try:
-            yield
-        finally:
-            CHOSEN.reset(token)
+    token = CHOSEN.set(choice)
+    try:
+        yield
+    finally:
+        CHOSEN.reset(token)
 
 
 def choose_in_backward(views: Views | None) -> None:

@@ -136,11 +136,10 @@ class ManagedWeight(nn.Module):
             return None
         if self._replacing or HOOK in self.__dict__:
             return self.effective_base()
-        parameters = self._parameters
-        merged = parameters["merged"]
-        if merged is not None:
-            return merged
-        return parameters["base"] if self._modules["merged_packed"] is None else None
+        merged = self._parameters["merged"]
+        if merged is None and self._modules["merged_packed"] is None:
+            return self._parameters["base"]
+        return merged
 
     def is_dense(self) -> bool:
         """Return whether `dense()` has nothing to compute."""
