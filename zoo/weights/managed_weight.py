@@ -134,12 +134,7 @@ class ManagedWeight(nn.Module):
         """Return the dense tensor that is all of the weight; None if something has to be computed."""
         if self._updates_in_use:
             return None
-        if self._replacing or HOOK in self.__dict__:
-            return self.effective_base()
-        merged = self._parameters["merged"]
-        if merged is None and self._modules["merged_packed"] is None:
-            return self._parameters["base"]
-        return merged
+        return self.effective_base() if self._replacing or HOOK in self.__dict__ else self.dense_parameter()
 
     def is_dense(self) -> bool:
         """Return whether `dense()` has nothing to compute."""
