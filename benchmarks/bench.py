@@ -2,9 +2,9 @@
 
     python benchmarks/bench.py [--budget 20] [--only step small_layers …] [--quick] [--results FOLDER] [--page FILE]
 
-`make bench` runs it, `make bench BUDGET=60` for an hour. A piece is one script, of `step.py` one model in one dtype. What
-has no result yet runs first, then what is oldest; each result is written when its piece ends, so that an interrupted run
-keeps what it has and the next goes on there. A piece that does not end in time keeps its earlier result.
+`make bench` runs it, `make bench BUDGET=60` for an hour. A piece is one script, of `step.py` one model in one dtype.
+What has no result yet runs first, then what is oldest; each result is written when its piece ends, so that an
+interrupted run keeps what it has and the next goes on there. A piece that does not end in time keeps its earlier one.
 """
 
 from __future__ import annotations

@@ -9,15 +9,16 @@ from step import FLOOR, table
 
 HEAD = """# Benchmarks
 
-Written by `make bench` (`make bench BUDGET=60` for an hour), which runs the scripts in `benchmarks/` and keeps what each
-gave in `benchmarks/results/`. Figures on quality, on loading at full size and on single mechanisms that take longer are
-on [another page](other-benchmarks.md).
+Written by `make bench` (`make bench BUDGET=60` for an hour), which runs the scripts in `benchmarks/` and keeps what
+each gave in `benchmarks/results/`. Other figures, on quality, on loading and on single mechanisms, are in
+[the folder's own page](../benchmarks/README.md).
 
-How to read it. Times are CPU time of one thread; all variants run interleaved in one process, in an order that rotates and
-is reversed in every other round. A ratio is to the first row in the same round: the median over the rounds, and in
-brackets the quartiles. Where two brackets overlap, the rows do not differ. The *frozen floor* is the model without adapters,
-weights frozen, whose gradient goes through all layers to its input: what any adapter costs comes on top. *Kept* are the
-bytes that the graph holds for the backward pass. PEFT is as `get_peft_model` makes it: in bfloat16 its factors are float32.
+How to read it. Times are CPU time of one thread; all variants run interleaved in one process, in an order that rotates
+and is reversed in every other round. A ratio is to the first row in the same round: the median over the rounds, and in
+brackets the quartiles. Where two brackets overlap, the rows do not differ. The *frozen floor* is the model without
+adapters, weights frozen, whose gradient goes through all layers to its input: what any adapter costs comes on top.
+*Kept* are the bytes that the graph holds for the backward pass. PEFT is as `get_peft_model` makes it: in bfloat16 its
+factors are float32. A peer that is missing, or cannot adapt a model, is named with the reason.
 """
 GROUPS = (
     ("Steps: models of realistic sizes", "step-", ("carried-", "conv-", "rows-"), False),
@@ -83,8 +84,9 @@ def _steps(result: dict[str, Any]) -> list[str]:
         for dtype, rows in dtypes.items():
             if dtype == "title":
                 continue
+            how = f"{dtype}, rank {found['rank']}, {found['rounds']} rounds{_mark(result)}, {result['date'][:10]}"
             lines += [
-                f"**{dtypes['title']}**, {dtype}, rank {found['rank']}, {found['rounds']} rounds{_mark(result)} (`{model}`)",
+                f"**{dtypes['title']}** (`{model}`), {how}",
                 "",
                 "| | step | forward | kept |",
                 "|---|---|---|---|",
