@@ -40,12 +40,37 @@ def test_load() -> None:
 
 
 def test_step() -> None:
-    found = figures("step.py", "--device", "cpu")["figures"]
-    for name in ("frozen floor", "zoo LoRA", "zoo 4-bit LoRA", "PEFT LoRA"):
-        for model in ("bert", "unet"):
-            assert found[model][name]["step"]["seconds"] > 0, name
-            assert found[model][name]["kept_bytes"] > 0, name
-    assert found["unet"]["PEFT 4-bit LoRA"] == "bitsandbytes has no 4-bit convolution"
+    found = figures("step.py", "--device", "cpu", "--models", "bert", "unet", "gat", "rows-16")["figures"]
+    for model, dtypes in found.items():
+        assert dtypes["title"], model
+        for dtype in ("float32", "bfloat16"):
+            rows = dtypes[dtype]
+            peers = [name for name in rows if name.startswith("PEFT LoRA")]
+            for name in ("frozen floor", "zoo LoRA", "zoo 4-bit LoRA", "zoo 8-bit LoRA", *peers):
+                assert rows[name]["step"]["seconds"] > 0, name
+                assert rows[name]["forward"]["low"] <= rows[name]["forward"]["high"], name
+                assert rows[name]["kept_bytes"] > 0, name
+            assert "LyCORIS LoRA" in rows, "a peer that is missing is named"
+    assert found["unet"]["float32"]["PEFT 4-bit LoRA"] == "bitsandbytes has no 4-bit Conv2d"
+    assert found["bert"]["bfloat16"]["PEFT 4-bit LoRA"]["step"]["ratio"] > 0
+
+
+def test_bench_keeps_results_and_writes_the_page(tmp_path: Path) -> None:
+    results, page = tmp_path / "results", tmp_path / "page.md"
+    where = ("--results", str(results), "--page", str(page))
+    told = run("bench.py", "--only", "step-rows-1-float32", "small-layers", *where)
+    assert "step-rows-1-float32: done" in told
+    assert "small-layers: done" in told
+    text = page.read_text()
+    assert "| zoo 4-bit LoRA | " in text
+    assert "PEFT deactivated" in text
+    assert "tiny sizes: no figures" in text
+    assert "`step-bert-bfloat16`" in text.split("## Not measured")[1]
+    kept = {path.name: path.read_bytes() for path in results.iterdir()}
+    told = run("bench.py", "--only", "step-rows-1-float32", "--budget", "0", *where)
+    assert "no time left" in told
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == kept
+    assert page.read_text() == text
 
 
 def test_small_layers() -> None:

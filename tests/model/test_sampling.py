@@ -11,6 +11,7 @@ from torch import Tensor
 
 import zoo
 from tests.model.helpers import perturb
+from zoo.testing.strict import strict_accelerator
 from zoo.weights.codecs import FourBit
 
 
@@ -61,3 +62,32 @@ def test_cache_is_checked_before_anything_is_drawn() -> None:
         model.sample(1, cache="lots")
     with pytest.raises(zoo.ZooError, match="expected cache as"):
         model.evaluate(cache=3.5)  # type: ignore[arg-type]
+
+
+LOOPS: dict[str, list[dict[str, Any]]] = {
+    "ddpm": [{"steps": 3}, {"steps": 6}, {"steps": 6, "eta": 1.0}],
+    "ddpm, as it was trained": [{"sampler": "ddpm", "steps": 2}, {"sampler": "ddpm", "steps": 4}],
+    "bert": [{"length": 3}, {"length": 6}],
+    "bert, again and again": [{"mode": "gibbs", "length": 3, "steps": steps} for steps in (2, 4)],
+    "bert, all at once": [{"mode": "mask-predict", "length": 3, "steps": steps} for steps in (2, 4)],
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_never_waits_for_its_device(loop: str) -> None:
+    """The host waits as often whatever the number of steps: for what is given back."""
+    name = loop.partition(",")[0]
+    with strict_accelerator() as waits:
+        model = zoo.load(name, bits=4, device="sim")
+        counts = []
+        for options in LOOPS[loop]:
+            waits.clear()
+            drawn = model.sample(2, seed=0, **options)
+            counts.append(len(waits.synchronisations))
+            expected = zoo.load(name, bits=4, device="cpu").sample(2, seed=0, **options)
+            if isinstance(expected.data, Tensor):
+                assert torch.allclose(drawn.data, expected.data, atol=1e-5)
+            else:
+                assert drawn.data == expected.data
+    assert len(set(counts)) == 1
+    assert counts[0] <= 3, waits.by_line()

@@ -68,7 +68,7 @@ class Block(nn.Module):
         self.calls += 1
         self.last = x.detach().mean()
         noise = torch.randn(x.shape, generator=generator)
-        return x + self.drop(self.spectral(self.norm(self.fc(x)).tanh())) * scale + 0.1 * noise
+        return x + self.drop(self.spectral(self.norm(self.fc(x)).tanh())) * scale * noise
 
 
 class Tower(nn.Module):

@@ -145,7 +145,7 @@ class Run:
         settings, named = self.settings, self.named
         batches = self.drawing.weighted(self.step, self.sharding is not None)
         total, norm = accumulate(self.loss_of, self.accelerator, named, batches, self.device)
-        clock = total.new_tensor(settings.used(self.step + 1, self.seconds))
+        clock = total.new_full((), settings.used(self.step + 1, self.seconds))
         # The clock too is the processes' mean, or one of them would stop before the others.
         value, length, used = mean(self.accelerator, torch.stack([total, norm, clock]))
         # A scaler tries factors that are too large and leaves out the step itself.

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from zoo.weights.kept_weight import KeptWeight
+from zoo.weights.kept_weight import KeptWeights
 from zoo.weights.managed_weight import ManagedWeight
 
-Views = Mapping[ManagedWeight, ManagedWeight | KeptWeight]
+Views = Mapping[ManagedWeight, ManagedWeight]
 
 
 class _Choice(NamedTuple):
@@ -26,14 +26,18 @@ class _Choice(NamedTuple):
         views: By the managed weight in whose place they are.
         backward: The backward pass in which alone they are in force; None for no such limit.
         outer: What was in force before that backward pass.
+        dense: Dense forms that are kept of weights without a view.
     """
 
     views: Views
     backward: int | None = None
     outer: Any = None
+    dense: KeptWeights | None = None
 
 
 CHOSEN: ContextVar[_Choice | None] = ContextVar("chosen", default=None)
+# Dynamo of torch before 2.14 cannot trace a ContextVar. Compiled code needs none: its adapters are switched for a call.
+TRACED = torch.__version__ >= (2, 14)  # type: ignore[operator]
 
 
 def in_force(managed: Any, needs_dense: bool = True) -> Any:
@@ -43,11 +47,18 @@ def in_force(managed: Any, needs_dense: bool = True) -> Any:
         managed: The managed weight, or a part of it.
         needs_dense: Whether the operation takes the whole dense weight, and not only rows of it.
     """
-    choice = _current()
+    if not TRACED and torch.compiler.is_compiling():
+        return managed
+    choice = CHOSEN.get()
+    if choice is not None and choice.backward is not None:
+        choice = _current()
     if choice is None:
         return managed
-    view = choice.views.get(managed, managed)
-    return view.now(needs_dense) if type(view) is KeptWeight else view
+    views, _, _, dense = choice
+    view = views.get(managed) if views else None
+    if view is not None:
+        return view
+    return managed if dense is None or type(managed) is not ManagedWeight else dense.now(managed, needs_dense)
 
 
 def _current() -> _Choice | None:
@@ -62,7 +73,15 @@ def _current() -> _Choice | None:
 def choosing(views: Views) -> Iterator[None]:
     """Put views in force in the block, in its thread; those of a choice around it stay for other weights."""
     outer = _current()
-    with keeping(_Choice(views if outer is None else {**outer.views, **views})):
+    with keeping(_Choice(views) if outer is None else _Choice({**outer.views, **views}, dense=outer.dense)):
+        yield
+
+
+@contextmanager
+def keeping_dense(dense: KeptWeights) -> Iterator[None]:
+    """Keep dense forms of weights that are used in the block, in its thread."""
+    outer = _current()
+    with keeping(_Choice({} if outer is None else outer.views, dense=dense)):
         yield
 
 

@@ -11,10 +11,8 @@ from torch import nn
 
 from zoo.bounded.sizes import size_of
 from zoo.errors import ZooError
-from zoo.weights.choice import choosing, in_force
+from zoo.weights.choice import keeping_dense
 from zoo.weights.kept_weight import KeptWeights
-from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import managed_weights
 
 Cache = Literal["auto", "dense"] | str | int | None
 AUTO = 1 << 29  # bytes: the small models of a catalogue whole, and little beside those that fill a device
@@ -42,33 +40,24 @@ def cache_bytes(cache: Cache) -> float:
 
 @contextmanager
 def caching(module: nn.Module, cache: Cache) -> Iterator[KeptWeights]:
-    """Keep dense forms of the module's managed weights in the block, in its thread; all are freed when it ends.
+    """Keep dense forms of the managed weights that are used in the block, in its thread; all are freed when it ends.
 
     They are used where there are no gradients. A weight that is changed in the block (other adapters, a merge, a step
     of training) is computed anew. Weights that are sharded or offloaded, and those of a compiled module, are not kept.
 
     Args:
-        module: Any module.
+        module: The module that runs in the block.
         cache: As `cache_bytes` takes it.
 
     Raises:
         ZooError: as `cache_bytes`.
     """
-    kept = KeptWeights(cache_bytes(cache))
-    if not kept.limit or _is_compiled(module):
+    kept = KeptWeights(cache_bytes(cache), module)
+    if not kept.limit:
         yield kept
         return
-    weights: dict[ManagedWeight, ManagedWeight] = {}
-    for managed in managed_weights(module).values():
-        weights[managed] = in_force(managed)
     try:
-        with choosing(kept.slots(weights)):
+        with keeping_dense(kept):
             yield kept
     finally:
         kept.clear()
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Return whether a part of the module is compiled: such code would keep what it was compiled with."""
-    layers = module.modules()
-    return any(layer._compiled_call_impl or type(layer).__name__ == "OptimizedModule" for layer in layers)

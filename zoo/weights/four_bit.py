@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
-from zoo.weights.native import Library, library_for, unpack_four_bit
+from zoo.weights.native import SHORT, Library, library_for, unpack_four_bit
 from zoo.weights.quantized_tensor import Part
 from zoo.weights.tiles import multiply, rows_of_tiles
 
@@ -40,30 +40,37 @@ class FourBit:
 
     def unpack(self, tensors: tuple[Tensor, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return the dense weight; see `Codec.unpack`."""
-        library, packed = library_for(tensors), tensors[0]
+        library, packed, size = library_for(tensors), tensors[0], shape.numel()
         scales, block = self._kernel_scales(tensors, library)
         kernel_dtype = dtype if dtype in KERNEL_DTYPES else torch.float32
         values = packed.numel() * 2
         if library is None:
             # A flat, even length keeps the kernel on its fast path for any shape of the weight.
-            flat = kernels().dequantize_4bit.default(packed, scales, block, self.scheme, (1, values), kernel_dtype)
-            flat = flat.view(-1)
+            dense = kernels().dequantize_4bit.default(packed, scales, block, self.scheme, (1, values), kernel_dtype)
+            dense = dense.view(-1)
         else:
-            flat = torch.empty(values, dtype=kernel_dtype, device="cpu")
+            sizes = shape if values == size else (values,)
+            if kernel_dtype is torch.float32:
+                dense = scales.new_empty(*sizes)  # twice as fast as with a torch.Size or a dtype
+            else:
+                dense = scales.new_empty(sizes, dtype=kernel_dtype)
             function = library.four_bit[self.scheme, kernel_dtype]
-            addresses = packed.data_ptr(), scales.data_ptr(), flat.data_ptr()
-            unpack_four_bit(function, *addresses, flat.itemsize, block, values)
-        size = shape.numel()
-        if values != size:
-            flat = flat[:size]
-        return flat.view(shape) if kernel_dtype is dtype else flat.view(shape).to(dtype)
+            if values <= SHORT:
+                function(packed.data_ptr(), scales.data_ptr(), dense.data_ptr(), block, 1, values)
+            else:
+                addresses = packed.data_ptr(), scales.data_ptr(), dense.data_ptr()
+                unpack_four_bit(function, *addresses, dense.itemsize, block, values)
+        if dense.shape != shape:
+            dense = (dense if values == size else dense[:size]).view(shape)
+        return dense if kernel_dtype is dtype else dense.to(dtype)
 
     def product(
         self, tensors: tuple[Tensor, ...], shape: torch.Size, x: Tensor, flip: bool = False, bias: Tensor | None = None
     ) -> Tensor | None:
         """Return x @ W.T + bias, or with `flip` x @ W + bias, without the dense weight; see `Codec`."""
-        step, library = rows_of_tiles(tensors, shape, x, self.block_size), library_for(tensors)
-        if not step or library is None:
+        step = rows_of_tiles(tensors, shape, x, self.block_size)
+        library = library_for(tensors) if step else None
+        if library is None:
             return None
         columns, (scales, block) = shape[1], self._kernel_scales(tensors, library)
         function, packed, scale = library.four_bit[self.scheme, torch.float32], tensors[0].data_ptr(), scales.data_ptr()
@@ -77,25 +84,25 @@ class FourBit:
 
     def scales(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Return the scales of the blocks, float32 (blocks,)."""
-        return self._scales(tensors, library_for(tensors))
+        return self._scales(tensors, library_for(tensors)) if self.double else tensors[1]
 
     def _scales(self, tensors: tuple[Tensor, ...], library: Library | None) -> Tensor:
-        if not self.double:
-            return tensors[1]
         _, scales8, scales2, offset = tensors
-        code = dynamic_map(scales8.device)
         if library is None:
+            code = dynamic_map(scales8.device)
             scales: Tensor = kernels().dequantize_blockwise.default(scales8, scales2, code, SCALE_BLOCK, torch.float32)
             return scales + offset
-        scales = torch.empty(scales8.shape, dtype=torch.float32, device="cpu")
-        function, blocks = library.dynamic8[torch.float32], scales8.numel()
-        function(code.data_ptr(), scales8.data_ptr(), scales2.data_ptr(), scales.data_ptr(), SCALE_BLOCK, blocks)
+        blocks = scales8.numel()
+        scales = scales2.new_empty(blocks)
+        library.dynamic8[torch.float32](
+            library.map_address, scales8.data_ptr(), scales2.data_ptr(), scales.data_ptr(), SCALE_BLOCK, blocks
+        )
         return scales.add_(offset)
 
     def _kernel_scales(self, tensors: tuple[Tensor, ...], library: Library | None) -> tuple[Tensor, int]:
         """Return scales and block size as the kernels take them."""
-        scales, block = self._scales(tensors, library), self.block_size
-        if block > LONGEST and scales.device.type == "cpu":
+        scales, block = self._scales(tensors, library) if self.double else tensors[1], self.block_size
+        if block > LONGEST and scales.is_cpu:
             return scales.repeat_interleave(block // LONGEST), LONGEST
         return scales, block
 

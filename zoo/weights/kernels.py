@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from zoo.errors import QuantizationError
+from zoo.weights.readings import later
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -72,5 +74,9 @@ def require_finite(values: Tensor) -> None:
     """Raise `QuantizationError` for NaN and Inf, without a temporary tensor: both show in the extremes."""
     if values.device.type == "meta" or not values.numel():
         return
-    if not bool(torch.isfinite(values.amax()) & torch.isfinite(values.amin())):
-        raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
+
+    def known(extremes: list[float]) -> None:
+        if not all(map(math.isfinite, extremes)):
+            raise QuantizationError("the weight holds NaN or Inf and cannot be quantized")
+
+    later(torch.stack((values.amax(), values.amin())), known)

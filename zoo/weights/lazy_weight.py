@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, is_autocast_enabled
+from torch import Tensor
+from torch._C import _is_any_autocast_enabled as autocast_enabled
+from torch.compiler import is_compiling
 
 from zoo.errors import WeightError
-from zoo.weights.choice import CHOSEN, in_force
+from zoo.weights.choice import CHOSEN, TRACED, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
@@ -71,16 +73,16 @@ class LazyWeight:
         direct = DIRECT.get(func)
         # The form that layers call, op(input, weight, bias, …) by position, needs no parsing of arguments.
         if direct is not None and not kwargs and len(args) > 2:
-            x, weight, bias = args[:3]
-            if type(weight) is cls and not (weight._zoo_detached or type(x) is cls):
-                rest = (bias.dense(), *args[3:]) if type(bias) is cls else args[2:]
+            x, weight, bias, *rest = args
+            if type(weight) is cls and type(x) is not cls and not weight._zoo_detached:
+                bias = bias.dense() if type(bias) is cls else bias
                 managed = weight._zoo_store
-                if CHOSEN.get() is not None:
+                if (TRACED or not is_compiling()) and CHOSEN.get() is not None:
                     managed = in_force(managed)
                 plain = managed.plain() if type(managed) is ManagedWeight else None
-                if plain is not None and not is_autocast_enabled(plain.device.type):
-                    return func(x, plain, *rest)
-                result = direct(managed, x, *rest)
+                if plain is not None and not autocast_enabled():
+                    return func(x, plain, bias, *rest)
+                result = direct(managed, x, bias, *rest) if rest else direct(managed, x, bias)
                 if result is not None:
                     return result
         path = PATHS.get(func)

@@ -17,9 +17,10 @@ from torch._C import _are_functorch_transforms_active as transforms_active
 from torch._C import _get_tracing_state as tracing_state
 from torch._C import _len_torch_dispatch_stack as dispatch_modes
 
-from zoo.weights.kernels import kernels
+from zoo.weights.kernels import dynamic_map, kernels
 
 VERSIONS = ("0.50.",)  # of bitsandbytes, whose functions were checked; with any other the operators serve
+SHORT = 4096  # values up to which the number of calls counts, not their kind
 Function = Callable[..., None]
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -33,10 +34,14 @@ class Library(NamedTuple):
         four_bit: By scheme and dtype: (packed, scales, out, block_size, m, n) for m runs of n values, which torch's
             threads share. Whole blocks make up n, if m is not 1.
         dynamic8: By dtype: (map, values, scales, out, block_size, n).
+        map: The values of the dynamic 8-bit type, on the CPU.
+        map_address: Where they are.
     """
 
     four_bit: dict[tuple[str, torch.dtype], Function]
     dynamic8: dict[torch.dtype, Function]
+    map: Tensor
+    map_address: int
 
 
 _library: Library | None = None
@@ -75,16 +80,19 @@ def _load() -> Library | None:
         dynamic8 = {dtype: function(f"cdequantize_blockwise_cpu_{name}", 4, 2) for dtype, name in _NAMES.items()}
     except AttributeError:
         return None
-    return Library(four_bit, dynamic8)
+    values = dynamic_map(torch.device("cpu"))
+    return Library(four_bit, dynamic8, values, values.data_ptr())
 
 
 def in_memory(tensors: tuple[Tensor, ...]) -> bool:
     """Return whether tensors are contiguous values in the CPU's memory and nothing else, so that addresses do."""
+    if torch.compiler.is_compiling() or dispatch_modes() or transforms_active() or tracing_state() is not None:
+        return False
     for tensor in tensors:
         kind = type(tensor)
         if (kind is not nn.Parameter and kind is not Tensor) or not tensor.is_cpu or not tensor.is_contiguous():
             return False
-    return not (torch.compiler.is_compiling() or dispatch_modes() or transforms_active() or tracing_state() is not None)
+    return True
 
 
 def library_for(tensors: tuple[Tensor, ...]) -> Library | None:
@@ -110,7 +118,10 @@ def unpack_four_bit(
         block: Values that share a scale.
         values: The number of values.
     """
-    whole = values - values % block if values > 4096 else 0
+    if values <= SHORT:
+        function(packed, scales, out, block, 1, values + (values & 1))
+        return
+    whole = values - values % block
     if whole:
         function(packed, scales, out, block, whole // block, block)
     if whole < values:

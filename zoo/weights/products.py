@@ -46,7 +46,7 @@ def choose(device: torch.device, dtype: torch.dtype, positions: int, rows: int, 
         columns: Columns of the weight.
     """
     size = rows * columns
-    if device.type != "cpu" or size < TILED or not positions:
+    if size < TILED or device.type != "cpu" or not positions:
         return Way.DENSE
     if dtype is torch.float32:
         return Way.TILES if positions <= 512 else Way.DENSE

@@ -125,6 +125,10 @@ class Selection:
             found.append(Factors(self.of(left), right, share * update.scale))  # type: ignore[operator, arg-type]
         return found
 
+    def only_update(self) -> Update | None:
+        """Return None: the factors of a part are `factors()`."""
+        return None
+
     def scaling(self) -> Scaling | None:
         """Return None: parts are taken of low-rank updates alone."""
         return None

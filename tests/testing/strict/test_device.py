@@ -190,6 +190,15 @@ def test_it_counts_when_the_host_waits_by_the_line(what: str, waits: Any) -> Non
     assert not waits.by_line()
 
 
+def test_a_copy_in_the_background_is_there_when_the_host_has_waited(waits: Any) -> None:
+    behind = [ones(3).to("cpu", non_blocking=True), torch.empty(3).copy_(ones(3), non_blocking=True)]
+    assert not waits.synchronisations
+    assert all(bool(copy.isnan().all()) for copy in behind)
+    torch.get_device_module("sim").synchronize()
+    assert all(torch.equal(copy, torch.ones(3)) for copy in behind)
+    assert len(waits.synchronisations) == 1
+
+
 def test_uploads_are_counted_apart(waits: Any) -> None:
     torch.ones(3).to("sim")
     ones(3).copy_(torch.ones(3))

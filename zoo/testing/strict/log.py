@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 # Frames of these are below the code that is to be named.
 _BELOW = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -61,14 +62,19 @@ class DeviceError(Exception):
     """What an accelerator refuses.
 
     Attributes:
+        what: what was refused.
         lines: of code that led to it, the innermost first.
         fix: what to change.
     """
 
-    def __init__(self, message: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
         self.lines = lines_here()
-        self.fix = fix
-        super().__init__(f"{message}, at {shown(self.lines)}")
+        super().__init__(f"{what}, at {shown(self.lines)}")
+
+    def line(self, folder: Path | None = None) -> str:
+        """Return "file.py:12" of the innermost line, of those in `folder` where there is one."""
+        return shown(self.lines, folder)
 
 
 class TwoDevicesError(DeviceError, RuntimeError):
@@ -80,6 +86,7 @@ class NoHostAccessError(DeviceError, TypeError):
 
 
 _active: list[Waits] = []
+_arriving: list[tuple[Tensor, Tensor]] = []
 _lock = threading.Lock()
 
 
@@ -95,8 +102,20 @@ def end(waits: Waits) -> None:
         _active[:] = [one for one in _active if one is not waits]
 
 
+def on_its_way(arriving: Tensor) -> None:
+    """Hide the values of a tensor of the host until the host waits: it is copied in the background."""
+    values = arriving.clone()
+    arriving.fill_(float("nan") if arriving.is_floating_point() else 1)
+    with _lock:
+        _arriving.append((arriving, values))
+
+
 def synchronised(operation: str) -> None:
-    """Write down that the host waits for the device."""
+    """Write down that the host waits for the device; what was on its way arrives."""
+    with _lock:
+        arrived, _arriving[:] = list(_arriving), []
+    for tensor, values in arrived:
+        tensor.copy_(values)
     if _active:
         event = Event(operation, lines_here())
         for waits in tuple(_active):

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from zoo.testing.strict.log import NoHostAccessError, TwoDevicesError, synchronised, uploaded
+from zoo.testing.strict.log import NoHostAccessError, TwoDevicesError, on_its_way, synchronised, uploaded
 from zoo.testing.strict.rules import COPIES, INDEXING, may_be_on_cpu, synchronises
 
 NAME = "sim"
@@ -150,9 +150,10 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name: str = func._schema.name
     given = kwargs.get("device")
     on_device = any(isinstance(one, SimTensor) for one in _tensors((args, tuple(kwargs.values()))))
+    behind = False
     if on_device:
         if name in COPIES:
-            _note_copy(name, args, kwargs)
+            behind = _note_copy(name, args, kwargs)
         else:
             _check_devices(func, name, args, kwargs)
             if synchronises(name, args, kwargs):
@@ -164,6 +165,8 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         wrap = isinstance(args[0], SimTensor)
     wrappers: dict[int, SimTensor] = {}
     out = func(*_down(args, wrappers), **{key: _down(value, wrappers) for key, value in kwargs.items()})
+    if behind:
+        on_its_way(out)
     for one in wrappers.values():
         if one.host.shape != one.shape or one.host.stride() != one.stride():  # an operation in place has resized it
             torch.Tensor.data.__set__(one, SimTensor(one.host))  # type: ignore[attr-defined]
@@ -220,7 +223,8 @@ def _up(value: Any, wrappers: dict[int, SimTensor]) -> Any:
     return type(value)(_up(one, wrappers) for one in value) if isinstance(value, list | tuple) else value
 
 
-def _note_copy(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _note_copy(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Write down what a copy makes the host wait for; return whether it goes to the host without waiting."""
     if name == "aten::copy_":
         to_sim, from_sim = isinstance(args[0], SimTensor), isinstance(args[1], SimTensor)
         blocking = not (args[2] if len(args) > 2 else kwargs.get("non_blocking"))
@@ -229,9 +233,12 @@ def _note_copy(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None
         to_sim = from_sim if kwargs.get("device") is None else _is_sim(kwargs["device"])
         blocking = not kwargs.get("non_blocking")
     if from_sim and not to_sim:
+        if not blocking:
+            return True
         synchronised(name)
     elif to_sim and not from_sim and blocking:
         uploaded(name)
+    return False
 
 
 def _check_devices(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

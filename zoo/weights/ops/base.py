@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as transforms_active  # noqa: F401 - used by the operations
+from torch._C import _is_any_autocast_enabled as any_autocast
 
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import Codec
@@ -78,12 +79,15 @@ def dense_of(
 def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], factors: Factors) -> Tensor:
     """Return W + scale · left @ right, dense, in the factors' dtype: no extra pass over the activations."""
     left, right, scale = factors
-    weight = dense_of(codec, shape, left.dtype, tensors)
+    weight = tensors[0] if codec is None else codec.unpack(tensors, shape, left.dtype)
+    if weight.dtype is not left.dtype:
+        weight = weight.to(left.dtype)
     matrix = weight if len(shape) == 2 else weight.reshape(shape[0], -1)  # (rows, columns); may be channels_last
+    # A scale of 1 is the common one, and an argument the less.
     if codec is None or torch.is_grad_enabled():
-        folded = torch.addmm(matrix, left, right, alpha=scale)  # (rows, columns)
+        folded = torch.addmm(matrix, left, right) if scale == 1.0 else torch.addmm(matrix, left, right, alpha=scale)
     else:
-        folded = matrix.addmm_(left, right, alpha=scale)
+        folded = matrix.addmm_(left, right) if scale == 1.0 else matrix.addmm_(left, right, alpha=scale)
     return folded if len(shape) == 2 else folded.view(shape)
 
 
@@ -101,6 +105,8 @@ def join(factors: list[Factors], dtype: torch.dtype) -> Factors | None:
 
 def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype | None:
     """Return the dtype that an active autocast gives to this operation, or None if none is active for it."""
+    if not any_autocast():
+        return None
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.is_floating_point() and torch.float64 not in (x.dtype, dtype):
         return torch.get_autocast_dtype(device)

@@ -115,7 +115,8 @@ class _Convolution(torch.autograd.Function):
             if dense and need_factors:
                 grad_left, grad_right = from_dense(grad_weight, factors, shape, need_left, need_right)
         if factors is not None and need_x and not folded and how.way is Way.DENSE:
-            grad_x = plus(grad_x, gradients(g, x, delta(factors, shape), geometry, True, False)[0])
+            part: Any = gradients(g, x, delta(factors, shape), geometry, True, False)[0]
+            grad_x = plus(grad_x, part)
         elif factors is not None and ((need_factors and not dense) or (need_x and not folded)):
             if torch.is_grad_enabled():  # a second derivative: through convolutions, and from x itself
                 hidden, how = None, how._replace(way=Way.KERNELS)

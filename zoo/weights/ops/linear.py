@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.offload import HOOK
 from zoo.weights.ops.base import (
     BaseTensors,
     add_product,
@@ -31,15 +32,17 @@ from zoo.weights.triton import fused as triton
 from zoo.weights.triton.paths import enabled
 from zoo.weights.update import Factors
 
+# `BaseTensors` as a plain tuple: making one more object costs a small layer as much as a look-up of its weight.
+Base = tuple[Codec | None, torch.Size, tuple[Tensor, ...]]
 
-def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor:
+
+def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
     """Return x @ W.T + bias, or with `flip` x @ W + bias. x: (..., in) → (..., out)."""
     codec, shape, tensors = base
-    rows, columns = shape
-    fused = _fused(x, bias, base, factors, flip)
+    fused = None if codec is None else _fused(x, bias, base, factors, flip)
     if fused is not None:
         y = fused
-    elif factors is not None and prefer_folding(_positions(x), rows, columns, x.dtype):
+    elif factors is not None and prefer_folding(x.numel() // (x.shape[-1] or 1), shape[0], shape[1], x.dtype):
         weight = fold(codec, shape, tensors, factors)
         y = F.linear(x, weight.t() if flip else weight, bias)
     else:
@@ -48,7 +51,7 @@ def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors
     return y if y.dim() == 2 else fresh(y)
 
 
-def _fused(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor | None:
+def _fused(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor | None:
     """Return `_forward` by one of the Triton kernels; None if none is in force or fits."""
     codec, shape, tensors = base
     if codec is None or not enabled(x.device) or (bias is not None and bias.dtype is not x.dtype):
@@ -57,24 +60,20 @@ def _fused(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors |
     return y if y is None or x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
 
 
-def _base_product(x: Tensor, bias: Tensor | None, base: BaseTensors, flip: bool) -> Tensor:
+def _base_product(x: Tensor, bias: Tensor | None, base: Base, flip: bool) -> Tensor:
     """Return the base's share of `_forward`, the caller's own tensor: by the codec's product, else the dense weight."""
     codec, shape, tensors = base
     fused = _fused(x, bias, base, None, flip)
     if fused is not None:
         return fused
     product = getattr(codec, "product", None)
-    fits = x.shape[-1] == shape[0 if flip else 1] and (bias is None or bias.dtype is x.dtype)  # or torch's own error
-    if product is not None and fits:
-        y = product(tensors, shape, x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), flip, bias)
+    # What does not fit gets torch's own error from the dense weight.
+    if product is not None and x.shape[-1] == shape[0 if flip else 1] and (bias is None or bias.dtype is x.dtype):
+        y: Tensor | None = product(tensors, shape, x if x.dim() == 2 else x.reshape(-1, x.shape[-1]), flip, bias)
         if y is not None:
             return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
     weight = dense_of(codec, shape, x.dtype, tensors)
     return F.linear(x, weight.t() if flip else weight, bias)
-
-
-def _positions(x: Tensor) -> int:
-    return x.numel() // max(x.shape[-1], 1)
 
 
 def add_low_rank(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
@@ -125,7 +124,7 @@ class _Linear(torch.autograd.Function):
         ctx.scale, ctx.flip, ctx.codec, ctx.shape = scale, flip, codec, shape
         ctx.bias_dtype = None if bias is None else bias.dtype
         factors = None if left is None or right is None else Factors(left, right, scale)
-        return _forward(x, bias, BaseTensors(codec, shape, tensors), factors, flip)
+        return _forward(x, bias, (codec, shape, tensors), factors, flip)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -144,7 +143,7 @@ class _Linear(torch.autograd.Function):
                 weight = fold(codec, shape, tuple(tensors), Factors(left, right, scale))
                 grad_x = flat.mm(weight.t() if flip else weight)  # (positions, in)
             else:
-                grad_x = _base_product(flat, None, BaseTensors(codec, shape, tuple(tensors)), not flip)
+                grad_x = _base_product(flat, None, (codec, shape, tuple(tensors)), not flip)
             if rank and not folded:
                 down, up = (right.t(), left.t()) if flip else (left, right)  # (out, rank), (rank, in)
                 grad_x, hidden = _add_through(grad_x, flat, down, up, scale)
@@ -187,10 +186,16 @@ def linear(
     Returns:
         (..., out); None if only the dense weight can serve, or the library's own error (mixed dtypes, scalars).
     """
-    if len(managed.shape) != 2 or not x.dim():
+    shape = managed.shape
+    if len(shape) != 2 or not x.dim():
         return None
     dense, updates = managed.effective_base(), managed.active_updates()
-    dtype = (x.dtype if follow else managed.dtype) if dense is None else dense.dtype
+    if dense is None:
+        packed = managed.quantized_base()
+        base: Base = (packed.codec, shape, packed.tensors())
+        dtype = x.dtype if follow else packed.dtype
+    else:
+        base, dtype = (None, shape, (dense,)), dense.dtype
     cast = compute_dtype(x, dtype)
     if cast is not None:
         x = x.to(cast)
@@ -198,14 +203,19 @@ def linear(
         dtype = cast
     if x.dtype is not dtype:
         return None
-    if not updates and dense is not None and cast is None:
+    if dense is not None and not updates and cast is None:
         return F.linear(x, dense.t() if flip else dense, bias)
     if transforms_active():
         return None
+    only = managed.only_update()
+    if only is not None and HOOK not in only.__dict__ and not (only.dropout and managed.training):
+        alone = only.factors()  # the common case, without the lists of the general one
+        if alone is None:
+            return _scaled(managed, x, bias, dtype, flip)
+        return _apply(x, bias, base, alone if alone.left.dtype is dtype else join([alone], dtype), flip)
     low_rank = managed.factors()
     if low_rank is None:
         return _scaled(managed, x, bias, dtype, flip)
-    base = base_tensors(managed, dense)
     if managed.training and any(update.dropout for update in updates):
         y = _apply(x, bias, base, None, flip)
         for update, factors in zip(updates, low_rank, strict=True):
@@ -215,11 +225,11 @@ def linear(
     return _apply(x, bias, base, join(low_rank, dtype), flip)
 
 
-def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, flip: bool) -> Tensor:
-    if not needs_graph(x, bias, base, factors):
+def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
+    if not torch.is_grad_enabled() or not needs_graph(x, bias, BaseTensors(*base), factors):
         return _forward(x, bias, base, factors, flip)
     left, right, scale = factors or (None, None, 1.0)
-    return _Linear.apply(x, bias, left, right, scale, flip, base.codec, base.shape, *base.tensors)
+    return _Linear.apply(x, bias, left, right, scale, flip, base[0], base[1], *base[2])
 
 
 def _scaled(managed: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch.dtype, flip: bool) -> Tensor | None:

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from zoo.weights.triton import checks, eight_bit, four_bit, low_rank, unpacking
-from zoo.weights.triton.paths import interpreting
+from zoo.weights.triton.interpreter import interpreting
 from zoo.weights.triton.sizes import ROWS, Tile, row_tile, splits, tile_of
 
 LIBRARY = torch.library.Library("zoo", "DEF")

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import torch
 
+from zoo.weights.triton.interpreter import INTERPRETER, interpreting
+
 SWITCH = "ZOO_TRITON"  # environment variable: 0 turns the kernels off
-INTERPRETER = "TRITON_INTERPRET"  # triton's own: 1 runs kernels on the CPU, for tests; read when triton is imported
 OLDEST = (8, 0)  # CUDA capability: the first with bfloat16
 
 
@@ -34,11 +35,6 @@ class KernelPath(NamedTuple):
 
 _reasons: dict[str, str] = {}  # device type → why torch's path is in force, "" if triton's is; read while tracing too
 _off = os.environ.get(SWITCH, "") == "0"
-
-
-def interpreting() -> bool:
-    """Return whether kernels run in Triton's interpreter, on the CPU."""
-    return os.environ.get(INTERPRETER, "0") == "1"
 
 
 def enabled(device: torch.device) -> bool:
