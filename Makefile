@@ -9,7 +9,7 @@ BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-oldest test test-oldest test-all test-all-oldest lint lint-oldest docs docs-oldest format clean
+.PHONY: help demo demo-oldest test test-oldest test-all test-all-oldest lint lint-oldest docs docs-oldest format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint         ruff, mypy and import-linter; lint-oldest likewise"
 	@echo "make docs         build the documentation's site in site/; docs-oldest likewise"
 	@echo "make format       rewrite the files as ruff formats them"
+	@echo "make bench        run the benchmarks for BUDGET minutes (20) and write docs/benchmarks.md; their results are kept"
 	@echo "make clean        remove caches, builds and the demo's output (rm -rf .venv starts afresh)"
 
 .venv/installed: $(CONSTRAINTS)
@@ -79,6 +80,11 @@ docs-oldest: .venv-oldest/installed-docs
 docs-oldest: BIN = .venv-oldest/bin
 docs docs-oldest:
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Peers that are not installed are named in the tables; lycoris-lora is not among the dependencies.
+BUDGET ?= 20
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench.py --budget $(BUDGET)
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,8 @@ import atexit
 import os
 import shutil
 import tempfile
+import zlib
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ if "ZOO_CACHE" not in os.environ:  # the processes of one run share it
     os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-cache-")
     atexit.register(shutil.rmtree, os.environ["ZOO_CACHE"], ignore_errors=True)
 
+# The day on which a run began chooses the tests of the mark `turns`: its processes inherit it, past midnight too, and
+# must collect the same tests. "all" chooses every one.
+os.environ.setdefault("ZOO_TEST_DAY", str(date.today().toordinal()))
+
+
+def pytest_report_header() -> str:
+    return f"ZOO_TEST_DAY={os.environ['ZOO_TEST_DAY']} gives the same cases their turns; with =all each has its turn"
+
 
 # Tests that take long by measurement; those that are slow by their nature have the mark in their code.
 SLOW = frozenset((Path(__file__).parent / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines())
@@ -31,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid in SLOW:
             item.add_marker(pytest.mark.slow)
+    _take_turns(items)
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if needing:
         import torch
@@ -38,3 +49,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in needing:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _take_turns(items: list[pytest.Item]) -> None:
+    """Skip those slow cases of the mark `turns` whose day it is not; none that was asked for by its name."""
+    day = os.environ["ZOO_TEST_DAY"]
+    if day == "all" or not items or any("::" in asked for asked in items[0].config.args):
+        return
+    for item in items:
+        mark = item.get_closest_marker("turns")
+        if mark is None or not item.get_closest_marker("slow"):
+            continue
+        # By the name, so that the turn does not depend on what else is collected.
+        if (zlib.crc32(item.nodeid.encode()) + int(day)) % mark.args[0]:
+            item.add_marker(pytest.mark.skip(reason=f"1 case in {mark.args[0]} a day: ZOO_TEST_DAY=all runs each"))

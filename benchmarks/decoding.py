@@ -15,10 +15,10 @@ import copy
 import inspect
 import json
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import interleaved
 from torch import nn
 
 TOKENS = 16
@@ -127,21 +127,6 @@ def decoder(module: nn.Module, in_bf16: bool, batch: int, tokens: int) -> Callab
     return decode
 
 
-def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the CPU seconds of each call in each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for number in range(-1, rounds):
-        turn = max(number, 0) % len(names)
-        order = names[turn:] + names[:turn]
-        for name in reversed(order) if number % 2 else order:
-            start = time.process_time()
-            calls[name]()
-            if number >= 0:  # the first round is a warm-up
-                seconds[name].append(time.process_time() - start)
-    return seconds
-
-
 def main() -> None:
     """Print a row for each variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -162,7 +147,7 @@ def main() -> None:
         calls = {name: decoder(*models[name], options.batch, tokens) for name in chosen}
         exact = calls["float32"]()
         errors = {name: float((call().float() - exact).norm() / exact.norm()) for name, call in calls.items()}
-        seconds = measure(calls, rounds)
+        seconds = interleaved(calls, rounds)
         results[case] = {}
         for name, own in seconds.items():
             ratios = [one / floor for one, floor in zip(own, seconds["float32"], strict=True)]

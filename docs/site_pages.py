@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {
     "index.md": "README.md",
     "architecture.md": "ARCHITECTURE.md",
-    "benchmarks.md": "benchmarks/README.md",
     "changelog.md": "CHANGELOG.md",
     "conduct.md": "CODE_OF_CONDUCT.md",
     "contributing.md": "CONTRIBUTING.md",
     "examples/index.md": "examples/README.md",
+    "other-benchmarks.md": "benchmarks/README.md",
     "security.md": "SECURITY.md",
 }
 for _readme in sorted((*ROOT.glob("plugins/*/README.md"), *ROOT.glob("examples/plugins/*/README.md"))):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,6 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.testing.site import Site, temporary_site
-
-# The matrix's architecture of the day (tests/cli/test_matrix.py) is that of the day on which a run began: its
-# processes inherit it, past midnight too, and must collect the same tests.
-os.environ.setdefault("ZOO_TEST_DAY", str(date.today().toordinal()))
-
-
-def pytest_report_header() -> str:
-    return f"ZOO_TEST_DAY={os.environ['ZOO_TEST_DAY']} gives the matrix's architecture of this run again"
 
 
 class Mixed(nn.Module):

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+# Each runs one day in three: what they check is that the scripts run.
+pytestmark = [pytest.mark.slow, pytest.mark.turns(3)]
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -26,7 +28,6 @@ def figures(script: str, *arguments: str) -> Any:
     return json.loads(run(script, *arguments, "--json"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is Linux's")
 def test_load() -> None:
     found = figures("load.py", "--bits", "4")
@@ -38,14 +39,38 @@ def test_load() -> None:
     assert found["shards"] > 1
 
 
-@pytest.mark.slow
 def test_step() -> None:
-    found = figures("step.py", "--device", "cpu")["figures"]
-    for name in ("frozen floor", "zoo LoRA", "zoo 4-bit LoRA", "PEFT LoRA"):
-        for model in ("bert", "unet"):
-            assert found[model][name]["step"]["seconds"] > 0, name
-            assert found[model][name]["kept_bytes"] > 0, name
-    assert found["unet"]["PEFT 4-bit LoRA"] == "bitsandbytes has no 4-bit convolution"
+    found = figures("step.py", "--device", "cpu", "--models", "bert", "unet", "gat", "rows-16")["figures"]
+    for model, dtypes in found.items():
+        assert dtypes["title"], model
+        for dtype in ("float32", "bfloat16"):
+            rows = dtypes[dtype]
+            peers = [name for name in rows if name.startswith("PEFT LoRA")]
+            for name in ("frozen floor", "zoo LoRA", "zoo 4-bit LoRA", "zoo 8-bit LoRA", *peers):
+                assert rows[name]["step"]["seconds"] > 0, name
+                assert rows[name]["forward"]["low"] <= rows[name]["forward"]["high"], name
+                assert rows[name]["kept_bytes"] > 0, name
+            assert "LyCORIS LoRA" in rows, "a peer that is missing is named"
+    assert found["unet"]["float32"]["PEFT 4-bit LoRA"] == "bitsandbytes has no 4-bit Conv2d"
+    assert found["bert"]["bfloat16"]["PEFT 4-bit LoRA"]["step"]["ratio"] > 0
+
+
+def test_bench_keeps_results_and_writes_the_page(tmp_path: Path) -> None:
+    results, page = tmp_path / "results", tmp_path / "page.md"
+    where = ("--results", str(results), "--page", str(page))
+    told = run("bench.py", "--only", "step-rows-1-float32", "small-layers", *where)
+    assert "step-rows-1-float32: done" in told
+    assert "small-layers: done" in told
+    text = page.read_text()
+    assert "| zoo 4-bit LoRA | " in text
+    assert "PEFT deactivated" in text
+    assert "tiny sizes: no figures" in text
+    assert "`step-bert-bfloat16`" in text.split("## Not measured")[1]
+    kept = {path.name: path.read_bytes() for path in results.iterdir()}
+    told = run("bench.py", "--only", "step-rows-1-float32", "--budget", "0", *where)
+    assert "no time left" in told
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == kept
+    assert page.read_text() == text
 
 
 def test_small_layers() -> None:
@@ -54,7 +79,6 @@ def test_small_layers() -> None:
         assert name in table
 
 
-@pytest.mark.slow
 def test_decoding() -> None:
     for rows in figures("decoding.py")["figures"].values():
         assert rows["float32"]["error"] == 0
@@ -63,14 +87,12 @@ def test_decoding() -> None:
         assert "bitsandbytes, layers" in rows
 
 
-@pytest.mark.slow
 def test_experts() -> None:
     found = figures("experts.py")["figures"]["64"]
     for name in ("plain, frozen", "zoo LoRA", "zoo 8-bit", "zoo 4-bit", "zoo 4-bit LoRA"):
         assert found[name]["forward, no grad"]["seconds"] > 0, name
 
 
-@pytest.mark.slow
 def test_quality() -> None:
     (found,) = figures("quality.py", "vit", "--figure", "loss")
     assert found["data"] == "letters:serif"
@@ -80,14 +102,12 @@ def test_quality() -> None:
     assert found["full"]["loss"] < found["before"]
 
 
-@pytest.mark.slow
 def test_adapters() -> None:
     found = figures("adapters.py")["figures"]
     for group, name in (("handling", "swap in place"), ("kinds", "DoRA"), ("mixed", "zoo, mixed")):
         assert found[group][name]["ratio"] > 0
 
 
-@pytest.mark.slow
 def test_averages() -> None:
     (found,) = figures("averages.py")
     assert found["name"] == "gat"
@@ -96,7 +116,6 @@ def test_averages() -> None:
         assert found[way]["loss"] > 0
 
 
-@pytest.mark.slow
 def test_recipe() -> None:
     table = run("recipe.py", "gat", "--ways", "plain,lora+16")
     for way in ("full", "matched", "plain", "lora+16", "shared", "twice"):
@@ -130,7 +149,6 @@ def test_not_zoos():
 """
 
 
-@pytest.mark.slow
 def test_a_peers_suite_is_run_and_classified(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     (tmp_path / "test_custom_models.py").write_text(PEERS_TESTS)

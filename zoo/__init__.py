@@ -53,6 +53,7 @@ _HOME = {
     "Layout": "zoo.weights.layout",
     "Scaling": "zoo.weights.update",
     "LazyWeight": "zoo.weights.lazy_weight",
+    "kernel_path": "zoo.weights.triton.paths",
     "Entry": "zoo.catalog.entry",
     "Head": "zoo.catalog.head",
     "Heads": "zoo.catalog.head",
@@ -171,6 +172,7 @@ if TYPE_CHECKING:
     from zoo.weights.quantized_tensor import Codec as Codec
     from zoo.weights.quantized_tensor import QuantizedTensor as QuantizedTensor
     from zoo.weights.scheme import Quantization as Quantization
+    from zoo.weights.triton.paths import kernel_path as kernel_path
     from zoo.weights.update import LoRAUpdate as LoRAUpdate
     from zoo.weights.update import Scaling as Scaling
     from zoo.weights.update import Update as Update

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,11 +29,12 @@ from zoo.plugin import foreign, hooks
 from zoo.plugin.requests import SampleRequest, check_seed
 from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
-from zoo.torch_state.modes import seeded
+from zoo.torch_state.modes import evaluating, seeded
 from zoo.torch_state.turns import forget_turns
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.verbs import TrainingVerbs
 from zoo.weights import footprint as measure
+from zoo.weights.dense_cache import Cache, caching
 from zoo.weights.foreign.weight import only_ordinary
 from zoo.weights.scheme import Quantization
 from zoo.weights.sharded import shard_like
@@ -167,19 +169,39 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
 
     # Done by the plugin
 
-    def sample(self, n: int = 1, *, seed: int | None = None, **options: Any) -> Samples:
+    def sample(self, n: int = 1, *, seed: int | None = None, cache: Cache = "auto", **options: Any) -> Samples:
         """Return `n` samples.
 
         Args:
             n: how many.
             seed: equal seeds give equal samples.
+            cache: the memory for dense forms of quantized and adapted weights, which are then not computed anew at each
+                step of a sampler: "auto" (512 MiB at most), "dense" (as much as it takes), None (none), or a size such
+                as "2GB". All of it is free again when the samples are there.
             **options: of the architecture; its README lists them.
 
         Raises:
             UnknownNameError: the architecture has no such option.
             ZooError: an option's value is not valid.
         """
-        return hooks.draw(self, SampleRequest(n, seed, options))
+        request = SampleRequest(n, seed, options)
+        with evaluating(self.module), self.caching(cache):
+            return hooks.draw(self, request)
+
+    @contextmanager
+    def caching(self, cache: Cache = "auto") -> Iterator[None]:
+        """Keep dense forms of quantized and adapted weights in the block, for loops of your own without gradients.
+
+        It counts for this thread alone. A weight that changes in the block is computed anew.
+
+        Args:
+            cache: as in `sample`.
+
+        Raises:
+            ZooError: it cannot be.
+        """
+        with caching(self.module, cache):
+            yield
 
     def note_metrics(self, data: Any, metrics: dict[str, float]) -> None:
         """Keep an evaluation in the record of the active adapter."""

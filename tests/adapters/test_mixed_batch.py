@@ -64,6 +64,24 @@ def test_a_mixed_batch_equals_separate_runs(bits: int | None) -> None:
     assert torch.equal(out(model, x, adapters=["b"] * 6), whole), "one choice for all is one run"
 
 
+def test_compiled_code_uses_the_adapters_of_a_call_whether_or_not_it_can_see_a_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dynamo of torch before 2.14 cannot look at what a thread has chosen."""
+    torch.compiler.reset()
+    model, _ = stirred(Net(), THREE)
+    x = Net.draw(4)
+    model.activate("a")
+    rows = ["b", None, "a", "b"]
+    plain, mixed = out(model, x), out(model, x, adapters=rows)
+    for place in ("choice", "lazy_weight"):
+        monkeypatch.setattr(f"zoo.weights.{place}.TRACED", False)
+    model.module.compile(backend="eager", fullgraph=True)
+    for _ in range(2):
+        assert torch.equal(out(model, x), plain)
+        assert torch.equal(out(model, x, adapters=rows), mixed)
+
+
 @pytest.mark.parametrize("bits", [None, 4])
 @pytest.mark.parametrize("again", [False, True])
 def test_gradients_are_each_adapters_own_samples(bits: int | None, again: bool) -> None:

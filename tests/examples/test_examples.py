@@ -42,6 +42,7 @@ def test_the_extra_for_tests_has_everything_that_the_examples_need():
         assert requirements(project(example)["dependencies"]) <= there, example.name
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
     "example",
     [pytest.param(one, id=one.name, marks=[] if one.name == QUICK else [pytest.mark.slow]) for one in EXAMPLES],

@@ -33,6 +33,7 @@ def trained(name: str, bits: int | None = 4, targets: Any = "all") -> zoo.Model:
     return model
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_pushed_is_what_is_loaded(name: str, hub: Hub) -> None:
     from PIL import Image

@@ -250,6 +250,7 @@ def test_loading_with_data_keeps_more(name: str) -> None:
     assert models[0].fingerprint == zoo.load(name, device="cpu").fingerprint
 
 
+@pytest.mark.turns(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "gpt", "ddpm", "vae", "stylegan"])
 def test_every_architecture_can_be_calibrated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from zoo.catalog import registry
 from zoo.cli import main
 from zoo.errors import ZooError
 from zoo.planning.cards import CONTEXT, as_card
-from zoo.tuning.optimizer import adamw
+from zoo.tuning.optimizer import built
 from zoo.tuning.settings import Settings
 
 GPT3 = 12 * 12288**2 + 13 * 12288  # values in a block: four square projections, 4 × as wide a pair, biases, norms
@@ -25,7 +25,7 @@ def used(model: zoo.Model, batch: object) -> dict[str, int]:
     loss = model.loss(batch)
     loss.backward()
     settings = Settings("", 1, 1, 1e-4, 0, 0, None, 0.0, (0.9, 0.99), 1)
-    optimizer = adamw(named, settings, torch.device("cpu"), {})
+    optimizer = built(named, settings, torch.device("cpu"), {})
     optimizer.step()
     moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
     kept = {id(one): one for one in (*model.module.parameters(), *model.module.buffers())}.values()

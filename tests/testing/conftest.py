@@ -80,3 +80,9 @@ def names_what_is_broken(install: Callable[..., None], monkeypatch: pytest.Monke
         assert "\n" not in said
 
     return check
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no check import the plugin in a process of its own, which takes seconds."""
+    monkeypatch.setattr(subject, "import_in_subprocess", lambda name: Seen())

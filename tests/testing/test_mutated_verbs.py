@@ -128,7 +128,7 @@ DRAWING = {
     "an interval by chance": Mutation(
         'return {"error": (',
         "import random\n    from zoo.metrics import Scores\n    scores = Scores()\n"
-        "    spread = random.Random().randrange(1, 2**30) / 2**30  # the mean is 1 to the last digit\n"
+        "    spread = random.Random().randrange(1, 2**20) / 2**20  # the mean is 1 to the last digit\n"
         '    scores.mean("error", [1 - spread, 1.0, 1 + spread])\n'
         '    return scores.figures() or {"error": (',
         "evaluate",

@@ -121,7 +121,7 @@ def test_check_shows_how_many_promises_hold(install, monkeypatch, capsys):
         Result("three", "inject_adapter", False, "z", "plugin 'gain', hook 'inject_adapter': expected z"),
     )
     found = isolated.Examined(("inject_adapter", "adapter_config"), False, results)
-    monkeypatch.setattr(isolated, "examine", lambda name, told: found)
+    monkeypatch.setattr(isolated, "examine", lambda name, told, device: found)
     assert main(["plugins", "--check", "gain"]) == 1
     out, err = capsys.readouterr()
     pattern = r"^gain +1\.0 +zoo-gain +adapter kind +broken +1 of 2 +inject_adapter, adapter_config$"

@@ -113,5 +113,7 @@ def test_data_are_known_by_their_content(tmp_path, monkeypatch):
     file.write_text("two")
     large.write_bytes(bytes(9_999) + b"1")
     assert fingerprint(graph()) == found[0]
-    found += [fingerprint(data) for data in (file, large, zoo.Data(graph()), zoo.Data(graph(), seed=1), [1, "a"], [1])]
+    found += [fingerprint(data) for data in (file, large, zoo.Data(graph(), seed=1), [1, "a"], [1])]
+    assert fingerprint(zoo.Data(graph())) == found[0]
+    assert fingerprint(zoo.Data(file)) == fingerprint(file)
     assert len(set(found)) == len(found)

@@ -136,4 +136,5 @@ def test_the_command_writes_and_prints_in_one_process(tmp_path):
     first, second = _two(["-m", "zoo", "tune", "gat", *options])
     assert first.split() == [str(out / "adapter")]
     assert second == ""
+    assert "torchrun --nproc_per_node 2" in (out / "run.toml").read_text()
     assert (out / "adapter" / "adapter_model.safetensors").is_file()

@@ -12,7 +12,7 @@ from torch import nn
 import zoo
 from zoo.errors import TuningError
 from zoo.tuning.loop import tune
-from zoo.tuning.optimizer import adamw, set_lr
+from zoo.tuning.optimizer import built, set_lr
 from zoo.tuning.rates import GROWTH, Rate, follower, rates_of, step_sizes, usual_lr
 from zoo.tuning.settings import Settings, check_rates, ratio_of
 from zoo.weights.update import Update
@@ -48,7 +48,7 @@ def first_steps(model, **options) -> dict[str, float]:
     """Return RMS(ΔW) / lr of every adapted weight for a random gradient of each."""
     weights = {name: store for name, store in managed_weights(model.module).items() if store.active}
     named = [(name, one) for name, one in model.trainable_parameters() if one.requires_grad]
-    optimizer = adamw(named, settings(**options), model.device, rates_of(model.module, named, settings(**options)))
+    optimizer = built(named, settings(**options), model.device, rates_of(model.module, named, settings(**options)))
     optimizer.zero_grad()
     before, generator = {}, torch.Generator().manual_seed(1)
     for name, store in weights.items():
@@ -121,7 +121,7 @@ def test_two_adapters_of_one_weight_share_the_step():
 def test_decay_shrinks_every_factor_by_the_same_share():
     model = zoo.wrap(nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 8)), lora=zoo.LoRA(4, targets="all"), seed=0)
     named = list(model.trainable_parameters())
-    optimizer = adamw(named, settings(weight_decay=0.5), model.device, rates_of(model.module, named, settings()))
+    optimizer = built(named, settings(weight_decay=0.5), model.device, rates_of(model.module, named, settings()))
     assert len({group["rate"] for group in optimizer.param_groups}) >= 3
     assert all(group["lr"] * group["weight_decay"] == pytest.approx(LR * 0.5) for group in optimizer.param_groups)
 
@@ -133,7 +133,7 @@ def test_after_the_first_steps_what_moves_a_weight_goes_faster_the_lower_the_ran
     A, B = (next(rate for name, rate in rates.items() if name.endswith(end)) for end in (".A", ".B"))
     assert A.later == A.first
     assert B.at(10 * GROWTH) / B.at(0) == pytest.approx((128 / 8) ** 0.25)
-    optimizer = adamw(named, settings(weight_decay=0.5), model.device, rates)
+    optimizer = built(named, settings(weight_decay=0.5), model.device, rates)
     for step in (0, GROWTH // 2, GROWTH):
         set_lr(optimizer, LR, step)
         assert {group["lr"] for group in optimizer.param_groups} == {LR * A.at(step), LR * B.at(step)}

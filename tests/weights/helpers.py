@@ -16,7 +16,7 @@ from zoo.weights.codecs import pack
 from zoo.weights.layout import Layout
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.ops import conv, linear
+from zoo.weights.ops import conv_choice, linear
 from zoo.weights.scheme import Quantization
 from zoo.weights.update import LoRAUpdate
 
@@ -149,7 +149,7 @@ def folding(yes: bool) -> Iterator[None]:
     The factors' gradients take the other way: they are computed from the dense gradient if ΔW is not folded.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module in (linear, conv):
+        for module in (linear, conv_choice):
             patch.setattr(module, "prefer_folding", lambda *args, **kwargs: yes)
             patch.setattr(module, "prefer_dense_gradient", lambda *args, **kwargs: not yes, raising=False)
         yield

@@ -78,6 +78,7 @@ def fresh_dynamo() -> None:
 
 
 # Inductor's C++ compiler takes 17 s for its one case where nothing is cached yet.
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
     ("backend", "name", "bits"),
     [

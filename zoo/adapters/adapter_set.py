@@ -23,6 +23,7 @@ from zoo.torch_state.turns import shared_turns
 from zoo.weights.foreign.adopt import give_all_back
 from zoo.weights.managed_weight import ManagedWeight, WeightMerge
 from zoo.weights.parameters import replace_parameter, restore_parameter
+from zoo.weights.readings import reading_together
 from zoo.weights.scheme import Quantization
 from zoo.weights.walk import TiedGroup, is_within, managed_weights, outdated, tied_groups, unwrapped
 
@@ -291,21 +292,24 @@ class AdapterSet:
         weights = {name: self.weights.get(name, 1.0) for name in names}
         rest = {name: weight for name, weight in self.weights.items() if name not in names}
         weights_by_path, merges = managed_weights(self.module), {}
-        for path, managed in weights_by_path.items():
-            merge = managed.compute_merge(names, weights, None if pack is None else pack(path))
-            dependent = [name for name, update in managed.updates.items() if update.takes_base and rest.get(name)]
-            if merge is not None and dependent:
+        with reading_together(self.device):
+            for path, managed in weights_by_path.items():
+                merge = managed.compute_merge(names, weights, None if pack is None else pack(path))
+                dependent = [name for name, update in managed.updates.items() if update.takes_base and rest.get(name)]
+                if merge is not None and dependent:
+                    raise AdapterError(
+                        f"{path}: adapter {dependent[0]!r} depends on the base, which merging {', '.join(merge.names)} "
+                        "would change: merge them together, or deactivate it first"
+                    )
+                if merge is not None:
+                    merges[path] = merge
+        for path, merge in merges.items():
+            if not merge.finite:
                 raise AdapterError(
-                    f"{path}: adapter {dependent[0]!r} depends on the base, which merging {', '.join(merge.names)} "
-                    "would change: merge them together, or deactivate it first"
-                )
-            if merge is not None and not merge.finite:
-                raise AdapterError(
-                    f"{path}: merging {', '.join(merge.names)} would give NaN or Inf in {managed.dtype}: it is "
+                    f"{path}: merging {', '.join(merge.names)} would give NaN or Inf in "
+                    f"{weights_by_path[path].dtype}: it is "
                     "damaged, or its training has diverged: load another one"
                 )
-            if merge is not None:
-                merges[path] = merge
         self._before_merge = {**(self._before_merge if self.merged else {}), **self.weights}
         for path, merge in merges.items():
             weights_by_path[path].apply_merge(merge)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo.weights.readings import numbers
 from zoo.weights.walk import is_within, library_modules
 
 
@@ -51,11 +52,16 @@ class Buffers:
 
     def notice(self) -> None:
         """Compare every buffer with what it was, and keep what has changed under an adapter."""
+        compared = []
         for name, _, _, tensor in self._places():
             if name not in self.base:
                 self.base[name] = self._shown[name] = tensor.detach().clone()
-            elif self._owner is not None and not _equal(tensor, self._shown[name]):
-                self.own.setdefault(self._owner, {})[name] = self._shown[name] = tensor.detach().clone()
+            elif self._owner is not None:
+                compared.append((name, tensor))
+        same = _equal([(tensor, self._shown[name]) for name, tensor in compared])
+        for (name, tensor), unchanged in zip(compared, same, strict=True):
+            if not unchanged:
+                self.own.setdefault(self._owner, {})[name] = self._shown[name] = tensor.detach().clone()  # type: ignore[arg-type]
 
     def show(self, weights: Mapping[str, float]) -> None:
         """Give the buffers the values that they have under these adapters, in this order, with these weights.
@@ -64,9 +70,9 @@ class Buffers:
         """
         self.notice()
         self._owner = next((name for name in reversed(tuple(weights)) if weights[name] != 0.0), None)
-        for place in self._places():
-            value = self.value(place.name, weights)
-            if not _equal(place.tensor, value):
+        values = [(place, self.value(place.name, weights)) for place in self._places()]
+        for (place, value), same in zip(values, _equal([(one.tensor, own) for one, own in values]), strict=True):
+            if not same:
                 self._set(place, value)
             self._shown[place.name] = value
 
@@ -127,7 +133,7 @@ class Buffers:
         for place in places if lent else ():
             original = lent[place.name]  # type: ignore[index]
             place.layer._buffers[place.attribute] = original
-            if not _equal(original, place.tensor):
+            if not all(_equal([(original, place.tensor)])):
                 self._set(place._replace(tensor=original), place.tensor)
 
     @torch.no_grad()
@@ -156,8 +162,14 @@ class Buffers:
                     yield _Place(f"{path}.{attribute}" if path else attribute, layer, attribute, tensor)  # type: ignore[arg-type]
 
 
-def _equal(tensor: Tensor, value: Tensor) -> bool:
-    """Return whether a buffer has a value, up to a conversion of the whole module to another type."""
-    if tensor is value or tensor.is_meta or value.is_meta:
-        return tensor.shape == value.shape
-    return tensor.shape == value.shape and torch.equal(tensor, value.to(tensor.device, tensor.dtype))
+def _equal(pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
+    """Return which buffers have a value, up to a conversion of the whole module to another type; read together."""
+    found: list[float | Tensor] = []
+    for tensor, value in pairs:
+        if tensor.shape != value.shape or tensor is value or tensor.is_meta or value.is_meta:
+            found.append(float(tensor.shape == value.shape))
+        elif tensor.device.type == "cpu":
+            found.append(float(torch.equal(tensor, value.to(tensor.device, tensor.dtype))))
+        else:
+            found.append((tensor == value.to(tensor.device, tensor.dtype)).all())
+    return [bool(one) for one in numbers(found)]

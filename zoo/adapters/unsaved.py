@@ -38,22 +38,32 @@ def check_base(adapters: AdapterSet) -> None:
             f"{_some(gone)}: expected the base as it was when its adapters came, got a module without it: change the "
             "module before the adapter is added"
         )
-    for group in [group for group in groups if not adapters.is_beside(group)] if base is not None else ():
+    if base is None:
+        return
+    own = [group for group in groups if not adapters.is_beside(group)]
+    fits = {group.name for group in own if group.name in base and base.shape(group.name) == tuple(group.value.shape)}
+    looked_at = {group.name: group.value for group in own if group.name in fits and _shows_changes(group)}
+    changed = looked_at.keys() - base.held(looked_at)  # type: ignore[arg-type]
+    for group in own:
         value, name = group.value, group.name
-        plain = isinstance(value, nn.Parameter)
-        if name in base and base.shape(name) == tuple(value.shape):  # type: ignore[operator, union-attr]
-            renormed = any(getattr(ref.layer, "max_norm", None) is not None for ref in group.refs)  # at every look-up
-            if not plain or renormed or not readable(value) or base.holds(name, value):  # type: ignore[union-attr, arg-type]
-                continue
+        if name in fits and name not in changed:
+            continue
+        if name in fits:
             got = "other values"
         else:
-            before = f"was {base.shape(name)}" if name in base else "was not there"  # type: ignore[operator, union-attr]
+            before = f"was {base.shape(name)}" if name in base else "was not there"
             got = f"shape {tuple(value.shape)}, it {before}"
         raise AdapterError(
             f"{name}: expected the base as it was when its adapters came, got {got}, which no adapter holds: change "
             "the module before the adapter is added, and name what it trains: modules_to_save= for whole modules, "
             "trainable_token_indices= for rows of an embedding"
         )
+
+
+def _shows_changes(group: TiedGroup) -> bool:
+    """Return whether a weight's values are here and those of the base, unless somebody has changed them."""
+    renormed = any(getattr(ref.layer, "max_norm", None) is not None for ref in group.refs)  # at every look-up
+    return isinstance(group.value, nn.Parameter) and not renormed and readable(group.value)
 
 
 def _some(names: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from zoo.cli.model_commands import load
-from zoo.cli.options import column_option, model_options, with_columns
+from zoo.cli.options import cache_option, column_option, given_cache, model_options, with_columns
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 from zoo.cli.together import together
 
@@ -39,6 +39,7 @@ _VARIANT = ("bits", "lora", "weights", "revision")  # what words of --against ma
     metavar="OTHER",
     help="Another model on the same examples: a name, a folder, an adapter, or what differs: bits=8, lora=none.",
 )
+@cache_option
 @model_options
 @json_option
 def evaluate(
@@ -50,13 +51,14 @@ def evaluate(
     judge: str | None,
     samples: int | None,
     against: str | None,
+    cache: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
     """Show metrics on held-out data with their 95 % intervals; the first is the main one."""
     source = with_columns(data, columns)
     given = {"metrics": metrics, "judge": judged_by(judge), "samples": samples}
-    wanted = {key: value for key, value in given.items() if value}
+    wanted = {**{key: value for key, value in given.items() if value}, **given_cache(cache)}
     other = None if against is None else variant(against, name, lora, loading)
     model = load(name, lora=lora, **loading)
     with together(model.device) as prints:

@@ -141,14 +141,22 @@ def info(
     zoo plugins
     zoo plugins --quick
     zoo plugins --check mine
+    zoo plugins --check --device sim mine
     ZOO_PLUGINS=ddpm zoo plugins --check --json
     """,
 )
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--check", is_flag=True, help="Check every promise of every hook, which takes half a minute each.")
+@click.option(
+    "--device",
+    default="cpu",
+    metavar="DEVICE",
+    show_default=True,
+    help="Where --check has its models: cpu, cuda, or sim, which finds without a GPU what would fail or wait on one.",
+)
 @click.option("--quick", is_flag=True, help="Only import each one and look at its hooks.")
 @json_option
-def plugins(names: tuple[str, ...], check: bool, quick: bool, as_json: bool) -> int:
+def plugins(names: tuple[str, ...], check: bool, quick: bool, as_json: bool, device: str) -> int:
     """Show the installed plugins (or these) and their health.
 
     --check and --quick exit with 1 if one of them is broken, and name the promise, its hook, and how to keep it.
@@ -157,7 +165,7 @@ def plugins(names: tuple[str, ...], check: bool, quick: bool, as_json: bool) -> 
 
     level: plugin_status.Level = "quick" if quick else "full" if check else "none"
     with progress_line() as report:
-        rows = plugin_status.plugins(level, names, report)
+        rows = plugin_status.plugins(level, names, report, device)
     faults = plugin_status.faults()
     if as_json:
         print_json({"plugins": [asdict(row) for row in rows], "faults": faults})

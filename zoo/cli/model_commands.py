@@ -11,6 +11,8 @@ from zoo.bounded.json_text import json_value
 from zoo.catalog.names import is_name
 from zoo.cli.options import (
     adapter_of,
+    cache_option,
+    given_cache,
     model_options,
 )
 from zoo.cli.output import Command, echo, json_option, print_json
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file to write [images: NAME.png].")
 @click.option("-o", "--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of the model's own.")
+@cache_option
 @model_options
 @json_option
 def sample(
@@ -43,6 +46,7 @@ def sample(
     lora: str | None,
     out: Path | None,
     options: tuple[str, ...],
+    cache: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
@@ -50,7 +54,7 @@ def sample(
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
     with together(model.device) as prints:
-        samples = model.sample(count, seed=common_seed(seed), **chosen)
+        samples = model.sample(count, seed=common_seed(seed), **given_cache(cache), **chosen)
     if not prints:
         return
     if out is None and ".txt" not in samples.suffixes:
@@ -118,7 +122,7 @@ def load(
     return zoo.load(name, bits=bits, keep=keep, lora=adapter, seed=seed, **more)
 
 
-def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+def parse_options(options: tuple[str, ...], hint: str = "'-o'") -> dict[str, Any]:
     """Return `key=value` words as a dict; a value that is JSON (a number, true, null, a list) is read so.
 
     Raises:
@@ -129,7 +133,7 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key.isidentifier():
-            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint="'-o'")
+            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint=hint)
         try:
             parsed[key] = json_value(value)
         except ValueError:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from zoo.bounded.sizes import size_of
 from zoo.catalog.head import TASKS
 from zoo.errors import QuantizationError
 
@@ -120,6 +121,43 @@ def adapter_of(lora: str | None, targets: Any) -> Any:
     import zoo
 
     return zoo.LoRA(**found)
+
+
+class CacheSize(click.ParamType):
+    """How much memory dense weights may take: `auto`, `dense`, `none`, or a size such as 2GB."""
+
+    name = "cache"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what the help shows."""
+        return "auto|dense|none|SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
+        """Return what `cache` of `model.sample` takes.
+
+        Raises:
+            click.BadParameter: it is none of these.
+        """
+        if value == "none":
+            return None
+        if value not in ("auto", "dense") and size_of(str(value)) is None:
+            self.fail(f"{value!r} is not auto, dense or none, nor a size such as 2GB", param, ctx)
+        return str(value)
+
+
+def cache_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option --cache to a command that runs a model many times."""
+    return click.option(
+        "--cache",
+        type=CacheSize(),
+        default=AUTO,
+        help="Memory for dense forms of quantized weights, which are freed at the end [default: auto, 512 MiB].",
+    )(function)
+
+
+def given_cache(cache: str | None) -> dict[str, str | None]:
+    """Return the argument `cache` of a verb, if it is not the usual."""
+    return {} if cache == AUTO else {"cache": cache}
 
 
 _MODEL_OPTIONS = (

@@ -43,7 +43,9 @@ class Health:
     checks: tuple[Result, ...] = ()
 
 
-def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress | None = None) -> tuple[Health, ...]:
+def plugins(
+    level: Level = "none", names: Sequence[str] = (), progress: Progress | None = None, device: str = "cpu"
+) -> tuple[Health, ...]:
     """Return the state of every installed plugin, by name; of `names` alone if there are some.
 
     Args:
@@ -52,6 +54,7 @@ def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress
             its own.
         names: plugins. None: all.
         progress: is called with each check that starts.
+        device: on which the suite has its models; see `zoo.testing.Options`.
 
     Raises:
         UnknownNameError: a name is not installed.
@@ -68,7 +71,8 @@ def plugins(level: Level = "none", names: Sequence[str] = (), progress: Progress
     elif level == "quick":
         known = stamps.look_again(installed)
     return tuple(
-        _state(claims[name], level, progress, known.get(name)) if name in claims else _absent(name) for name in chosen
+        _state(claims[name], level, progress, known.get(name), device) if name in claims else _absent(name)
+        for name in chosen
     )
 
 
@@ -82,7 +86,9 @@ def _absent(name: str) -> Health:
     return Health(name, "?", "?", "", "broken", reasons=(reason,))
 
 
-def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress | None, seen: Seen | None) -> Health:
+def _state(
+    claims: tuple[discovery.Claim, ...], level: Level, progress: Progress | None, seen: Seen | None, device: str
+) -> Health:
     name, value = claims[0].name, claims[0].value
     distribution = ", ".join(claim.distribution for claim in claims)
     version = ", ".join(claim.version for claim in claims)
@@ -110,7 +116,7 @@ def _state(claims: tuple[discovery.Claim, ...], level: Level, progress: Progress
         if progress is not None:
             progress(name, f"{hook}: {promise}", number, total)
 
-    found = isolated.examine(name, started)
+    found = isolated.examine(name, started, device)
     broken = tuple(check.reason for check in found.results if check.ok is False)
     names, kind = found.hooks or (), kind_of(found.hooks, found.observes) if found.hooks else ""
     return replace(health("broken" if broken else "ok", kind, names, reasons=broken), checks=found.results)

@@ -11,6 +11,7 @@ import click
 
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
+from zoo.cli.model_commands import parse_options
 from zoo.cli.options import (
     AUTO,
     adapter_fields,
@@ -122,6 +123,7 @@ def tune(
         if loading["classes"] == AUTO and data is None:
             raise click.UsageError(f"--classes {AUTO} reads the names from the data: give --data, or the classes")
     suffixes, checkpoints = without_number(keep)
+    more["optimizer_options"] = parse_options(more["optimizer_options"], "'--optimizer-option'") or None
     size = loading["image_size"]
     content = {
         "seed": seed,

@@ -1,4 +1,7 @@
-"""Batches of which some can be passed over without being made, as processes that share them do, and resumed runs."""
+"""Batches of which some can be passed over without being made, as processes that share them do, and resumed runs.
+
+And what is done with one of them: on a device, seeded by its number.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +70,15 @@ def skip(batches: Iterator[Any], count: int) -> None:
         return
     for _ in range(count):
         next(batches)
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch with its tensors, in nested dicts, lists and objects with `.to`, on `device`."""
+    if device.type == "cpu":
+        return batch
+    from accelerate.utils import send_to_device
+
+    return send_to_device(batch, device)
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.storage import atomic
 from zoo.storage.config_json import BITSANDBYTES, CONFIG, in_four_bit, read_json_object
 from zoo.storage.model_folder import WEIGHTS
+from zoo.storage.to_host import to_host
 from zoo.weights.foreign.bitsandbytes import quant_state
 from zoo.weights.four_bit import FourBit
 from zoo.weights.quantized_tensor import QuantizedTensor
@@ -63,7 +64,7 @@ def write(
     for name, one in packed.items():
         tensors[name] = one.tensors()[0].detach()
         tensors |= {f"{name}.{part}": value for part, value in quant_state(one).as_dict(packed=True).items()}
-    atomic.save_tensors(folder / WEIGHTS, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    atomic.save_tensors(folder / WEIGHTS, to_host(tensors))
     quantized = {name.removesuffix(".weight") for name in packed}
     dense = [path for path, layer in library_modules(module) if isinstance(layer, nn.Linear) and path not in quantized]
     dtype = str(next(iter(packed.values())).dtype).removeprefix("torch.")

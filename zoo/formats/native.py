@@ -15,6 +15,7 @@ from zoo.storage import atomic
 from zoo.storage.checkpoint import check_alone
 from zoo.storage.model_folder import write_digests
 from zoo.storage.sums import SUMS
+from zoo.storage.to_host import to_host
 from zoo.torch_state.modes import evaluating
 from zoo.weights.walk import plain_names, tied_groups
 
@@ -62,7 +63,7 @@ def save(model: LoadedModel, folder: Path, digests: bool = False, as_packed: Ada
 
 
 def _write_dense(model: LoadedModel, staged: Path) -> None:
-    state = {name: tensor.cpu().contiguous() for name, tensor in state_dict(model.module).items()}
+    state = to_host(state_dict(model.module))
     if model.entry.plugin is None or not hooks.save(model, staged, state):
         if model.entry.config:
             atomic.write_json(staged / "config.json", model.entry.config)

@@ -28,6 +28,7 @@ from zoo.plugin.quantize import Plan, quantizer_shape
 from zoo.storage import atomic, fingerprint, untrusted, untrusted_json
 from zoo.storage.fingerprint import Fingerprint
 from zoo.storage.sums import verify
+from zoo.storage.to_host import to_host
 from zoo.weights.carrier import carry
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
@@ -127,8 +128,12 @@ def write(model: LoadedModel, adapters: AdapterSet, staged: Path) -> None:
             for group in groups
             if group.name in packed
         }
-        tensors = {f"{name}.{part}": one._parameters[part] for name, one in packed.items() for part in one.names}
-        atomic.save_tensors(staged / WEIGHTS, _on_cpu(plain | tensors))
+        tensors = {
+            f"{name}.{part}": tensor
+            for name, one in packed.items()
+            for part, tensor in zip(one.names, one.tensors(), strict=True)
+        }
+        atomic.save_tensors(staged / WEIGHTS, to_host(plain | tensors))
     atomic.write_json(staged / DESCRIPTION, description)
 
 
@@ -139,10 +144,6 @@ def _stored(group: TiedGroup) -> Tensor | QuantizedTensor:
         return value
     dense = value.dense_base()
     return value.quantized_base() if dense is None else dense
-
-
-def _on_cpu(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _base(adapters: AdapterSet, groups: list[TiedGroup]) -> Fingerprint | None:

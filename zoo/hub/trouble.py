@@ -184,7 +184,8 @@ def _message(where: str, error: BaseException, writing: bool) -> str | None:
         if is_connection(each) and type(each).__name__.startswith("Connect"):
             return _unreached(where)
         if is_connection(each):
-            return f"{where}: the connection to the Hub broke ({type(each).__name__}); check the network and try again"
+            broke = f"the connection to the Hub broke, or it does not answer ({type(each).__name__})"
+            return f"{where}: {broke}; check the network and try again"
     if _is(error, "LocalEntryNotFoundError"):
         return _unreached(where)
     if isinstance(error, OSError) or _from_client(error) or writing:

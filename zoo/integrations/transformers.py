@@ -147,6 +147,9 @@ def named_tensors(
         renamed, pattern = rename_source_key(name, renamings, converters, prefix, own)
         if renamed not in own and name in own:  # a renaming meant for older files caught a current name
             return name, None
+        if renamed not in own and prefix:  # of a body alone; earlier versions rename only below the body's own name
+            within = rename_source_key(f"{prefix}.{name}", renamings, converters, prefix, own)
+            return within if within[0] in own else (renamed, pattern)
         return renamed, pattern
 
     converter_of = {pattern: each for each in converters for pattern in each.source_patterns}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zoo.catalog.entry import RANDOM, Entry
+from zoo.data.batches import on_device
 from zoo.errors import DataError, QuantizationError, ZooError
 from zoo.model import Model
 from zoo.plugin import hooks
@@ -134,7 +135,7 @@ def calibrate_loaded(
             batches = list(islice(hooks.batches(model, None if data is True else data, request), BATCHES))
         if not batches:
             raise DataError("calibrate: the data gives no batch: expected at least one")
-        calls = [_loss(model, _moved(batch, device)) for batch in batches]
+        calls = [_loss(model, on_device(batch, device)) for batch in batches]
     else:
         calls = calls_of(model.module, data, device)
 
@@ -164,16 +165,10 @@ def calls_of(module: nn.Module, data: Any, device: torch.device | None = None) -
     """Return functions that call a module with each item of the user's data."""
     if isinstance(data, Tensor | Mapping | str | bytes) or not isinstance(data, Iterable):
         raise DataError(f"calibrate: expected an iterable of batches, {FORMS}, got {type(data).__name__}")
-    items = [item if device is None else _moved(item, device) for item in data]
+    items = [item if device is None else on_device(item, device) for item in data]
     if not items:
         raise DataError(f"calibrate: expected at least one batch, {FORMS}, got none")
     return [_call(module, item) for item in items]
-
-
-def _moved(item: Any, device: torch.device) -> Any:
-    from accelerate.utils import send_to_device
-
-    return send_to_device(item, device)
 
 
 def _call(module: nn.Module, item: Any) -> Callable[[], Any]:

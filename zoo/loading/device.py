@@ -28,11 +28,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ZooError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices; use device='cpu'")
     try:
-        torch.empty(0, device=chosen)
+        probe = torch.empty(0, device=chosen)
     except Exception as error:  # each missing backend raises its own error
         raise ZooError(f"device {device!r} is not there; use device='cpu'") from error
     if chosen.type != "cuda":
-        return chosen
+        return chosen if chosen.type == "mps" else probe.device
     return torch.device("cuda", _own_index(0) if chosen.index is None else chosen.index)
 
 

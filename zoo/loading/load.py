@@ -50,6 +50,7 @@ from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import offload_hook
 from zoo.weights.parameters import find_parameter, replace_parameter
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.readings import reading_together
 from zoo.weights.scheme import Quantization, as_quantization
 from zoo.weights.state_dicts import check_loading
 from zoo.weights.walk import TiedGroup, index_module, managed_weights, unwrapped
@@ -233,24 +234,25 @@ def _wrapped(module: nn.Module, scheme: Quantization | None, lora: Lora, seed: i
     chosen = plan(entry, groups, scheme, costs=costs_of_outputs(entry, module, groups, scheme, calibrate, seed))
     fingerprint = Fingerprint()
     quantized: list[tuple[TiedGroup, nn.Parameter, QuantizedTensor]] = []
-    for group in groups:
-        parameter = group.value
-        if isinstance(parameter, ManagedWeight):
-            if parameter.device.type != "meta":
-                fingerprint.add(group.name, parameter.base_tensor())
-            continue
-        tensor = group.tensor()
-        if not tensor.is_meta:
-            fingerprint.add(group.name, tensor)
-        elif not on_meta:
-            raise ZooError(
-                f"zoo.wrap: {group.name} has no values, it is on 'meta', and no hook of its layer's keeps them: load "
-                "the weights first, and offload the module afterwards"
-            )
-        packed = pack_weight(entry, group, tensor.detach(), chosen, parameter.dtype)
-        if packed is not None:
-            quantized.append((group, parameter, packed))
     first = groups[0].tensor() if groups else torch.empty(0)
+    with reading_together(first.device):
+        for group in groups:
+            parameter = group.value
+            if isinstance(parameter, ManagedWeight):
+                if parameter.device.type != "meta":
+                    fingerprint.add(group.name, parameter.base_tensor())
+                continue
+            tensor = group.tensor()
+            if not tensor.is_meta:
+                fingerprint.add(group.name, tensor)
+            elif not on_meta:
+                raise ZooError(
+                    f"zoo.wrap: {group.name} has no values, it is on 'meta', and no hook of its layer's keeps them: "
+                    "load the weights first, and offload the module afterwards"
+                )
+            packed = pack_weight(entry, group, tensor.detach(), chosen, parameter.dtype)
+            if packed is not None:
+                quantized.append((group, parameter, packed))
     dtype = first.dtype if first.dtype.is_floating_point else torch.float32
     model = Model(module, entry, first.device, dtype, scheme, fingerprint, groups)
     # Preparing an adapter may refuse, and sees the weights as they will be stored.

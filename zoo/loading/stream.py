@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from zoo.storage.fingerprint import Fingerprint
 from zoo.weights.carrier import carried
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import replace_parameter, set_parameter
+from zoo.weights.readings import reading_together
 from zoo.weights.sharded import shard_base
 from zoo.weights.walk import ModuleIndex, TiedGroup
 
@@ -60,49 +62,50 @@ def stream(
     missing = {group.name for group in index.groups} | set(buffers)
     fingerprint = Fingerprint()
     unexpected, double = [], False
-    for name, tensor in tensors:
-        if name in buffers:
-            layer, attribute, _ = buffers[name]
-            present = layer._buffers[attribute]
-            _check_shape(entry, name, present.shape, tensor.shape)  # type: ignore[union-attr]
-            check_buffer(entry, name, tensor, present.dtype)  # type: ignore[union-attr]
-            # As module.to(dtype) does: running means have the dtype of the activations that they normalise.
-            buffer_dtype = dtype if tensor.is_floating_point() else tensor.dtype
-            layer._buffers[attribute] = tensor.to(device, buffer_dtype, copy=True)
-            missing -= {other for other, where in buffers.items() if where == buffers[name]}
-        elif name in groups:
-            group = groups[name]
-            first = group.name
-            _check_shape(entry, name, group.value.shape, tensor.shape)
-            if first not in missing:
-                if not fingerprint.agrees(first, tensor):
-                    raise CheckpointError(
-                        f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint holds "
-                        "two that differ; its configuration is not the one that it was made with"
-                    )
-                continue
-            packed = carried(tensor)
-            if packed is not None:
-                check_packed(entry, name, packed)
-            elif tensor.is_meta:
-                raise CheckpointError(f"{entry.name!r}: {name} is joined from quantized parts, which zoo cannot do")
+    with nullcontext() if mesh is not None else reading_together(device):
+        for name, tensor in tensors:
+            if name in buffers:
+                layer, attribute, _ = buffers[name]
+                present = layer._buffers[attribute]
+                _check_shape(entry, name, present.shape, tensor.shape)  # type: ignore[union-attr]
+                check_buffer(entry, name, tensor, present.dtype)  # type: ignore[union-attr]
+                # As module.to(dtype) does: running means have the dtype of the activations that they normalise.
+                buffer_dtype = dtype if tensor.is_floating_point() else tensor.dtype
+                layer._buffers[attribute] = tensor.to(device, buffer_dtype, copy=True)
+                missing -= {other for other, where in buffers.items() if where == buffers[name]}
+            elif name in groups:
+                group = groups[name]
+                first = group.name
+                _check_shape(entry, name, group.value.shape, tensor.shape)
+                if first not in missing:
+                    if not fingerprint.agrees(first, tensor):
+                        raise CheckpointError(
+                            f"{entry.name!r}: {name} and {first} are one weight of the module, and the checkpoint "
+                            "holds two that differ; its configuration is not the one that it was made with"
+                        )
+                    continue
+                packed = carried(tensor)
+                if packed is not None:
+                    check_packed(entry, name, packed)
+                elif tensor.is_meta:
+                    raise CheckpointError(f"{entry.name!r}: {name} is joined from quantized parts, which zoo cannot do")
+                else:
+                    check_kind(entry, name, tensor, group.value.dtype)
+                    double = double or tensor.dtype == torch.float64
+                if base is None:
+                    fingerprint.add(first, tensor if packed is None else packed())
+                if packed is None:
+                    one_byte = tensor.is_floating_point() and tensor.itemsize == 1  # of which quantizers know nothing
+                    place(entry, group, tensor.to(device, torch.float32 if one_byte else None), chosen, dtype)
+                else:
+                    packed.dtype = dtype
+                    replace_parameter(group, packed.to(device))
+                missing.discard(first)
+                if mesh is not None and isinstance(group.value, ManagedWeight):
+                    shard_base(group.value, mesh)
             else:
-                check_kind(entry, name, tensor, group.value.dtype)
-                double = double or tensor.dtype == torch.float64
-            if base is None:
-                fingerprint.add(first, tensor if packed is None else packed())
-            if packed is None:
-                one_byte = tensor.is_floating_point() and tensor.itemsize == 1  # of which quantizers know nothing
-                place(entry, group, tensor.to(device, torch.float32 if one_byte else None), chosen, dtype)
-            else:
-                packed.dtype = dtype
-                replace_parameter(group, packed.to(device))
-            missing.discard(first)
-            if mesh is not None and isinstance(group.value, ManagedWeight):
-                shard_base(group.value, mesh)
-        else:
-            unexpected.append(name)
-        del tensor
+                unexpected.append(name)
+            del tensor
     if unexpected or missing:
         raise _misfit(entry, sorted(missing), unexpected)
     plain = [(group.name, group.value) for group in index.groups if isinstance(group.value, nn.Parameter)]

@@ -7,6 +7,7 @@ both are told at once, and not by what is drawn later.
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from zoo.catalog.entry import Entry
 from zoo.errors import CheckpointError
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.readings import later, waits, wide
 
 _SUMMABLE = (torch.float32, torch.float64)
 _PART = 1 << 22  # values that are looked at together where a copy of them is needed
@@ -41,14 +43,35 @@ def check_finite(entry: Entry, name: str, given: Tensor, placed: Tensor) -> None
         given: the checkpoint's tensor.
         placed: its copy, perhaps of another type. It is the one that is looked at, being near in the caches.
     """
+    if waits() and placed.device.type != "cpu":
+        _check_finite_later(entry, name, given, placed)
+        return
     if is_finite(placed):
         return
     if not is_finite(given):
         raise _not_finite(entry, name, given)
-    raise CheckpointError(
-        f"{entry.name!r}: {name} has values up to {given.abs().max().item():.3g}, which {placed.dtype} does not hold: "
-        "give another dtype, such as dtype='float32'"
-    )
+    raise _too_large(entry, name, given.abs().max().item(), placed.dtype)
+
+
+def _check_finite_later(entry: Entry, name: str, given: Tensor, placed: Tensor) -> None:
+    """Do the same for a weight on a device, together with other weights: NaN and Inf show in the extremes."""
+    if not placed.numel() or not placed.is_floating_point():
+        return
+
+    def known(ends: list[float]) -> None:
+        if all(map(math.isfinite, ends[:2])):
+            return
+        if not all(map(math.isfinite, ends[-2:])):
+            raise _not_finite(entry, name, placed)
+        raise _too_large(entry, name, max(map(abs, ends[-2:])), placed.dtype)
+
+    each = [placed] if given is placed else [placed, given]
+    later(torch.cat([_ends(tensor).to(wide(placed.device)) for tensor in each]), known)
+
+
+def _ends(tensor: Tensor) -> Tensor:
+    ends = torch.stack(torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor))
+    return ends if ends.dtype == torch.float64 else ends.float()
 
 
 def check_buffer(entry: Entry, name: str, tensor: Tensor, expected: torch.dtype) -> None:
@@ -61,8 +84,9 @@ def check_buffer(entry: Entry, name: str, tensor: Tensor, expected: torch.dtype)
 def check_packed(entry: Entry, name: str, packed: QuantizedTensor) -> None:
     """Raise `CheckpointError` unless the scales and the like of a quantized weight are finite."""
     for part, tensor in zip(packed.names, packed.tensors(), strict=True):
-        if tensor is not None and not tensor.is_meta and tensor.is_floating_point() and not is_finite(tensor):
-            raise _not_finite(entry, f"{name} ({part})", tensor)
+        if tensor is None or tensor.is_meta or not tensor.is_floating_point():
+            continue
+        check_finite(entry, f"{name} ({part})", tensor, tensor)
 
 
 def warn_of_double(entry: Entry, dtype: torch.dtype) -> None:
@@ -86,6 +110,13 @@ def is_finite(tensor: Tensor) -> bool:
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return tensor.reshape(-1).split(_PART)
+
+
+def _too_large(entry: Entry, name: str, largest: float, dtype: torch.dtype) -> CheckpointError:
+    return CheckpointError(
+        f"{entry.name!r}: {name} has values up to {largest:.3g}, which {dtype} does not hold: "
+        "give another dtype, such as dtype='float32'"
+    )
 
 
 def _not_finite(entry: Entry, name: str, tensor: Tensor) -> CheckpointError:

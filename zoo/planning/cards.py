@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from zoo.bounded.sizes import size_of
 from zoo.errors import ZooError, did_you_mean
 
 _MIB = 1 << 20
@@ -32,7 +32,6 @@ _CARDS = {
     "mi300x": 196_592,
 }
 _WITHOUT_BF16 = ("t4", "v100", "v100-32gb")
-_UNITS = {"gb": 10**9, "gib": 1 << 30, "mb": 10**6, "mib": _MIB}
 CONTEXT = 600 * _MIB  # what CUDA and the libraries take of a card before the first tensor
 SPARE = 0.04  # of the rest: blocks that the allocator cannot fill, and workspaces of kernels
 
@@ -66,10 +65,10 @@ def as_card(text: str) -> Card:
     wanted = str(text).strip().lower().replace(" ", "").replace("_", "-")
     if wanted in _CARDS:
         return Card(wanted, _CARDS[wanted] * _MIB, wanted not in _WITHOUT_BF16)
-    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)(gb|gib|mb|mib|g)?", wanted)
-    if size is None or not float(size[1]):
+    size = size_of(wanted, "gb")
+    if size is None:
         known = ", ".join(_CARDS)
         raise ZooError(
             f"gpu {text!r:.60}: expected a size such as '80GB', or one of {known}.{did_you_mean(wanted, _CARDS)}"
         )
-    return Card(str(text), int(float(size[1]) * _UNITS.get(size[2] or "gb", 10**9)))
+    return Card(str(text), size)

@@ -13,8 +13,9 @@ from zoo.loading.load import load
 from zoo.model import Model
 from zoo.planning.batches import example_batches
 from zoo.planning.cards import Card
-from zoo.planning.step import Step, enable_checkpointing, measure
+from zoo.planning.step import Step, measure
 from zoo.plugin import hooks
+from zoo.tuning.gradient_checkpointing import switch_on
 from zoo.tuning.settings import BATCH_SIZE
 from zoo.weights.walk import named_buffers
 
@@ -116,8 +117,13 @@ class Plan:
         return {**asdict(self), "fewer": self.fewer, "state": self.state, "card": card}
 
 
-def planned(asked: Asked) -> Plan:
-    """Return the plan of one choice of settings, without a card."""
+def planned(asked: Asked, limit: int | None = None) -> Plan:
+    """Return the plan of one choice of settings, without a card.
+
+    Args:
+        asked: the settings.
+        limit: bytes; where weights, gradients and optimizer alone are more, no step is run and the peak is unknown.
+    """
     model = _model(asked)
     module, size = model.module, model.footprint()
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -130,18 +136,21 @@ def planned(asked: Asked) -> Plan:
     step: Step | None = None
     shapes: dict[str, tuple[int, ...]] = {}
     unknown = None
-    checkpointing = asked.gradient_checkpointing and enable_checkpointing(module)
+    checkpointing = False
+    fixed = stored + size.adapter_bytes + optimizer
     try:
-        if asked.gradient_checkpointing and not checkpointing:
-            raise TuningError(f"{type(module).__name__} has no gradient checkpointing")
+        if limit is not None and fixed + gradients > limit:
+            raise TuningError("weights, gradients and optimizer alone do not fit")
+        if asked.gradient_checkpointing:
+            switch_on(module)
+            checkpointing = True
         batches = example_batches(model, asked.data, count, asked.length)
         shapes = _shapes(batches[0])
         step = measure(model, batches)
     except ZooError as error:
-        if asked.data is not None or asked.length is not None:
+        if limit is None and (asked.data is not None or asked.length is not None):
             raise
         unknown = str(error)
-    fixed = stored + size.adapter_bytes + optimizer
     return Plan(
         name=asked.name,
         dtype=str(model.dtype).removeprefix("torch."),

@@ -22,8 +22,16 @@ def changes(made: Plan, card: Card, again: Callable[..., Plan]) -> tuple[Change,
     Args:
         made: the plan that does not fit.
         card: the card.
-        again: returns the plan of other settings.
+        again: returns the plan of other settings; its peak may be None where it is known that the card cannot hold it.
     """
+    known = {_key({"batch_size": made.batch_size}): made}
+
+    def once(**settings: Any) -> Plan:
+        key = _key(settings)
+        if key not in known:
+            known[key] = again(**settings)
+        return known[key]
+
     widths = [width for width in WIDTHS if width < _width(made)] if made.adapter is not None else []
     bases: list[dict[str, Any]] = [{}]
     if not made.checkpointing:
@@ -36,7 +44,7 @@ def changes(made: Plan, card: Card, again: Callable[..., Plan]) -> tuple[Change,
         bases += [{**base, "gradient_checkpointing": True} for base in bases if "bits" in base or "lora" in base]
     found: list[Change] = []
     for base in bases:
-        change = _with_batch(made, card, again, base)
+        change = _with_batch(made, card, once, base)
         if change is not None and not any(_within(one.settings, change.settings) for one in found):
             found.append(change)
         if len(found) == MOST:
@@ -72,6 +80,10 @@ def _with_batch(made: Plan, card: Card, again: Callable[..., Plan], base: dict[s
 def _within(known: dict[str, Any], other: dict[str, Any]) -> bool:
     """Return whether other settings change all that known ones do, and more."""
     return all(name in other and (name == "batch_size" or other[name] == value) for name, value in known.items())
+
+
+def _key(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(settings.items()))
 
 
 def _width(made: Plan) -> int:

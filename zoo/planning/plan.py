@@ -50,7 +50,7 @@ def plan(
             would.
         dtype: as in `zoo.load`; default bfloat16 for a card that has it, else float32.
         ema: whether a moving average of what trains is kept (`tune(ema_decay=)`).
-        gradient_checkpointing: compute activations again in the backward pass, where the library's module can.
+        gradient_checkpointing: compute activations again in the backward pass, as in `model.tune`.
         weights: as in `zoo.load`.
         revision: as in `zoo.load`.
 
@@ -81,5 +81,5 @@ def plan(
     if card is None:
         return made
     fits = None if made.peak is None else made.peak <= card.usable
-    would = changes(made, card, lambda **other: planned(replace(asked, **other))) if fits is False else ()
+    would = changes(made, card, lambda **other: planned(replace(asked, **other), card.usable)) if fits is False else ()
     return replace(made, card=card, fits=fits, would_fit=would)

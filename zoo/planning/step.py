@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zoo.errors import TuningError
@@ -15,13 +15,6 @@ from zoo.model import Model
 from zoo.planning.hollow import Meter, hollow
 from zoo.torch_state.rng import preserve_rng
 
-# What libraries call the method that lets a module compute its activations again in the backward pass.
-_CHECKPOINTING = (
-    "activation_checkpointing_enable",
-    "gradient_checkpointing_enable",
-    "enable_gradient_checkpointing",
-    "set_grad_checkpointing",
-)
 _CPU = torch.device("cpu")
 
 
@@ -73,19 +66,6 @@ def measure(model: Model, batches: Sequence[Any]) -> Step:
             peaks.append(meter.peak + sum(_bytes(each) for each in tree_leaves(batch) if isinstance(each, Tensor)))
             flops.append(meter.flops)
     return Step(max(kept), max(peaks), flops[0])
-
-
-def enable_checkpointing(module: nn.Module) -> bool:
-    """Let a module compute its activations again in the backward pass, if its library can; return whether it can."""
-    for name in _CHECKPOINTING:
-        method = getattr(module, name, None)
-        if callable(method):
-            try:
-                method()
-            except (ValueError, NotImplementedError):  # this class of the library cannot
-                return False
-            return True
-    return False
 
 
 def _bytes(tensor: Tensor) -> int:

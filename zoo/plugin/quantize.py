@@ -14,11 +14,12 @@ from zoo.errors import QuantizationError
 from zoo.methods.targets import matches
 from zoo.plugin import hooks
 from zoo.weights.codecs import StoredFloat
-from zoo.weights.error import assumed_error, relative_error
+from zoo.weights.error import assumed_error, measure_error
 from zoo.weights.layout import layout_of
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.mixed import PEAKED, SCHEMES
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.readings import read_for
 from zoo.weights.scheme import Quantization, unknown_scheme
 from zoo.weights.walk import TiedGroup
 
@@ -54,10 +55,13 @@ def pack_weight(
     if scheme is None or not weight.is_floating_point():
         return None
     weight = weight.reshape(quantizer_shape(group))
-    stored = _stored(entry, group.name, weight, scheme)
-    if stored is not None and scheme.mixed and scheme.scheme in SCHEMES and _is_peaked(stored, scheme):
-        finer = _stored(entry, group.name, weight, Quantization(8))
-        stored = finer if finer is not None and (finer.error or 0.0) < (stored.error or 0.0) else stored
+
+    def finer(stored: QuantizedTensor) -> None:
+        eight = _stored(entry, group.name, weight, Quantization(8)) if _is_peaked(stored, scheme) else None
+        if eight is not None and (eight.error or 0.0) < (stored.error or 0.0):
+            stored.become(eight)
+
+    stored = _stored(entry, group.name, weight, scheme, finer if scheme.mixed and scheme.scheme in SCHEMES else None)
     if stored is None or (isinstance(stored.codec, StoredFloat) and stored.tensors()[0].dtype == dtype):
         return None
     stored.shape = torch.Size(value.shape)
@@ -106,10 +110,20 @@ def _is_peaked(stored: QuantizedTensor, scheme: Quantization) -> bool:
     return stored.error is not None and stored.error > PEAKED * math.sqrt(assumed_error(scheme))
 
 
-def _stored(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> QuantizedTensor | None:
-    """Return what the hook `quantize` makes of a weight, with its error; None if it is to stay plain."""
+def _stored(
+    entry: Entry,
+    name: str,
+    weight: Tensor,
+    scheme: Quantization,
+    then: Callable[[QuantizedTensor], None] | None = None,
+) -> QuantizedTensor | None:
+    """Return what the hook `quantize` makes of a weight; None if it is to stay plain.
+
+    Its error is measured, and `then` called with it, at once or in time (`zoo.weights.readings`).
+    """
     try:
-        stored = hooks.quantize(entry, name, weight, scheme)
+        with read_for(name):
+            stored = hooks.quantize(entry, name, weight, scheme)
     except QuantizationError as error:
         raise QuantizationError(f"{name}: {error}") from error
     if stored is None:
@@ -120,5 +134,5 @@ def _stored(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Qu
         expected = tuple(weight.shape)
         raise QuantizationError(f"{name}: its quantizer returned shape {tuple(stored.shape)}, expected {expected}")
     if stored.error is None and stored.codec.bits < 16:
-        stored.error = relative_error(stored, weight)
+        measure_error(stored, weight, None if then is None else lambda: then(stored))
     return stored

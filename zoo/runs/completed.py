@@ -158,6 +158,12 @@ def _tuning(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             remarks.append("A tracker of Python's was given too, which a file cannot hold.")
     given_too = [name for name in ("callbacks", "on_step") if given.get(name)]
     remarks += [f"{name} was given in Python, which a file cannot hold." for name in given_too]
+    if not isinstance(table.get("optimizer"), str | None):
+        table["optimizer"] = None
+        remarks.append("An optimizer of Python's was given, which a file cannot hold.")
+    table["optimizer_options"] = table.get("optimizer_options") or None
+    if (count := given.get("processes", 1)) > 1:
+        remarks.append(f"It ran in {count} processes: torchrun --nproc_per_node {count} -m zoo tune …")
     table["extended"] = [_whole(one) for one in table.get("extended") or ()] or None
     table["warmup"] = _whole(table["warmup"])
     return table, remarks

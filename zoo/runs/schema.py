@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from zoo.catalog.head import TASKS
 from zoo.errors import TuningError, did_you_mean
+from zoo.tuning.optimizers import NAMES, canonical
 from zoo.tuning.processes import PRECISIONS
 from zoo.tuning.settings import MOST, MOST_RATE, SCHEDULES, check_rates
 
@@ -48,6 +49,17 @@ def _rates(value: Any) -> Any:
         except TuningError as error:
             raise ValueError(str(error).removeprefix("expected rates as ")) from error
     return value
+
+
+def _optimizer(value: Any) -> Any:
+    """Return the name of an optimizer as zoo spells it."""
+    if value is None:
+        return None
+    try:
+        return canonical(value)
+    except TuningError:
+        near = did_you_mean(str(value).lower(), NAMES)
+        raise ValueError(f"one of {', '.join(NAMES)}.{near}") from None
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -147,11 +159,14 @@ class TuneSettings(Table):
     rates: Annotated[str | None, BeforeValidator(_rates)] = None
     extended: list[Positive] | None = None
     grad_clip: Annotated[Any, _form(f'a number above 0, or "{NO_LIMIT}"', int, float, str)] = None
+    optimizer: Annotated[str | None, BeforeValidator(_optimizer)] = None
+    optimizer_options: dict[str, Any] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=MOST_RATE)] | None = None
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=MOST["gradient_accumulation_steps"])] | None = None
     ema_decay: Share | None = None
     precision: Annotated[str | None, _one_of(*PRECISIONS)] = None
+    gradient_checkpointing: bool | None = None
     eval_every: Count | None = None
     eval_data: Source = None
     metric: Text | None = None

@@ -104,9 +104,10 @@ class Fingerprint:
         """Return the shape of a weight that was added."""
         return self._samples[name].shape
 
-    def holds(self, name: str, tensor: Tensor) -> bool:
-        """Return whether `tensor` is the weight `name`, perhaps in another float type, or cast to one and back."""
-        return name in self._samples and self._samples[name].agrees(sample(tensor))
+    def held(self, weights: Mapping[str, Tensor]) -> set[str]:
+        """Return the names of the tensors that are the weight of that name, perhaps in another float type."""
+        looked_at = zip(weights, samples(weights.values()), strict=True)
+        return {name for name, one in looked_at if name in self._samples and self._samples[name].agrees(one)}
 
     def renew(self, weights: Mapping[str, Tensor | None]) -> None:
         """Forget every weight but these, and look again at those that have changed.
@@ -115,9 +116,10 @@ class Fingerprint:
             weights: Name → tensor, or None for a weight that stays as it was noted.
         """
         self._samples = {name: self._samples[name] for name in weights if name in self._samples}
-        for name, tensor in weights.items():
-            if tensor is not None and readable(tensor) and not self.holds(name, tensor):
-                self.add(name, tensor)
+        present = {name: tensor for name, tensor in weights.items() if tensor is not None and readable(tensor)}
+        for name, one in zip(present, samples(present.values()), strict=True):
+            if name not in self._samples or not self._samples[name].agrees(one):
+                self._samples[name] = one
 
     def hexdigest(self) -> str:
         """Return the fingerprint of all weights, 32 hexadecimal digits."""
@@ -172,14 +174,35 @@ def readable(tensor: Tensor) -> bool:
 
 def sample(tensor: Tensor) -> Sample:
     """Return a few values of a weight; of one whose type torch cannot read as numbers, its bytes."""
+    return samples([tensor])[0]
+
+
+def samples(tensors: Iterable[Tensor]) -> list[Sample]:
+    """Return the sample of each tensor; those of a device are read together."""
+    tensors = list(tensors)
+    chosen = [_some(tensor) for tensor in tensors]
+    values = [flat.to("cpu", torch.float32, copy=True) if flat.device.type == "cpu" else None for flat in chosen]
+    for device in {flat.device for flat in chosen if flat.device.type != "cpu"}:
+        places = [place for place, flat in enumerate(chosen) if flat.device == device]
+        joined = torch.cat([chosen[place].float() for place in places]).cpu()
+        for place, part in zip(places, joined.split([len(chosen[place]) for place in places]), strict=True):
+            values[place] = part.clone()
+    return [
+        Sample(tuple(tensor.shape), flat.dtype, value)  # type: ignore[arg-type]
+        for tensor, flat, value in zip(tensors, chosen, values, strict=True)
+    ]
+
+
+def _some(tensor: Tensor) -> Tensor:
+    """Return up to `SAMPLES` values of a tensor, where it is."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.detach())
     flat = tensor.detach().reshape(-1)
     if tensor.dtype.itemsize == 1 and tensor.dtype not in NUMBERS:
         flat = flat.view(torch.uint8)
     if flat.numel() > SAMPLES:
-        flat = flat[_positions(flat.numel()).to(flat.device)]
-    return Sample(tuple(tensor.shape), flat.dtype, flat.to("cpu", torch.float32, copy=True))
+        flat = flat[_positions(flat.numel()).to(flat.device, non_blocking=flat.device.type != "mps")]
+    return flat
 
 
 def _positions(count: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.storage import atomic
 from zoo.storage.config_json import CONFIG
 from zoo.storage.sums import SUMS
+from zoo.storage.to_host import to_host
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ def write_model(
     """
     if config:
         atomic.write_json(folder / CONFIG, config)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = to_host(tensors)
     atomic.save_tensors(folder / weights, plain)
 
 

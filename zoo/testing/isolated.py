@@ -22,7 +22,7 @@ PATIENCE = 600.0  # seconds for one check
 # Called for a check that starts: its hook, its promise, its number from 0, of how many.
 OnStart = Callable[[str, str, int, int], None]
 
-_CHILD = "import sys; sys.path[:] = {path!r}; from zoo.testing.isolated import child; child({name!r})"
+_CHILD = "import sys; sys.path[:] = {path!r}; from zoo.testing.isolated import child; child({name!r}, {device!r})"
 
 
 class Examined(NamedTuple):
@@ -39,12 +39,12 @@ class Examined(NamedTuple):
     results: tuple[Result, ...]
 
 
-def examine(name: str, on_start: OnStart | None = None) -> Examined:
+def examine(name: str, on_start: OnStart | None = None, device: str = "cpu") -> Examined:
     """Run `zoo.testing.examine` on a plugin in a fresh process; this one does not even import it.
 
     If the process dies, the check that ran counts as failed. With `ZOO_STRICT=1` its traceback goes to stderr.
     """
-    command = [sys.executable, "-c", _CHILD.format(path=search_path(), name=name)]
+    command = [sys.executable, "-c", _CHILD.format(path=search_path(), name=name, device=device)]
     results: list[Result] = []
     hooks, observes = None, False
     hook, promise, ended = "import", "a module that can be imported", False
@@ -92,7 +92,7 @@ def within(process: subprocess.Popen[str], said: IO[str], seconds: float) -> Ite
         yield line
 
 
-def child(name: str) -> None:
+def child(name: str, device: str = "cpu") -> None:
     """Run the suite, with a line of JSON on stdout for each check that starts and for each result."""
     from zoo.testing import run
 
@@ -111,5 +111,5 @@ def child(name: str) -> None:
     except (Exception, SystemExit):
         if strict():
             raise
-    run.examine(name, on_start=start, on_result=lambda result: tell("result", asdict(result)))
+    run.examine(name, on_start=start, on_result=lambda result: tell("result", asdict(result)), device=device)
     tell("end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from zoo.plugin.manager import HOOKS, one_line
 from zoo.testing.failures import CheckFailed, NotCheckable
 
 if TYPE_CHECKING:
+    from zoo.testing.strict import DeviceError
     from zoo.testing.subject import PluginUnderTest
 
 # What a check is about if it is not about a hook.
@@ -77,6 +79,11 @@ class Check:
 
     def _blaming(self, subject: PluginUnderTest, error: BaseException) -> PluginError:
         """Return the error for an exception that the check raised, about the hook that is to blame for it."""
+        refused = _refusal(error)
+        if refused is not None:
+            where = error.hook if isinstance(error, PluginError) else None
+            line = refused.line(subject.folder)
+            return self._error(subject, f"{refused.what}, at {line}", refused.fix, where)
         if not isinstance(error, PluginError) or error.plugin is None or error.hook is None:
             return self._error(subject, one_line(error))
         if isinstance(error, AnswerError):
@@ -92,6 +99,16 @@ class Check:
         whose = f"plugin {subject.name!r}, hook {where!r}" if where in HOOKS else f"plugin {subject.name!r}"
         message = f"{whose}: expected {self.promise}; found: {found}. Fix: {fix or self.fix}"
         return PluginError(message, plugin=subject.name, hook=where)
+
+
+def _refusal(error: BaseException | None) -> DeviceError | None:
+    """Return what the strict accelerator refused, if that is what an error is about."""
+    strict = sys.modules.get("zoo.testing.strict")  # not there, nothing was refused
+    while error is not None and strict is not None:
+        if isinstance(error, strict.DeviceError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @dataclass(frozen=True)

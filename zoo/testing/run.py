@@ -10,7 +10,7 @@ from zoo.errors import PluginError
 from zoo.testing import loads
 from zoo.testing.failures import CheckFailed, NotCheckable
 from zoo.testing.promise import Check, Result
-from zoo.testing.subject import PluginUnderTest
+from zoo.testing.subject import SIM, PluginUnderTest
 
 Level = Literal["quick", "full"]
 
@@ -33,6 +33,10 @@ def checks(subject: PluginUnderTest, level: Level = "full") -> tuple[Check, ...]
         found += structure.CHECKS + (heads.CHECKS if "heads" in subject.hooks else ())
         found += weights.FIRST + learning.FIRST + weights.THEN
         found += adapting.CHECKS + weights.LAST + learning.THEN + drawing.CHECKS + threads.CHECKS
+        if subject.options.device.partition(":")[0] == SIM:
+            from zoo.testing import placement
+
+            found += placement.CHECKS
     if "quantizer" in kinds:
         from zoo.testing import quantizing
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 ARCHITECTURE = ("construct", "sample", "loss", "batches", "evaluate")
 
 
+SIM = "sim"  # as `zoo.testing.strict.NAME`, which imports torch
+
+
 @dataclass(frozen=True)
 class Options:
     """How a plugin is checked.
@@ -50,6 +53,10 @@ class Options:
         unused: suffixes of the parameter paths that `loss` rightly does not use (a critic, a tower of another task).
         adapter: an adapter kind's configuration. Default: what its `adapter_config` makes of the kind's name alone.
         bits: a quantizer's widths. Default: those of 8, 4, 3 and 2 that it takes.
+        device: where the models are: "cpu", a GPU, or "sim", the strict accelerator of `zoo.testing.strict`, on which
+            tensors left on another device, `.numpy()` and needless waiting are found without a GPU.
+        waits: of a model on "sim", how often `sample` may wait for the device in each of its steps, where an algorithm
+            needs it (a text that ends by itself).
     """
 
     entry: str | None = None
@@ -61,6 +68,8 @@ class Options:
     unused: tuple[str, ...] = ()
     adapter: Adapter | None = None
     bits: tuple[int, ...] = ()
+    device: str = "cpu"
+    waits: int = 0
 
 
 class Implementation(NamedTuple):
@@ -119,13 +128,27 @@ class PluginUnderTest:
                 raise ZooError(
                     f"no option {name!r} of a check.{did_you_mean(name, known)} There are {', '.join(known)}"
                 )
-        return Options(**{**own, **self._given})
+        options = Options(**{**own, **self._given})
+        if options.device.partition(":")[0] == SIM:
+            from zoo.testing.strict import register
+
+            register()
+        return options
 
     # What it is
 
     def plugin(self) -> object:
         """Return the plugin that its entry point names, imported, whether or not it can be registered."""
         return discovery.claim(self.name).entry_point().load()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the plugin's code, or its file where it is one alone."""
+        import inspect
+
+        plugin = self.plugin()
+        file = Path(inspect.getfile(plugin if inspect.ismodule(plugin) else type(plugin)))
+        return file.parent if file.name == "__init__.py" else file
 
     def implementations(self) -> tuple[Implementation, ...]:
         """Return what it marks as hooks, those that do not exist included."""
@@ -172,11 +195,13 @@ class PluginUnderTest:
         return resolve(name, weights=weights)
 
     def load(self, **options: Any) -> Model:
-        """Return a model for a check that changes it, on the CPU, in float32."""
+        """Return a model for a check that changes it, on the options' device, in float32."""
         import zoo
 
         name, weights = self.source
-        return zoo.load(name, **{"weights": weights, "device": "cpu", "dtype": "float32", "seed": 0, **options})
+        return zoo.load(
+            name, **{"weights": weights, "device": self.options.device, "dtype": "float32", "seed": 0, **options}
+        )
 
     @functools.cached_property
     def on_meta(self) -> dict[str, Model]:

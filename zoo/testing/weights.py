@@ -57,7 +57,7 @@ def streaming_equals_loading(subject: PluginUnderTest) -> None:
     tied = _tied(module)
     missing = [name for name in wrong.missing_keys if not tied.get(name, set()) & pairs.keys()]
     require(not missing and not wrong.unexpected_keys, f"{missing + wrong.unexpected_keys} fits only one of the two")
-    module = module.float().eval()
+    module = module.float().eval().to(subject.plain.device)
     streamed = subject.plain.state_dict()
     for name, tensor in module.state_dict().items():
         require(name in streamed, f"{name} is in the library's module alone")
@@ -112,9 +112,10 @@ def saves_what_it_loads(subject: PluginUnderTest) -> None:
 
 def _loaded(subject: PluginUnderTest, folder: Path) -> Model:
     """Load the model in a folder: by its path if the plugin implements `recognises`, else as the entry's weights."""
+    device = subject.options.device
     if "recognises" in subject.hooks:
-        return zoo.load(f"{folder}/", device="cpu", dtype="float32")
-    return zoo.load(subject.source[0], weights=str(folder), device="cpu", dtype="float32")
+        return zoo.load(f"{folder}/", device=device, dtype="float32")
+    return zoo.load(subject.source[0], weights=str(folder), device=device, dtype="float32")
 
 
 def _tied(module: nn.Module) -> dict[str, set[str]]:

@@ -41,7 +41,8 @@ def spread(parts: Iterable[P], compute: Callable[[P], R]) -> list[R]:
 
     Where several processes evaluate a model together, each computes some of the parts, and all get the results of all:
     what is made of these is the same in each of them, and the same as in one process alone. `compute` should return
-    little, on the CPU (numbers of each example, not logits), and draw from no generator but its own.
+    little (numbers of each example, not logits), and draw from no generator but its own. Where there are several
+    processes, tensors arrive on the CPU.
 
     Args:
         parts: the same in every process, such as ranges of the examples.
@@ -54,10 +55,12 @@ def spread(parts: Iterable[P], compute: Callable[[P], R]) -> list[R]:
     if processes == 1:
         return [compute(part) for part in parts]
     import torch.distributed
+    from torch.utils._pytree import tree_map_only
 
     found: list[Any] = []
     try:
-        found = [compute(part) for number, part in enumerate(parts) if number % processes == process]
+        own = [compute(part) for number, part in enumerate(parts) if number % processes == process]
+        found = tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), own)
     except Exception as error:  # or the others would wait for this process
         found = [_Failed(error)]
     gathered: list[Any] = [None] * processes

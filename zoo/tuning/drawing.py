@@ -62,7 +62,8 @@ class Drawing:
         drawn, place = self._drawn(step), self.settings.place(step + 1)
         counts = [float(self.model.count(batch)) for _, batch in drawn]
         empty = float(counts.count(0) or not counts)
-        total, empties = mean(self.accelerator, torch.tensor([sum(counts), empty], device=self.model.device))
+        place_of_sums = self.model.device if self.accelerator.num_processes > 1 else None  # one need not ask a device
+        total, empties = mean(self.accelerator, torch.tensor([sum(counts), empty], device=place_of_sums))
         found = shares(drawn, counts, total, place)
         if sharded and empties:
             raise DataError(

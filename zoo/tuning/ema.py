@@ -20,11 +20,10 @@ def move(named: Iterable[tuple[str, Parameter]], optimizer: torch.optim.Optimize
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         for _, parameter in named:
-            state = optimizer.state.get(parameter)
-            if state and EMA in state:
-                state[EMA].lerp_(parameter, 1 - decay)
-            elif state:
-                state[EMA] = parameter.detach().clone()
+            if EMA in optimizer.state.get(parameter, {}):
+                optimizer.state[parameter][EMA].lerp_(parameter, 1 - decay)
+            elif parameter.grad is not None:  # before its first gradient an optimizer makes no state of its own
+                optimizer.state[parameter][EMA] = parameter.detach().clone()
 
 
 def put(named: Iterable[tuple[str, Parameter]], optimizer: torch.optim.Optimizer) -> None:

@@ -25,6 +25,8 @@ def fingerprint(data: Any) -> str:
     Of folders, lists of files, data sets and other objects nothing is read here: their readers say what they have read.
     """
     hashed = hashlib.blake2b(digest_size=16)
+    if isinstance(data, Data) and data == Data(data.source):  # with nothing said, the same as its source alone
+        data = data.source
     source = data.source if isinstance(data, Data) else data
     if isinstance(source, str | os.PathLike):
         for part in _file(Path(os.fsdecode(source))):

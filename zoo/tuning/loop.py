@@ -1,10 +1,10 @@
-"""The tuning loop: AdamW on what trains, over the model's own batches and loss."""
+"""The tuning loop: an optimizer on what trains, over the model's own batches and loss."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,18 +22,19 @@ from zoo.tuning.evaluation import Evaluations, EvaluationSettings
 from zoo.tuning.examples import held_out_of, opened, steps_of
 from zoo.tuning.extension import extension
 from zoo.tuning.folder import opened as opened_folder
+from zoo.tuning.gradient_checkpointing import gradient_checkpointing as checkpointed
 from zoo.tuning.identity import identity
 from zoo.tuning.interrupts import Terminated, stoppable
+from zoo.tuning.optimizers import ADAMW, optimizer_of
 from zoo.tuning.options import check_options, known_options
 from zoo.tuning.processes import own_accelerator
 from zoo.tuning.progress import note, progress
-from zoo.tuning.rates import usual_lr
+from zoo.tuning.rates import rates_for, usual_lr
 from zoo.tuning.record import record_of
 from zoo.tuning.result import TuneResult as TuneResult
 from zoo.tuning.run import Run, state_of
 from zoo.tuning.settings import (
     BATCH_SIZE,
-    MATCHED,
     MOST,
     OLD_NAMES,
     Settings,
@@ -63,14 +64,17 @@ def tune(
     seed: int = 0,
     warmup: float = 0.05,
     schedule: str = "cosine",
-    rates: str = MATCHED,
+    rates: str | None = None,
     extended: Sequence[float] = (),
     grad_clip: float | None = 1.0,
+    optimizer: Any = ADAMW,
+    optimizer_options: Mapping[str, Any] | None = None,
     weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: tuple[float, float] | None = None,
     gradient_accumulation_steps: int = 1,
     ema_decay: float = 0.0,
     precision: str | None = None,
+    gradient_checkpointing: bool = False,
     eval_every: int | None = None,
     eval_data: Any = None,
     metric: str | None = None,
@@ -107,7 +111,13 @@ def tune(
         out,
         on_step,
         {"save_every": save_every, "keep": keep, "log_every": log_every},
-        {"resume": resume, "keep_best": keep_best, "quiet": quiet, "report": report},
+        {
+            "resume": resume,
+            "keep_best": keep_best,
+            "quiet": quiet,
+            "report": report,
+            "gradient_checkpointing": gradient_checkpointing,
+        },
     )
     tracking = Trackers(trackers, project, run_name, out)
     callbacks = [*checked(callbacks), tracking]
@@ -117,6 +127,10 @@ def tune(
     if len(budget) != 1:
         raise TuningError(f"expected one of steps, minutes and epochs, got {' and '.join(budget) or 'none'}")
     batch_size = BATCH_SIZE if batch_size is None else batch_size
+    device = torch.device(model.device)
+    betas = None if betas is None else checked_betas(betas)
+    chosen = optimizer_of(optimizer, device, options=optimizer_options, betas=betas, weight_decay=weight_decay)
+    rates = rates_for(chosen, rates, lr)
     rate = usual_lr(model.module) if lr is None else lr
 
     def settings_of(steps: int | None) -> Settings:
@@ -133,10 +147,12 @@ def tune(
             rates=rates,
             grad_clip=grad_clip,
             weight_decay=weight_decay,
-            betas=checked_betas(betas),
+            betas=chosen.pair,
             gradient_accumulation_steps=gradient_accumulation_steps,
             ema_decay=ema_decay,
             extended=before,
+            optimizer=chosen.name,
+            optimizer_options=chosen.options,
         )
 
     settings_of(MOST["steps"] if epochs is not None else steps)
@@ -145,11 +161,11 @@ def tune(
         raise TuningError(
             "nothing can train: load with lora=8, add_adapter and activate one, or load in full precision (bits=32)"
         )
-    device = torch.device(model.device)
     with (
         stoppable(),
         preserve_rng(device),
         _training(model),
+        checkpointed(model.module, gradient_checkpointing),
         own_accelerator(device, precision) as (accelerator, shards),
         opened_folder(
             accelerator,
@@ -196,11 +212,13 @@ def tune(
         known = {} if folder is None else identity(model, data, device)
         used = {**given, **asdict(settings), "precision": accelerator.mixed_precision, "warmup": warmup}
         used |= {"steps": steps if epochs is None else None, "lr": settings.lr, "epochs": epochs}
+        used["optimizer"] = optimizer if chosen.is_python else chosen.name
+        used["processes"] = accelerator.num_processes
         record = None if folder is None else record_of(model, data, used, accelerator.is_main_process)
         if folder is not None and record is not None:
             folder.file = record.file
         run = Run(model, accelerator, named, settings, division, facts, known, folder, device, examples, evaluations)
-        run.sharding = sharding
+        run.sharding, run.chosen = sharding, chosen
         run.begin(silent)
         if longer.said:
             note(longer.said, quiet=silent)

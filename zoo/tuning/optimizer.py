@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,17 +11,22 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from zoo.errors import TuningError
+from zoo.tuning.optimizers import Optimizer, fixed
 from zoo.tuning.rates import ONE, Rate
 from zoo.tuning.settings import Settings
 from zoo.weights.walk import plain_names
 
-EPS = 1e-8  # Adam's, of a weight itself
+_FUSED = (torch.optim.AdamW, torch.optim.Adam)
 
 
-def adamw(
-    named: list[tuple[str, Parameter]], settings: Settings, device: torch.device, rates: Mapping[str, Rate]
-) -> torch.optim.AdamW:
-    """Return AdamW (arXiv:1711.05101), with decay on what has two or more dimensions only.
+def built(
+    named: list[tuple[str, Parameter]],
+    settings: Settings,
+    device: torch.device,
+    rates: Mapping[str, Rate],
+    optimizer: Optimizer = Optimizer(),  # noqa: B008 - immutable
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a run, by default AdamW (arXiv:1711.05101); decay is of two or more dimensions only.
 
     Each group has a "rate", by which `set_lr` multiplies the learning rate. Adam's epsilon is divided by it, because
     gradients of a factor with a high rate are small.
@@ -30,6 +36,7 @@ def adamw(
         settings: of the run.
         device: where the parameters are.
         rates: of the parameters whose rate is not the learning rate itself, by name.
+        optimizer: as `optimizer_of` gives it.
     """
     groups: dict[tuple[Rate, bool], list[Parameter]] = {}
     for name, parameter in named:
@@ -39,21 +46,27 @@ def adamw(
             "params": parameters,
             "rate": rate,
             "decay": settings.weight_decay if decays else 0.0,
-            "eps": EPS / rate.first,
+            "decoupled": optimizer.decoupled,
+            **({} if optimizer.eps is None else {"eps": optimizer.eps / rate.first}),
         }
         for (rate, decays), parameters in groups.items()
     ]
-    fused = device.type in {"cpu", "cuda"}
-    optimizer = torch.optim.AdamW(listed, lr=settings.lr, betas=settings.betas, fused=fused or None)
-    set_lr(optimizer, settings.lr, 0)
-    return optimizer
+    options = fixed(optimizer)
+    if optimizer.make in _FUSED and "foreach" not in options:
+        options.setdefault("fused", device.type in {"cpu", "cuda"} or None)
+    if "weight_decay" in inspect.signature(optimizer.make).parameters:
+        options["weight_decay"] = 0.0  # each group has its own, see `set_lr`
+    made = optimizer.make(listed, lr=settings.lr, **options)
+    set_lr(made, settings.lr, 0)
+    return made
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, step: int) -> None:
     """Set the learning rate of every group for a step, counted from 0; decay shrinks all of them by the same share."""
     for group in optimizer.param_groups:
         multiple = group["rate"].at(step)
-        group["lr"], group["weight_decay"] = lr * multiple, group["decay"] / multiple
+        group["lr"] = lr * multiple
+        group["weight_decay"] = group["decay"] / multiple if group["decoupled"] else group["decay"]
 
 
 def check_loss(loss: Any) -> None:

@@ -9,15 +9,18 @@ factors of 4 to 400. Here each parameter's rate is a multiple of `lr`, such that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from zoo.tuning.settings import LR, PLAIN, Settings, ratio_of
+from zoo.errors import TuningError
+from zoo.tuning.optimizers import ADAMW, Optimizer
+from zoo.tuning.settings import LR, MATCHED, PLAIN, Settings, ratio_of
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.readings import numbers
 from zoo.weights.update import Update, whole
 from zoo.weights.walk import managed_weights, tied_groups
 
@@ -45,6 +48,7 @@ class Rate(NamedTuple):
 
 
 ONE = Rate(1.0, 1.0)
+Sizes = Mapping[str, float]  # of an update's parameters, what a step of each does to the weight
 
 
 class Part(NamedTuple):
@@ -77,17 +81,54 @@ def rates_of(module: nn.Module, named: Iterable[tuple[str, Parameter]], settings
         return {}
     ratio = ratio_of(settings.rates)
     names = {id(parameter): name for name, parameter in named}
-    found: dict[str, Rate] = {}
-    for store in managed_weights(module).values():
-        parts = [
+    parts = {
+        store: [
             Part(store.updates[key], name, parameter)  # type: ignore[arg-type]
             for key in store.active
             for name, parameter in store.updates[key].named_parameters()
             if id(parameter) in names
         ]
-        own = _matched(store, parts, follower(settings.lr)) if ratio is None else _ratio(store, parts, ratio)
-        found |= {names[key]: value for key, value in own.items() if value != ONE}
+        for store in managed_weights(module).values()
+    }
+    sizes = _sizes({update: store for store, own in parts.items() for update, _, _ in own})
+    follow = {update: _followers(update, own) for update, own in sizes.items()}
+    following = [part for own in parts.values() for part in own if part.name in follow[part.update]]
+    read = numbers(_rms(part.parameter) / len(follow[part.update]) for part in following)
+    lengths = dict(zip(map(_key, following), read, strict=True))
+    found: dict[str, Rate] = {}
+    for store, own in parts.items():
+        if ratio is not None:
+            rates = {
+                _key(part): Rate(ratio, ratio) if follow[part.update] and _key(part) not in lengths else ONE
+                for part in own
+            }
+        else:
+            rates = _matched(store, own, sizes, lengths, follower(settings.lr))
+        found |= {names[key]: value for key, value in rates.items() if value != ONE}
     return found
+
+
+def _key(part: Part) -> int:
+    return id(part.parameter)
+
+
+def rates_for(optimizer: Optimizer, rates: str | None, lr: float | None) -> str:
+    """Return the rates of a run with an optimizer: "matched" where its steps are even, unless the user says others.
+
+    Raises:
+        TuningError: steps are as large as gradients or weights, so that nothing can be matched, and no rate is usual.
+    """
+    if optimizer.even:
+        return MATCHED if rates is None else rates
+    uneven = f"the steps of {optimizer.name} depend on the size of the gradient or of the weight"
+    if rates == MATCHED:
+        raise TuningError(
+            f"{uneven}, so that rates={MATCHED!r} cannot say how far they move a weight: use rates={PLAIN!r}, or "
+            f"optimizer={ADAMW!r}"
+        )
+    if lr is None:
+        raise TuningError(f"{uneven}, so that no learning rate is usual: give lr=, or use optimizer={ADAMW!r}")
+    return PLAIN if rates is None else rates
 
 
 def usual_lr(module: nn.Module) -> float:
@@ -109,23 +150,35 @@ def follower(lr: float) -> float:
     return min(FOLLOWER, FASTEST / lr)
 
 
-def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[int, Rate]:
-    """Return the rate of each parameter of one weight, by its id."""
-    sizes = {update: step_sizes(update, store) for update, _, _ in parts}
-    follow = {update: _followers(update, sizes[update]) for update in sizes}
+def _matched(
+    store: ManagedWeight,
+    parts: list[Part],
+    sizes: Mapping[Update, Sizes],
+    lengths: Mapping[int, float],
+    followers: float,
+) -> dict[int, Rate]:
+    """Return the rate of each parameter of one weight, by its id.
+
+    Args:
+        store: the weight.
+        parts: the parameters.
+        sizes: what their steps do.
+        lengths: root mean squares of those that change nothing at first, by their ids, each divided by their number.
+        followers: how far these move, relative to that.
+    """
     weights = {store.updates[name]: abs(weight) for name, weight in store.weights.items()}
-    leading = sum(parameter.numel() for update, name, parameter in parts if name not in follow[update])
+    leading = sum(part.parameter.numel() for part in parts if _key(part) not in lengths)
     found, total = [], 0.0
     for update, name, parameter in parts:
         size = weights[update] * sizes[update].get(name, 0.0)
-        growth = 1.0
-        if name in follow[update]:
-            multiple = followers * _rms(parameter) / len(follow[update])
+        growth, key = 1.0, id(parameter)
+        if key in lengths:
+            multiple = followers * lengths[key]
         else:
             multiple = math.sqrt(parameter.numel() / leading) / size if size > 0 else _STILL
             if update.followers is not None:
                 growth = max(1.0, store.shape.numel() / leading) ** GROWS
-        found.append((id(parameter), multiple, growth))
+        found.append((key, multiple, growth))
         total += (multiple * size) ** 2
     if not total:  # nothing that is known moves the weight: it is not for us to say how fast
         return {key: ONE for key, _, _ in found}
@@ -133,23 +186,14 @@ def _matched(store: ManagedWeight, parts: list[Part], followers: float) -> dict[
     return {key: Rate(first[key], first[key] * _rounded(growth)) for key, _, growth in found}
 
 
-def _ratio(store: ManagedWeight, parts: list[Part], ratio: float) -> dict[int, Rate]:
-    """Return `ratio` for the parameters that move the weight at once, of updates that have others, by their ids."""
-    found = {}
-    for update, name, parameter in parts:
-        follow = _followers(update, step_sizes(update, store))
-        found[id(parameter)] = Rate(ratio, ratio) if follow and name not in follow else ONE
-    return found
-
-
-def _followers(update: Update, sizes: dict[str, float]) -> set[str]:
+def _followers(update: Update, sizes: Sizes) -> set[str]:
     """Return the parameters that change nothing at first."""
     if update.followers is not None:
         return set(update.followers)
     return {name for name, size in sizes.items() if not size}
 
 
-def step_sizes(update: Update, store: ManagedWeight) -> dict[str, float]:
+def step_sizes(update: Update, store: ManagedWeight) -> Sizes:
     """Return how far (root mean square) one step of Adam at rate 1 of each parameter of an update moves a weight.
 
     What the update does not say (`Update.step_sizes`) is measured. A size that is no number, or that is rounding beside
@@ -159,13 +203,27 @@ def step_sizes(update: Update, store: ManagedWeight) -> dict[str, float]:
         update: of one adapter.
         store: the weight.
     """
+    return _sizes({update: store})[update]
+
+
+def _sizes(stores: Mapping[Update, ManagedWeight]) -> dict[Update, Sizes]:
+    """Return `step_sizes` of each update, read together."""
+    told = {update: _told(update, store) for update, store in stores.items()}
+    read = iter(numbers(size for own in told.values() for size in own.values()))
+    found: dict[Update, Sizes] = {}
+    for update, own in told.items():
+        sizes = {name: next(read) for name in own}
+        least = _NOISE * max(filter(math.isfinite, sizes.values()), default=0.0)
+        found[update] = {name: size if least < size < math.inf else 0.0 for name, size in sizes.items()}
+    return found
+
+
+def _told(update: Update, store: ManagedWeight) -> Mapping[str, float | Tensor]:
     told = update.step_sizes(lambda: whole(store.base_tensor(torch.float32)).detach())
-    sizes = _measured(update, store) if told is None else told
-    least = _NOISE * max(filter(math.isfinite, sizes.values()), default=0.0)
-    return {name: size if least < size < math.inf else 0.0 for name, size in sizes.items()}
+    return _measured(update, store) if told is None else told
 
 
-def _measured(update: Update, store: ManagedWeight) -> dict[str, float]:
+def _measured(update: Update, store: ManagedWeight) -> dict[str, Tensor]:
     """Return what `step_sizes` does, by a step for a random gradient of the weight."""
     base = whole(store.base_tensor(torch.float64)).detach()
     arguments = (base, base) if update.takes_base else (base,)
@@ -190,9 +248,9 @@ def _measured(update: Update, store: ManagedWeight) -> dict[str, float]:
     return found
 
 
-def _rms(tensor: Tensor) -> float:
-    """Return the root mean square of all values, of a sharded tensor too."""
-    return float(whole(tensor.detach().float().square().mean().sqrt())) if tensor.numel() else 0.0
+def _rms(tensor: Tensor) -> Tensor:
+    """Return the root mean square of all values, of a sharded tensor too: float32 ()."""
+    return whole(tensor.detach().float().square().mean().sqrt()) if tensor.numel() else torch.zeros(())
 
 
 def _rounded(multiple: float) -> float:

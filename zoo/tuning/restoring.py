@@ -18,6 +18,8 @@ from zoo.weights.gathering import put as put_whole
 from zoo.weights.walk import named_buffers
 
 Named = Sequence[tuple[str, Parameter]]
+STEP = "step"  # what torch's optimizers call their count of steps
+NUMBER = "="  # before the name of a number
 
 
 def check(
@@ -56,14 +58,15 @@ def put(tensors: Mapping[str, Tensor], module: nn.Module, named: Named) -> None:
 
 
 def moments(optimizer: torch.optim.Optimizer, named: Named) -> dict[str, Tensor]:
-    """Return the optimizer's state, as "<parameter>/<moment>"."""
-    state = optimizer.state
-    return {
-        f"{name}/{kind}": whole(tensor)
-        for name, parameter in named
-        if parameter in state
-        for kind, tensor in state[parameter].items()
-    }
+    """Return the optimizer's state, as "<parameter>/<moment>", of numbers of Python's "<parameter>/=<moment>"."""
+    found = {}
+    for name, parameter in named:
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                found[f"{name}/{kind}"] = whole(value)
+            elif value is not None:
+                found[f"{name}/{NUMBER}{kind}"] = torch.tensor(value)
+    return found
 
 
 def put_moments(kept: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, named: Named) -> None:
@@ -72,7 +75,18 @@ def put_moments(kept: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, na
     for key, tensor in kept.items():
         name, _, kind = key.rpartition("/")
         found.setdefault(name, {})[kind] = tensor
+    places = {one: _place_of_steps(group, one) for group in optimizer.param_groups for one in group["params"]}
     for name, parameter in named:
         if name in found:
-            moments = {kind: tensor.to(parameter.device) for kind, tensor in found[name].items()}
-            optimizer.state[parameter] = {kind: like(tensor, parameter) for kind, tensor in moments.items()}
+            optimizer.state[parameter] = {
+                kind.removeprefix(NUMBER): tensor.item()
+                if kind.startswith(NUMBER)
+                else like(tensor.to(parameter.device if kind != STEP else places[parameter]), parameter)
+                for kind, tensor in found[name].items()
+            }
+
+
+def _place_of_steps(group: Mapping[str, Any], parameter: Parameter) -> torch.device:
+    """Return where an optimizer of torch counts a parameter's steps: on the CPU, unless the device itself reads it."""
+    there = group.get("fused") or group.get("capturable")
+    return parameter.device if there else torch.device("cpu")

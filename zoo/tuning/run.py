@@ -24,7 +24,8 @@ from zoo.tuning.evaluation import Evaluations
 from zoo.tuning.examples import Drawn, Examples
 from zoo.tuning.folder import RunFolder
 from zoo.tuning.interrupts import uninterrupted
-from zoo.tuning.optimizer import adamw, persistent_buffers, set_lr
+from zoo.tuning.optimizer import built, persistent_buffers, set_lr
+from zoo.tuning.optimizers import SHARDED, Optimizer
 from zoo.tuning.processes import gathered, mean, same_everywhere
 from zoo.tuning.rates import Rate, rates_of
 from zoo.tuning.restoring import check, moments, put, put_moments
@@ -64,6 +65,7 @@ class Run:
         loss_of: the model's loss as a module; see `zoo.tuning.step`.
         used: the share of the budget that is used.
         lr: the learning rate of the last step.
+        chosen: what `optimizer` is made by.
         rates: multiples of it by the parameter's name, where they are not 1.
         written: the last checkpoint.
         resumed_from: the step that this call began at.
@@ -92,7 +94,8 @@ class Run:
     drawing: Drawing = field(init=False)
     loss_of: nn.Module = field(init=False)
     rates: dict[str, Rate] = field(init=False)
-    optimizer: torch.optim.AdamW = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    chosen: Optimizer = field(default_factory=Optimizer)
     written: Path | None = None
     resumed_from: int = 0
     stopped: str | None = None
@@ -109,13 +112,18 @@ class Run:
                 f"with sharded weights every process takes as many batches, and a step of this run has "
                 f"{self.division.described()} for {self.division.processes} processes"
             )
+        if self.sharding is not None and self.chosen.name not in SHARDED:
+            raise TuningError(
+                f"with FSDP2 the optimizers are {', '.join(SHARDED)}, which take a step of each value by itself, got "
+                f"{self.chosen.name}: use one of them, or launch without --use_fsdp"
+            )
         if self.sharding is None:
             self.loss_of = objective(self.model, self.accelerator, self.named)
         else:
             same_everywhere(self.accelerator, [one for _, one in self.named if not is_sharded(one)])
         # Those of the run's start: by what has been learnt since they would be others.
         self.rates = dict(last.rates) if last is not None else rates_of(self.model.module, self.named, settings)
-        self.optimizer = adamw(self.named, settings, self.device, self.rates)
+        self.optimizer = built(self.named, settings, self.device, self.rates, self.chosen)
         if self.sharding is not None:
             self.named = self.sharding.spread(self.named, self.optimizer)
             self.loss_of = objective(self.model, self.accelerator, self.named)
@@ -137,7 +145,7 @@ class Run:
         settings, named = self.settings, self.named
         batches = self.drawing.weighted(self.step, self.sharding is not None)
         total, norm = accumulate(self.loss_of, self.accelerator, named, batches, self.device)
-        clock = total.new_tensor(settings.used(self.step + 1, self.seconds))
+        clock = total.new_full((), settings.used(self.step + 1, self.seconds))
         # The clock too is the processes' mean, or one of them would stop before the others.
         value, length, used = mean(self.accelerator, torch.stack([total, norm, clock]))
         # A scaler tries factors that are too large and leaves out the step itself.

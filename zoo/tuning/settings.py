@@ -6,12 +6,13 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any
 
 from zoo.data.spec import Data
 from zoo.errors import TuningError
 from zoo.plugin.requests import MOST_ITEMS, SEEDS
+from zoo.tuning.optimizers import ADAMW
 
 BATCH_SIZE = 16
 LR = 1e-3  # of small models, for adapters and full training alike: see `zoo.tuning.rates.usual_lr`
@@ -36,6 +37,8 @@ class Settings:
         rates: whether each factor of an adapter has a learning rate of its own: "matched", "plain" or "lora+16".
         warmup: a number of steps, or of a budget in minutes its share, below 1.
         extended: the earlier budgets of a run that was given a larger one each time it had used one up, rising.
+        optimizer: its name, and of one of Python's where it is defined.
+        optimizer_options: its own, beside those that are settings.
     """
 
     data: str
@@ -46,13 +49,15 @@ class Settings:
     warmup: float
     grad_clip: float | None
     weight_decay: float
-    betas: tuple[float, float]
+    betas: tuple[float, float] | None
     gradient_accumulation_steps: int
     ema_decay: float = 0.0
     minutes: float | None = None
     schedule: str = "cosine"
     rates: str = MATCHED
     extended: tuple[float, ...] = ()
+    optimizer: str = ADAMW
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -80,7 +85,8 @@ class Settings:
         for name in ("lr", "weight_decay"):
             if getattr(self, name) > MOST_RATE:
                 raise TuningError(f"expected {name} as a number, at most {MOST_RATE}, got {getattr(self, name):.3g}")
-        checked_betas(self.betas)
+        if self.betas is not None:
+            checked_betas(self.betas)
         if not _is_number(self.ema_decay) or not 0 <= self.ema_decay < 1:
             raise TuningError(f"expected ema_decay as a number in [0, 1), got {self.ema_decay!r}")
         if self.schedule not in SCHEDULES:
@@ -89,8 +95,11 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back, without those that version 0.1 had not and that are not used."""
-        values = {**asdict(self), "betas": list(self.betas), "extended": list(self.extended) or ()}
-        younger = {field.name: field.default for field in fields(self) if field.name in _YOUNGER}
+        values = {**asdict(self), "extended": list(self.extended) or (), "optimizer_options": {}}
+        values["betas"] = None if self.betas is None else list(self.betas)
+        for name, value in self.optimizer_options.items():
+            values["optimizer_options"][name] = list(value) if isinstance(value, tuple) else value
+        younger = {one.name: _usual(one) for one in fields(self) if one.name in _YOUNGER}
         return {name: value for name, value in values.items() if name not in younger or value != younger[name]}
 
     def used(self, step: int, seconds: float) -> float:
@@ -131,7 +140,7 @@ class Settings:
         return f"step {step}" if self.steps is None else f"step {step} of {self.steps}"
 
 
-_YOUNGER = ("ema_decay", "minutes", "schedule", "extended")
+_YOUNGER = ("ema_decay", "minutes", "schedule", "extended", "optimizer", "optimizer_options")
 
 
 def checked_extended(extended: Any, budget: float | None) -> tuple[float, ...]:
@@ -160,7 +169,7 @@ def warmup_steps(warmup: float, steps: int | None) -> float:
 
 
 def checked_betas(betas: Any) -> tuple[float, float]:
-    """Return AdamW's betas; raise TuningError unless they are two numbers in [0, 1)."""
+    """Return an optimizer's betas; raise TuningError unless they are two numbers in [0, 1)."""
     pair = betas if isinstance(betas, list | tuple) else ()
     if len(pair) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in pair):
         raise TuningError(f"expected betas as two numbers in [0, 1), got {betas!r:.80}")

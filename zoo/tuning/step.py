@@ -92,6 +92,7 @@ def accumulate(
     """
     from accelerate.utils import send_to_device
 
+    freely = device.type not in ("cpu", "mps")  # without waiting until it has arrived
     total = torch.zeros((), device=device)
     shards = any(is_sharded(parameter) for _, parameter in named)
     batches = batches or [Weighted(None, 0.0, 0)]  # every process has a part in the mean
@@ -100,7 +101,7 @@ def accumulate(
         with getattr(loss_of, "no_sync", nullcontext)() if number < len(batches) else nullcontext():
             seed_everything(seed)
             with accelerator.autocast(), regathering() if shards else nullcontext():
-                loss = loss_of(None if batch is None else send_to_device(batch, device))
+                loss = loss_of(None if batch is None else send_to_device(batch, device, non_blocking=freely))
             total += loss.detach().to(device, torch.float32) * share
             accelerator.backward(loss * share if batch is not None else loss)
     accelerator.unscale_gradients()

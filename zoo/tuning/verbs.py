@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from zoo.compat import renamed_arguments
+from zoo.data.batches import on_device
 from zoo.data.report import SEEN, collecting
 from zoo.data.spec import as_data
 from zoo.plugin import hooks
@@ -21,6 +22,7 @@ from zoo.tuning.progress import note
 from zoo.tuning.seen import SeenExamples
 from zoo.tuning.settings import OLD_NAMES
 from zoo.tuning.teacher import SHARE, Taught
+from zoo.weights.dense_cache import Cache, caching
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,8 +92,8 @@ class TrainingVerbs(ABC):
         """Keep a record of an evaluation."""
 
     def loss(self, batch: Any) -> Tensor:
-        """Return the training loss of one batch of `batches`: a scalar with a graph."""
-        return hooks.loss(self, batch)
+        """Return the training loss of one batch of `batches`, which is moved to the model's device: a scalar."""
+        return hooks.loss(self, on_device(batch, self.device))
 
     def count(self, batch: Any) -> float:
         """Return what the loss of one batch is the mean of, such as tokens; 1 where all batches count alike."""
@@ -127,6 +129,7 @@ class TrainingVerbs(ABC):
         metrics: Sequence[str] = (),
         judge: Any = None,
         samples: int | None = None,
+        cache: Cache = "auto",
     ) -> Figures:
         """Return metrics on held-out data, the main one first; the same at every call.
 
@@ -144,6 +147,7 @@ class TrainingVerbs(ABC):
             judge: in whose features pictures are compared: "pixels", "inception", a loaded image classifier or a
                 module, see `zoo.metrics.space_of`.
             samples: how many samples to draw at most where a metric is of drawn ones.
+            cache: the memory for dense forms of quantized and adapted weights, as in `sample`.
 
         Raises:
             DataError: the data cannot be used.
@@ -152,7 +156,8 @@ class TrainingVerbs(ABC):
         if columns is not None or split is not None:
             data = as_data(data, columns=columns, split=split)
         request = EvaluationRequest((metrics,) if isinstance(metrics, str) else tuple(metrics), judge, samples)
-        with torch.no_grad(), evaluating(self.module), collecting() as reports:
+        kept = caching(self.module, cache)
+        with torch.no_grad(), evaluating(self.module), kept, collecting() as reports:
             figures = hooks.evaluate(self, data, request)
         share = self.seen.share(reports)
         if share:
@@ -181,11 +186,14 @@ class TrainingVerbs(ABC):
         rates: str | None = None,
         extended: Sequence[float] = (),
         grad_clip: float | Literal["default"] | None = "default",
+        optimizer: Any = None,
+        optimizer_options: Mapping[str, Any] | None = None,
         weight_decay: float | None = None,
         betas: tuple[float, float] | None = None,
         gradient_accumulation_steps: int | None = None,
         ema_decay: float | None = None,
         precision: str | None = None,
+        gradient_checkpointing: bool = False,
         quantize: Any = None,
         teacher: Any = None,
         teacher_share: float = SHARE,
@@ -235,13 +243,19 @@ class TrainingVerbs(ABC):
                 to 0 over the last third.
             rates: "matched", the default: each factor of an adapter has its own multiple of `lr`, so that the first
                 step moves every weight by `lr` (root mean square), whatever the kind, the rank and the scale of the
-                adapter. "plain": `lr` for all. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
+                adapter. "plain": `lr` for all; the default, and all there is beside LoRA+, of optimizers whose steps
+                are as large as gradients. "lora+16": 16 times `lr` for the factors that start at zero (LoRA+).
             extended: to do again what an extended run did: the budgets that it had before, `[40]` with steps=60. Up to
                 each, the learning rate is that of a run of so many.
             grad_clip: largest norm of the gradient, default 1; None for no limit.
-            weight_decay: decoupled, on parameters of two or more dimensions. It pulls the product of low-rank factors
-                to zero, therefore the default is 0.
-            betas: AdamW's, default (0.9, 0.999).
+            optimizer: "adamw", the default, or another of torch ("adam", "nadam", "adamax", "adafactor", "sgd", …) or
+                bitsandbytes ("adamw8bit", "lion8bit", "ademamix8bit", "paged_adamw8bit", …) by name; a class of
+                `torch.optim.Optimizer`; or a function that makes one, called with groups of parameters and `lr`. It
+                takes a few steps on the device before anything else happens, which show whether `rates` can be matched.
+            optimizer_options: of the optimizer's own, `{"momentum": 0.9}`.
+            weight_decay: as the optimizer understands it (AdamW: decoupled), on parameters of two or more dimensions.
+                It pulls the product of low-rank factors to zero, therefore the default is 0.
+            betas: the optimizer's, if it has some; default AdamW's (0.9, 0.999), or its own.
             gradient_accumulation_steps: batches in one step, default 1. They count as in one large batch.
             ema_decay: decay of a moving average of what trains, which takes its place after the last step, for
                 objectives that never settle (GANs): 0.99 to 0.999. 0, the default: none. It costs the memory of what
@@ -253,6 +267,8 @@ class TrainingVerbs(ABC):
                 plugin's hook `distill` or by zoo.
             teacher_share: how much the teacher counts in the loss, from 0 to 1; the rest is the model's own loss.
             precision: "no", "bf16" or "fp16" autocast; None: what accelerate is set to, or else "no".
+            gradient_checkpointing: compute activations again in the backward pass instead of keeping them: less memory,
+                more time, exactly the same gradients. By the library's own switch, or of the blocks that repeat.
             columns: what a column is → its name in the data, `{"text": "review", "label": "stars"}`.
             eval_every: steps between evaluations on held-out data, of which there is one after the last step too.
             eval_data: what to evaluate on; None: what `data` hold out.
@@ -284,21 +300,11 @@ class TrainingVerbs(ABC):
             KeyboardInterrupt: Ctrl-C. The last whole step is in a checkpoint then, and a note says how to go on.
             SystemExit: SIGTERM or SIGHUP, with the exit code 143 or 129; the same holds.
         """
-        from zoo.tuning.defaults import chosen
+        arguments = dict(locals())
+        from zoo.tuning.defaults import CHOSEN, chosen
         from zoo.tuning.loop import tune
 
-        given = {
-            "batch_size": batch_size,
-            "lr": lr,
-            "warmup": warmup,
-            "schedule": schedule,
-            "rates": rates,
-            "weight_decay": weight_decay,
-            "betas": betas,
-            "gradient_accumulation_steps": gradient_accumulation_steps,
-            "ema_decay": ema_decay,
-        }
-        wanted = chosen(self.entry, given)
+        wanted = chosen(self.entry, {name: arguments[name] for name in CHOSEN}, self.device)
         if grad_clip != "default":
             wanted["grad_clip"] = grad_clip
         own_data, own_minutes = wanted.pop("data", None), wanted.pop("minutes", None)
@@ -308,34 +314,11 @@ class TrainingVerbs(ABC):
         if quantize is not None:
             self.quantize_for_tuning(quantize)
         self.check_trained()
-        result = tune(
-            subject,
-            data,
-            steps=steps,
-            minutes=own_minutes if steps is None and minutes is None and epochs is None else minutes,
-            epochs=epochs,
-            out=out,
-            resume=resume,
-            seed=seed,
-            precision=precision,
-            eval_every=eval_every,
-            eval_data=eval_data,
-            metric=metric,
-            patience=patience,
-            keep_best=keep_best,
-            save_every=save_every,
-            keep=keep,
-            log_every=log_every,
-            quiet=quiet,
-            on_step=on_step,
-            callbacks=callbacks,
-            extended=extended,
-            trackers=trackers,
-            project=project,
-            run_name=run_name,
-            report=report,
-            **wanted,
-        )
+        used = {"self", "data", "columns", "quantize", "teacher", "teacher_share", "grad_clip", *CHOSEN}
+        others = {name: value for name, value in arguments.items() if name not in used}
+        if steps is minutes is epochs is None:
+            others["minutes"] = own_minutes
+        result: TuneResult = tune(subject, data, **others, **wanted)
         self.tuned = True
         self.seen.add(result.reports)
         self.check_trained()

@@ -1,7 +1,7 @@
 """Other adapters for the calls of one thread, without a change of the managed weights that all threads share.
 
-A choice gives for some managed weights a view: the same tensors with other adapters active. Whatever computes with a
-weight in the thread sees its view.
+A choice gives for some managed weights a view: the same tensors with other adapters active, or a dense form of the
+weight that is kept for a while. Whatever computes with a weight in the thread sees its view.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zoo.weights.kept_weight import KeptWeights
 from zoo.weights.managed_weight import ManagedWeight
 
 Views = Mapping[ManagedWeight, ManagedWeight]
@@ -25,20 +26,39 @@ class _Choice(NamedTuple):
         views: By the managed weight in whose place they are.
         backward: The backward pass in which alone they are in force; None for no such limit.
         outer: What was in force before that backward pass.
+        dense: Dense forms that are kept of weights without a view.
     """
 
     views: Views
     backward: int | None = None
     outer: Any = None
+    dense: KeptWeights | None = None
 
 
 CHOSEN: ContextVar[_Choice | None] = ContextVar("chosen", default=None)
+# Dynamo of torch before 2.14 cannot trace a ContextVar. Compiled code needs none: its adapters are switched for a call.
+TRACED = torch.__version__ >= (2, 14)  # type: ignore[operator]
 
 
-def in_force(managed: Any) -> Any:
-    """Return what to compute with in a managed weight's place: its view, or itself."""
-    choice = _current()
-    return managed if choice is None else choice.views.get(managed, managed)
+def in_force(managed: Any, needs_dense: bool = True) -> Any:
+    """Return what to compute with in a managed weight's place: its view, its dense form if that is kept, or itself.
+
+    Args:
+        managed: The managed weight, or a part of it.
+        needs_dense: Whether the operation takes the whole dense weight, and not only rows of it.
+    """
+    if not TRACED and torch.compiler.is_compiling():
+        return managed
+    choice = CHOSEN.get()
+    if choice is not None and choice.backward is not None:
+        choice = _current()
+    if choice is None:
+        return managed
+    views, _, _, dense = choice
+    view = views.get(managed) if views else None
+    if view is not None:
+        return view
+    return managed if dense is None or type(managed) is not ManagedWeight else dense.now(managed, needs_dense)
 
 
 def _current() -> _Choice | None:
@@ -53,7 +73,15 @@ def _current() -> _Choice | None:
 def choosing(views: Views) -> Iterator[None]:
     """Put views in force in the block, in its thread; those of a choice around it stay for other weights."""
     outer = _current()
-    with keeping(_Choice(views if outer is None else {**outer.views, **views})):
+    with keeping(_Choice(views) if outer is None else _Choice({**outer.views, **views}, dense=outer.dense)):
+        yield
+
+
+@contextmanager
+def keeping_dense(dense: KeptWeights) -> Iterator[None]:
+    """Keep dense forms of weights that are used in the block, in its thread."""
+    outer = _current()
+    with keeping(_Choice({} if outer is None else outer.views, dense=dense)):
         yield
 
 

@@ -21,6 +21,7 @@ from zoo.weights.four_bit import SCALE_BLOCK, FourBit, quantize_four_bit, thresh
 from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
 from zoo.weights.native import library_for
 from zoo.weights.quantized_tensor import Part, QuantizedTensor
+from zoo.weights.readings import later, wide
 from zoo.weights.rounding import kernel_of, round_convolution
 from zoo.weights.scheme import Quantization, unknown_scheme
 from zoo.weights.tiles import multiply, rows_of_tiles
@@ -192,12 +193,17 @@ def _require_no_overflow(weight: Tensor, values: Tensor) -> None:
     limit = torch.finfo(values.dtype).max
     if torch.finfo(weight.dtype).max <= 2 * limit or values.device.type == "meta" or not values.numel():
         return
-    for cast, source in ((values.amax(), weight.amax()), (values.amin(), weight.amin())):
-        if bool(torch.isinf(cast) & torch.isfinite(source)):
-            raise QuantizationError(
-                f"the weight holds {source.item():g}, beyond what {values.dtype} can hold ({limit:g}): "
-                "use scheme='bf16' or bits=32"
-            )
+
+    def known(extremes: list[float]) -> None:
+        for cast, source in (extremes[:2], extremes[2:]):
+            if math.isinf(cast) and math.isfinite(source):
+                raise QuantizationError(
+                    f"the weight holds {source:g}, beyond what {values.dtype} can hold ({limit:g}): "
+                    "use scheme='bf16' or bits=32"
+                )
+
+    ends = (values.amax(), weight.amax(), values.amin(), weight.amin())
+    later(torch.stack([end.to(weight.dtype) for end in ends]), known)
 
 
 def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
@@ -205,7 +211,7 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
     matrix = weight.reshape(leading, weight.numel() // max(1, leading))  # (M, K)
     values = torch.empty(matrix.shape, dtype=torch.int8, device=weight.device)
     scales = torch.zeros(leading, dtype=torch.float32, device=weight.device)
-    whole, off = 0.0, torch.zeros_like(scales)
+    whole, off = torch.zeros((), dtype=wide(weight.device), device=weight.device), torch.zeros_like(scales)
     kernel = None if weight.is_meta or weight.shape[:1] != (leading,) else kernel_of(weight.shape)
     step = max(1, CHUNK // max(1, matrix.shape[1])) if weight.device.type == "cpu" else max(1, leading)
     for start in range(0, leading if weight.numel() else 0, step):
@@ -216,11 +222,17 @@ def _pack_int8(weight: Tensor, dtype: torch.dtype) -> QuantizedTensor:
         values[start : start + step] = rounded
         # The error is measured here, where the values are in the cache: in steps of each row's scale.
         off[start : start + step] = torch.linalg.vector_norm(scaled.sub_(rounded), dim=1)
-        whole += 0.0 if weight.is_meta else float(torch.dot(part.reshape(-1), part.reshape(-1)))
+        whole += torch.dot(part.reshape(-1), part.reshape(-1))
     require_finite(scales)
     packed = QuantizedTensor(Int8Rows(), weight.shape, dtype, {"values": values, "scales": scales})
-    if not weight.is_meta and math.isfinite(whole):  # squares of 1e20 are beyond float32
-        packed.error = float(torch.linalg.vector_norm(off * (scales / 127))) / math.sqrt(whole) if whole else 0.0
+
+    def known(norms: list[float]) -> None:
+        error, whole = norms
+        packed.error = (error / math.sqrt(whole) if whole else 0.0) if math.isfinite(whole) else None
+
+    if not weight.is_meta:  # squares of 1e20 are beyond float32
+        packed.error = math.nan  # until it is known
+        later(torch.stack((torch.linalg.vector_norm(off * (scales / 127)).to(whole.dtype), whole)), known)
     return packed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.weights.codecs import pack
 from zoo.weights.parts import PartOf
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.readings import later, wide
 from zoo.weights.scheme import Quantization
 
 # Values dequantized at once on the CPU. The whole of a large weight would take new memory, which costs more than its
@@ -28,16 +29,41 @@ def relative_error(stored: QuantizedTensor, weight: Tensor) -> float | None:
         stored: The quantized weight.
         weight: What it was made from, of the same shape.
     """
-    if weight.is_meta:
-        return None
-    error = total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    return None if weight.is_meta else _ratio(*_squares(stored, weight).tolist())
+
+
+def measure_error(stored: QuantizedTensor, weight: Tensor, then: Callable[[], None] | None = None) -> None:
+    """Set `stored.error` to `relative_error`, and call `then`: at once, or with other weights' (`readings.later`).
+
+    Args:
+        stored: the quantized weight.
+        weight: what it was made from, of the same shape; `then` may hold it.
+        then: what is to be done when the error is known.
+    """
+
+    def known(squares: list[float]) -> None:
+        stored.error = _ratio(*squares)
+        if then is not None:
+            then()
+
+    if not weight.is_meta:
+        later(_squares(stored, weight), known, holds=0 if then is None else weight.nbytes)
+
+
+def _squares(stored: QuantizedTensor, weight: Tensor) -> Tensor:
+    """Return ‖stored − weight‖² and ‖weight‖², [2]."""
+    error = total = torch.zeros((), dtype=wide(weight.device), device=weight.device)
     for dense, values in _pieces(stored, weight):
         off, flat = dense.sub_(values).view(-1), values.reshape(-1)
-        error = error + torch.dot(off, off).double()
-        total = total + torch.dot(flat, flat).double()
-    if not float(total):
-        return 0.0 if not float(error) else math.inf
-    found = math.sqrt(float(error / total))
+        error = error + torch.dot(off, off).to(error.dtype)
+        total = total + torch.dot(flat, flat).to(total.dtype)
+    return torch.stack((error, total))
+
+
+def _ratio(error: float, total: float) -> float | None:
+    if not total:
+        return 0.0 if not error else math.inf
+    found = math.sqrt(error / total) if math.isfinite(error / total) else math.inf
     return found if math.isfinite(found) else None
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _is_any_autocast_enabled as autocast_enabled
+from torch.compiler import is_compiling
 
 from zoo.errors import WeightError
-from zoo.weights.choice import CHOSEN, in_force
+from zoo.weights.choice import CHOSEN, TRACED, in_force
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops.base import transforms_active
-from zoo.weights.ops.table import DIRECT, PATHS, to_dense
+from zoo.weights.ops.table import DIRECT, PATHS, PRODUCTS, plain_arguments, to_dense
 from zoo.weights.selection import Selection, select
 from zoo.weights.writes import in_place_name
 
@@ -75,12 +77,19 @@ class LazyWeight:
             if type(weight) is cls and type(x) is not cls and not weight._zoo_detached:
                 bias = bias.dense() if type(bias) is cls else bias
                 managed = weight._zoo_store
-                managed = managed if CHOSEN.get() is None else in_force(managed)
+                if (TRACED or not is_compiling()) and CHOSEN.get() is not None:
+                    managed = in_force(managed)
+                plain = managed.plain() if type(managed) is ManagedWeight else None
+                if plain is not None and not autocast_enabled():
+                    return func(x, plain, bias, *rest)
                 result = direct(managed, x, bias, *rest) if rest else direct(managed, x, bias)
                 if result is not None:
                     return result
         path = PATHS.get(func)
         if path is not None:
+            plain_args = plain_arguments(args) if direct is None and func in PRODUCTS and not kwargs else None
+            if plain_args is not None:
+                return func(*plain_args)
             result = path(*args, **kwargs) if kwargs else path(*args)
             if result is not None:
                 return result

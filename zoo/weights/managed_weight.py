@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,17 @@ from zoo.weights.layout import Layout
 from zoo.weights.offload import HOOK, call, device_of, fetch
 from zoo.weights.parts import kept_entry
 from zoo.weights.quantized_tensor import QuantizedTensor
+from zoo.weights.readings import later, waits
 from zoo.weights.update import Factors, Scaling, Update
 
 ALL_ONES: Mapping[str, float] = {}  # default: every adapter has weight 1
 
 
-class WeightMerge(NamedTuple):
+@dataclass
+class WeightMerge:
     """Adapters merged into a weight, not in place yet. Norms are Frobenius norms, computed in float32 or better.
+
+    Of weights on a device they are known when the block of `readings.reading_together` has ended.
 
     Attributes:
         names: The adapters.
@@ -34,9 +39,9 @@ class WeightMerge(NamedTuple):
 
     names: tuple[str, ...]
     value: nn.Parameter | QuantizedTensor | None
-    base: float
-    effect: float
-    error: float
+    base: float = 0.0
+    effect: float = 0.0
+    error: float = 0.0
     finite: bool = True
 
 
@@ -124,6 +129,12 @@ class ManagedWeight(nn.Module):
         parameters = self._parameters  # as in `dense_parameter`, which a call would cost small layers
         dense = parameters["merged"]
         return parameters["base"] if dense is None and self._modules["merged_packed"] is None else dense
+
+    def plain(self) -> Tensor | None:
+        """Return the dense tensor that is all of the weight; None if something has to be computed."""
+        if self._updates_in_use:
+            return None
+        return self.effective_base() if self._replacing or HOOK in self.__dict__ else self.dense_parameter()
 
     def is_dense(self) -> bool:
         """Return whether `dense()` has nothing to compute."""
@@ -277,16 +288,27 @@ class ManagedWeight(nn.Module):
             kept = updates[-1][0].stored(apply_updates(self.base_tensor(), updates[:-1]))
             exact, value = (exact, None) if kept is None else (kept(base.dtype), kept)
         self.train(was_training)
-        base_norm, effect = _norm(base), _norm(exact - base)
-        if effect == 0.0 and (pack is not None or not any(weight for _, weight in updates)):
-            return WeightMerge(names, None, base_norm, effect, 0.0)
+        moves = any(weight for _, weight in updates)  # adapters of weight 0 leave the weight as it is
+        norms = [torch.linalg.vector_norm(base), torch.linalg.vector_norm(exact - base)]
+        if not waits() and not norms[1] and (pack is not None or not moves):
+            return WeightMerge(names, None, float(norms[0]))
         value = value if pack is None else pack(exact)
         if value is None:
             value = nn.Parameter(exact.to(dtype, copy=True), requires_grad=False)
         stored = value(exact.dtype) if isinstance(value, QuantizedTensor) else value
-        error = _norm(stored - exact)
-        finite = math.isfinite(effect + error) or not bool((base.isfinite() & ~stored.isfinite()).any())
-        return WeightMerge(names, value, base_norm, effect, error, finite)
+        norms.append(torch.linalg.vector_norm(stored - exact))
+        merge = WeightMerge(names, value)
+        if waits() or not all(map(torch.isfinite, norms)):
+            norms.append((base.isfinite() & ~stored.isfinite()).any().to(norms[0].dtype))
+
+        def known(found: list[float]) -> None:
+            merge.base, merge.effect, merge.error = found[:3]
+            merge.finite = math.isfinite(merge.effect + merge.error) or not any(found[3:])
+            if merge.effect == 0.0 and (pack is not None or not moves):
+                merge.value, merge.error = None, 0.0
+
+        later(torch.stack(norms), known)
+        return merge
 
     def apply_merge(self, merge: WeightMerge) -> None:
         """Make the result of `compute_merge` the current base; the original one is kept."""
@@ -323,7 +345,3 @@ class ManagedWeight(nn.Module):
     def extra_repr(self) -> str:
         """Return shape, dtype and active adapters for the module's repr."""
         return f"{tuple(self.shape)}, {self.dtype}" + (f", active={', '.join(self.active)}" if self.active else "")
-
-
-def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor))

@@ -93,6 +93,11 @@ class QuantizedTensor(nn.Module):
             return tuple([fetch(self, name, parameters[name]) for name in self.names])  # type: ignore[arg-type]
         return found  # type: ignore[return-value]
 
+    def become(self, other: QuantizedTensor) -> None:
+        """Store what `other` does, the same weight by another codec, in its place."""
+        self.codec, self.names, self.error = other.codec, other.names, other.error
+        self._parameters = other._parameters
+
     def forward(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the dense weight: a fresh tensor of `shape`, in `dtype` or the weight's own dtype."""
         return self.codec.unpack(self.tensors(), self.shape, dtype or self.dtype)

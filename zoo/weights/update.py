@@ -8,7 +8,7 @@ Notation for shapes, of a weight seen as a matrix by its `Layout`:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Self
 
@@ -149,8 +149,8 @@ class Update(nn.Module):
         """
         return None
 
-    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
-        """Return what a step of each parameter does to the weight now, by the parameter's name.
+    def step_sizes(self, weight: Callable[[], Tensor]) -> Mapping[str, float | Tensor] | None:
+        """Return what a step of each parameter does to the weight now, by the parameter's name: numbers or tensors ().
 
         That is the root mean square of the weight's change where each of the parameter's values, and no others, moves
         by 1 in the direction of its gradient, as in Adam's first step at rate 1, for a random gradient of the weight.
@@ -203,7 +203,7 @@ class LowRankUpdate(Update):
         parameters = self._parameters
         return parameters["A"], parameters["B"]  # type: ignore[return-value]
 
-    def step_sizes(self, weight: Callable[[], Tensor]) -> dict[str, float] | None:
+    def step_sizes(self, weight: Callable[[], Tensor]) -> Mapping[str, float | Tensor] | None:
         """Return |scale| times what signs do with the other factor: see `signs_of`."""
         A, B = (whole(self._parameters[name]).detach().float() for name in "AB")  # type: ignore[arg-type]
         return {"A": abs(self.scale) * signs_of(B.mT), "B": abs(self.scale) * signs_of(A)}
@@ -279,7 +279,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def signs_of(matrix: Tensor) -> float:
+def signs_of(matrix: Tensor) -> Tensor:
     """Return the root mean square of sign(g @ matrix.T) @ matrix for Gaussian g, where `matrix` is (…, r, n).
 
     That is √r times the matrix's own for r much below n. Rows that are alike add up to more: the signs of two Gaussians
@@ -290,7 +290,7 @@ def signs_of(matrix: Tensor) -> float:
     products = norms.unsqueeze(-1) * norms.unsqueeze(-2)
     alike = torch.where(products > 0, gram / products, 0).clamp(-1, 1)
     square = (2 / math.pi) * (alike.asin() * gram).sum((-2, -1)).mean() / max(matrix.shape[-1], 1)
-    return math.sqrt(max(float(square), 0.0))
+    return square.clamp(min=0).sqrt()
 
 
 def init_factors(A: Tensor, B: Tensor, layout: Layout) -> None:

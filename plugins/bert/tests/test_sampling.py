@@ -83,7 +83,7 @@ def test_gibbs_has_the_models_joint_as_its_limit(model: zoo.Model) -> None:
     class Agreeing(torch.nn.Module):
         config = model.module.config
 
-        def forward(self, input_ids, attention_mask):
+        def forward(self, input_ids, attention_mask=None):
             logits = torch.full((*input_ids.shape, 120), -20.0)
             for row, ids in enumerate(input_ids):
                 for place in (1, 2):

@@ -31,13 +31,17 @@ MODES = ("fill", "gibbs", "mask-predict")
 
 @dataclass
 class Sampler:
-    """Draws tokens from the model's logits; random numbers come from the CPU, equal on every device."""
+    """Draws tokens from the model's logits, all on its device; random numbers come from the CPU, equal on every device.
+
+    Nothing that is drawn comes back to the CPU, so that the loops below never wait for a GPU.
+    """
 
     model: Model
     vocabulary: Vocabulary
     generator: torch.Generator
     temperature: float
     top_k: int
+    possible: Tensor | None = None
 
     def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return a token for each place of `logits` [places, v], and p(token | rest) of each."""
@@ -49,16 +53,20 @@ class Sampler:
                 lowest = logits.topk(self.top_k).values[:, -1:]  # [places, 1]
                 logits = logits.masked_fill(logits < lowest, -math.inf)
             tempered = (logits / self.temperature).softmax(-1)  # [places, v]
-            tokens = torch.multinomial(tempered, 1, generator=self.generator)[:, 0]  # [places]
+            # As torch.multinomial draws on the CPU, whose generator no other device takes.
+            waits = torch.empty(tempered.shape).exponential_(generator=self.generator)
+            tokens = (tempered / waits.to(tempered.device)).argmax(-1)  # [places]
         return tokens, shares.gather(1, tokens[:, None])[:, 0]
 
     def logits(self, ids: Tensor) -> Tensor:
-        """Return logits [n, t, v] on the CPU; special tokens and rows without a token have probability 0."""
-        inputs = ids.to(self.model.device)
-        logits = self.model.module(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.float().cpu()
-        possible = torch.full((logits.shape[-1],), -math.inf)
-        possible[self.vocabulary.ordinary] = 0.0
-        return logits + possible
+        """Return logits [n, t, v]; special tokens and rows without a token have probability 0."""
+        # Without a mask: transformers would look whether it is all ones, and wait for a GPU at each step.
+        logits = self.model.module(input_ids=ids).logits.float()
+        if self.possible is None:
+            possible = torch.full((logits.shape[-1],), -math.inf)
+            possible[self.vocabulary.ordinary] = 0.0
+            self.possible = possible.to(logits.device)
+        return logits + self.possible
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
@@ -92,14 +100,16 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         row = _start(model, tokenizer, vocabulary, text, options["length"])
         ids = torch.tensor([row] * request.n)  # [n, t]
         free = (ids[0] == vocabulary.mask).nonzero()[:, 0]  # k
+        ids, free = ids.to(model.device), free.to(model.device)
         if options["mode"] == "fill":
-            ids, shares = fill(sampler, ids, free)
+            ids, shares = (one.cpu() for one in fill(sampler, ids, free))
+            free = free.cpu()
             captions += [_fillings(tokenizer, ids[i, free].tolist(), shares[i].tolist()) for i in range(request.n)]
         else:
             method = gibbs if options["mode"] == "gibbs" else mask_predict
             ids = method(sampler, ids, free, STEPS if options["steps"] is None else options["steps"])
             captions += [str(text)] * request.n
-        found += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        found += [text.strip() for text in tokenizer.batch_decode(ids.cpu(), skip_special_tokens=True)]
     captioned = texts is not None and (options["mode"] == "fill" or len(texts) > 1)
     return Samples(found, "text", captions if captioned else None)
 
@@ -107,9 +117,9 @@ def sample(model: Model, request: SampleRequest) -> Samples:
 def fill(sampler: Sampler, ids: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """Return ids [n, t] with the masks at `free` [k] filled, the most certain first, and the shares [n, k] drawn."""
     ids = ids.clone()
-    everyone = torch.arange(len(ids))
-    waiting = torch.ones(len(ids), len(free), dtype=torch.bool)
-    shares = torch.zeros(len(ids), len(free))
+    everyone = torch.arange(len(ids), device=ids.device)
+    waiting = torch.ones(len(ids), len(free), dtype=torch.bool, device=ids.device)
+    shares = torch.zeros(len(ids), len(free), device=ids.device)
     for _ in range(len(free)):
         logits = sampler.logits(ids)[:, free]  # [n, k, v]
         choice = logits.softmax(-1).amax(-1).masked_fill(~waiting, -1.0).argmax(1)
@@ -123,10 +133,10 @@ def fill(sampler: Sampler, ids: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
 def gibbs(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
     """Draw each place of `free` [k] of ids [n, t] anew, given all others, in `steps` sweeps, each in its own order."""
     ids = ids.clone()
-    everyone = torch.arange(len(ids))
+    everyone = torch.arange(len(ids), device=ids.device)
     for _ in range(steps):
         orders = torch.stack([torch.randperm(len(free), generator=sampler.generator) for _ in ids])  # [n, k]
-        for places in free[orders].unbind(1):
+        for places in free[orders.to(ids.device)].unbind(1):
             ids[everyone, places] = sampler.vocabulary.mask
             ids[everyone, places] = sampler.draw(sampler.logits(ids)[everyone, places])[0]
     return ids
@@ -135,11 +145,11 @@ def gibbs(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
 def mask_predict(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
     """Draw all places of `free` [k] of ids [n, t] at once, then in `steps` - 1 rounds the least certain."""
     ids = ids.clone()
-    shares = torch.zeros(len(ids), len(free))
+    shares = torch.zeros(len(ids), len(free), device=ids.device)
     for step in range(steps):
         count = max(1, len(free) * (steps - step) // steps)
         choice = shares.argsort(1)[:, :count]  # [n, count]
-        rows = torch.arange(len(ids))[:, None].expand_as(choice)
+        rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(choice)
         ids[rows, free[choice]] = sampler.vocabulary.mask
         tokens, drawn = sampler.draw(sampler.logits(ids)[rows, free[choice]].flatten(0, 1))
         ids[rows, free[choice]] = tokens.view_as(choice)

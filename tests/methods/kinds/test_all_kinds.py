@@ -61,6 +61,7 @@ def stir(model: zoo.Model) -> None:
         parameter.add_(0.05 * torch.randn_like(parameter) * parameter.square().mean().sqrt().clamp(min=0.1))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("bits", [pytest.param(32, marks=OTHER), 4])
 @pytest.mark.parametrize("name", names())
 def test_every_kind(name: str, bits: int) -> None:
@@ -107,6 +108,7 @@ def test_every_kind(name: str, bits: int) -> None:
     assert difference(probe.run(model.module), outputs) == 0
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("bits", [*(pytest.param(bits, marks=OTHER) for bits in (32, 16, 8)), 4])
 @pytest.mark.parametrize("name", names())
 def test_lora_on_every_weight_reloads_and_merges(name: str, bits: int, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from zoo.methods.dora import DoRAUpdate
 from zoo.methods.full import FullUpdate
 from zoo.methods.rows import RowsUpdate
 from zoo.methods.targets import matches
+from zoo.storage.to_host import to_host
 from zoo.weights.layout import is_hf_conv1d
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.parameters import parameter_names
@@ -114,7 +115,7 @@ def to_peft(adapters: AdapterSet, name: str, parts: list[Part]) -> tuple[dict[st
         fields["modules_to_save"] = [*saved, *named]
     if any(key.startswith(ZOO_PREFIX) for key in tensors):
         fields["peft_type"] = peft_config.ZOO_TYPE + fields["peft_type"]
-    return fields, {key: tensor.detach().cpu() for key, tensor in tensors.items()}
+    return fields, to_host(tensors)
 
 
 def _plain(config: LoRA) -> LoRA:

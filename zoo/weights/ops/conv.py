@@ -8,8 +8,7 @@ See `base.py` for the notation. Shapes:
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,83 +23,38 @@ from zoo.weights.ops.base import (
     fold,
     join,
     needs_graph,
-    prefer_folding,
     transforms_active,
 )
+from zoo.weights.ops.conv_choice import Plan, Way, plan
+from zoo.weights.ops.conv_low_rank import Wanted, add_output, backward, delta, from_dense
+from zoo.weights.ops.geometry import Geometry, convolve, gradients, plus
 from zoo.weights.quantized_tensor import Codec
 from zoo.weights.update import Factors
 
 
-class Geometry(NamedTuple):
-    """The arguments of `aten::convolution` after the tensors."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool
-    output_padding: tuple[int, ...]
-    groups: int
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    return torch.ops.aten.convolution.default(x, weight, bias, *geometry)
-
-
-def _gradients(g: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: list[bool]) -> tuple[Tensor | None, ...]:
-    return torch.ops.aten.convolution_backward.default(g, x, weight, None, *geometry, mask)
-
-
-def _pointwise(geometry: Geometry) -> Geometry:
-    n = len(geometry.stride)
-    return Geometry((1,) * n, (0,) * n, (1,) * n, False, (0,) * n, geometry.groups)
-
-
-def _kernels(factors: Factors, shape: torch.Size, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Return the two kernels, spatial and pointwise, whose composition is the convolution with left @ right.
-
-    The spatial one is (r, in / groups, *kernel), transposed (r, out / groups, *kernel); the pointwise one maps between
-    a group's channels and its rank. Each group uses the same `right` and its own rows of `left`.
-    """
-    left, right, _ = factors
-    rank, groups = right.shape[0], geometry.groups
-    ones = (1,) * (len(shape) - 2)
-    spatial = right.reshape(rank, *shape[1:])  # (rank, in or out / groups, *kernel)
-    if groups > 1:
-        spatial = spatial.repeat(groups, *(1 for _ in shape[1:]))  # (r, in or out / groups, *kernel)
-    if not geometry.transposed:
-        return spatial, left.reshape(shape[0], rank, *ones)  # pointwise: (out, rank, 1, …)
-    by_group = left.reshape(groups, shape[0] // groups, rank).transpose(1, 2)  # (groups, rank, in / groups)
-    return spatial, by_group.reshape(groups * rank, shape[0] // groups, *ones)  # pointwise: (r, in / groups, 1, …)
-
-
-def _low_rank_output(x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """Return the update's own output, scale included: two convolutions through r channels, without forming ΔW."""
-    spatial, pointwise = _kernels(factors, shape, geometry)
-    if geometry.transposed:
-        y = _convolve(_convolve(x, pointwise, None, _pointwise(geometry)), spatial, None, geometry)
+def _forward(
+    x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, geometry: Geometry, how: Plan | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the convolution, and the channels between the factors if it computed them."""
+    dtype = x.dtype
+    if how is None or factors is None:
+        return convolve(x, dense_of(base.codec, base.shape, dtype, base.tensors), bias, geometry), None
+    if how.dtype is not dtype:
+        x, bias = x.to(how.dtype), None if bias is None else bias.to(how.dtype)
+    if how.folded:
+        y, hidden = convolve(x, fold(base.codec, base.shape, base.tensors, factors), bias, geometry), None
     else:
-        y = _convolve(_convolve(x, spatial, None, geometry), pointwise, None, _pointwise(geometry))
-    return y * factors.scale  # (n, out, *spatial)
+        y = convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors), bias, geometry)
+        y, hidden = add_output(y, x, factors, base.shape, geometry, how)
+    return y if how.dtype is dtype else y.to(dtype), hidden
 
 
-def _positions(x: Tensor, y_shape: torch.Size | None = None) -> int:
-    shape = x.shape if y_shape is None else y_shape
-    return shape[0] * math.prod(shape[2:])
-
-
-def _fits_folding(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> bool:
-    return prefer_folding(_positions(x), shape[0], math.prod(shape[1:]), dtype)
-
-
-def _forward(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, geometry: Geometry) -> Tensor:
-    if factors is not None and _fits_folding(x, base.shape, x.dtype):
-        return _convolve(x, fold(base.codec, base.shape, base.tensors, factors), bias, geometry)
-    y = _convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors), bias, geometry)
-    return y if factors is None else y + _low_rank_output(x, factors, base.shape, geometry)
+def _typed(left: Tensor, right: Tensor, scale: float, how: Plan) -> Factors:
+    return Factors(left.to(how.dtype), right.to(how.dtype), scale)
 
 
 class _Convolution(torch.autograd.Function):
-    """Saves x, the factors and the base as it is stored; the dense weight is recomputed in the backward pass.
+    """Saves x, the factors and the base as they are stored; the dense weight is recomputed in the backward pass.
 
     It has no `setup_context`, for the reason given at `linear`'s function.
     """
@@ -116,98 +70,67 @@ class _Convolution(torch.autograd.Function):
         geometry: Geometry,
         codec: Codec | None,
         shape: torch.Size,
+        how: Plan | None,
         *tensors: Tensor,
     ) -> Tensor:
         trains = left is not None and right is not None and (left.requires_grad or right.requires_grad)
         keep_x = trains or tensors[0].requires_grad
-        ctx.save_for_backward(x if keep_x else None, left, right, *tensors)
-        ctx.scale, ctx.geometry, ctx.codec, ctx.shape = scale, geometry, codec, shape
+        ctx.scale, ctx.geometry, ctx.codec, ctx.shape, ctx.how = scale, geometry, codec, shape, how
         ctx.x_form = (x.shape, x.stride())
         ctx.bias_dtype = None if bias is None else bias.dtype
-        factors = None if left is None or right is None else Factors(left, right, scale)
-        return _forward(x, bias, BaseTensors(codec, shape, tensors), factors, geometry)
+        factors = None if left is None or right is None or how is None else _typed(left, right, scale, how)
+        y, hidden = _forward(x, bias, BaseTensors(codec, shape, tensors), factors, geometry, how)
+        kept = hidden if how is not None and how.keeps and trains else None
+        ctx.save_for_backward(x if keep_x else None, kept, left, right, *tensors)
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, left, right, *tensors = ctx.saved_tensors
-        geometry, codec, shape = ctx.geometry, ctx.codec, ctx.shape
+        x, hidden, left, right, *tensors = ctx.saved_tensors
+        geometry, codec, shape, how = ctx.geometry, ctx.codec, ctx.shape, ctx.how
         if x is None:  # only its gradient is needed, and aten's backward then reads only the shape and strides of x
             x = g.new_empty_strided(*ctx.x_form)
+        dtype = x.dtype
+        if how is not None and how.dtype is not dtype:
+            g, x = g.to(how.dtype), x.to(how.dtype)
         need_x, need_bias, need_left, need_right = ctx.needs_input_grad[:4]
-        need_base = ctx.needs_input_grad[8]
-        factors: Any = None if left is None else Factors(left, right, ctx.scale)
+        need_base = ctx.needs_input_grad[9]
+        need_factors = need_left or need_right
+        factors: Any = None if left is None else _typed(left, right, ctx.scale, how)
+        dense = need_base or (need_factors and how.way is Way.DENSE)
+        folded = factors is not None and how.folded
         grad_x: Any = None
-        grad_bias = grad_left = grad_right = grad_base = grad_weight = None
-        if need_left or need_right:
-            # Through r channels, unless those are no fewer than the weight's own (depthwise layers).
-            outputs = shape[1] * geometry.groups if geometry.transposed else shape[0]
-            if right.shape[0] * geometry.groups >= outputs or need_base:
-                grad_weight = _grad_weight(g, x, shape, geometry)
-                matrix = grad_weight.reshape(shape[0], -1)  # (rows, columns)
-                grad_left = ctx.scale * (matrix @ right.t()) if need_left else None  # (rows, rank)
-                grad_right = ctx.scale * (left.t() @ matrix) if need_right else None  # (rank, columns)
-            else:
-                grad_left, grad_right = _grad_factors(g, x, factors, shape, geometry)
-        if need_base:
-            grad_base = grad_weight if grad_weight is not None else _grad_weight(g, x, shape, geometry)
-            grad_base = grad_base.to(tensors[0].dtype)
-        if need_x:
-            folded = factors is not None and _fits_folding(x, shape, g.dtype)
-            if folded:
+        grad_bias = grad_left = grad_right = grad_base = None
+        if need_x or dense:
+            if not need_x:  # aten then reads only the weight's shape; an expanded scalar takes no memory
+                weight = g.new_zeros(()).expand(shape)
+            elif folded:
                 weight = fold(codec, shape, tuple(tensors), factors)
             else:
                 weight = dense_of(codec, shape, g.dtype, tuple(tensors))
-            grad_x = _gradients(g, x, weight, geometry, [True, False, False])[0]
-            if factors is not None and not folded:
-                grad_x = grad_x + _grad_x_low_rank(g, x, factors, shape, geometry)
+            grad_weight: Any
+            grad_x, grad_weight = gradients(g, x, weight, geometry, need_x, dense)
+            if need_base:
+                grad_base = grad_weight.to(tensors[0].dtype)
+            if dense and need_factors:
+                grad_left, grad_right = from_dense(grad_weight, factors, shape, need_left, need_right)
+        if factors is not None and need_x and not folded and how.way is Way.DENSE:
+            part: Any = gradients(g, x, delta(factors, shape), geometry, True, False)[0]
+            grad_x = plus(grad_x, part)
+        elif factors is not None and ((need_factors and not dense) or (need_x and not folded)):
+            if torch.is_grad_enabled():  # a second derivative: through convolutions, and from x itself
+                hidden, how = None, how._replace(way=Way.KERNELS)
+            wanted = Wanted(need_left and not dense, need_right and not dense, None if folded else grad_x)
+            part, *others = backward(g, x, hidden, factors, shape, geometry, how, wanted)
+            grad_x = grad_x if folded else part
+            if not dense:
+                grad_left, grad_right = others
         if need_bias:
             grad_bias = g.sum([0, *range(2, g.dim())]).to(ctx.bias_dtype)  # (out,)
-        others = [None] * (len(tensors) - 1)
-        return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, grad_base, *others
-
-
-def _grad_weight(g: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """Return the dense weight's gradient."""
-    # Here convolution_backward reads only the shape of this weight; an expanded scalar takes no memory.
-    weight = g.new_zeros(()).expand(shape)
-    return _gradients(g, x, weight, geometry, [False, True, False])[1]  # type: ignore[return-value]
-
-
-def _grad_factors(
-    g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of left and right, through r channels."""
-    rank, groups, scale = factors.right.shape[0], geometry.groups, factors.scale
-    spatial, pointwise = _kernels(factors, shape, geometry)
-    point = _pointwise(geometry)
-    if geometry.transposed:
-        hidden = _convolve(x, pointwise, None, point)  # (n, r, *spatial)
-        grad_hidden, grad_spatial, _ = _gradients(g, hidden, spatial, geometry, [True, True, False])
-        grad_point = _gradients(grad_hidden, x, pointwise, point, [False, True, False])[1]  # type: ignore[arg-type]
-        by_group = grad_point.reshape(groups, rank, shape[0] // groups).transpose(1, 2)  # type: ignore[union-attr]
-        grad_left = by_group.reshape(shape[0], rank)  # (rows, rank)
-    else:
-        hidden = _convolve(x, spatial, None, geometry)  # (n, r, *spatial)
-        grad_hidden, grad_point, _ = _gradients(g, hidden, pointwise, point, [True, True, False])
-        grad_spatial = _gradients(grad_hidden, x, spatial, geometry, [False, True, False])[1]  # type: ignore[arg-type]
-        grad_left = grad_point.reshape(shape[0], rank)  # type: ignore[union-attr]  # (rows, rank)
-    grad_right = grad_spatial.reshape(groups, rank, -1).sum(0)  # type: ignore[union-attr]  # (rank, columns)
-    return scale * grad_left, scale * grad_right
-
-
-def _grad_x_low_rank(g: Tensor, x: Tensor, factors: Factors, shape: torch.Size, geometry: Geometry) -> Tensor:
-    """Return the update's part of the gradient of x if the update is not folded into the weight."""
-    spatial, pointwise = _kernels(factors, shape, geometry)
-    point = _pointwise(geometry)
-    if geometry.transposed:
-        hidden = _convolve(x, pointwise, None, point)
-        grad_hidden = _gradients(g, hidden, spatial, geometry, [True, False, False])[0]
-        grad = _gradients(grad_hidden, x, pointwise, point, [True, False, False])[0]  # type: ignore[arg-type]
-    else:
-        hidden = _convolve(x, spatial, None, geometry)
-        grad_hidden = _gradients(g, hidden, pointwise, point, [True, False, False])[0]
-        grad = _gradients(grad_hidden, x, spatial, geometry, [True, False, False])[0]  # type: ignore[arg-type]
-    return factors.scale * grad  # type: ignore[operator, return-value]
+        if need_x and grad_x.dtype is not dtype:
+            grad_x = grad_x.to(dtype)
+        rest = [None] * (len(tensors) - 1)
+        return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, None, grad_base, *rest
 
 
 def convolution(managed: ManagedWeight, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
@@ -239,16 +162,19 @@ def convolution(managed: ManagedWeight, x: Tensor, bias: Tensor | None, geometry
     low_rank = managed.factors()
     if low_rank is None:
         return None if transforms_active() else _scaled(managed, x, bias, dtype, geometry)
-    if transforms_active():
-        return _convolve(x, managed.dense(dtype), bias, geometry)
+    if transforms_active() or not x.numel():
+        return convolve(x, managed.dense(dtype), bias, geometry)
     base = base_tensors(managed)
     if managed.training and any(update.dropout for update in updates):
-        y = _apply(x, bias, base, None, geometry)
+        y = _apply(x, bias, base, [], geometry)
         for update, factors in zip(updates, low_rank, strict=True):
             typed = Factors(factors.left.to(dtype), factors.right.to(dtype), factors.scale)
-            y = y + _low_rank_output(F.dropout(x, update.dropout), typed, managed.shape, geometry)
+            how = plan(x, managed.shape, typed.right.shape[0], geometry)
+            if how.way is Way.SHIFTS:  # a graph is recorded
+                how = how._replace(way=Way.KERNELS)
+            y = add_output(y, F.dropout(x, update.dropout), typed, managed.shape, geometry, how)[0]
         return y
-    return _apply(x, bias, base, join(low_rank, dtype), geometry)
+    return _apply(x, bias, base, low_rank, geometry)
 
 
 def _scaled(
@@ -264,17 +190,22 @@ def _scaled(
     ones = [1] * len(geometry.stride)
     if inputs is not None:
         x = x * inputs.to(dtype).view(-1, *ones)  # (n, in, *spatial)
-    y = _apply(x, None, base_tensors(managed), join([] if factors is None else [factors], dtype), geometry)
+    y = _apply(x, None, base_tensors(managed), [] if factors is None else [factors], geometry)
     if outputs is not None:
         y = y * outputs.to(dtype).view(-1, *ones)  # (n, out, *spatial)
     return y if bias is None else y + bias.view(-1, *ones)
 
 
-def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, factors: Factors | None, geometry: Geometry) -> Tensor:
+def _apply(x: Tensor, bias: Tensor | None, base: BaseTensors, low_rank: list[Factors], geometry: Geometry) -> Tensor:
+    how, factors = None, None
+    if low_rank:
+        how = plan(x, base.shape, sum(one.right.shape[0] for one in low_rank), geometry)
+        factors = low_rank[0] if len(low_rank) == 1 else join(low_rank, how.dtype)
     if not needs_graph(x, bias, base, factors) or (factors is None and base.codec is None):
-        return _forward(x, bias, base, factors, geometry)
+        typed = None if factors is None or how is None else _typed(*factors, how)
+        return _forward(x, bias, base, typed, geometry, how)[0]
     left, right, scale = factors or (None, None, 1.0)
-    return _Convolution.apply(x, bias, left, right, scale, geometry, base.codec, base.shape, *base.tensors)
+    return _Convolution.apply(x, bias, left, right, scale, geometry, base.codec, base.shape, how, *base.tensors)
 
 
 def _spread(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from zoo.weights.choice import in_force, keeping, kept
+from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.ops import conv, embedding, linear
 from zoo.weights.ops.base import transforms_active
 
@@ -20,10 +21,10 @@ from zoo.weights.ops.base import transforms_active
 Path = Callable[..., Tensor | None]
 
 
-def _managed(value: Any) -> Any:
+def _managed(value: Any, needs_dense: bool = True) -> Any:
     """Return a lazy weight's managed weight; None for anything else, and for one detached from the graph (`.data`)."""
     managed = getattr(value, "_zoo_store", None)
-    return None if managed is None or value._zoo_detached else in_force(managed)
+    return None if managed is None or value._zoo_detached else in_force(managed, needs_dense)
 
 
 def _is_lazy(value: Any) -> bool:
@@ -34,6 +35,19 @@ def _is_lazy(value: Any) -> bool:
 def to_dense(tree: Any) -> Any:
     """Replace every lazy weight in a nest of arguments by its dense tensor."""
     return tree_map(lambda value: value.dense() if _is_lazy(value) else value, tree)
+
+
+def plain_arguments(args: tuple[Any, ...]) -> list[Any] | None:
+    """Return arguments with dense tensors for the lazy weights; None if one of these has something to compute."""
+    found = []
+    for one in args:
+        if _is_lazy(one):
+            managed = _managed(one)
+            one = managed.plain() if type(managed) is ManagedWeight else None
+            if one is None or torch.is_autocast_enabled(one.device.type):
+                return None
+        found.append(one)
+    return found
 
 
 def _by_name(path: Path, *names: str) -> Path:
@@ -50,15 +64,19 @@ def _by_name(path: Path, *names: str) -> Path:
     return normalized
 
 
-def _with_managed(op: Callable[..., Tensor | None]) -> Path:
+def _with_managed(op: Callable[..., Tensor | None], needs_dense: bool = True) -> Path:
     """Return a path for `op(input, weight, …)`: the second argument must be a managed weight, and the first must not.
 
     A managed bias is small, and is passed as its dense tensor.
+
+    Args:
+        op: The operation.
+        needs_dense: Whether it takes the whole dense weight, and not only rows of it.
     """
 
     def path(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Tensor | None:
-        managed = _managed(weight)
-        if managed is None or _managed(input) is not None:
+        managed = _managed(weight, needs_dense)
+        if managed is None or _managed(input, False) is not None:
             return None
         if args or kwargs:
             args, kwargs = to_dense((args, kwargs))
@@ -155,8 +173,9 @@ for _n, _plain, _transposed in (
     PATHS[getattr(torch, f"conv{_n}d")] = PATHS[_plain]
     PATHS[getattr(torch, f"conv_transpose{_n}d")] = PATHS[_transposed]
 PATHS = {func: _else_recomputed(path, func) for func, path in PATHS.items()}
-_PRODUCTS = (torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv)
-for _func in (*_PRODUCTS, torch.einsum, torch.tensordot, F.bilinear):
+PRODUCTS = frozenset(PATHS)  # those that a weight with nothing to compute takes as the library's own
+_OTHERS = (torch.bmm, Tensor.bmm, torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv)
+for _func in (*_OTHERS, torch.einsum, torch.tensordot, F.bilinear):
     PATHS[_func] = recomputed(_func)
-PATHS[F.embedding] = _with_managed(embedding.embedding)
+PATHS[F.embedding] = _with_managed(embedding.embedding, needs_dense=False)
 PATHS[F.embedding_bag] = embedding.refuse_renorm

@@ -33,6 +33,7 @@ def sample(model, request):
     else:
         generator.manual_seed(request.seed)
     x = options["spread"] * torch.randn(request.n, model.entry.config["size"], generator=generator)
+    x = x.to(model.device)
     return zoo.Samples(model.module(x).softmax(1), "posterior")
 
 
@@ -51,7 +52,7 @@ def batches(model, data, request):
 
 @zoo.hookimpl
 def evaluate(model, data):
-    x = items(model, data, "test")
+    x = items(model, data, "test").to(model.device)
     return {"error": (model.module(x) - x).square().mean().item()}
 
 
