@@ -15,11 +15,10 @@ import copy
 import inspect
 import json
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
+from timing import interleaved
 from torch import nn
 
 TOKENS = 16
@@ -70,19 +69,8 @@ def bitsandbytes_layers(plain: nn.Module, head: bool) -> nn.Module:
     return module.eval()
 
 
-@contextmanager
-def precision(name: str) -> Iterator[None]:
-    """Set what float32 products may be computed in, for the block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def variants(plain: nn.Module, case: str) -> dict[str, tuple[nn.Module, str]]:
-    """Return name → the model in that form, and the precision of float32 products."""
+def variants(plain: nn.Module, case: str) -> dict[str, tuple[nn.Module, bool]]:
+    """Return name → the model in that form, and whether its float32 products may be in bf16."""
     import zoo
 
     plain = plain.eval().requires_grad_(False)
@@ -98,24 +86,29 @@ def variants(plain: nn.Module, case: str) -> dict[str, tuple[nn.Module, str]]:
     layers = zoo.Quantization(4, mixed=False, keep=(head,))
     four = zoo.Quantization(4, mixed=False)
     found = {
-        "float32": (plain, "highest"),
-        "bf16": (copy.deepcopy(plain).bfloat16(), "highest"),
-        "float32 LoRA": (wrapped(None, True), "highest"),
-        "4 bit": (wrapped(four), "highest"),
-        "4 bit LoRA": (wrapped(four, True), "highest"),
-        "4 bit, layers": (wrapped(layers), "highest"),
-        "8 bit": (wrapped(8), "highest"),
-        "4 bit, bf16": (wrapped(four).bfloat16(), "highest"),
-        "bitsandbytes, layers": (bitsandbytes_layers(plain, False), "highest"),
+        "float32": (plain, False),
+        "bf16": (copy.deepcopy(plain).bfloat16(), False),
+        "float32 LoRA": (wrapped(None, True), False),
+        "4 bit": (wrapped(four), False),
+        "4 bit LoRA": (wrapped(four, True), False),
+        "4 bit, layers": (wrapped(layers), False),
+        "8 bit": (wrapped(8), False),
+        "4 bit, bf16 products": (wrapped(four), True),
+        "4 bit LoRA, bf16 products": (wrapped(four, True), True),
+        "4 bit, layers, bf16 products": (wrapped(layers), True),
+        "4 bit, bf16 model": (wrapped(four).bfloat16(), False),
+        "bitsandbytes, layers": (bitsandbytes_layers(plain, False), False),
     }
     if case == "llama":
-        found["bitsandbytes"] = (bitsandbytes_layers(plain, True), "highest")
+        found["bitsandbytes"] = (bitsandbytes_layers(plain, True), False)
     return found
 
 
-def decoder(module: nn.Module, how: str, batch: int, tokens: int) -> Callable[[], torch.Tensor]:
+def decoder(module: nn.Module, in_bf16: bool, batch: int, tokens: int) -> Callable[[], torch.Tensor]:
     """Return a function that decodes tokens one by one from an empty cache, and returns the last logits."""
     from transformers import DynamicCache
+
+    import zoo
 
     vocabulary = module.config.vocab_size
     argument = "cache" if "cache" in inspect.signature(type(module).forward).parameters else "past_key_values"
@@ -124,28 +117,14 @@ def decoder(module: nn.Module, how: str, batch: int, tokens: int) -> Callable[[]
     @torch.no_grad()
     def decode() -> torch.Tensor:
         cache = DynamicCache(config=module.config)
-        with precision(how):
-            for position in range(tokens):
-                given = sequence[:, position : position + 1]
-                logits: torch.Tensor = module(given, use_cache=True, **{argument: cache}).logits
+        zoo.allow_bf16_products(in_bf16)
+        for position in range(tokens):
+            given = sequence[:, position : position + 1]
+            logits: torch.Tensor = module(given, use_cache=True, **{argument: cache}).logits
+        zoo.allow_bf16_products(False)
         return logits
 
     return decode
-
-
-def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the CPU seconds of each call in each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for number in range(-1, rounds):
-        turn = max(number, 0) % len(names)
-        order = names[turn:] + names[:turn]
-        for name in reversed(order) if number % 2 else order:
-            start = time.process_time()
-            calls[name]()
-            if number >= 0:  # the first round is a warm-up
-                seconds[name].append(time.process_time() - start)
-    return seconds
 
 
 def main() -> None:
@@ -168,7 +147,7 @@ def main() -> None:
         calls = {name: decoder(*models[name], options.batch, tokens) for name in chosen}
         exact = calls["float32"]()
         errors = {name: float((call().float() - exact).norm() / exact.norm()) for name, call in calls.items()}
-        seconds = measure(calls, rounds)
+        seconds = interleaved(calls, rounds)
         results[case] = {}
         for name, own in seconds.items():
             ratios = [one / floor for one, floor in zip(own, seconds["float32"], strict=True)]
@@ -186,7 +165,7 @@ def main() -> None:
         print(f"{case}, batch {options.batch}: ratio to float32 (spread), ms a token, relative error of the logits")
         for name, row in rows.items():
             spread = f"({row['smallest']:.2f}–{row['largest']:.2f})"
-            print(f"  {name:<22}{row['ratio']:6.2f} {spread:<14}{row['milliseconds']:8.2f}{row['error']:10.1e}")
+            print(f"  {name:<30}{row['ratio']:6.2f} {spread:<14}{row['milliseconds']:8.2f}{row['error']:10.1e}")
 
 
 if __name__ == "__main__":

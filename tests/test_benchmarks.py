@@ -79,6 +79,14 @@ def test_small_layers() -> None:
         assert name in table
 
 
+def test_decoding() -> None:
+    for rows in figures("decoding.py")["figures"].values():
+        assert rows["float32"]["error"] == 0
+        assert rows["8 bit"]["error"] < 0.05
+        assert all(row["milliseconds"] > 0 for row in rows.values())
+        assert "bitsandbytes, layers" in rows
+
+
 def test_experts() -> None:
     found = figures("experts.py")["figures"]["64"]
     for name in ("plain, frozen", "zoo LoRA", "zoo 8-bit", "zoo 4-bit", "zoo 4-bit LoRA"):

@@ -44,6 +44,7 @@ _HOME = {
     "Targets": "zoo.methods.config",
     "lora_update": "zoo.methods.lora",
     "Quantization": "zoo.weights.scheme",
+    "allow_bf16_products": "zoo.weights.products",
     "QuantizedTensor": "zoo.weights.quantized_tensor",
     "Codec": "zoo.weights.quantized_tensor",
     "ForeignWeight": "zoo.weights.foreign.weight",
@@ -167,6 +168,7 @@ if TYPE_CHECKING:
     from zoo.weights.foreign.weight import ForeignWeight as ForeignWeight
     from zoo.weights.layout import Layout as Layout
     from zoo.weights.lazy_weight import LazyWeight as LazyWeight
+    from zoo.weights.products import allow_bf16_products as allow_bf16_products
     from zoo.weights.quantized_tensor import Codec as Codec
     from zoo.weights.quantized_tensor import QuantizedTensor as QuantizedTensor
     from zoo.weights.scheme import Quantization as Quantization

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from zoo.weights.fused import copied_bytes
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
 from zoo.weights.walk import TiedGroup, tied_groups
@@ -66,13 +67,14 @@ class Footprint:
 
 
 def stored_bytes(value: nn.Parameter | ManagedWeight) -> int:
-    """Return the bytes that a weight's base takes as it is stored."""
+    """Return the bytes that a weight's base takes as it is stored, with a copy that the CPU's fused kernel uses."""
     if isinstance(value, nn.Parameter):
         return value.numel() * value.element_size()
     tensors: list[Any] = [value.base, value.merged]
     for packed in (value.packed, value.merged_packed):
         tensors += [] if packed is None else packed.tensors()
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+    held = [tensor for tensor in tensors if tensor is not None]
+    return sum(tensor.numel() * tensor.element_size() + copied_bytes(tensor) for tensor in held)
 
 
 def quantized(value: nn.Parameter | ManagedWeight) -> bool:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.weights.fused import cpu_product, cuda_product, keeps_copies
 from zoo.weights.kernels import KERNEL_DTYPES, dynamic_map, kernels, require_finite
 from zoo.weights.native import SHORT, Library, library_for, unpack_four_bit
+from zoo.weights.products import Way, choose
 from zoo.weights.quantized_tensor import Part
 from zoo.weights.tiles import multiply, rows_of_tiles
 
@@ -68,6 +71,9 @@ class FourBit:
         self, tensors: tuple[Tensor, ...], shape: torch.Size, x: Tensor, flip: bool = False, bias: Tensor | None = None
     ) -> Tensor | None:
         """Return x @ W.T + bias, or with `flip` x @ W + bias, without the dense weight; see `Codec`."""
+        y = self._fused(tensors, shape, x, flip, bias)
+        if y is not None:
+            return y
         step = rows_of_tiles(tensors, shape, x, self.block_size)
         library = library_for(tensors) if step else None
         if library is None:
@@ -82,11 +88,34 @@ class FourBit:
 
         return multiply(fill, shape, step, x, flip, bias)
 
+    def _fused(
+        self, tensors: tuple[Tensor, ...], shape: torch.Size, x: Tensor, flip: bool, bias: Tensor | None
+    ) -> Tensor | None:
+        """Return the product by a fused kernel; None where none serves."""
+        block, device = self.block_size, tensors[0].device
+        inputs, (rows, columns) = x.shape[1], shape
+        fits = columns % block == 0 and x.dtype in KERNEL_DTYPES and not (x.requires_grad and torch.is_grad_enabled())
+        if device.type == "cuda":
+            fused = fits and not flip and choose(device, x.dtype, x.shape[0], rows, columns, True) is Way.FUSED
+            return cuda_product(tensors, self.scheme, block, shape, x, bias) if fused else None
+        if not fits or inputs % 64 or choose(device, x.dtype, x.shape[0], rows, columns, True, flip) is not Way.FUSED:
+            return None
+        library = library_for(tensors)
+        if library is None or self.scheme not in library.products or type(x) is not Tensor or not x.is_cpu:
+            return None
+        if not keeps_copies(tensors[0]):
+            return None
+        y = cpu_product(library, self.scheme, block, tensors, partial(self._scales, library=library), shape, x, flip)
+        y = y if y.dtype is x.dtype else y.to(x.dtype)
+        return y if bias is None else y.add_(bias)
+
     def scales(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Return the scales of the blocks, float32 (blocks,)."""
-        return self._scales(tensors, library_for(tensors)) if self.double else tensors[1]
+        return self._scales(tensors, library_for(tensors))
 
     def _scales(self, tensors: tuple[Tensor, ...], library: Library | None) -> Tensor:
+        if not self.double:
+            return tensors[1]
         _, scales8, scales2, offset = tensors
         if library is None:
             code = dynamic_map(scales8.device)
@@ -101,7 +130,7 @@ class FourBit:
 
     def _kernel_scales(self, tensors: tuple[Tensor, ...], library: Library | None) -> tuple[Tensor, int]:
         """Return scales and block size as the kernels take them."""
-        scales, block = self._scales(tensors, library) if self.double else tensors[1], self.block_size
+        scales, block = self._scales(tensors, library), self.block_size
         if block > LONGEST and scales.is_cpu:
             return scales.repeat_interleave(block // LONGEST), LONGEST
         return scales, block

@@ -34,12 +34,15 @@ class Library(NamedTuple):
         four_bit: By scheme and dtype: (packed, scales, out, block_size, m, n) for m runs of n values, which torch's
             threads share. Whole blocks make up n, if m is not 1.
         dynamic8: By dtype: (map, values, scales, out, block_size, n).
+        products: By scheme: (n, rows, columns, x, codes, scales, y, block_size, stride of x, stride of y), all in bf16
+            and in the order of `zoo.weights.fused`; empty without AVX-512-BF16.
         map: The values of the dynamic 8-bit type, on the CPU.
         map_address: Where they are.
     """
 
     four_bit: dict[tuple[str, torch.dtype], Function]
     dynamic8: dict[torch.dtype, Function]
+    products: dict[str, Function]
     map: Tensor
     map_address: int
 
@@ -66,9 +69,9 @@ def _load() -> Library | None:
         return None
     own = ctypes.CDLL(path)  # a handle of our own, whose argument types are not bitsandbytes'
 
-    def function(name: str, pointers: int, sizes: int) -> Function:
+    def function(name: str, pointers: int, sizes: int, first: int = 0) -> Function:
         found = getattr(own, name)
-        found.argtypes, found.restype = [_POINTER] * pointers + [_SIZE] * sizes, None
+        found.argtypes, found.restype = [_SIZE] * first + [_POINTER] * pointers + [_SIZE] * sizes, None
         return found
 
     try:
@@ -78,10 +81,12 @@ def _load() -> Library | None:
             for scheme in ("nf4", "fp4")
         }
         dynamic8 = {dtype: function(f"cdequantize_blockwise_cpu_{name}", 4, 2) for dtype, name in _NAMES.items()}
+        schemes = ("nf4", "fp4") if own.has_avx512bf16_cpu() else ()
+        products = {scheme: function(f"gemv_4bit_inference_cpu_{scheme}_bf16", 4, 3, 3) for scheme in schemes}
     except AttributeError:
         return None
     values = dynamic_map(torch.device("cpu"))
-    return Library(four_bit, dynamic8, values, values.data_ptr())
+    return Library(four_bit, dynamic8, products, values, values.data_ptr())
 
 
 def in_memory(tensors: tuple[Tensor, ...]) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from zoo.weights.fused import forget
 from zoo.weights.offload import HOOK, fetch
 
 
@@ -114,6 +115,8 @@ class QuantizedTensor(nn.Module):
                 flat = fn(flat)
             return flat.view(tensor.shape)
 
+        for tensor in self._parameters.values():
+            forget(tensor)  # type: ignore[arg-type]
         super()._apply(keep_dtype, recurse)
         self.dtype = probe.dtype
         return self
