@@ -86,7 +86,7 @@ def test_a_loop_never_waits_for_its_device(loop: str) -> None:
             counts.append(len(waits.synchronisations))
             expected = zoo.load(name, bits=4, device="cpu").sample(2, seed=0, **options)
             if isinstance(expected.data, Tensor):
-                assert torch.allclose(drawn.data, expected.data, atol=1e-5)
+                assert torch.allclose(drawn.data, expected.data, atol=1e-3)  # steps go on from rounded sums
             else:
                 assert drawn.data == expected.data
     assert len(set(counts)) == 1

@@ -198,7 +198,10 @@ def test_casting_the_module(name: str, bits: int | None, dtype: torch.dtype) -> 
     assert all(info.dtype == dtype for info in model.weights())
     got, own = run(model.module, cast), run(plain, cast)
     assert got.dtype == own.dtype == dtype
-    assert error(got, exact) < (1e-6 if dtype == torch.float64 else 2 * error(own, exact) + 2e-3)
+    if dtype == torch.float64:  # the float32 result is itself off by about 1e-6
+        assert error(got, own) < 1e-6
+    else:
+        assert error(got, exact) < 2 * error(own, exact) + 2e-3
     after = [t for s in managed_weights(model.module).values() if s.packed is not None for t in s.packed.tensors()]
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(after, scales, strict=True))
     grads = gradients(model, cast)

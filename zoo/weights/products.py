@@ -67,7 +67,9 @@ def choose(
     if fused and positions:
         if device.type != "cpu":
             return Way.FUSED
-        allowed = dtype is torch.bfloat16 or (dtype is torch.float32 and multiplies_in_bf16())
+        allowed = dtype is torch.bfloat16 or (
+            dtype is torch.float32 and not torch.compiler.is_compiling() and multiplies_in_bf16()
+        )
         if allowed and size >= FUSED and positions <= (16 if flip else 64):
             return Way.FUSED
     if size < TILED or device.type != "cpu" or not positions:
