@@ -17,8 +17,12 @@ from torch._C import _is_any_autocast_enabled as any_autocast
 
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import Codec
+from zoo.weights.triton import fused
+from zoo.weights.triton.paths import enabled
 from zoo.weights.update import Factors
 
+# Channels last, by the dimensions of an input; three have no such format.
+_LAST = {3: torch.contiguous_format, 4: torch.channels_last, 5: torch.channels_last_3d}
 SMALL = 1 << 14  # up to this many values, a weight's cost is the number of operations, not its size
 
 
@@ -50,11 +54,25 @@ def base_tensors(managed: ManagedWeight, dense: Tensor | None = None) -> BaseTen
     return BaseTensors(packed.codec, managed.shape, packed.tensors())
 
 
-def dense_of(codec: Codec | None, shape: torch.Size, dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> Tensor:
-    """Return the dense base in `dtype`; a fresh tensor if there is a codec."""
+def dense_of(
+    codec: Codec | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    tensors: tuple[Tensor, ...],
+    like: Tensor | None = None,
+) -> Tensor:
+    """Return the dense base in `dtype`; a fresh tensor if there is a codec.
+
+    Where a kernel of ours unpacks it, it has the memory format of `like`, a convolution's input.
+    """
     if codec is None:
         weight = tensors[0]
         return weight if weight.dtype is dtype else weight.to(dtype)
+    if enabled(tensors[0].device):
+        last = like is not None and not like.is_contiguous() and like.is_contiguous(memory_format=_LAST[like.dim()])
+        unpacked = fused.unpack(codec, shape, dtype, tensors, last)
+        if unpacked is not None:
+            return unpacked
     return codec.unpack(tensors, shape, dtype)
 
 

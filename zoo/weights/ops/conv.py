@@ -38,13 +38,13 @@ def _forward(
     """Return the convolution, and the channels between the factors if it computed them."""
     dtype = x.dtype
     if how is None or factors is None:
-        return convolve(x, dense_of(base.codec, base.shape, dtype, base.tensors), bias, geometry), None
+        return convolve(x, dense_of(base.codec, base.shape, dtype, base.tensors, x), bias, geometry), None
     if how.dtype is not dtype:
         x, bias = x.to(how.dtype), None if bias is None else bias.to(how.dtype)
     if how.folded:
         y, hidden = convolve(x, fold(base.codec, base.shape, base.tensors, factors), bias, geometry), None
     else:
-        y = convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors), bias, geometry)
+        y = convolve(x, dense_of(base.codec, base.shape, x.dtype, base.tensors, x), bias, geometry)
         y, hidden = add_output(y, x, factors, base.shape, geometry, how)
     return y if how.dtype is dtype else y.to(dtype), hidden
 
@@ -107,7 +107,7 @@ class _Convolution(torch.autograd.Function):
             elif folded:
                 weight = fold(codec, shape, tuple(tensors), factors)
             else:
-                weight = dense_of(codec, shape, g.dtype, tuple(tensors))
+                weight = dense_of(codec, shape, g.dtype, tuple(tensors), x)
             grad_weight: Any
             grad_x, grad_weight = gradients(g, x, weight, geometry, need_x, dense)
             if need_base:

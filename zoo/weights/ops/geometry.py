@@ -31,6 +31,9 @@ def gradients(
     """Return the gradients of x and of the weight, those that are needed."""
     mask = [need_x, need_weight, False]
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(g, x, weight, None, *geometry, mask)
+    if grad_weight is not None and torch.compiler.is_compiling():
+        # While compiling torch expects another memory format than its kernels may give: what follows sees a copy.
+        grad_weight = grad_weight.clone(memory_format=torch.contiguous_format)
     return grad_x, grad_weight
 
 

@@ -28,6 +28,8 @@ from zoo.weights.ops.base import (
     transforms_active,
 )
 from zoo.weights.quantized_tensor import Codec
+from zoo.weights.triton import fused as triton
+from zoo.weights.triton.paths import enabled
 from zoo.weights.update import Factors
 
 # `BaseTensors` as a plain tuple: making one more object costs a small layer as much as a look-up of its weight.
@@ -37,7 +39,10 @@ Base = tuple[Codec | None, torch.Size, tuple[Tensor, ...]]
 def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
     """Return x @ W.T + bias, or with `flip` x @ W + bias. x: (..., in) → (..., out)."""
     codec, shape, tensors = base
-    if factors is not None and prefer_folding(x.numel() // (x.shape[-1] or 1), shape[0], shape[1], x.dtype):
+    fused = None if codec is None else _fused(x, bias, base, factors, flip)
+    if fused is not None:
+        y = fused
+    elif factors is not None and prefer_folding(x.numel() // (x.shape[-1] or 1), shape[0], shape[1], x.dtype):
         weight = fold(codec, shape, tensors, factors)
         y = F.linear(x, weight.t() if flip else weight, bias)
     else:
@@ -46,9 +51,21 @@ def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None
     return y if y.dim() == 2 else fresh(y)
 
 
+def _fused(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor | None:
+    """Return `_forward` by one of the Triton kernels; None if none is in force or fits."""
+    codec, shape, tensors = base
+    if codec is None or not enabled(x.device) or (bias is not None and bias.dtype is not x.dtype):
+        return None
+    y = triton.product(codec, shape, tensors, x.reshape(-1, x.shape[-1]), bias, factors, flip)
+    return y if y is None or x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
+
+
 def _base_product(x: Tensor, bias: Tensor | None, base: Base, flip: bool) -> Tensor:
     """Return the base's share of `_forward`, the caller's own tensor: by the codec's product, else the dense weight."""
     codec, shape, tensors = base
+    fused = _fused(x, bias, base, None, flip)
+    if fused is not None:
+        return fused
     product = getattr(codec, "product", None)
     # What does not fit gets torch's own error from the dense weight.
     if product is not None and x.shape[-1] == shape[0 if flip else 1] and (bias is None or bias.dtype is x.dtype):
@@ -66,10 +83,19 @@ def add_low_rank(y: Tensor, x: Tensor, factors: Factors, flip: bool) -> Tensor:
     """
     left, right, scale = factors
     down, up = (left, right) if flip else (right.t(), left.t())  # (in, rank), (rank, out)
-    hidden = x.reshape(-1, x.shape[-1]).mm(down)  # (positions, rank)
-    if y.dim() == 2:
-        return add_product(y, hidden, up, scale)
-    return add_product(y.reshape(-1, y.shape[-1]), hidden, up, scale).view(y.shape)
+    flat = y if y.dim() == 2 else y.reshape(-1, y.shape[-1])
+    changed, _ = _add_through(flat, x.reshape(-1, x.shape[-1]), down, up, scale)
+    return changed if y.dim() == 2 else changed.view(y.shape)
+
+
+def _add_through(y: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return y + scale · hidden @ up and hidden = x @ down; y is the caller's own tensor, as for `add_product`."""
+    if enabled(x.device):
+        hidden = triton.add_low_rank(y, x, down, up, scale)
+        if hidden is not None:
+            return y, hidden
+    hidden = x.mm(down)  # (positions, rank)
+    return add_product(y, hidden, up, scale), hidden
 
 
 class _Linear(torch.autograd.Function):
@@ -112,16 +138,15 @@ class _Linear(torch.autograd.Function):
         rows, columns = shape
         folded = rank and prefer_folding(flat.shape[0], rows, columns, g.dtype)
         dense = need_base or (rank and (need_left or need_right) and prefer_dense_gradient(rows, columns, g.dtype))
-        if rank and ((need_x and not folded) or ((need_left or need_right) and not dense)):
-            hidden = flat.mm(right.t() if flip else left)  # (positions, rank)
         if need_x:
             if folded:
                 weight = fold(codec, shape, tuple(tensors), Factors(left, right, scale))
                 grad_x = flat.mm(weight.t() if flip else weight)  # (positions, in)
             else:
                 grad_x = _base_product(flat, None, (codec, shape, tuple(tensors)), not flip)
-            if hidden is not None and not folded:
-                grad_x = add_product(grad_x, hidden, left.t() if flip else right, scale)
+            if rank and not folded:
+                down, up = (right.t(), left.t()) if flip else (left, right)  # (out, rank), (rank, in)
+                grad_x, hidden = _add_through(grad_x, flat, down, up, scale)
             grad_x = grad_x.view(*g.shape[:-1], grad_x.shape[-1])
         if need_bias:
             grad_bias = flat.sum(0).to(ctx.bias_dtype)  # (out,)
@@ -135,6 +160,8 @@ class _Linear(torch.autograd.Function):
                 grad_right = left.t().mm(grad_weight) * scale if need_right else None  # (rank, columns)
                 grad_base = grad_weight.to(tensors[0].dtype) if need_base else None
             else:
+                if hidden is None and (need_left if flip else need_right):
+                    hidden = flat.mm(right.t() if flip else left)  # (positions, rank)
                 if need_left:
                     inner = hidden if flip else x2.mm(right.t())  # (positions, rank)
                     grad_left = by_rows.t().mm(inner) * scale  # (rows, rank)
