@@ -98,6 +98,7 @@ def allow_bf16_products(allowed: bool = True) -> None:
     _allowed = allowed
 
 
+@torch.compiler.assume_constant_result  # what torch says of its precision cannot be traced
 def multiplies_in_bf16() -> bool:
     """Return whether float32 products may be computed in bf16; see `allow_bf16_products`."""
     return _allowed or torch.get_float32_matmul_precision() == "medium"
