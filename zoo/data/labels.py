@@ -72,6 +72,12 @@ def check_labels(labels: Tensor | None, *, count: int, model: str) -> Tensor | N
             f"{model} has {count} classes, so its data need labels: give a folder with one subfolder per class, or "
             "(images, labels)"
         )
+    if labels.device.type not in ("cpu", "mps"):  # which nobody waits for: the device itself says so, later
+        import torch
+
+        inside = ((labels >= 0) & (labels < count)).all()
+        torch._assert_async(inside, f"expected labels from 0 to {count - 1}, the classes of {model}, got others")
+        return labels
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
         found = f"{int(labels.min())} to {int(labels.max())}"
         raise DataError(f"expected labels from 0 to {count - 1}, the classes of {model}, got labels from {found}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from zoo.errors import DataError
 from zoo.metrics.resampling import RESAMPLES
@@ -112,9 +113,7 @@ class States:
     def keep(self) -> None:
         """Take what the metric has seen since its last `reset` as one example."""
         kept = {name: getattr(self.metric, name) for name in self.metric._defaults}
-        self._kept.append(
-            {name: list(v) if isinstance(v, list) else v.detach().cpu().clone() for name, v in kept.items()}
-        )
+        self._kept.append({name: list(v) if isinstance(v, list) else v.detach().clone() for name, v in kept.items()})
         self._joined = None
 
     def extend(self, others: States) -> None:
@@ -124,13 +123,19 @@ class States:
 
     def state(self, name: str) -> Tensor:
         """Return a state that is a sum, of every example: [n, …]."""
-        return torch.stack([kept[name] for kept in self._kept])
+        return torch.stack([kept[name] for kept in self._kept]).cpu()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # To another process, which has not this one's device.
+        return {**vars(self), "_kept": tree_map_only(Tensor, lambda state: state.cpu(), self._kept)}
 
     def of(self, rows: Tensor | None = None) -> float:
         """Return the metric of some examples."""
         if self._joined is None:
             self._joined = {
-                name: [kept[name] for kept in self._kept] if isinstance(default, list) else self.state(name)
+                name: [[one.cpu() for one in kept[name]] for kept in self._kept]
+                if isinstance(default, list)
+                else self.state(name)
                 for name, default in self.metric._defaults.items()
             }
         self.metric.cpu()

@@ -40,14 +40,14 @@ class TokenScores:
             tokens: int64 [m], what is to be predicted.
             counts: how many places each row has.
         """
-        counts = [int(count) for count in counts]
+        counts = counts.tolist() if isinstance(counts, Tensor) else [int(count) for count in counts]
         logits = logits.detach()
         for part, wanted in zip(logits.split(counts), tokens.split(counts), strict=True):
             if len(wanted):
                 self._add_row(part, wanted)
         for top, hits in self.hits.items():
-            found = right(logits, tokens, top).cpu().split(counts)
-            hits += [float(one.sum()) for one in found if len(one)]
+            found = right(logits, tokens, top).split(counts)
+            hits += torch.stack([one.sum() for one in found if len(one)]).double().tolist() if len(tokens) else []
         return self
 
     def join(self, parts: Iterable[TokenScores]) -> None:

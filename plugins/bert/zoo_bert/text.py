@@ -132,7 +132,8 @@ def _predicted(model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         if name not in PADDING or not takes(model.module, name):
             raise DataError(f"{model.entry.name} does not use {name!r}, it would be ignored: leave it out of the batch")
     logits = model.module(**inputs).logits  # [b, t, v]
-    return logits[places].float(), batch["labels"][places]
+    chosen = places.flatten().nonzero().squeeze(1)  # [m]: looked for once, which waits for an accelerator
+    return logits.flatten(0, 1)[chosen].float(), batch["labels"].flatten()[chosen]
 
 
 def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:

@@ -91,9 +91,10 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
         mean, logvar = posterior(model, here)
         decoded = reconstruction(model, mean + (logvar / 2).exp() * noise[part].to(mean.device))
         again = reconstruction(model, mean)
-        errors = [(one - here).square().flatten(1).sum(1).double().cpu() for one in (decoded, again)]
+        errors = [(one - here).square().flatten(1).sum(1).double() for one in (decoded, again)]
+        numbers = torch.stack([*errors, divergence(mean, logvar).double()]).cpu()  # [3, b]
         shown = (again / 2 + 0.5).clamp(0, 1).cpu() if like else torch.empty(0)
-        return *errors, divergence(mean, logvar).double().cpu(), shown
+        return *numbers, shown
 
     # Of each image; the last ones only where they are compared.
     errors, exact, divergences, made = map(torch.cat, zip(*spread(parts(images), measured), strict=True))

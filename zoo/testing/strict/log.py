@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import Counter
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 # Frames of these are below the code that is to be named.
-_BELOW = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_BELOW = tuple(f"{Path(module).parent}{os.sep}" for module in (torch.__file__, __file__))
+_PASSING_ON = ("__torch_function__", "__torch_dispatch__")  # nor are those that see every operation
 _DEPTH = 40  # frames that are kept of one event
 
 Line = tuple[str, int]  # (file, number)
@@ -135,7 +137,7 @@ def lines_here() -> tuple[Line, ...]:
     frame: FrameType | None = sys._getframe(1)
     lines: list[Line] = []
     while frame is not None and len(lines) < _DEPTH:
-        if not frame.f_code.co_filename.startswith(_BELOW):
+        if not frame.f_code.co_filename.startswith(_BELOW) and frame.f_code.co_name not in _PASSING_ON:
             lines.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
     return tuple(lines)
