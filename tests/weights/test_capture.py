@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 import zoo
 from zoo.weights import kernels
+from zoo.weights.triton import paths
 
 NAMES = ["ddpm", "gpt", "bert", "vit", "stylegan", "vae", "gat"]
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -58,8 +59,17 @@ def on_a_card(tensor: Any) -> Any:
     return made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("name", NAMES)
+QUICK = ("vit", "stylegan", "vae")
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        pytest.param(name, bits, marks=[] if bits == 4 and name in QUICK else [pytest.mark.slow])
+        for name in NAMES
+        for bits in (8, 4)
+    ],
+)
 def test_a_forward_reads_no_value_and_stays_on_its_device(
     name: str, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +127,7 @@ def test_tables_are_made_outside_of_what_is_compiled(monkeypatch: pytest.MonkeyP
     x = torch.randn(3, 64)
     expected = model.module(x)
     monkeypatch.setattr(kernels, "_TABLES", {})
+    monkeypatch.setattr(paths, "_reasons", {})
     kernels._values.cache_clear()
     torch.compiler.reset()
     got = torch.compile(model.module, fullgraph=True, backend="aot_eager")(x)

@@ -67,9 +67,7 @@ def choose(
     if fused and positions:
         if device.type != "cpu":
             return Way.FUSED
-        allowed = dtype is torch.bfloat16 or (
-            dtype is torch.float32 and not torch.compiler.is_compiling() and multiplies_in_bf16()
-        )
+        allowed = dtype is torch.bfloat16 or (dtype is torch.float32 and multiplies_in_bf16())
         if allowed and size >= FUSED and positions <= (16 if flip else 64):
             return Way.FUSED
     if size < TILED or device.type != "cpu" or not positions:
@@ -100,6 +98,7 @@ def allow_bf16_products(allowed: bool = True) -> None:
     _allowed = allowed
 
 
+@torch.compiler.assume_constant_result  # what torch says of its precision cannot be traced
 def multiplies_in_bf16() -> bool:
     """Return whether float32 products may be computed in bf16; see `allow_bf16_products`."""
     return _allowed or torch.get_float32_matmul_precision() == "medium"

@@ -50,9 +50,16 @@ def test_some_kernels_in_the_interpreter() -> None:
 
 
 @needs_triton
+@pytest.mark.slow
+def test_layers_in_the_interpreter() -> None:
+    assert passed(run("interpreted_models.py", TRITON_INTERPRET="1")) >= 9
+
+
+@needs_triton
 @pytest.mark.gpu
-def test_kernels_on_a_card() -> None:
-    assert passed(run("interpreted.py", TRITON_INTERPRET="0")) >= 55
+@pytest.mark.parametrize("name", ["interpreted.py", "interpreted_models.py"])
+def test_kernels_on_a_card(name: str) -> None:
+    assert passed(run(name, TRITON_INTERPRET="0")) >= 9
 
 
 @needs_triton

@@ -79,9 +79,7 @@ def dense_of(
 def fold(codec: Codec | None, shape: torch.Size, tensors: tuple[Tensor, ...], factors: Factors) -> Tensor:
     """Return W + scale · left @ right, dense, in the factors' dtype: no extra pass over the activations."""
     left, right, scale = factors
-    weight = tensors[0] if codec is None else codec.unpack(tensors, shape, left.dtype)
-    if weight.dtype is not left.dtype:
-        weight = weight.to(left.dtype)
+    weight = dense_of(codec, shape, left.dtype, tensors)
     matrix = weight if len(shape) == 2 else weight.reshape(shape[0], -1)  # (rows, columns); may be channels_last
     # A scale of 1 is the common one, and an argument the less.
     if codec is None or torch.is_grad_enabled():

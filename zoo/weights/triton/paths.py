@@ -33,7 +33,7 @@ class KernelPath(NamedTuple):
         return f"{self.name}: {self.reason}"
 
 
-_reasons: dict[str, str] = {}  # device type → why torch's path is in force, "" if triton's is; read while tracing too
+_reasons: dict[str, str] = {}  # device type → why torch's path is in force, "" if triton's is
 _off = os.environ.get(SWITCH, "") == "0"
 
 
@@ -42,10 +42,13 @@ def enabled(device: torch.device) -> bool:
 
     That a CUDA device has to do without, unless somebody chose so, is logged as a warning of `zoo`, once.
     """
-    reason = _reasons.get(device.type)
-    if reason is None:
-        reason = _decide(device.type)
-    return not (reason or _off)
+    return not (_off or _reason(device.type))
+
+
+@torch.compiler.assume_constant_result  # what decides cannot be traced
+def _reason(kind: str) -> str:
+    reason = _reasons.get(kind)
+    return _decide(kind) if reason is None else reason
 
 
 def kernel_path(device: torch.device | str | None = None) -> KernelPath:
@@ -60,7 +63,7 @@ def kernel_path(device: torch.device | str | None = None) -> KernelPath:
 
         where = " (its interpreter)" if interpreting() else ""
         return KernelPath("triton", f"triton {triton.__version__}{where}")
-    return KernelPath("torch", _reasons[chosen.type] or f"turned off by {SWITCH}=0 or torch_only()")
+    return KernelPath("torch", _reason(chosen.type) or f"turned off by {SWITCH}=0 or torch_only()")
 
 
 @contextmanager
