@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
+from timing import order
 
 
 def once(call: Callable[[], object], device: str, repeats: int = 1) -> float:
@@ -26,7 +27,7 @@ def once(call: Callable[[], object], device: str, repeats: int = 1) -> float:
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int, device: str, repeats: int = 1) -> dict[str, float]:
-    """Return the median seconds of each call. Rounds take turns, every other one in reversed order.
+    """Return the median seconds of each call, in an order that changes from round to round (`timing.order`).
 
     Args:
         calls: by name; each has run before.
@@ -35,10 +36,8 @@ def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int, device: str
         repeats: calls between two events: many for a short one.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds):
-        order = list(calls) if number % 2 else list(reversed(calls))
-        start = number // 2 % max(len(order), 1)
-        for name in order[start:] + order[:start]:
+    for number in range(rounds if calls else 0):
+        for name in order(list(calls), number):
             found[name].append(once(calls[name], device, repeats))
     return {name: statistics.median(times) for name, times in found.items()}
 
