@@ -39,7 +39,7 @@ Base = tuple[Codec | None, torch.Size, tuple[Tensor, ...]]
 def _forward(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
     """Return x @ W.T + bias, or with `flip` x @ W + bias. x: (..., in) → (..., out)."""
     codec, shape, tensors = base
-    fused = None if codec is None else _fused(x, bias, base, factors, flip)
+    fused = None if factors is None else _fused(x, bias, base, factors, flip)  # the base alone: `_base_product`
     if fused is not None:
         y = fused
     elif factors is not None and prefer_folding(x.numel() // (x.shape[-1] or 1), shape[0], shape[1], x.dtype):
