@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from zoo.weights.triton.four_bit import dot
+from zoo.weights.triton.ends import dot, end_row, end_tile
 
 
 @triton.jit
@@ -31,18 +31,10 @@ def row_product(
         codes = tl.load(values + n.to(tl.int64)[:, None] * columns + k[None, :], mask=mask, other=0)
         sums += codes.to(tl.float32) * inputs[None, :]
     total = tl.sum(sums, axis=1) * (tl.load(scales + n, mask=n < rows, other=0.0) / 127)
-    if LOW_RANK:
-        r = tl.arange(0, BLOCK_RANK)
-        through = tl.load(hidden + m * rank + r, mask=r < rank, other=0.0).to(tl.float32)
-        factor = tl.load(
-            up + r[None, :] * up_rank_stride + n[:, None] * up_stride,
-            mask=(n[:, None] < rows) & (r[None, :] < rank),
-            other=0.0,
-        ).to(tl.float32)
-        total += low_rank_scale * tl.sum(factor * through[None, :], axis=1)
-    if BIAS:
-        total += tl.load(bias + n, mask=n < rows, other=0.0).to(tl.float32)
-    tl.store(y + m.to(tl.int64) * rows + n, total.to(y.dtype.element_ty), mask=n < rows)
+    end_row(
+        total, m, n, bias, hidden, up, y, rows, rank, low_rank_scale, up_rank_stride, up_stride,
+        BIAS, LOW_RANK, BLOCK_RANK,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -70,18 +62,7 @@ def tile_product(
         acc = dot(tile, codes.to(tl.float32).to(tile.dtype), acc, UPCAST, PRECISION)  # exact in any of them
     if not FLIP:
         acc *= (tl.load(scales + n, mask=n < outputs, other=0.0) / 127)[None, :]
-    if LOW_RANK:
-        r = tl.arange(0, BLOCK_RANK)
-        through = tl.load(
-            hidden + m[:, None] * rank + r[None, :], mask=(m[:, None] < M) & (r[None, :] < rank), other=0.0
-        )
-        factor = tl.load(
-            up + r[:, None] * up_rank_stride + n[None, :] * up_stride,
-            mask=(r[:, None] < rank) & (n[None, :] < outputs),
-            other=0.0,
-        )
-        acc += low_rank_scale * dot(through, factor, tl.zeros((BLOCK_M, BLOCK_N), tl.float32), UPCAST, PRECISION)
-    if BIAS:
-        acc += tl.load(bias + n, mask=n < outputs, other=0.0).to(tl.float32)[None, :]
-    where = y + m.to(tl.int64)[:, None] * outputs + n[None, :]
-    tl.store(where, acc.to(y.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] < outputs))
+    end_tile(
+        acc, m, n, bias, hidden, up, y, M, outputs, rank, low_rank_scale, up_rank_stride, up_stride,
+        BIAS, LOW_RANK, BLOCK_M, BLOCK_N, BLOCK_RANK, UPCAST, PRECISION,
+    )  # fmt: skip

@@ -18,6 +18,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from zoo.weights.triton.ends import dot, end_row, end_tile
+
 
 @triton.jit
 def scale_of(scales, scales2, offset, table, block, mask, DOUBLE: tl.constexpr):
@@ -29,14 +31,6 @@ def scale_of(scales, scales2, offset, table, block, mask, DOUBLE: tl.constexpr):
     else:
         found = tl.load(scales + block, mask=mask, other=0.0)
     return found
-
-
-@triton.jit
-def dot(first, second, acc, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
-    """Return acc + first @ second; `UPCAST` for the interpreter, which cannot multiply bfloat16."""
-    if UPCAST:
-        first, second = first.to(tl.float32), second.to(tl.float32)
-    return tl.dot(first, second, acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -76,18 +70,10 @@ def row_product(
         upper, lower = tl.load(levels + (codes >> 4)), tl.load(levels + (codes & 15))
         sums += (upper * even[None, :, :] + lower * odd[None, :, :]) * scale
     total = tl.sum(tl.sum(sums, axis=2), axis=1)  # (BLOCK_ROWS,)
-    if LOW_RANK:
-        r = tl.arange(0, BLOCK_RANK)
-        through = tl.load(hidden + m * rank + r, mask=r < rank, other=0.0).to(tl.float32)
-        factor = tl.load(
-            up + r[None, :] * up_rank_stride + n[:, None] * up_stride,
-            mask=(n[:, None] < rows) & (r[None, :] < rank),
-            other=0.0,
-        ).to(tl.float32)
-        total += low_rank_scale * tl.sum(factor * through[None, :], axis=1)
-    if BIAS:
-        total += tl.load(bias + n, mask=n < rows, other=0.0).to(tl.float32)
-    tl.store(y + m.to(tl.int64) * rows + n, total.to(y.dtype.element_ty), mask=n < rows)
+    end_row(
+        total, m, n, bias, hidden, up, y, rows, rank, low_rank_scale, up_rank_stride, up_stride,
+        BIAS, LOW_RANK, BLOCK_RANK,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -120,21 +106,10 @@ def tile_product(
         lower = (tl.load(levels + (codes & 15)) * scale).to(even.dtype)
         acc = dot(even, upper, acc, UPCAST, PRECISION)
         acc = dot(odd, lower, acc, UPCAST, PRECISION)
-    if LOW_RANK:
-        r = tl.arange(0, BLOCK_RANK)
-        through = tl.load(
-            hidden + m[:, None] * rank + r[None, :], mask=(m[:, None] < M) & (r[None, :] < rank), other=0.0
-        )
-        factor = tl.load(
-            up + r[:, None] * up_rank_stride + n[None, :] * up_stride,
-            mask=(r[:, None] < rank) & (n[None, :] < rows),
-            other=0.0,
-        )
-        acc += low_rank_scale * dot(through, factor, tl.zeros((BLOCK_M, BLOCK_N), tl.float32), UPCAST, PRECISION)
-    if BIAS:
-        acc += tl.load(bias + n, mask=n < rows, other=0.0).to(tl.float32)[None, :]
-    where = y + m.to(tl.int64)[:, None] * rows + n[None, :]
-    tl.store(where, acc.to(y.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] < rows))
+    end_tile(
+        acc, m, n, bias, hidden, up, y, M, rows, rank, low_rank_scale, up_rank_stride, up_stride,
+        BIAS, LOW_RANK, BLOCK_M, BLOCK_N, BLOCK_RANK, UPCAST, PRECISION,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -167,22 +142,11 @@ def flipped_tile_product(
         lower = (tl.load(levels + (codes & 15)) * scale).to(values.dtype)
         upper_acc = dot(values, upper, upper_acc, UPCAST, PRECISION)
         lower_acc = dot(values, lower, lower_acc, UPCAST, PRECISION)
-    if LOW_RANK:
-        r = tl.arange(0, BLOCK_RANK)
-        through = tl.load(
-            hidden + m[:, None] * rank + r[None, :], mask=(m[:, None] < M) & (r[None, :] < rank), other=0.0
-        )
-        at = up + r[:, None] * up_rank_stride + 2 * n[None, :] * up_stride
-        mask = (r[:, None] < rank) & (n[None, :] < half)
-        empty = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        upper_acc += low_rank_scale * dot(through, tl.load(at, mask=mask, other=0.0), empty, UPCAST, PRECISION)
-        lower_acc += low_rank_scale * dot(
-            through, tl.load(at + up_stride, mask=mask, other=0.0), empty, UPCAST, PRECISION
-        )
-    if BIAS:
-        upper_acc += tl.load(bias + 2 * n, mask=n < half, other=0.0).to(tl.float32)[None, :]
-        lower_acc += tl.load(bias + 2 * n + 1, mask=n < half, other=0.0).to(tl.float32)[None, :]
-    where = y + m.to(tl.int64)[:, None] * columns + 2 * n[None, :]
-    mask = (m[:, None] < M) & (n[None, :] < half)
-    tl.store(where, upper_acc.to(y.dtype.element_ty), mask=mask)
-    tl.store(where + 1, lower_acc.to(y.dtype.element_ty), mask=mask)
+    end_tile(
+        upper_acc, m, 2 * n, bias, hidden, up, y, M, columns, rank, low_rank_scale, up_rank_stride, up_stride,
+        BIAS, LOW_RANK, BLOCK_M, BLOCK_N, BLOCK_RANK, UPCAST, PRECISION,
+    )  # fmt: skip
+    end_tile(
+        lower_acc, m, 2 * n + 1, bias, hidden, up, y, M, columns, rank, low_rank_scale, up_rank_stride, up_stride,
+        BIAS, LOW_RANK, BLOCK_M, BLOCK_N, BLOCK_RANK, UPCAST, PRECISION,
+    )  # fmt: skip

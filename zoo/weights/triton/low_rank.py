@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from zoo.weights.triton.four_bit import dot
+from zoo.weights.triton.ends import dot
 
 
 @triton.jit
