@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make demo         load ddpm in 4 bit, tune it with LoRA, show before and after (make demo NAME=gpt for text)"
 	@echo "make test         run the quick tests; of one folder: make test ROOM=weights, make test ROOM=plugins/gat"
-	@echo "make test-all     run every test, the slow ones too, those of real weights included; ROOM= as above"
+	@echo "make test-all     run the slow tests too, a third of each family a day (ZOO_TEST_DAY=all: every one); ROOM= as above"
 	@echo "make test-oldest  the quick tests with the oldest dependencies supported, in .venv-oldest; test-all-oldest likewise"
 	@echo "make lint         ruff, mypy and import-linter; lint-oldest likewise"
 	@echo "make docs         build the documentation's site in site/; docs-oldest likewise"
