@@ -103,15 +103,17 @@ def read_whole(folder: Path, read: Callable[[], T]) -> T:
     """
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
-        before = _version(folder)
-        try:
-            found = read()
-        except (AdapterError, OSError):
-            if _version(folder) == before:
-                raise
-        else:
-            if _version(folder) == before:
-                return found
+        with _held(folder) as inode:
+            before = _version(folder)
+            known = inode is None or before is None or before[0] == inode  # else it was replaced in between
+            try:
+                found = read()
+            except (AdapterError, OSError):
+                if known and _version(folder) == before:
+                    raise
+            else:
+                if known and _version(folder) == before:
+                    return found
         time.sleep(0.001)
     return read()
 
@@ -167,11 +169,26 @@ def _put(staged: Path, target: Path) -> None:
     swap.put(staged, target, last=MANIFEST)
 
 
-def _version(folder: Path) -> Any:
-    """Return what changes when a writer puts other files into `folder`; None where there is no folder."""
+@contextmanager
+def _held(folder: Path) -> Iterator[int | None]:
+    """Yield a folder's inode, whose number no other folder gets in the block; None where folders cannot be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+    try:
+        yield os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
+
+
+def _version(folder: Path) -> tuple[int, list[tuple[str, int, int]]] | None:
+    """Return what changes when a writer puts other files into `folder`: its inode, and its entries; None without it."""
     try:
         with os.scandir(folder) as entries:
-            return folder.stat().st_ino, sorted((entry.name, entry.inode()) for entry in entries)
+            found = [(one.name, one.inode(), one.stat(follow_symlinks=False).st_mtime_ns) for one in entries]
+            return folder.stat().st_ino, sorted(found)
     except OSError:
         return None
 
