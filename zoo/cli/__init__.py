@@ -25,6 +25,7 @@ from zoo.cli import (
     model_commands,
     new_plugin,
     plan,
+    play,
     push,
     sensitivity,
     tune,
@@ -61,6 +62,7 @@ for command in (
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
     *plan.COMMANDS,
+    *play.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
 ):
