@@ -28,6 +28,7 @@ from zoo.cli import (
     play,
     push,
     sensitivity,
+    ship,
     tune,
 )
 from zoo.cli.output import Group, echo
@@ -65,6 +66,7 @@ for command in (
     *play.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
+    *ship.COMMANDS,
 ):
     command_line.add_command(command)
 
