@@ -9,7 +9,6 @@ exception is raised instead.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +71,7 @@ __all__ = [
     "loss",
     "observe",
     "observes",
+    "options_of",
     "quantize",
     "recognise",
     "register",
@@ -193,15 +193,15 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples:
     """
     from zoo.samples import Samples
 
-    if (known := _options_of(model)) is not None:
+    if (known := options_of(model)) is not None:
         check_options(known, request.options)
-        request = replace(request, known=known)
+        request = request.declared(known)
     samples = required("sample", model.entry, model=model, request=request)
     return checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
 
 
-def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
-    """Return the declared options of a model, which are asked for once, as they may be in files."""
+def options_of(model: LoadedModel) -> tuple[Option, ...] | None:
+    """Return the declared options of a model, which are asked for once, as they may be in files; None without any."""
     if model.module not in _OPTIONS:
         _OPTIONS[model.module] = sample_options(model.entry)
     return _OPTIONS[model.module]
