@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from zoo.methods.config import Adapter
     from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.forward_pass import ForwardPass
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
     from zoo.weights.foreign.weight import ForeignWeight
@@ -65,6 +66,7 @@ __all__ = [
     "draw",
     "evaluate",
     "foreign_weight",
+    "forward_pass",
     "implemented",
     "inject_adapter",
     "load",
@@ -309,3 +311,12 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """Return the module's output for the samples `rows` of `count`; None if the plugin leaves it to the caller."""
     output, _ = first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
     return output
+
+
+def forward_pass(model: LoadedModel, count: int, generator: torch.Generator) -> ForwardPass | None:
+    """Return a call of the module with inputs for `count` items; None if the plugin leaves it to the caller."""
+    from zoo.plugin.forward_pass import ForwardPass
+
+    found, _ = first("forward_pass", (model.entry.plugin,), model=model, count=count, generator=generator)
+    right = found is None or isinstance(found, ForwardPass)
+    return checked(found, right, model.entry, "forward_pass", "a zoo.ForwardPass")

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.forward_pass import ForwardPass
     from zoo.plugin.options import Option
     from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
     from zoo.samples import Samples
@@ -322,6 +323,19 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
     `model(..., adapters=[...])`, once for each different choice of adapters::
 
         return model.module(*args, **kwargs)[rows]  # nodes of one graph: any of them may need all of it
+    """
+
+
+@hookspec(firstresult=True)
+def forward_pass(model: LoadedModel, count: int, generator: torch.Generator) -> ForwardPass | None:
+    """Return one call of the module that says what the model is without zoo (optional).
+
+    Gets the model, for how many items to make inputs, and where to draw them. Returns a `zoo.ForwardPass`: tensors on
+    the CPU by name, and a function of the module and them; or None to let zoo take the call in `loss`. Called by
+    `model.export` several times: sizes of the inputs that change with `count` are free in the exported file::
+
+        images = torch.randn(count, 1, 32, 32, generator=generator)
+        return zoo.ForwardPass({"images": images}, lambda module, images: module(images).logits)
     """
 
 

@@ -14,6 +14,7 @@ from zoo.catalog.head import Heads
 from zoo.errors import DataError
 from zoo.model import Model
 from zoo.plugin import hookspecs
+from zoo.plugin.forward_pass import ForwardPass
 from zoo.plugin.manager import HOOKS
 from zoo.plugin.options import Option
 from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
@@ -102,6 +103,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "rows": torch.tensor([0]),
         "count": 2,
         "state_dict": {"weight": module.weight},
+        "generator": torch.Generator(),
     }
     answers = {
         "recognises": True,
@@ -123,6 +125,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "describe": {"size": "2"},
         "save": True,
         "run_rows": torch.ones(1, 2),
+        "forward_pass": ForwardPass({"input": torch.ones(2, 2)}),
     }
     return arguments, answers
 

@@ -110,3 +110,8 @@ def save(model: zoo.Model) -> Wrapper:
 @zoo.hookimpl(wrapper=True)
 def run_rows(model: zoo.Model) -> Wrapper:
     return (yield from timed("run_rows", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
+def forward_pass(model: zoo.Model) -> Wrapper:
+    return (yield from timed("forward_pass", model.entry.name))
