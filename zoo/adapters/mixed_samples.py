@@ -20,6 +20,7 @@ from zoo.adapters.fused_batch import fused
 from zoo.adapters.mixed_batch import Choice, OwnViews, Switch, grouped, switching
 from zoo.errors import ZooError
 from zoo.plugin import hooks
+from zoo.plugin.options import Option
 from zoo.plugin.requests import SampleRequest, SeveralSeedsError
 from zoo.samples import Samples
 
@@ -141,20 +142,25 @@ def _not_each(found: int, n: int) -> ZooError:
 
 def _part(model: LoadedModel, request: SampleRequest, numbers: list[int]) -> SampleRequest:
     """Return the request for some of the samples. A list that has a value for each sample is cut, too."""
-    each = {option.name for option in hooks.options_of(model) or () if option.each}
+    each = {option.name: option for option in hooks.options_of(model) or () if option.each}
     options = {
-        name: _some(value, numbers, request.n) if name in each else value for name, value in request.options.items()
+        name: _some(value, each[name], numbers) if name in each else value for name, value in request.options.items()
     }
     if request.seeds is None:
         return SampleRequest(len(numbers), request.seed, options)
     return SampleRequest(len(numbers), options=options, seeds=tuple(request.seeds[number] for number in numbers))
 
 
-def _some(values: Any, numbers: list[int], n: int) -> Any:
+def _some(values: Any, option: Option, numbers: list[int]) -> Any:
     """Return the values of some samples, which are repeated if there are fewer than samples."""
-    if isinstance(values, Tensor) and values.dim():
-        return values[[number % len(values) for number in numbers]] if len(values) else values
-    if isinstance(values, list | tuple) and values:
+    if isinstance(values, str) and option.type == "classes":  # as `zoo.data.labels.class_labels` reads a text
+        letters = values and all(letter in option.choices for letter in values)
+        values = list(values) if letters else [part.strip() for part in values.split(",")]
+    if isinstance(values, Tensor) and values.dim() and len(values):
+        return values[[number % len(values) for number in numbers]]
+    if not isinstance(values, Tensor) and hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, list | tuple | range) and values:
         return [values[number % len(values)] for number in numbers]
     return values
 
