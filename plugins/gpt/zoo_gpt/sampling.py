@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from zoo.torch_state.modes import seeded
 
 from .model import context_of
 from .options import NEW_TOKENS, usual
+from .seeds import OwnSeeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,9 +60,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         captions = prompts or []
     for ids in starts:
         _check_start(model, ids, options["max_new_tokens"])
-    seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
     texts = []
-    with seeded(seed):
+    with _drawing(model, request):
         for ids in starts:
             limit = min(options["max_new_tokens"] or NEW_TOKENS, context_of(model) - len(ids))
             inputs = torch.tensor([ids] * request.n, device=model.device)  # [b, t]
@@ -75,6 +76,13 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             texts += found if talks is None else [text.strip() for text in found]
     several = len(captions) > 1
     return Samples(texts, "text", [caption for caption in captions for _ in range(request.n)] if several else None)
+
+
+def _drawing(model: Model, request: SampleRequest) -> AbstractContextManager[object]:
+    """Return a block in which tokens are drawn from the request's seed, or for each text from its own."""
+    if request.seeds is not None and len(request.seeds) > 1:
+        return OwnSeeds([torch.Generator(model.device).manual_seed(seed % 2**64) for seed in request.seeds])
+    return seeded(secrets.randbits(63) if request.seed is None else request.seed % 2**64)
 
 
 def greedy(model: Model, inputs: torch.Tensor, limit: int) -> list[int]:
