@@ -13,7 +13,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples" / "notebooks").glob("*.ipynb"))
 
 # Runs the cells in one process, as a kernel does: lines with `!` are commands, a last expression is shown.
-RUNNER = '''
+RUNNER = """
 import ast, json, subprocess, sys
 
 space = {"__name__": "__main__"}
@@ -31,7 +31,7 @@ for source in json.loads(sys.stdin.read()):
             if shown:
                 print("shown:", form, len(shown))
                 break
-'''
+"""
 
 
 def cells(path: Path, kind: str) -> list[dict]:
