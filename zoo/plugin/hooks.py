@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from zoo.methods.config import Adapter
     from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.engines import Engine
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
     from zoo.weights.foreign.weight import ForeignWeight
@@ -64,6 +65,7 @@ __all__ = [
     "describe",
     "distill",
     "draw",
+    "engine",
     "evaluate",
     "foreign_weight",
     "implemented",
@@ -75,6 +77,7 @@ __all__ = [
     "quantize",
     "recognise",
     "register",
+    "request_for",
     "reset",
     "run_rows",
     "sample",
@@ -193,11 +196,31 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples:
     """
     from zoo.samples import Samples
 
-    if (known := _options_of(model)) is not None:
-        check_options(known, request.options)
-        request = replace(request, known=known)
+    request = request_for(model, request)
     samples = required("sample", model.entry, model=model, request=request)
     return checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
+
+
+def request_for(model: LoadedModel, request: SampleRequest) -> SampleRequest:
+    """Return a request as plugins get it, its options checked against those that the architecture declares.
+
+    Raises:
+        UnknownNameError: an option is given that the architecture does not declare.
+        ZooError: an option's value cannot be.
+    """
+    if (known := _options_of(model)) is None:
+        return request
+    check_options(known, request.options)
+    return replace(request, known=known)
+
+
+def engine(model: LoadedModel, room: int) -> Engine | None:
+    """Return what continues at most `room` texts of the model at once; None if its architecture has no such thing."""
+    from zoo.plugin.engines import Engine
+
+    found, _ = first("engine", (model.entry.plugin,), model=model, room=room)
+    right = found is None or isinstance(found, Engine)
+    return checked(found, right, model.entry, "engine", "an object with prepare, admit, step and drop")
 
 
 def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
