@@ -9,7 +9,6 @@ exception is raised instead.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +61,7 @@ __all__ = [
     "checkpoint",
     "construct",
     "count",
+    "declared",
     "describe",
     "distill",
     "draw",
@@ -74,10 +74,10 @@ __all__ = [
     "loss",
     "observe",
     "observes",
+    "options_of",
     "quantize",
     "recognise",
     "register",
-    "request_for",
     "reset",
     "run_rows",
     "sample",
@@ -196,22 +196,22 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples:
     """
     from zoo.samples import Samples
 
-    request = request_for(model, request)
+    request = declared(model, request)
     samples = required("sample", model.entry, model=model, request=request)
     return checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
 
 
-def request_for(model: LoadedModel, request: SampleRequest) -> SampleRequest:
+def declared(model: LoadedModel, request: SampleRequest) -> SampleRequest:
     """Return a request as plugins get it, its options checked against those that the architecture declares.
 
     Raises:
         UnknownNameError: an option is given that the architecture does not declare.
         ZooError: an option's value cannot be.
     """
-    if (known := _options_of(model)) is None:
+    if (known := options_of(model)) is None:
         return request
     check_options(known, request.options)
-    return replace(request, known=known)
+    return request.declared(known)
 
 
 def engine(model: LoadedModel, room: int) -> Engine | None:
@@ -225,6 +225,8 @@ def engine(model: LoadedModel, room: int) -> Engine | None:
 
 def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
     """Return the declared options of a model, which are asked for once, as they may be in files."""
+def options_of(model: LoadedModel) -> tuple[Option, ...] | None:
+    """Return the declared options of a model, which are asked for once, as they may be in files; None without any."""
     if model.module not in _OPTIONS:
         _OPTIONS[model.module] = sample_options(model.entry)
     return _OPTIONS[model.module]
