@@ -225,6 +225,8 @@ def engine(model: LoadedModel, room: int) -> Engine | None:
 
 def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
     """Return the declared options of a model, which are asked for once, as they may be in files."""
+
+
 def options_of(model: LoadedModel) -> tuple[Option, ...] | None:
     """Return the declared options of a model, which are asked for once, as they may be in files; None without any."""
     if model.module not in _OPTIONS:

@@ -16,7 +16,7 @@ from zoo.plugin.engines import Ended, Prepared, Said
 from .choosing import FOLLOWED, Way, drawn, scores
 from .model import is_classifier
 from .pieces import Pieces
-from .rows_cache import RowsCache, begin, go_on, is_kept_apart
+from .rows_cache import Reader, RowsCache
 from .sampling import Asked, asked, ends
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def engine(model: Model, room: int) -> Continuing | None:
     if set(module.generation_config.to_diff_dict()) - FOLLOWED:
         return None  # generate does something else with the logits
     with torch.no_grad():
-        return Continuing(model, room) if is_kept_apart(model) else None
+        reader = Reader(model)
+        return Continuing(model, room, reader) if reader.keeps_apart() else None
 
 
 @dataclass(eq=False)
@@ -76,10 +77,11 @@ class Continuing:
     Args:
         model: the model.
         room: texts at once.
+        reader: reads texts with the model.
     """
 
-    def __init__(self, model: Model, room: int) -> None:
-        self._model, self._room = model, room
+    def __init__(self, model: Model, room: int, reader: Reader) -> None:
+        self._model, self._room, self._reader = model, room, reader
         self._tokenizer = tokenizer_of(model.entry)
         self._ends = set(ends(self._tokenizer, model.module.generation_config) or ())  # type: ignore[attr-defined]
         self._waiting: list[_Row] = []  # not read yet
@@ -140,11 +142,11 @@ class Continuing:
         if self._rows:
             assert self._cache is not None
             adapters = [row.talk.adapter for row in self._rows]
-            logits, self._cache = go_on(self._model, self._cache, [row.last for row in self._rows], adapters)
+            logits, self._cache = self._reader.go_on(self._cache, [row.last for row in self._rows], adapters)
             parts.append(logits)
         new = self._readable()
         if new:
-            logits, read = begin(self._model, [row.pieces.ids for row in new], [row.talk.adapter for row in new])
+            logits, read = self._reader.begin([row.pieces.ids for row in new], [row.talk.adapter for row in new])
             parts.append(logits)
             self._cache = read if self._cache is None else self._cache.joined(read)
             self._rows = self._rows + new
