@@ -25,8 +25,10 @@ from zoo.cli import (
     model_commands,
     new_plugin,
     plan,
+    play,
     push,
     sensitivity,
+    ship,
     tune,
 )
 from zoo.cli.output import Group, echo
@@ -61,8 +63,10 @@ for command in (
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
     *plan.COMMANDS,
+    *play.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
+    *ship.COMMANDS,
 ):
     command_line.add_command(command)
 
