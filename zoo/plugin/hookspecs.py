@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.engines import Engine
     from zoo.plugin.forward_pass import ForwardPass
     from zoo.plugin.options import Option
     from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
@@ -205,6 +206,18 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
         options = request.take(steps=50)
         noise = torch.randn(request.n, 64, generator=request.generator()).to(model.device)
         return zoo.Samples(images, "image")
+    """
+
+
+@hookspec(firstresult=True)
+def engine(model: LoadedModel, room: int) -> Engine | None:
+    """Return what continues many texts at once, token by token (optional).
+
+    Gets the model, and how many texts there are at once, at most. Returns a `zoo.plugin.engines.Engine`, or None for a
+    model that cannot. Requests come and go while others are worked on, each under its own adapter, and each gets what
+    `sample` gives it alone. Called by `zoo serve`, `zoo chat` and `model.stream`; without it samples come as a whole::
+
+        return Engine(model, room) if has_cache(model.module) else None
     """
 
 

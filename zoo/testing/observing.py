@@ -102,6 +102,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "kwargs": {},
         "rows": torch.tensor([0]),
         "count": 2,
+        "room": 2,
         "state_dict": {"weight": module.weight},
         "generator": torch.Generator(),
     }
@@ -116,6 +117,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "adapter_config": object(),
         "sample_options": [Option("size", 2, "of a sample")],
         "sample": Samples(["one"], "text"),
+        "engine": object(),
         "loss": torch.tensor(1.0),
         "distill": torch.tensor(1.0),
         "count": 2.0,

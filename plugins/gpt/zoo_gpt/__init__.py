@@ -9,6 +9,7 @@ zoo.hooks(
     heads=".facts",
     sample_options=".options",
     sample=".tasks",
+    engine=".continuing",
     loss=".tasks",
     count=".tasks",
     batches=".tasks",
