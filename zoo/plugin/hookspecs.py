@@ -39,6 +39,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import did_you_mean
+from zoo.plugin import hookspecs_of_use
 from zoo.plugin.hookspecs_of_use import describe as describe
 from zoo.plugin.hookspecs_of_use import engine as engine
 from zoo.plugin.hookspecs_of_use import forward_pass as forward_pass
@@ -259,7 +260,12 @@ def tuning(entry: Entry) -> dict[str, Any] | None:
     """
 
 
-HOOKS = tuple(name for name, value in vars().items() if hasattr(value, f"{PROJECT}_spec"))
+HOOKS = tuple(
+    name
+    for module in (vars(), vars(hookspecs_of_use))
+    for name, value in module.items()
+    if hasattr(value, f"{PROJECT}_spec") and value.__module__ == module["__name__"]
+)
 
 
 def no_such_hook(name: str) -> str:
