@@ -76,10 +76,10 @@ def _step(model: LoadedModel, engine: Engine) -> list[Said | Ended]:
 def _whole(model: LoadedModel, request: SampleRequest, stop: tuple[str, ...], cache: Any) -> Iterator[str]:
     from zoo.weights.dense_cache import caching
 
+    if stop:
+        raise ZooError(f"{model.entry.name}: its texts come as a whole, without stop texts: leave stop out")
     with caching(model.module, cache):
         samples = hooks.draw(model, request)
     if samples.kind != "text" or len(samples) != 1:
         raise ZooError(f"expected a request for one text, got {samples!r}, which comes as a whole: use sample")
-    if stop:
-        raise ZooError(f"{model.entry.name}: its texts come as a whole, without stop texts: leave stop out")
     return iter(samples.data)
