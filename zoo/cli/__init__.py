@@ -17,6 +17,7 @@ import click
 
 from zoo._version import __version__
 from zoo.cli import (
+    chat,
     compare,
     data,
     evaluate,
@@ -57,6 +58,7 @@ def command_line() -> None:
 for command in (
     *info_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *chat.COMMANDS,
     *evaluate.COMMANDS,
     *compare.COMMANDS,
     *tune.COMMANDS,
