@@ -59,6 +59,7 @@ _HOME = {
     "Heads": "zoo.catalog.head",
     "entries": "zoo.catalog.registry",
     "Samples": "zoo.samples.samples",
+    "Option": "zoo.plugin.options",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
     "EvaluationRequest": "zoo.plugin.requests",
@@ -155,6 +156,7 @@ if TYPE_CHECKING:
     from zoo.plugin.hooks import observe as observe
     from zoo.plugin.hookspecs import hookimpl as hookimpl
     from zoo.plugin.hookspecs import hookspec as hookspec
+    from zoo.plugin.options import Option as Option
     from zoo.plugin.requests import BatchRequest as BatchRequest
     from zoo.plugin.requests import EvaluationRequest as EvaluationRequest
     from zoo.plugin.requests import SampleRequest as SampleRequest

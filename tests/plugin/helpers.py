@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from torch import nn
+
 import zoo
 from zoo.plugin import hooks
 
@@ -69,6 +71,7 @@ class Bare:
 
     def __init__(self, entry: zoo.Entry) -> None:
         self.entry = entry
+        self.module = nn.Identity()
 
 
 def entry(plugin: str | None = "mine", **more) -> zoo.Entry:

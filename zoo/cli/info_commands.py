@@ -24,6 +24,7 @@ from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from zoo.catalog.entry import Entry
+    from zoo.plugin.options import Option
     from zoo.weights.footprint import Footprint
 
 _NON_COMMERCIAL = ("non-commercial", "noncommercial", "-nc")
@@ -102,9 +103,11 @@ def info(
     if entry.adapter is not None:
         entry = replace(entry, head=head_of(entry.adapter))
     tasks: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
     try:
         described = hooks.describe(entry) if entry.config else {}
         tasks = hooks.heads(entry).tasks if entry.config else ()
+        options = hooks.sample_options(entry) or () if entry.config else ()
     except ZooError as error:  # the registry's facts are still worth printing
         note(f"warning: {error}")
         described = {}
@@ -112,6 +115,7 @@ def info(
     measured = _footprint(name, bits, keep, new, errors) if footprint or bits or keep or new or errors else None
     if as_json:
         more: dict[str, Any] = {"config": entry.config, "facts": described, "heads": list(tasks)}
+        more["options"] = [asdict(option) for option in options]
         if entry.adapter is not None:
             more["adapter"] = {"folder": entry.adapter, **adapter}
         if measured is not None:
@@ -130,6 +134,7 @@ def info(
         "kept in full precision": ", ".join(entry.keep),
         **described,
         "new heads": ", ".join(tasks),
+        **{f"option {option.name}": _option(option) for option in options},
         **(_footprint_facts(measured) if measured is not None else {}),
     }
     print_facts({label: text for label, text in shown.items() if text})
@@ -182,6 +187,12 @@ def plugins(names: tuple[str, ...], check: bool, quick: bool, as_json: bool, dev
     for fault in (*reasons, *faults):
         note(f"error: {fault}")
     return 1 if level != "none" and (reasons or faults) else 0
+
+
+def _option(option: Option) -> str:
+    """Return an option of `sample` in a line."""
+    default = "" if option.default is None else f" [{option.default}]"
+    return f"{option.help}; {option.expected.removesuffix(', or None')}{default}"
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

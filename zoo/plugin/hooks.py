@@ -9,31 +9,30 @@ exception is raised instead.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from zoo.catalog import discovery
 from zoo.catalog.discovery import strict
 from zoo.compat import warn
-from zoo.errors import PluginError, ZooError
+from zoo.errors import PluginError
 from zoo.plugin import manager, recognition
 from zoo.plugin.building import building
+from zoo.plugin.calling import AnswerError, broke, call_one, checked, each_pair, first, not_builtin, required
 from zoo.plugin.guarded import Guarded
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
     all_names,
-    at_fault,
-    caller,
-    failed,
     implemented,
-    installed,
     load,
     observe,
     observes,
     register,
 )
+from zoo.plugin.options import Option, check_options
 from zoo.plugin.recognition import passed_over, recognise, usable
 from zoo.plugin.requests import EvaluationRequest, unknown_metric
 
@@ -79,20 +78,20 @@ __all__ = [
     "reset",
     "run_rows",
     "sample",
+    "sample_options",
     "save",
     "strict",
     "tuning",
 ]
 
-
-class AnswerError(PluginError):
-    """A hook returned something else than its contract says, or an architecture lacks a hook that is needed."""
+_OPTIONS: WeakKeyDictionary[nn.Module, tuple[Option, ...] | None] = WeakKeyDictionary()
 
 
 def reset() -> None:
     """Forget every loaded plugin and every failure, and read the installed metadata again."""
     manager.reset()
     recognition.forget()
+    _OPTIONS.clear()
 
 
 def construct(entry: Entry) -> nn.Module:
@@ -100,19 +99,19 @@ def construct(entry: Entry) -> nn.Module:
     from torch import nn
 
     with building(entry):
-        module = _required("construct", entry, entry=entry)
-    return _checked(module, isinstance(module, nn.Module), entry, "construct", "a torch.nn.Module")
+        module = required("construct", entry, entry=entry)
+    return checked(module, isinstance(module, nn.Module), entry, "construct", "a torch.nn.Module")
 
 
 def checkpoint(entry: Entry, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield (parameter name, tensor) of the entry's weights: as its plugin reads them, else from its safetensors."""
-    pairs, plugin = _first("checkpoint", (entry.plugin, BUILTIN), entry=entry, module=module)
+    pairs, plugin = first("checkpoint", (entry.plugin, BUILTIN), entry=entry, module=module)
     if pairs is None:
         raise PluginError(f"no checkpoint for {entry.name!r}: neither its plugin nor zoo found weights to read")
     if isinstance(pairs, dict):
         pairs = pairs.items()
-    _checked(pairs, isinstance(pairs, Iterable), entry, "checkpoint", "an iterator of (name, tensor)")
-    return _each_pair(pairs, plugin)
+    checked(pairs, isinstance(pairs, Iterable), entry, "checkpoint", "an iterator of (name, tensor)")
+    return each_pair(pairs, plugin)
 
 
 def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> QuantizedTensor | Tensor | None:
@@ -125,18 +124,18 @@ def quantize(entry: Entry, name: str, weight: Tensor, scheme: Quantization) -> Q
 
     from zoo.weights.quantized_tensor import QuantizedTensor
 
-    plugins = (entry.plugin, _not_builtin(scheme.scheme), BUILTIN)
-    stored, plugin = _first("quantize", plugins, entry=entry, name=name, weight=weight, scheme=scheme)
+    plugins = (entry.plugin, not_builtin(scheme.scheme), BUILTIN)
+    stored, plugin = first("quantize", plugins, entry=entry, name=name, weight=weight, scheme=scheme)
     right = stored is None or isinstance(stored, QuantizedTensor | Tensor)
-    return _checked(stored, right, plugin, "quantize", "zoo.QuantizedTensor or a Tensor")
+    return checked(stored, right, plugin, "quantize", "zoo.QuantizedTensor or a Tensor")
 
 
 def adapter_config(kind: str, raw: dict[str, Any]) -> Adapter | None:
     """Return the configuration of a saved adapter, from its kind's plugin or from zoo; None for an unknown kind."""
     from zoo.methods.config import Adapter
 
-    config, plugin = _first("adapter_config", (_not_builtin(kind), BUILTIN), raw=raw)
-    return _checked(config, config is None or isinstance(config, Adapter), plugin, "adapter_config", "a zoo.Adapter")
+    config, plugin = first("adapter_config", (not_builtin(kind), BUILTIN), raw=raw)
+    return checked(config, config is None or isinstance(config, Adapter), plugin, "adapter_config", "a zoo.Adapter")
 
 
 def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter) -> Update | None:
@@ -147,9 +146,9 @@ def inject_adapter(entry: Entry, name: str, weight: LazyWeight, config: Adapter)
     """
     from zoo.weights.update import Update
 
-    plugins = (entry.plugin, _not_builtin(getattr(config, "kind", None)), BUILTIN)
-    update, plugin = _first("inject_adapter", plugins, entry=entry, name=name, weight=weight, config=config)
-    return _checked(update, update is None or isinstance(update, Update), plugin, "inject_adapter", "an Update")
+    plugins = (entry.plugin, not_builtin(getattr(config, "kind", None)), BUILTIN)
+    update, plugin = first("inject_adapter", plugins, entry=entry, name=name, weight=weight, config=config)
+    return checked(update, update is None or isinstance(update, Update), plugin, "inject_adapter", "an Update")
 
 
 def foreign_weight(layer: nn.Module, dtype: torch.dtype) -> ForeignWeight | None:
@@ -162,21 +161,50 @@ def foreign_weight(layer: nn.Module, dtype: torch.dtype) -> ForeignWeight | None
     for name in usable(all_names()):
         try:
             able = not observes(name) and "foreign_weight" in implemented(name)
-            weight = _call("foreign_weight", name, layer=layer, dtype=dtype) if able else None
+            weight = call_one("foreign_weight", name, layer=layer, dtype=dtype) if able else None
         except PluginError as error:
             passed_over(name, str(error))
             continue
         if weight is not None:
-            return _checked(weight, isinstance(weight, ForeignWeight), name, "foreign_weight", "a zoo.ForeignWeight")
+            return checked(weight, isinstance(weight, ForeignWeight), name, "foreign_weight", "a zoo.ForeignWeight")
     return None
 
 
+def sample_options(entry: Entry) -> tuple[Option, ...] | None:
+    """Return the sampling options that an architecture declares; None if it does not."""
+    found, _ = first("sample_options", (entry.plugin,), entry=entry)
+    if found is None:
+        return None
+    right = isinstance(found, list | tuple) and all(isinstance(one, Option) for one in found)
+    options = tuple(checked(found, right, entry, "sample_options", "a list of zoo.Option"))
+    names = [option.name for option in options]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise broke(entry, "sample_options", "each option once", f"{twice!r} twice")
+    return options
+
+
 def sample(model: LoadedModel, request: SampleRequest) -> Samples:
-    """Return `request.n` samples of the model."""
+    """Return `request.n` samples of the model.
+
+    Raises:
+        UnknownNameError: an option is given that the architecture does not declare.
+        ZooError: an option's value cannot be.
+    """
     from zoo.samples import Samples
 
-    samples = _required("sample", model.entry, model=model, request=request)
-    return _checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
+    if (known := _options_of(model)) is not None:
+        check_options(known, request.options)
+        request = replace(request, known=known)
+    samples = required("sample", model.entry, model=model, request=request)
+    return checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
+
+
+def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
+    """Return the declared options of a model, which are asked for once, as they may be in files."""
+    if model.module not in _OPTIONS:
+        _OPTIONS[model.module] = sample_options(model.entry)
+    return _OPTIONS[model.module]
 
 
 def draw(model: LoadedModel, request: SampleRequest) -> Samples:
@@ -193,32 +221,32 @@ def loss(model: LoadedModel, batch: Any) -> Tensor:
     """Return the loss of one batch: a scalar tensor."""
     from torch import Tensor
 
-    value = _required("loss", model.entry, model=model, batch=batch)
+    value = required("loss", model.entry, model=model, batch=batch)
     if isinstance(value, Tensor) and value.dim() != 0:
-        raise _broke(model.entry, "loss", "a scalar tensor", f"a tensor of shape {tuple(value.shape)}")
-    return _checked(value, isinstance(value, Tensor), model.entry, "loss", "a scalar tensor")
+        raise broke(model.entry, "loss", "a scalar tensor", f"a tensor of shape {tuple(value.shape)}")
+    return checked(value, isinstance(value, Tensor), model.entry, "loss", "a scalar tensor")
 
 
 def distill(model: LoadedModel, teacher: LoadedModel, batch: Any, share: float) -> Tensor:
     """Return the loss of one batch for a model that learns from a teacher: a scalar tensor."""
     from zoo.plugin.distilling import distilled
 
-    value, _ = _first("distill", (model.entry.plugin,), model=model, teacher=teacher, batch=batch, share=share)
+    value, _ = first("distill", (model.entry.plugin,), model=model, teacher=teacher, batch=batch, share=share)
     value = distilled(model, teacher, batch, share, loss) if value is None else value
-    return _checked(value, getattr(value, "shape", None) == (), model.entry, "distill", "a scalar tensor")
+    return checked(value, getattr(value, "shape", None) == (), model.entry, "distill", "a scalar tensor")
 
 
 def count(model: LoadedModel, batch: Any) -> float:
     """Return what the loss of one batch is the mean of; 1, so that all batches count alike, if the plugin says none."""
-    number, _ = _first("count", (model.entry.plugin,), model=model, batch=batch)
+    number, _ = first("count", (model.entry.plugin,), model=model, batch=batch)
     right = number is None or (isinstance(number, int | float) and 0 <= number < float("inf"))
-    return 1.0 if number is None else float(_checked(number, right, model.entry, "count", "a number of at least 0"))
+    return 1.0 if number is None else float(checked(number, right, model.entry, "count", "a number of at least 0"))
 
 
 def batches(model: LoadedModel, data: Any, request: BatchRequest) -> Iterator[Any]:
     """Yield batches of the user's data, as the plugin's own `loss` takes them."""
-    made = _required("batches", model.entry, model=model, data=data, request=request)
-    _checked(made, isinstance(made, Iterable), model.entry, "batches", "an iterable of batches")
+    made = required("batches", model.entry, model=model, data=data, request=request)
+    checked(made, isinstance(made, Iterable), model.entry, "batches", "an iterable of batches")
     return Guarded(made, str(model.entry.plugin), "batches")
 
 
@@ -231,13 +259,13 @@ def evaluate(model: LoadedModel, data: Any, request: EvaluationRequest | None = 
     from zoo.metrics.figures import Figures
 
     request = request or EvaluationRequest()
-    found = _required("evaluate", model.entry, model=model, data=data, request=request)
+    found = required("evaluate", model.entry, model=model, data=data, request=request)
     right = (
         isinstance(found, dict)
         and bool(found)
         and all(isinstance(name, str) and isinstance(value, Real) for name, value in found.items())
     )
-    _checked(found, right, model.entry, "evaluate", "a dict of floats")
+    checked(found, right, model.entry, "evaluate", "a dict of floats")
     figures = found if isinstance(found, Figures) else Figures({name: float(value) for name, value in found.items()})
     for name in request.metrics:
         if name not in figures and name not in figures.missing:
@@ -247,104 +275,37 @@ def evaluate(model: LoadedModel, data: Any, request: EvaluationRequest | None = 
 
 def tuning(entry: Entry) -> dict[str, Any]:
     """Return the plugin's own defaults of `tune`'s settings; empty if it has none."""
-    settings, _ = _first("tuning", (entry.plugin,), entry=entry)
+    settings, _ = first("tuning", (entry.plugin,), entry=entry)
     if isinstance(settings, dict) and "average" in settings:
         warn(f"plugin {entry.plugin!r}: the setting average of its hook 'tuning' is now ema_decay")
         settings = {"ema_decay" if name == "average" else name: value for name, value in settings.items()}
     known = {"batch_size", "lr", "betas", "grad_clip", "warmup", "ema_decay", "weight_decay", "schedule"}
     right = settings is None or (isinstance(settings, dict) and set(settings) <= known)
-    return dict(_checked(settings, right, entry, "tuning", f"a dict of {', '.join(sorted(known))}") or {})
+    return dict(checked(settings, right, entry, "tuning", f"a dict of {', '.join(sorted(known))}") or {})
 
 
 def heads(entry: Entry) -> Heads:
     """Return for which tasks an architecture makes a new head; for none if its plugin does not say."""
     from zoo.catalog.head import Heads
 
-    found, _ = _first("heads", (entry.plugin,), entry=entry)
-    return _checked(found, found is None or isinstance(found, Heads), entry, "heads", "a zoo.Heads") or Heads()
+    found, _ = first("heads", (entry.plugin,), entry=entry)
+    return checked(found, found is None or isinstance(found, Heads), entry, "heads", "a zoo.Heads") or Heads()
 
 
 def describe(entry: Entry) -> dict[str, str]:
     """Return facts about an entry, label → text; empty if the plugin has none."""
-    facts, _ = _first("describe", (entry.plugin,), entry=entry)
+    facts, _ = first("describe", (entry.plugin,), entry=entry)
     right = facts is None or isinstance(facts, dict)
-    return {
-        str(label): str(text) for label, text in (_checked(facts, right, entry, "describe", "a dict") or {}).items()
-    }
+    return {str(label): str(text) for label, text in (checked(facts, right, entry, "describe", "a dict") or {}).items()}
 
 
 def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> bool:
     """Let the plugin write the model into `folder` in its library's format. Returns False if it did not."""
-    written, _ = _first("save", (model.entry.plugin,), model=model, folder=folder, state_dict=state_dict)
-    return bool(_checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
+    written, _ = first("save", (model.entry.plugin,), model=model, folder=folder, state_dict=state_dict)
+    return bool(checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
 
 
 def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any:
     """Return the module's output for the samples `rows` of `count`; None if the plugin leaves it to the caller."""
-    output, _ = _first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
+    output, _ = first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
     return output
-
-
-def _not_builtin(name: str | None) -> str | None:
-    """Return the name of a scheme or an adapter kind if an installed plugin brings it, else None."""
-    return installed(name) if name and name not in discovery.RESERVED else None
-
-
-def _required(hook: str, entry: Entry, /, **arguments: Any) -> Any:
-    result, plugin = _first(hook, (entry.plugin,), **arguments)
-    if result is None:
-        if not plugin:
-            raise PluginError(
-                f"{entry.name!r} has no plugin, and {hook!r} needs one: call the module itself", hook=hook
-            )
-        did = "returned None from its hook" if hook in implemented(plugin) else "does not implement the hook"
-        message = f"plugin {plugin!r} {did} {hook!r}, which an architecture needs for this"
-        raise AnswerError(message, plugin=plugin, hook=hook)
-    return result
-
-
-def _first(hook: str, plugins: Iterable[str | None], /, **arguments: Any) -> tuple[Any, str]:
-    """Return the first result that is not None and the plugin it is from; else None and the last plugin called."""
-    last = ""
-    for last in filter(None, plugins):
-        result = _call(hook, last, **arguments)
-        if result is not None:
-            return result, last
-    return None, last
-
-
-def _call(hook: str, plugin: str, /, **arguments: Any) -> Any:
-    call = caller(hook, plugin)
-    try:
-        return call(**arguments)
-    except Exception as error:
-        culprit = at_fault(error, plugin)
-        if isinstance(error, ZooError) or culprit == BUILTIN or strict():
-            raise
-        raise failed(culprit, hook, error) from error
-
-
-# Checking what comes back
-
-
-def _checked(value: Any, right: bool, who: Entry | str, hook: str, expected: str) -> Any:
-    if not right:
-        raise _broke(who, hook, expected, f"{type(value).__module__}.{type(value).__qualname__}")
-    return value
-
-
-def _broke(who: Entry | str, hook: str, expected: str, got: str) -> AnswerError:
-    plugin = who if isinstance(who, str) else who.plugin
-    message = f"plugin {plugin!r} broke the contract of its hook {hook!r}: expected {expected}, got {got}"
-    return AnswerError(message, plugin=plugin, hook=hook)
-
-
-def _each_pair(pairs: Iterable[Any], plugin: str) -> Iterator[tuple[str, Tensor]]:
-    from torch import Tensor
-
-    for pair in Guarded(pairs, plugin, "checkpoint"):
-        if not (
-            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], Tensor)
-        ):
-            raise _broke(plugin, "checkpoint", "pairs (parameter name, tensor)", f"{type(pair).__qualname__}")
-        yield pair

@@ -43,7 +43,7 @@ import pluggy
 from zoo.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import torch
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.options import Option
     from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
     from zoo.samples import Samples
     from zoo.weights.foreign.weight import ForeignWeight
@@ -179,12 +180,26 @@ def adapter_config(raw: dict[str, Any]) -> Adapter | None:
 
 
 @hookspec(firstresult=True)
+def sample_options(entry: Entry) -> Sequence[Option] | None:
+    """Return the options that `sample` takes (optional).
+
+    Gets the entry, whose files may be absent. Returns a `zoo.Option` for each, in the order in which people are asked
+    for them; () if there are none. zoo then checks what users give before `sample` is called, `request.take()` returns
+    all of them, and `zoo info`, the page of `zoo play` and the requests of `zoo serve` show them. Called without
+    loading the model: import nothing heavy::
+
+        return [zoo.Option("steps", 50, "denoising steps", low=1, high=entry.config["num_train_timesteps"])]
+    """
+
+
+@hookspec(firstresult=True)
 def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
     """Return `request.n` samples.
 
-    Gets the model and the request: `n`, `seed` (None: a new one each time), `options`, of which `request.take` returns
-    the known ones and refuses others. Returns `zoo.Samples`, equal for equal seeds, and does not change the global
-    random state. Called under `torch.no_grad` in evaluation mode::
+    Gets the model and the request: `n`, `seed` (None: a new one each time), and the options, which `request.take`
+    returns: the declared ones, or, without `sample_options`, those that it is given with their defaults.
+    Returns `zoo.Samples`, equal for equal seeds, and does not change the global random state. Called under
+    `torch.no_grad` in evaluation mode::
 
         options = request.take(steps=50)
         noise = torch.randn(request.n, 64, generator=request.generator()).to(model.device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import DataError, UnknownNameError, ZooError, did_you_mean
+from zoo.plugin.options import Option, check_options, unknown_option
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ MOST_ITEMS = 2**24  # of one batch, and samples at once: more is a slip, and wou
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """`n` samples from `seed` (None: a fresh draw), with the plugin's own `options`.
+    """`n` samples from `seed` (None: a fresh draw), with the plugin's own `options`, of which `known` are declared.
 
     >>> SampleRequest(n=4, seed=0, options={"steps": 20}).take(steps=50, eta=0.0)
     {'steps': 20, 'eta': 0.0}
@@ -27,6 +28,7 @@ class SampleRequest:
     n: int = 1
     seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    known: tuple[Option, ...] | None = None
 
     def __post_init__(self) -> None:
         if not _is_int(self.n) or self.n < 1:
@@ -36,17 +38,25 @@ class SampleRequest:
         check_seed(self.seed)
 
     def take(self, **defaults: Any) -> dict[str, Any]:
-        """Return the value of every option named in `defaults`, in that order: the caller's, or else the default.
+        """Return the value of every option, in order: the caller's, or else the default.
 
-        Where the default is a bool, int or float, the caller's value must be one too (an int passes for a float).
+        The options are those that the hook `sample_options` declares; a default given here counts instead of the
+        declared one. For a plugin without that hook they are those named here: where the default is a bool, int or
+        float, the caller's value must be one too (an int passes for a float).
 
         Raises:
-            UnknownNameError: the caller gave an option that `defaults` does not name.
-            ZooError: a value is of another type than its default.
+            UnknownNameError: the caller gave an option that there is not.
+            ZooError: a value cannot be its option's.
         """
+        if self.known is not None:
+            for name in defaults:
+                if all(name != option.name for option in self.known):
+                    raise unknown_option(name, [option.name for option in self.known])
+            found = check_options(self.known, self.options)
+            return {**found, **{name: value for name, value in defaults.items() if name not in self.options}}
         for name in self.options:
             if name not in defaults:
-                raise self.unknown_option(name, defaults)
+                raise unknown_option(name, defaults)
         return {name: _like(name, self.options.get(name, default), default) for name, default in defaults.items()}
 
     def generator(self) -> torch.Generator:
@@ -62,12 +72,6 @@ class SampleRequest:
         else:
             generator.manual_seed(self.seed)
         return generator
-
-    def unknown_option(self, name: str, known: Iterable[str]) -> UnknownNameError:
-        """Return the error to raise for an option that the plugin does not have; `known` are those that it has."""
-        known = sorted(known)
-        listed = f"the options are {', '.join(known)}" if known else "this model takes no options"
-        return UnknownNameError(f"no sampling option {name!r}: {listed}.{did_you_mean(name, known)}")
 
 
 @dataclass(frozen=True)

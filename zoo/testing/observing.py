@@ -15,6 +15,7 @@ from zoo.errors import DataError
 from zoo.model import Model
 from zoo.plugin import hookspecs
 from zoo.plugin.manager import HOOKS
+from zoo.plugin.options import Option
 from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
 from zoo.samples import Samples
 from zoo.testing.compare import random_state_untouched
@@ -111,6 +112,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "foreign_weight": object(),
         "inject_adapter": nn.Linear(2, 2),
         "adapter_config": object(),
+        "sample_options": [Option("size", 2, "of a sample")],
         "sample": Samples(["one"], "text"),
         "loss": torch.tensor(1.0),
         "distill": torch.tensor(1.0),

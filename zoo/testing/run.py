@@ -28,11 +28,13 @@ def checks(subject: PluginUnderTest, level: Level = "full") -> tuple[Check, ...]
         return found
     # Only now, because they import torch.
     if "architecture" in kinds:
-        from zoo.testing import adapting, drawing, heads, learning, structure, threads, weights
+        from zoo.testing import adapting, drawing, heads, learning, options, structure, threads, weights
 
         found += structure.CHECKS + (heads.CHECKS if "heads" in subject.hooks else ())
         found += weights.FIRST + learning.FIRST + weights.THEN
-        found += adapting.CHECKS + weights.LAST + learning.THEN + drawing.CHECKS + threads.CHECKS
+        found += adapting.CHECKS + weights.LAST + learning.THEN
+        found += options.CHECKS if "sample_options" in subject.hooks else ()
+        found += drawing.CHECKS + threads.CHECKS
         if _is_strict(subject):
             from zoo.testing import placement
 

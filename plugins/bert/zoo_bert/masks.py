@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MASK = "[MASK]"  # in users' texts, whatever the tokenizer calls its own
 LENGTH = 24  # tokens of a free text
 STEPS = 10
-MODES = ("fill", "gibbs", "mask-predict")
 
 
 @dataclass
@@ -84,9 +83,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: a text has no mask or is longer than the model's context, or a value is out of range.
     """
-    options = request.take(
-        text=None, texts=None, length=None, mode=MODES[0], steps=None, temperature=1.0, top_k=0
-    )  # fmt: skip
+    options = request.take()
     texts = given_texts(options, "text", "texts")
     _check_ranges(options, texts)
     tokenizer = tokenizer_of(model)
@@ -158,22 +155,10 @@ def mask_predict(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Ten
 
 
 def _check_ranges(options: dict[str, Any], texts: list[str] | None) -> None:
-    if options["mode"] not in MODES:
-        raise ZooError(f"mode: expected one of {', '.join(MODES)}, got {options['mode']!r}")
     if options["steps"] is not None and options["mode"] == "fill":
         raise ZooError("steps: mode 'fill' has none, it fills every mask once; set mode='gibbs' or 'mask-predict'")
     if options["length"] is not None and texts is not None:
         raise ZooError("expected text or length, got both: a text is as long as it is, with its masks")
-    for name in ("length", "steps"):
-        value = options[name]
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ZooError(f"{name}: expected a whole number of at least 1, got {value!r}")
-    if not options["temperature"] >= 0:
-        raise ZooError(
-            f"temperature: expected at least 0 (0: the likeliest token), got {options['temperature']!r}"
-        )  # fmt: skip
-    if options["top_k"] < 0:
-        raise ZooError(f"top_k: expected at least 0 (0: off), got {options['top_k']!r}")
 
 
 def _start(

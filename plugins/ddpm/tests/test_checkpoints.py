@@ -50,7 +50,7 @@ def test_a_pipeline_loads_from_its_subfolders(make, tmp_path):
     model = zoo.load(str(tmp_path / "pipeline"), device="cpu")
     _same(model, unet)
     assert model.sample(1, seed=0, sampler="ddpm", steps=100).data.shape == (1, 3, 8, 8)
-    with pytest.raises(zoo.ZooError, match="between 1 and 100"):
+    with pytest.raises(zoo.ZooError, match="from 1 to 100"):
         model.sample(1, sampler="ddpm", steps=101)
 
 

@@ -41,7 +41,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: an option cannot be.
     """
-    options = request.take(sampler="ddim", steps=None, eta=0.0, labels=None)
+    options = request.take()
     schedule, step_options = _schedule(model, **{name: options[name] for name in ("sampler", "steps", "eta")})
     names = files.class_names(model.entry)
     labels = wanted(model, options["labels"], request.n)  # [n], [n, d] or None
@@ -68,10 +68,6 @@ def _schedule(
 ) -> tuple[DDPMScheduler | DDIMScheduler, dict[str, float]]:
     """Return the scheduler with its timesteps set, and what its `step` takes besides."""
     config = files.scheduler_config(model.entry)
-    if sampler not in ("ddim", "ddpm"):
-        raise ZooError(f"expected sampler as 'ddim' or 'ddpm', got {sampler!r}")
-    if not 0 <= eta <= 1:
-        raise ZooError(f"expected eta between 0 (no added noise) and 1 (as much as ddpm), got {eta}")
     if sampler == "ddpm" and eta:
         raise ZooError("eta belongs to the sampler 'ddim': leave it out, or use sampler='ddim'")
     schedule = (DDIMScheduler if sampler == "ddim" else DDPMScheduler).from_config(config)

@@ -21,6 +21,7 @@ from . import files
 from .bound import negative_elbo
 from .conditions import classes, kind_of, valued
 from .model import as_noise, image_shape, predict, scheduler, target
+from .options import sample_options
 from .sampling import sample
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
     if set(wanted) & set(DISTANCES):
         real = images[: request.samples or DRAWN] / 2 + 0.5
         options = {} if labels is None else {"labels": labels[: len(real)]}
-        fake = sample(model, SampleRequest(len(real), seed=0, options=options)).data
+        known = tuple(sample_options(model.entry))
+        fake = sample(model, SampleRequest(len(real), seed=0, options=options, known=known)).data
         add_distances(scores, fake, real, wanted, request.judge)
     return scores.figures()
 

@@ -36,7 +36,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: an option cannot be, or the graph does not fit the model.
     """
-    options = request.take(data=None, nodes=None, neighbors=None)
+    options = request.take()
     graph = checked(model, read(options["data"], "test"))
     generator = request.generator()
     nodes = _nodes(graph, options["nodes"], request.n, generator)

@@ -16,6 +16,7 @@ from zoo.integrations.transformers import check_vocabulary, tokenizer_of
 from zoo.torch_state.modes import seeded
 
 from .model import context_of
+from .options import NEW_TOKENS, usual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from zoo import Model, SampleRequest
 
 # Notation of the shapes: b prompts in a batch, t tokens.
-DEFAULTS = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}
-NEW_TOKENS = 100
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
@@ -39,28 +38,17 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             of {"role", "content"}, a list of them, or what the user says as a string), `max_new_tokens`, and those of
             transformers' generate: `do_sample`, `temperature`, `top_k` (0: off), `top_p`, `num_beams`,
             `repetition_penalty`, `no_repeat_ngram_size`. What is not given is taken from the checkpoint's
-            generation_config.json, then from DEFAULTS.
+            generation_config.json, then from `zoo_gpt.options.DEFAULTS`.
 
     Raises:
         ZooError: a prompt is empty, a value is out of range, or the tokens are more than the model's context.
     """
     own = model.module.generation_config
-    defaults = {name: type(value)(getattr(own, name, None) or value) for name, value in DEFAULTS.items()}
-    options = request.take(
-        prompt=None,
-        prompts=None,
-        messages=None,
-        max_new_tokens=None,
-        **defaults,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-    )
+    options = request.take(**usual(lambda name: getattr(own, name, None)))
     prompts = given_texts(options, "prompt", "prompts")
     talks = _conversations(options["messages"])
     if prompts is not None and talks is not None:
         raise ZooError("expected prompts or messages, got both: give one of them")
-    _check_ranges(options)
     tokenizer = tokenizer_of(model.entry)
     if talks is not None:
         starts = [question_tokens(tokenizer, talk) for talk in talks]
@@ -116,24 +104,6 @@ def _conversations(given: Any) -> list[list[dict[str, Any]]] | None:
         if not str(talk[-1]["content"]).strip():
             raise ZooError("messages: expected a last message with text, got an empty one")
     return talks
-
-
-def _check_ranges(options: dict[str, Any]) -> None:
-    limit = options["max_new_tokens"]
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
-        raise ZooError(f"max_new_tokens: expected a whole number, got {limit!r}")
-    ranges = {
-        "max_new_tokens": ("at least 1", limit is None or limit >= 1),
-        "temperature": ("above 0 (do_sample=False picks the likeliest token)", options["temperature"] > 0),
-        "top_k": ("at least 0 (0: off)", options["top_k"] >= 0),
-        "top_p": ("above 0 and at most 1", 0 < options["top_p"] <= 1),
-        "num_beams": ("at least 1", options["num_beams"] >= 1),
-        "repetition_penalty": ("above 0", options["repetition_penalty"] > 0),
-        "no_repeat_ngram_size": ("at least 0 (0: off)", options["no_repeat_ngram_size"] >= 0),
-    }
-    for name, (expected, holds) in ranges.items():
-        if not holds:
-            raise ZooError(f"{name}: expected a value {expected}, got {options[name]!r}")
 
 
 def _start(model: Model, tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[int]:

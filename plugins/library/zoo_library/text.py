@@ -16,6 +16,8 @@ from zoo.integrations.auto_classes import is_for, sees_later_tokens
 from zoo.integrations.transformers import check_vocabulary, tokenizer_of
 from zoo.torch_state.modes import seeded
 
+from .options import NEW_TOKENS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from zoo.data.spec import Data
 
 LONGEST = 512  # tokens of a text that are used, if the model does not take fewer
-NEW_TOKENS = 100
 _IGNORED = -100  # label of a token that is padding
 _LIMITS = ("max_position_embeddings", "max_target_positions", "max_decoder_position_embeddings", "max_seq_len")
 
@@ -105,16 +106,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     """
     module: Any = model.module
     _check_generates(model)
-    options = request.take(
-        prompt=None,
-        prompts=None,
-        max_new_tokens=None,
-        do_sample=False,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        num_beams=1,
-    )
+    options = request.take()
     prompts = given_texts(options, "prompt", "prompts")
     if prompts is None:
         raise ZooError("expected texts to begin with, got none: give prompt= or prompts=")

@@ -71,9 +71,9 @@ def test_mixing_takes_the_second_latents_styles_from_a_layer_on(letters):
     ("options", "found"),
     [
         ({"spi": 0.7}, "Did you mean 'psi'"),
-        ({"psi": -1.0}, "psi between 0"),
-        ({"psi": "much"}, "takes float"),
-        ({"noise": "pink"}, "const, random, none"),
+        ({"psi": -1.0}, "psi: expected a number from 0 to 2"),
+        ({"psi": "much"}, "psi: expected a number"),
+        ({"noise": "pink"}, "'const', 'random', 'none'"),
         ({"crossover": 9}, "0 to 8"),
         ({"cutoff": 1.5}, "0 to 8"),
         ({"labels": 26}, "0 to 25"),

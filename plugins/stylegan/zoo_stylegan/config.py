@@ -108,13 +108,18 @@ def with_classes(config: dict[str, Any], entry: Entry) -> dict[str, Any]:
 
 def heads(entry: Entry) -> Heads:
     """Return that the classes of a conditional generator can be others: their embeddings are then new."""
-    from . import foreign
-
-    path = foreign.find(entry.folder)
-    config = foreign.read(path).config if path else entry.config
+    config = stored(entry)
     count, names = config.get("c_dim") or 0, tuple(class_names(config))
     own = Head("classify", names if len(names) == count else (), count) if count else None
     return Heads(("classify",), own)
+
+
+def stored(entry: Entry) -> dict[str, Any]:
+    """Return the configuration as the entry or its file in another format has it."""
+    from . import foreign
+
+    path = foreign.find(entry.folder)
+    return foreign.read(path).config if path else entry.config
 
 
 def class_names(config: dict[str, Any]) -> list[str]:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo import Samples, ZooError
+from zoo import Samples
 from zoo.data.labels import class_captions, class_labels
 
 from .config import class_names
-from .layers import NOISE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,17 +36,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: an option cannot be.
     """
-    options = request.take(psi=1.0, cutoff=None, noise="const", crossover=None, labels=None)
+    options = request.take()
     generator = model.module.generator
-    layers = generator.synthesis.num_ws
-    if not 0 <= options["psi"] <= 2:
-        raise ZooError(f"expected psi between 0 (the average image) and 2, usually 0.5 to 1, got {options['psi']}")
-    if options["noise"] not in NOISE:
-        raise ZooError(f"expected noise as one of {', '.join(NOISE)}, got {options['noise']!r}")
-    for name in ("cutoff", "crossover"):
-        value = options[name]
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= layers):
-            raise ZooError(f"expected {name} as a number of layers from 0 to {layers}, or None, got {value!r}")
     names = class_names(model.module.config)
     labels = class_labels(options["labels"], request.n, count=model.module.config["c_dim"], names=names)  # [n] or None
 

@@ -97,7 +97,7 @@ def test_a_seed_gives_the_same_images_and_leaves_the_global_state_alone(letters)
         ({"mode": "reconstruct"}, "give data="),
         ({"mode": "interpolate"}, "give data="),
         ({"mode": "prior", "data": "letters:sans"}, "takes no data"),
-        ({"data": "letters:sans", "ends": 1}, "at least 2"),
+        ({"data": "letters:sans", "ends": 1}, "from 2"),
         ({"data": torch.rand(0, 1, 32, 32)}, "at least one example"),
         ({"temperature": -1}, "from 0"),
         ({"temperature": "hot"}, "from 0"),

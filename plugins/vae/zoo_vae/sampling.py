@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from zoo import Model, SampleRequest
 
-MODES = ("prior", "reconstruct", "interpolate")
-
 
 def sample(model: Model, request: SampleRequest) -> Samples:
     """Return images [n, c, h, w] in [0, 1].
@@ -37,17 +35,13 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: an option cannot be, or the model has no prior that is usable, by the KL weight of its configuration.
     """
-    options = request.take(mode=None, data=None, temperature=None, ends=2, size=None)
+    options = request.take()
     mode, data, size, ends = (options[name] for name in ("mode", "data", "size", "ends"))
     if mode is None:
         mode = "prior" if data is None else "reconstruct"
-    if mode not in MODES:
-        raise ZooError(f"expected mode as one of {', '.join(map(repr, MODES))}, got {mode!r}")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise ZooError(f"expected size as a whole number of pixels, got {size!r}")
-    if ends < 2:
-        raise ZooError(f"expected at least 2 ends of an interpolation, got {ends}")
-    temperature = _temperature(options["temperature"], 1.0 if mode == "prior" else 0.0)
+    temperature = options["temperature"]
+    if temperature is None:
+        temperature = 1.0 if mode == "prior" else 0.0
     generator = request.generator()
 
     if mode == "prior":
@@ -94,11 +88,3 @@ def _posterior(model: Model, images: Tensor, temperature: float, generator: torc
     found = [posterior(model, images[part]) for part in parts(images)]
     mean, logvar = (torch.cat([pair[i].cpu() for pair in found]) for i in (0, 1))
     return mean + temperature * (logvar / 2).exp() * torch.randn(mean.shape, generator=generator)
-
-
-def _temperature(given: Any, default: float) -> float:
-    if given is None:
-        return default
-    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 <= given < float("inf"):
-        raise ZooError(f"expected temperature as a number from 0, got {given!r}")
-    return float(given)

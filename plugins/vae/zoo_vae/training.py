@@ -24,6 +24,7 @@ from zoo.torch_state.spread import spread
 
 from . import files
 from .model import divergence, image_size, latent_shape, parts, posterior, read, reconstruction
+from .options import sample_options
 from .sampling import sample
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def evaluate(model: Model, data: Any, request: EvaluationRequest) -> Figures:
         add_likeness(scores, made, images / 2 + 0.5, wanted)
     if set(wanted) & set(DISTANCES):
         real = images[: request.samples or _EVALUATED] / 2 + 0.5
-        fake = sample(model, SampleRequest(len(real), seed=0)).data
+        fake = sample(model, SampleRequest(len(real), seed=0, known=tuple(sample_options(model.entry)))).data
         add_distances(scores, fake, real, wanted, request.judge)
     return scores.figures()
 

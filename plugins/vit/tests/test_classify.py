@@ -140,7 +140,7 @@ def test_given_images_are_classified_all(letters):
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ({"top_k": 0}, "at least 1"),
+        ({"top_k": 0}, "from 1"),
         ({"images": torch.rand(2, 1, 32, 32), "data": "letters:sans"}, "one of data, images and paths"),
         ({"n": 3, "images": torch.rand(2, 1, 32, 32)}, "2 images to classify, and n is 3"),
         ({"images": torch.rand(0, 1, 32, 32)}, "at least one example"),

@@ -48,9 +48,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: an option cannot be, or there is nothing to classify.
     """
-    options = request.take(data=None, images=None, paths=None, top_k=5)
-    if options["top_k"] < 1:
-        raise ZooError(f"expected top_k, how many classes are shown, as at least 1, got {options['top_k']}")
+    options = request.take()
     given = [name for name in ("data", "images", "paths") if options[name] is not None]
     if len(given) > 1:
         raise ZooError(f"expected one of data, images and paths to classify, got {' and '.join(given)}")

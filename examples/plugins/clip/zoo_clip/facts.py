@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoo import Option
+
 if TYPE_CHECKING:
     from zoo import Entry
+
+
+def sample_options(entry: Entry) -> list[Option]:
+    """Return which images are compared with which texts."""
+    return [
+        Option("images", None, "pictures to classify, all of them", type="images", each=True),
+        Option("labels", None, "the texts to choose from; None: those of the data", type="texts"),
+        Option("data", None, "data of whose held-out images n are drawn [letters]", type="data"),
+        Option("top_k", 5, "how many texts are shown", low=1),
+    ]
 
 
 def recognises(config: dict[str, Any]) -> bool:

@@ -127,12 +127,10 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: an option cannot be, or there is nothing to classify.
     """
-    options = request.take(data=None, images=None, labels=None, top_k=5)
+    options = request.take()
     labels, images = options["labels"], options["images"]
     if labels is not None and (not isinstance(labels, list | tuple) or not all_strings(labels)):
         raise ZooError(f"labels: expected a list of texts, got {labels!r}")
-    if options["top_k"] < 1:
-        raise ZooError(f"top_k: expected at least 1, got {options['top_k']}")
     captions = None
     if images is None:
         pairs = read(options["data"], "test")

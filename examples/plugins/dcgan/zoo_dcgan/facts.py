@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoo import Option
+
 if TYPE_CHECKING:
     from zoo import Entry
+
+
+def sample_options(entry: Entry) -> list[Option]:
+    """Return the spread of what images are made from."""
+    return [Option("spread", 1.0, "standard deviation of z; below 1: likelier, less varied", low=0)]
 
 
 def recognises(config: dict[str, Any]) -> bool:

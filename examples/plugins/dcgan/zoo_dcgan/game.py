@@ -101,7 +101,7 @@ def _small(images: Tensor) -> Tensor:
 
 def sample(model: Model, request: SampleRequest) -> Samples:
     """Return `request.n` images; option `spread`: the standard deviation of z (below 1: likelier, less varied)."""
-    spread = request.take(spread=1.0)["spread"]
+    spread = request.take()["spread"]
     generator = request.generator()  # on the CPU: a seed gives the same images on every device, up to rounding
     z = spread * torch.randn(request.n, model.module.latent, generator=generator)
     images = model.module(z.to(model.device, model.dtype))

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoo import Option
+
 if TYPE_CHECKING:
     from zoo import Entry
+
+BEGINNING = "\n"  # what a text without a prompt starts from: the line end before a paragraph
+
+
+def sample_options(entry: Entry) -> list[Option]:
+    """Return the prompt and how it is continued."""
+    return [
+        Option("prompt", BEGINNING, "the text to continue"),
+        Option("length", 200, "bytes", low=1),
+        Option("temperature", 0.7, "0: the likeliest byte each time", low=0),
+    ]
 
 
 def recognises(config: dict[str, Any]) -> bool:

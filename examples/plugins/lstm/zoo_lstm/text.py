@@ -15,6 +15,8 @@ from zoo.data.stream import stream
 from zoo.data.text import text_data
 from zoo.metrics import Scores
 
+from .facts import BEGINNING
+
 if TYPE_CHECKING:
     from zoo import BatchRequest, Model, SampleRequest
     from zoo.metrics import Figures
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 WINDOW = 129  # bytes, of which all but the first are predicted
 STRETCH = 128  # bytes that count as one example of a metric
 HELD_OUT = 2**14  # bytes that `evaluate` reads at most
-BEGINNING = "\n"  # what a text without a prompt starts from: the line end before a paragraph
 
 
 def batches(data: Any, request: BatchRequest) -> Iterator[dict[str, Tensor]]:
@@ -82,12 +83,10 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         model: the model.
         request: its options are `prompt`, `length` in bytes, `temperature` (0: the likeliest byte each time).
     """
-    options = request.take(prompt=BEGINNING, length=200, temperature=0.7)
+    options = request.take()
     prompt, length, temperature = options.values()
-    if not isinstance(prompt, str) or not prompt:
-        raise ZooError(f"prompt: expected a text, got {prompt!r}")
-    if length < 1 or temperature < 0:
-        raise ZooError(f"expected length of at least 1 and temperature of at least 0, got {length} and {temperature}")
+    if not prompt:
+        raise ZooError("prompt: expected a text, got an empty one: leave it out")
     generator = request.generator()  # on the CPU: a seed gives the same text on every device, up to rounding
     text = torch.tensor([list(prompt.encode())]).expand(request.n, -1)  # [b, t]
     state, written = None, []

@@ -58,6 +58,11 @@ def adapter_config(raw: dict[str, Any]) -> Wrapper:
 
 
 @zoo.hookimpl(wrapper=True)
+def sample_options(entry: zoo.Entry) -> Wrapper:
+    return (yield from timed("sample_options", entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
 def sample(model: zoo.Model) -> Wrapper:
     return (yield from timed("sample", model.entry.name))
 

@@ -22,5 +22,14 @@ def recognises(config: dict[str, Any]) -> bool:
 
 
 @zoo.hookimpl
+def sample_options(entry: zoo.Entry) -> list[zoo.Option]:
+    return [
+        zoo.Option("prompt", "", "the text to continue"),
+        zoo.Option("length", 80, "characters", low=1),
+        zoo.Option("temperature", 1.0, "0: the likeliest character", low=0),
+    ]
+
+
+@zoo.hookimpl
 def describe(entry: zoo.Entry) -> dict[str, str]:
     return {"context": f"{entry.config['context']} characters"}

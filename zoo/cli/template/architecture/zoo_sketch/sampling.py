@@ -16,16 +16,9 @@ if TYPE_CHECKING:
 def sample(model: zoo.Model, request: zoo.SampleRequest) -> zoo.Samples:
     """Return `request.n` texts that continue a prompt.
 
-    The request's options: `prompt`; `length`, the number of characters; `temperature`, 0 for the likeliest ones.
-
-    Raises:
-        ZooError: an option has an impossible value.
+    The request's options are those that `sample_options` declares.
     """
-    options = request.take(prompt="", length=80, temperature=1.0)
-    if options["length"] < 1 or options["temperature"] < 0:
-        raise zoo.ZooError(
-            f"expected length from 1 and temperature from 0, got {options['length']} and {options['temperature']}"
-        )
+    options = request.take()
     # A new generator, on the CPU: a seed draws the same on every device, and the global random state stays as it is.
     generator = request.generator()
     context = model.entry.config["context"]
