@@ -1,0 +1,94 @@
+"""Between tickets and HTTP: await events, and cancel what nobody waits for any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from starlette.responses import StreamingResponse
+
+from zoo.serving.http.errors import as_refusal
+from zoo.serving.work import Done, Piece, Work
+
+if TYPE_CHECKING:
+    from zoo.serving.http.service import Service
+    from zoo.serving.ticket import Ticket
+
+SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies hand each piece on
+
+
+async def result(service: Service, request: Request, work: Work) -> Done:
+    """Submit a request, await its end and return it; a client that goes away cancels it.
+
+    Raises:
+        Refusal: it failed.
+    """
+    async with contextlib.aclosing(events(service, request, work)) as stream:
+        async for event in stream:
+            if isinstance(event, Done):
+                return event
+    raise AssertionError("a ticket ended without an end")
+
+
+async def events(service: Service, request: Request, work: Work) -> AsyncIterator[Piece | Done]:
+    """Submit a request and yield its events; a client that goes away, or who stops reading, cancels it.
+
+    Raises:
+        Refusal: it failed.
+    """
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    try:
+        ticket = service.runtime.submit(work)
+    except Exception as error:
+        raise as_refusal(error, work.adapter) from error
+    try:
+        ticket.on_event(lambda event: loop.call_soon_threadsafe(queue.put_nowait, event))
+        async with _cancelled_without_client(request, ticket):
+            while True:
+                event = await queue.get()
+                if isinstance(event, Exception):
+                    raise as_refusal(event, work.adapter) from event
+                if isinstance(event, Done):
+                    service.note(event)
+                yield event
+                if isinstance(event, Done):
+                    return
+    finally:
+        ticket.cancel()  # does nothing to one that has ended
+
+
+@asynccontextmanager
+async def _cancelled_without_client(request: Request, ticket: Ticket) -> AsyncIterator[None]:
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        ticket.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, whose source is closed whatever ends the answer."""
+
+    def __init__(self, lines: AsyncIterator[str]) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers=SSE)
+        self._lines = lines
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if (close := getattr(self._lines, "aclose", None)) is not None:
+                await close()
