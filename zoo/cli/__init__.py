@@ -27,6 +27,7 @@ from zoo.cli import (
     plan,
     push,
     sensitivity,
+    serve,
     tune,
 )
 from zoo.cli.output import Group, echo
@@ -63,6 +64,7 @@ for command in (
     *plan.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
+    *serve.COMMANDS,
 ):
     command_line.add_command(command)
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from zoo.errors import AdapterError, CheckpointError, HubError, PluginError, ZooError, one_line
-from zoo.serving.work import CancelledError, QueueFullError, TimeLimitError
+from zoo.serving.work import CancelledError, QueueFullError, ServingError, StoppedError, TimeLimitError
 
 log = logging.getLogger(__name__)
 RETRY = {"Retry-After": "1"}  # seconds
@@ -61,13 +61,14 @@ def as_refusal(error: Exception, adapter: str | None = None) -> Refusal:
         return Refusal(429, str(error), code="queue_full", headers=RETRY)
     if isinstance(error, TimeLimitError):
         return Refusal(504, str(error), code="time_limit")
-    if isinstance(error, CancelledError):
+    if isinstance(error, CancelledError | StoppedError):
         return Refusal(503, "the request was cancelled: the server stops", code="stopping", headers=RETRY)
     if adapter is not None and isinstance(error, AdapterError | CheckpointError | HubError | OSError):
         log.warning("adapter %r: %s", adapter, one_line(error))
         message = f"adapter {adapter!r} cannot be used: the server's log says why"
         return Refusal(500, message, param="model", code="adapter_unavailable")
-    if isinstance(error, ZooError) and not isinstance(error, PluginError | CheckpointError | HubError):
+    ours = PluginError | CheckpointError | HubError | ServingError
+    if isinstance(error, ZooError) and not isinstance(error, ours):
         return Refusal(400, str(error), code="invalid_value")
     log.error("a request failed: %s", one_line(error), exc_info=error)
     return Refusal(500, "the server failed: its log says why", code="internal_error")

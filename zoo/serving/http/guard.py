@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from zoo.errors import ZooError
-from zoo.serving.http.errors import RETRY, Refusal, response_of
+from zoo.serving.http.errors import RETRY, Refusal, as_refusal, response_of
 from zoo.serving.http.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -123,6 +123,11 @@ class Guard:
                 await response_of(refusal)(scope, receive, noted)
             else:
                 await self._app(scope, self._counted(receive, share), noted)
+        except Exception as error:
+            refusal = as_refusal(error)  # which writes it into the log
+            if status:  # the answer has begun: the connection is closed in the middle of it
+                raise
+            await response_of(refusal)(scope, receive, noted)
         finally:
             share.release()
             # Nothing was sent: the client went away before.

@@ -13,7 +13,20 @@ from zoo.serving.work import Done
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)  # seconds
-_TOTALS = ("_total", "evictions", "evicted", "batches", "steps", "served", "finished")  # facts that only grow
+# The runtime's facts -> the metric, whether it only grows, and what it is. Facts that are not here are left out.
+_FACTS = {
+    "queued": ("zoo_queue_requests", False, "Requests that wait."),
+    "running": ("zoo_running_requests", False, "Requests that are worked on."),
+    "batch": ("zoo_batch_samples", False, "Samples in a batch, on average."),
+    "batches": ("zoo_batches", True, "Batches."),
+    "samples": ("zoo_samples", True, "Samples of finished requests."),
+    "finished": ("zoo_finished_requests", True, "Requests that were finished."),
+    "failed": ("zoo_failed_requests", True, "Requests that failed."),
+    "cancelled": ("zoo_cancelled_requests", True, "Requests that were cancelled."),
+    "adapters": ("zoo_adapters_loaded", False, "Adapters in memory."),
+    "evictions": ("zoo_adapter_evictions", True, "Adapters that made room for others."),
+    "seconds": ("zoo_uptime_seconds", False, "Seconds since the server began."),
+}
 
 
 class Metrics:
@@ -36,7 +49,6 @@ class Metrics:
             registry=self._registry,
         )
         self._tokens = Counter("zoo_tokens", "Tokens of answered requests.", ("kind",), registry=self._registry)
-        self._samples = Counter("zoo_samples", "Samples of answered requests.", registry=self._registry)
         self._registry.register(_Facts(facts))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -46,7 +58,6 @@ class Metrics:
 
     def done(self, done: Done) -> None:
         """Count what a request gave."""
-        self._samples.inc(len(done.samples))
         for kind, count in done.usage.items():
             self._tokens.labels(kind.removesuffix("_tokens")).inc(count)
 
@@ -56,17 +67,16 @@ class Metrics:
 
 
 class _Facts:
-    """The runtime's facts: each number, and how many there are of each list."""
+    """The runtime's facts: numbers, and how many there are of what is listed."""
 
     def __init__(self, facts: Callable[[], Mapping[str, Any]]) -> None:
         self._facts = facts
 
     def collect(self) -> Iterator[Metric]:
         """Yield a metric for each fact."""
-        for name, value in self._facts().items():
-            number = len(value) if isinstance(value, list | tuple | set | frozenset | dict) else value
-            if not isinstance(number, int | float):
-                continue
-            said = f"The runtime's {name.replace('_', ' ')}."
-            kind = CounterMetricFamily if name.endswith(_TOTALS) else GaugeMetricFamily
-            yield kind(f"zoo_{name}", said, value=float(number))
+        facts = self._facts()
+        for name, (metric, grows, said) in _FACTS.items():
+            if name in facts:
+                value = facts[name]
+                number = value if isinstance(value, int | float) else len(value)
+                yield (CounterMetricFamily if grows else GaugeMetricFamily)(metric, said, value=float(number))
