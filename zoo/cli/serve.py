@@ -106,12 +106,13 @@ def serve(
     listening = server.listen(host, port, token)  # before the model is loaded, which takes longer
     try:
         from zoo.cli.model_commands import load
+        from zoo.serving.http.embeddings import embedding
         from zoo.serving.runtime import Runtime
         from zoo.serving.work import Limits
 
         model = load(name, lora=None, **loading)
         limits = Limits(**{key: value for key, value in given.items() if value is not None})
-        runtime = Runtime(model, places, limits)
+        runtime = Runtime(embedding(model), places, limits)
         address = server.address_of(listening)
 
         def ready() -> None:

@@ -8,7 +8,7 @@ exception is raised instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -64,6 +64,7 @@ __all__ = [
     "describe",
     "distill",
     "draw",
+    "embed",
     "evaluate",
     "foreign_weight",
     "implemented",
@@ -215,6 +216,26 @@ def draw(model: LoadedModel, request: SampleRequest) -> Samples:
 
     with torch.no_grad(), evaluating(model.module):
         return sample(model, request)
+
+
+def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor:
+    """Return a vector of each of n texts, float32 [n, d] on the CPU.
+
+    Raises:
+        PluginError: the architecture has none.
+    """
+    import torch
+
+    from zoo.torch_state.modes import evaluating
+
+    with torch.no_grad(), evaluating(model.module):
+        found = required("embed", model.entry, model=model, texts=list(texts))
+    right = isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == len(texts)
+    right = right and found.is_floating_point()
+    vectors: torch.Tensor = checked(
+        found, right, model.entry, "embed", "a floating point Tensor [n, d], one for each text"
+    )
+    return vectors.float().cpu()
 
 
 def loss(model: LoadedModel, batch: Any) -> Tensor:

@@ -208,6 +208,20 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
 
 
 @hookspec(firstresult=True)
+def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor | None:
+    """Return a vector of each text (optional).
+
+    Gets the model and texts, n of them, none empty. Returns float32 [n, d], in which near texts have near directions;
+    raises `zoo.ZooError` for a text that is too long. Called under `torch.no_grad` in evaluation mode, by
+    `/v1/embeddings` of `zoo serve`::
+
+        ids, mask = tokens(model, texts)
+        states = model.module(input_ids=ids, attention_mask=mask).last_hidden_state
+        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    """
+
+
+@hookspec(firstresult=True)
 def loss(model: LoadedModel, batch: Any) -> Tensor | None:
     """Return the training loss of one batch.
 

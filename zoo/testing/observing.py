@@ -101,6 +101,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "kwargs": {},
         "rows": torch.tensor([0]),
         "count": 2,
+        "texts": ["one"],
         "state_dict": {"weight": module.weight},
     }
     answers = {
@@ -114,6 +115,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "adapter_config": object(),
         "sample_options": [Option("size", 2, "of a sample")],
         "sample": Samples(["one"], "text"),
+        "embed": torch.ones(1, 2),
         "loss": torch.tensor(1.0),
         "distill": torch.tensor(1.0),
         "count": 2.0,

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from zoo._version import __version__
-from zoo.serving.http import errors, metrics, samples, texts
+from zoo.serving.http import embeddings, errors, metrics, samples, texts
 from zoo.serving.http.abilities import abilities_of
 from zoo.serving.http.errors import Refusal
 from zoo.serving.http.guard import Guard
@@ -58,7 +58,7 @@ def app(runtime: Runtime, *, token: str | None = None, close: Callable[[], None]
     made.state.service = service
     made.router.route_class = BoundedRoute
     errors.install(made)
-    for routes in (_facts(service), texts.router(service), samples.router(service)):
+    for routes in (_facts(service), texts.router(service), embeddings.router(service), samples.router(service)):
         made.include_router(routes)
     paths = set(made.openapi()["paths"])
     made.add_middleware(

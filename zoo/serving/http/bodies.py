@@ -106,8 +106,7 @@ class TextBody(BaseModel):
                 said = renamed.get(name, name)
                 raise Refusal(400, f"{said}: {abilities.name} has no such setting", param=said, code="unsupported")
         more = _more(self.model_extra or {}, abilities, (*inputs, *found), tuple(type(self).model_fields))
-        checked = taken(abilities, {**found, **more}, where="")
-        return checked
+        return taken(abilities, {**found, **more}, where="")
 
 
 class CompletionBody(TextBody):

@@ -85,7 +85,9 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(runtime: Runtime, listening: socket.socket, token: str | None, grace: float, ready: Callable[[], None]) -> None:
+def serve(
+    runtime: Runtime, listening: socket.socket, token: str | None, grace: float, ready: Callable[[], None]
+) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish the running ones and return. A second signal cancels them.
 
     Args:
@@ -136,6 +138,3 @@ class _Server(uvicorn.Server):
         self._signals += 1
         self.should_exit = True
         self.force_exit = self._signals >= _FORCED
-
-
-

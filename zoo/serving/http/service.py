@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import did_you_mean
+from zoo.samples.samples import KINDS
 from zoo.serving.http.errors import Refusal
 from zoo.serving.work import Done
 
@@ -61,7 +62,8 @@ class Service:
 
     def note(self, done: Done) -> None:
         """Learn from a request that ended, and count it."""
-        self.abilities.note(done.samples)
+        if done.samples.kind in KINDS:  # vectors of texts say nothing of the model's samples
+            self.abilities.note(done.samples)
         self.metrics.done(done)
 
     def head(self, kind: str, prefix: str, model: str | None) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""`/v1/embeddings`: vectors of texts, for architectures that have the hook `embed`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from zoo.plugin import hooks
+from zoo.serving.http import answers
+from zoo.serving.http.bodies import HARMLESS
+from zoo.serving.http.errors import Refusal, no_ability
+from zoo.serving.http.reading import BoundedRoute
+from zoo.serving.http.service import Service
+from zoo.serving.work import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.model import Model
+    from zoo.samples import Samples
+
+_TEXTS = "texts to embed"  # no option of an architecture can have this name
+KIND = "vector"
+
+
+class Vectors:
+    """Vectors of texts, as a request's samples.
+
+    Attributes:
+        data: float32 [n, d].
+        kind: what they are.
+    """
+
+    def __init__(self, data: Tensor) -> None:
+        self.data, self.kind = data, KIND
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class _Embedding:
+    """A model whose `sample` embeds texts too, so that these requests wait and change adapters like all others."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def sample(self, n: int = 1, **options: Any) -> Samples | Vectors:
+        if _TEXTS in options:
+            return Vectors(hooks.embed(self._model, options[_TEXTS]))
+        return self._model.sample(n, **options)
+
+
+def embedding(model: Model) -> Model:
+    """Return the model as a runtime needs it to answer `/v1/embeddings`."""
+    return cast("Model", _Embedding(model))
+
+
+class EmbeddingsBody(BaseModel):
+    """The arguments of `/v1/embeddings`."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+    model: str | None = Field(None, description="The base's name or an adapter's; by default the base.")
+    input: str | list[str] = Field(description="The text, or several.")
+    encoding_format: Literal["float", "base64"] = "float"
+
+    def texts(self, most: int) -> list[str]:
+        """Return the texts.
+
+        Raises:
+            Refusal: there is none, an empty one, or there are too many; or an argument would be ignored.
+        """
+        for name, value in (self.model_extra or {}).items():
+            if name not in HARMLESS and value is not None:
+                raise Refusal(400, f"{name}: it would be ignored: leave it out", param=name, code="unsupported")
+        found: Sequence[str] = [self.input] if isinstance(self.input, str) else self.input
+        if not 0 < len(found) <= most or not all(text.strip() for text in found):
+            message = f"input: expected 1 to {most} texts, none empty, got {len(found)}"
+            raise Refusal(400, message, param="input", code="invalid_value")
+        return list(found)
+
+
+def router(service: Service) -> APIRouter:
+    """Return the route."""
+    routes = APIRouter(route_class=BoundedRoute)
+
+    @routes.post("/v1/embeddings", response_model=None)
+    async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
+        """Return a vector of length 1 for each text."""
+        if not service.abilities.embeds:
+            raise no_ability("has no vectors of texts", service.abilities.name)
+        texts = body.texts(service.limits.samples)
+        work = Work({_TEXTS: texts}, adapter=service.adapter_of(body.model))
+        done = await answers.result(service, request, work)
+        found = [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(_written(done.samples.data, body.encoding_format))
+        ]
+        return JSONResponse({"object": "list", "model": body.model or service.abilities.name, "data": found})
+
+    return routes
+
+
+def _written(vectors: Tensor, encoding: str) -> list[Any]:
+    from torch.nn.functional import normalize
+
+    rows = normalize(vectors, dim=1)
+    if encoding == "float":
+        return cast("list[Any]", rows.tolist())
+    return [base64.b64encode(row.numpy().astype("<f4").tobytes()).decode() for row in rows]
