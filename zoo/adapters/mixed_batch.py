@@ -34,12 +34,18 @@ def mixed(
     model: LoadedModel, adapter_set: AdapterSet, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return the module's output with each sample under its own adapters; see `zoo.Model.__call__`."""
+    with switching(adapter_set) as switch:
+        return _mixed(model, switch, adapters, args, kwargs)
+
+
+@contextmanager
+def switching(adapter_set: AdapterSet) -> Iterator[_Views | _Switch]:
+    """Wait for a turn at the module, and give what chooses adapters in the block: `chosen(choice)`."""
     shared = _is_shared(adapter_set)
     # A module in training mode is put into evaluation mode for a moment where the output's rows are in doubt.
     alone = shared or any(layer.training for layer in adapter_set.module.modules())
     with adapter_set.turns.changing() if alone else adapter_set.turns:
-        switch = _Switch(adapter_set) if shared else _Views(adapter_set)
-        return _mixed(model, switch, adapters, args, kwargs)
+        yield _Switch(adapter_set) if shared else _Views(adapter_set)
 
 
 def _is_shared(adapter_set: AdapterSet) -> bool:
@@ -55,9 +61,7 @@ def _is_shared(adapter_set: AdapterSet) -> bool:
 def _mixed(
     model: LoadedModel, switch: _Views | _Switch, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    groups: dict[Choice, list[int]] = {}
-    for row, choice in enumerate(choices(switch.adapter_set, adapters)):
-        groups.setdefault(choice, []).append(row)
+    groups = grouped(switch.adapter_set, adapters)
     count = len(adapters)
     parts, from_hook = [], False
     for choice, indices in groups.items():
@@ -99,6 +103,14 @@ def _run(
         if tensor.requires_grad and switch is not None:
             tensor.register_hook(lambda _, switch=switch: switch.restore())
     return model.module(*args, **kwargs), False
+
+
+def grouped(adapter_set: AdapterSet, adapters: Any) -> dict[Choice, list[int]]:
+    """Return the samples of each choice of adapters; see `choices`."""
+    groups: dict[Choice, list[int]] = {}
+    for row, choice in enumerate(choices(adapter_set, adapters)):
+        groups.setdefault(choice, []).append(row)
+    return groups
 
 
 def choices(adapter_set: AdapterSet, adapters: Any) -> list[Choice]:

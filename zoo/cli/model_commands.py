@@ -54,7 +54,7 @@ def sample(
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
     with together(model.device) as prints:
-        samples = model.sample(count, seed=common_seed(seed), **given_cache(cache), **chosen)
+        samples = model.sample(count, seed=common_seed(seed), **given_cache(cache), **dict[str, Any](chosen))
     if not prints:
         return
     if out is None and ".txt" not in samples.suffixes:

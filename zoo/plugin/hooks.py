@@ -9,7 +9,6 @@ exception is raised instead.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from zoo.methods.config import Adapter
     from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.engines import Engine
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
     from zoo.weights.foreign.weight import ForeignWeight
@@ -61,10 +61,12 @@ __all__ = [
     "checkpoint",
     "construct",
     "count",
+    "declared",
     "describe",
     "distill",
     "draw",
     "embed",
+    "engine",
     "evaluate",
     "foreign_weight",
     "implemented",
@@ -73,6 +75,7 @@ __all__ = [
     "loss",
     "observe",
     "observes",
+    "options_of",
     "quantize",
     "recognise",
     "register",
@@ -194,15 +197,39 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples:
     """
     from zoo.samples import Samples
 
-    if (known := _options_of(model)) is not None:
-        check_options(known, request.options)
-        request = replace(request, known=known)
+    request = declared(model, request)
     samples = required("sample", model.entry, model=model, request=request)
     return checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
 
 
+def declared(model: LoadedModel, request: SampleRequest) -> SampleRequest:
+    """Return a request as plugins get it, its options checked against those that the architecture declares.
+
+    Raises:
+        UnknownNameError: an option is given that the architecture does not declare.
+        ZooError: an option's value cannot be.
+    """
+    if (known := options_of(model)) is None:
+        return request
+    check_options(known, request.options)
+    return request.declared(known)
+
+
+def engine(model: LoadedModel, room: int) -> Engine | None:
+    """Return what continues at most `room` texts of the model at once; None if its architecture has no such thing."""
+    from zoo.plugin.engines import Engine
+
+    found, _ = first("engine", (model.entry.plugin,), model=model, room=room)
+    right = found is None or isinstance(found, Engine)
+    return checked(found, right, model.entry, "engine", "an object with prepare, admit, step and drop")
+
+
 def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
     """Return the declared options of a model, which are asked for once, as they may be in files."""
+
+
+def options_of(model: LoadedModel) -> tuple[Option, ...] | None:
+    """Return the declared options of a model, which are asked for once, as they may be in files; None without any."""
     if model.module not in _OPTIONS:
         _OPTIONS[model.module] = sample_options(model.entry)
     return _OPTIONS[model.module]

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.engines import Engine
     from zoo.plugin.options import Option
     from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
     from zoo.samples import Samples
@@ -218,6 +219,18 @@ def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor | None:
         ids, mask = tokens(model, texts)
         states = model.module(input_ids=ids, attention_mask=mask).last_hidden_state
         return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    """
+
+
+@hookspec(firstresult=True)
+def engine(model: LoadedModel, room: int) -> Engine | None:
+    """Return what continues many texts at once, token by token (optional).
+
+    Gets the model, and how many texts there are at once, at most. Returns a `zoo.plugin.engines.Engine`, or None for a
+    model that cannot. Requests come and go while others are worked on, each under its own adapter, and each gets what
+    `sample` gives it alone. Called by `zoo serve`, `zoo chat` and `model.stream`; without it samples come as a whole::
+
+        return Engine(model, room) if has_cache(model.module) else None
     """
 
 

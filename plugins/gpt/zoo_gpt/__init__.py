@@ -10,6 +10,7 @@ zoo.hooks(
     sample_options=".options",
     sample=".tasks",
     embed=".embedding",
+    engine=".continuing",
     loss=".tasks",
     count=".tasks",
     batches=".tasks",
