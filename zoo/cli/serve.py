@@ -106,13 +106,12 @@ def serve(
     listening = server.listen(host, port, token)  # before the model is loaded, which takes longer
     try:
         from zoo.cli.model_commands import load
-        from zoo.serving.http.embeddings import embedding
         from zoo.serving.runtime import Runtime
         from zoo.serving.work import Limits
 
         model = load(name, lora=None, **loading)
         limits = Limits(**{key: value for key, value in given.items() if value is not None})
-        runtime = Runtime(embedding(model), places, limits)
+        runtime = Runtime(model, places, limits)
         address = server.address_of(listening)
 
         def ready() -> None:
@@ -123,7 +122,7 @@ def serve(
                 echo(f"{name}{f' with {len(names)} adapters' if names else ''}: {address}")
             click.get_text_stream("stdout").flush()
 
-        server.serve(runtime, listening, token, grace, ready)
+        server.serve(runtime, places, listening, token, grace, ready)
     finally:
         listening.close()
     note("stopped")

@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 
 import zoo
 from zoo.serving.http.app import app
-from zoo.serving.http.embeddings import embedding
 from zoo.serving.runtime import Runtime
 from zoo.serving.work import Limits
 
@@ -33,8 +32,8 @@ def served() -> Iterator[Served]:
             **limits: float,
         ) -> TestClient:
             loaded = zoo.load(model, device="cpu") if isinstance(model, str) else model
-            runtime = stack.enter_context(Runtime(embedding(loaded), adapters or {}, Limits(**limits)))
-            client = TestClient(app(runtime, token=token), base_url=base_url, raise_server_exceptions=False)
+            runtime = stack.enter_context(Runtime(loaded, adapters or {}, Limits(**limits)))
+            client = TestClient(app(runtime, adapters, token=token), base_url=base_url, raise_server_exceptions=False)
             return stack.enter_context(client)
 
         yield make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from zoo.serving.work import Done, Piece, Work
 
 if TYPE_CHECKING:
     from zoo.serving.http.service import Service
-    from zoo.serving.ticket import Ticket
 
 SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies hand each piece on
 
@@ -43,12 +42,12 @@ async def events(service: Service, request: Request, work: Work) -> AsyncIterato
     queue: asyncio.Queue[Any] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     try:
-        ticket = service.runtime.submit(work)
+        ticket = await asyncio.to_thread(service.runtime.submit, work)  # which may read a long prompt
     except Exception as error:
         raise as_refusal(error, work.adapter) from error
     try:
         ticket.on_event(lambda event: loop.call_soon_threadsafe(queue.put_nowait, event))
-        async with _cancelled_without_client(request, ticket):
+        async with cancelled_without_client(request, ticket.cancel):
             while True:
                 event = await queue.get()
                 if isinstance(event, Exception):
@@ -63,11 +62,13 @@ async def events(service: Service, request: Request, work: Work) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _cancelled_without_client(request: Request, ticket: Ticket) -> AsyncIterator[None]:
+async def cancelled_without_client(request: Request, cancel: Callable[[], Any]) -> AsyncIterator[None]:
+    """Call a function if the client goes away in the block. The request's body has to be read before."""
+
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        ticket.cancel()
+        cancel()
 
     watching = asyncio.create_task(watch())
     try:

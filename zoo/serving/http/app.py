@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from zoo._version import __version__
+from zoo.serving.embedder import Embedder
 from zoo.serving.http import embeddings, errors, metrics, samples, texts
 from zoo.serving.http.abilities import abilities_of
 from zoo.serving.http.errors import Refusal
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
 ELSEWHERE = "other"  # the route of a path that there is not, as metrics count it
 
 
-def app(runtime: Runtime, *, token: str | None = None, close: Callable[[], None] | None = None) -> FastAPI:
+def app(runtime: Runtime, adapters: Mapping[str, str] | None = None, *, token: str | None = None) -> FastAPI:
     """Return the application of a runtime, for any ASGI server.
 
     Args:
         runtime: serves the model; its limits are the application's.
+        adapters: the runtime's adapters, name → place, for vectors of texts.
         token: what a request must bring as `Authorization: Bearer …`; None: requests must name this machine.
-        close: what to do at the end, when no request runs any more.
     """
+    embedder = Embedder(runtime.model, adapters or {}, runtime.limits)
     service = Service(
         runtime=runtime,
+        embedder=embedder,
         abilities=abilities_of(runtime),
         limits=runtime.limits,
         metrics=metrics.Metrics(runtime.facts),
@@ -44,8 +47,7 @@ def app(runtime: Runtime, *, token: str | None = None, close: Callable[[], None]
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
         service.draining = True
-        if close is not None:
-            close()
+        embedder.close()
 
     # The pages with an interface of their own would load scripts from elsewhere.
     made = FastAPI(

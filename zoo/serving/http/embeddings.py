@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -10,57 +11,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from zoo.plugin import hooks
 from zoo.serving.http import answers
 from zoo.serving.http.bodies import HARMLESS
-from zoo.serving.http.errors import Refusal, no_ability
+from zoo.serving.http.errors import Refusal, as_refusal, no_ability
 from zoo.serving.http.reading import BoundedRoute
 from zoo.serving.http.service import Service
-from zoo.serving.work import Work
+from zoo.serving.work import CancelledError, TimeLimitError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zoo.model import Model
-    from zoo.samples import Samples
-
-_TEXTS = "texts to embed"  # no option of an architecture can have this name
-KIND = "vector"
-
-
-class Vectors:
-    """Vectors of texts, as a request's samples.
-
-    Attributes:
-        data: float32 [n, d].
-        kind: what they are.
-    """
-
-    def __init__(self, data: Tensor) -> None:
-        self.data, self.kind = data, KIND
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-
-class _Embedding:
-    """A model whose `sample` embeds texts too, so that these requests wait and change adapters like all others."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def sample(self, n: int = 1, **options: Any) -> Samples | Vectors:
-        if _TEXTS in options:
-            return Vectors(hooks.embed(self._model, options[_TEXTS]))
-        return self._model.sample(n, **options)
-
-
-def embedding(model: Model) -> Model:
-    """Return the model as a runtime needs it to answer `/v1/embeddings`."""
-    return cast("Model", _Embedding(model))
 
 
 class EmbeddingsBody(BaseModel):
@@ -97,15 +56,31 @@ def router(service: Service) -> APIRouter:
         if not service.abilities.embeds:
             raise no_ability("has no vectors of texts", service.abilities.name)
         texts = body.texts(service.limits.samples)
-        work = Work({_TEXTS: texts}, adapter=service.adapter_of(body.model))
-        done = await answers.result(service, request, work)
+        vectors = await _embedded(service, request, texts, service.adapter_of(body.model))
         found = [
             {"object": "embedding", "index": index, "embedding": vector}
-            for index, vector in enumerate(_written(done.samples.data, body.encoding_format))
+            for index, vector in enumerate(_written(vectors, body.encoding_format))
         ]
         return JSONResponse({"object": "list", "model": body.model or service.abilities.name, "data": found})
 
     return routes
+
+
+async def _embedded(service: Service, request: Request, texts: list[str], adapter: str | None) -> Tensor:
+    seconds = service.limits.seconds
+    try:
+        future = service.embedder.submit(texts, adapter)
+        async with answers.cancelled_without_client(request, future.cancel):
+            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+    except TimeoutError:
+        error = TimeLimitError(f"the request took longer than {seconds:g} s: ask for less, or later")
+        raise as_refusal(error) from None
+    except asyncio.CancelledError:
+        if future.cancelled() and not asyncio.current_task().cancelling():  # type: ignore[union-attr]
+            raise as_refusal(CancelledError("cancelled")) from None
+        raise
+    except Exception as error:
+        raise as_refusal(error, adapter) from error
 
 
 def _written(vectors: Tensor, encoding: str) -> list[Any]:

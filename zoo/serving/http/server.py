@@ -6,7 +6,7 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -86,19 +86,25 @@ def address_of(listening: socket.socket) -> str:
 
 
 def serve(
-    runtime: Runtime, listening: socket.socket, token: str | None, grace: float, ready: Callable[[], None]
+    runtime: Runtime,
+    adapters: Mapping[str, str],
+    listening: socket.socket,
+    token: str | None,
+    grace: float,
+    ready: Callable[[], None],
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish the running ones and return. A second signal cancels them.
 
     Args:
         runtime: serves the model; it is closed at the end.
+        adapters: its adapters, name → place.
         listening: the socket.
         token: what requests must bring; None: none.
         grace: seconds that running requests may take to finish.
         ready: called when requests are answered.
     """
     config = uvicorn.Config(
-        app(runtime, token=token),
+        app(runtime, adapters, token=token),
         loop="asyncio",
         http="h11",
         ws="none",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import did_you_mean
-from zoo.samples.samples import KINDS
 from zoo.serving.http.errors import Refusal
 from zoo.serving.work import Done
 
 if TYPE_CHECKING:
+    from zoo.serving.embedder import Embedder
     from zoo.serving.http.abilities import Abilities
     from zoo.serving.http.metrics import Metrics
     from zoo.serving.runtime import Runtime
@@ -25,6 +25,7 @@ class Service:
 
     Attributes:
         runtime: works on the requests.
+        embedder: makes vectors of texts.
         abilities: what the model can do.
         limits: what a request may be.
         metrics: what is counted.
@@ -33,6 +34,7 @@ class Service:
     """
 
     runtime: Runtime
+    embedder: Embedder
     abilities: Abilities
     limits: Limits
     metrics: Metrics
@@ -62,8 +64,7 @@ class Service:
 
     def note(self, done: Done) -> None:
         """Learn from a request that ended, and count it."""
-        if done.samples.kind in KINDS:  # vectors of texts say nothing of the model's samples
-            self.abilities.note(done.samples)
+        self.abilities.note(done.samples)
         self.metrics.done(done)
 
     def head(self, kind: str, prefix: str, model: str | None) -> dict[str, Any]:

@@ -148,6 +148,7 @@ async def _lines(
 
     begun = False
     said: set[int] = set()
+    held: dict[int, str] = {}  # first pieces that may have the prompt in them: of a model that says its texts at once
     events = answers.events(service, request, work)
     try:
         async for event in events:
@@ -159,12 +160,17 @@ async def _lines(
                     elif echo and begin:
                         yield line([choice(index, form.delta(begin))])
             if isinstance(event, Piece):
-                said.add(event.index)
-                yield line([choice(event.index, form.delta(event.text))])
+                index, text = event.index, held.pop(event.index, "") + event.text
+                if index not in said and begins[index] and text.startswith(begins[index]):
+                    held[index] = text
+                else:
+                    yield line([choice(index, form.delta(text))])
+                said.add(index)
                 continue
             for index, text in enumerate(_new_texts(event, begins)):
-                if index not in said and text:  # of a model that says its texts at once
-                    yield line([choice(index, form.delta(text))])
+                rest = (held[index] if event.texts else text) if index in held else "" if index in said else text
+                if rest:
+                    yield line([choice(index, form.delta(rest))])
                 reason = event.reasons[index] if index < len(event.reasons) else "stop"
                 yield line([choice(index, form.delta(None), reason)])
             if body.with_usage:
