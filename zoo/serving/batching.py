@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import secrets
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, one_line
-from zoo.serving.work import Done, Piece, ServingError
+from zoo.serving.work import Done, Piece, ServingError, Work
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -14,12 +16,22 @@ if TYPE_CHECKING:
     from zoo.serving.ticket import Ticket
 
 
-def alike(options: Mapping[str, Any]) -> Hashable:
-    """Return a key that is equal for equal options; one of a kind where they hold what cannot be compared quickly."""
-    return tuple(sorted((name, _frozen(value)) for name, value in options.items()))
+def alike(work: Work, each: frozenset[str]) -> Hashable:
+    """Return a key that is equal for requests which one call of `model.sample` can draw; None for one drawn alone.
+
+    Args:
+        work: the request.
+        each: the options that have one value for each sample.
+    """
+    own = {name: value for name, value in work.options.items() if name in each and value is not None}
+    if work.n != 1 or any(isinstance(value, list | tuple) and len(value) != 1 for value in own.values()):
+        return None  # its samples share random numbers, or are as many as its values
+    shared = ((name, _frozen(value)) for name, value in work.options.items() if name not in own)
+    return tuple(sorted(own)), tuple(sorted(shared, key=lambda pair: pair[0]))
 
 
 def _frozen(value: Any) -> Hashable:
+    """Return what is equal for equal values; of values that cannot be compared quickly, what they are one by one."""
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return type(value).__name__, value
     if isinstance(value, list | tuple):
@@ -29,32 +41,56 @@ def _frozen(value: Any) -> Hashable:
     return "object", id(value)
 
 
-def draw(model: Model, tickets: Sequence[Ticket]) -> None:
-    """Draw the samples of requests with equal options and one adapter, and end their tickets."""
-    adapter = tickets[0].work.adapter
+def draw(model: Model, tickets: Sequence[Ticket], each: frozenset[str]) -> None:
+    """Draw the samples of requests that are alike, and end their tickets."""
+    tickets = [ticket for ticket in tickets if not ticket.ended]
+    if len(tickets) > 1:
+        try:
+            samples = _together(model, [ticket.work for ticket in tickets], each)
+        except Exception:  # one of them is at fault, which by itself says so
+            samples = None
+        if samples is not None:
+            for number, ticket in enumerate(tickets):
+                finish(ticket, samples[number])
+            return
+    for ticket in tickets:
+        try:
+            with _under(model, ticket.work.adapter):
+                samples = model.sample(ticket.work.n, seed=ticket.work.seed, **ticket.work.options)
+        except ZooError as error:
+            ticket.end(error)
+        except Exception as error:
+            ticket.end(failure(error))
+        else:
+            finish(ticket, samples)
+
+
+def _together(model: Model, works: Sequence[Work], each: frozenset[str]) -> Samples:
+    """Return the sample of each request, from its own seed and under its own adapter."""
+    options = dict(works[0].options)
+    for name in each & options.keys():
+        if options[name] is not None:
+            values = [work.options[name] for work in works]
+            options[name] = [value[0] if isinstance(value, list | tuple) else value for value in values]
+    seeds = [secrets.randbits(63) if work.seed is None else work.seed for work in works]
+    adapters = [work.adapter for work in works]
+    plain = not any(adapters) and not model.active
+    return model.sample(len(works), seeds=seeds, adapters=None if plain else adapters, **options)
+
+
+@contextmanager
+def _under(model: Model, adapter: str | None) -> Iterator[None]:
+    """Have this adapter active in the block, and no other."""
     before = dict(model.active_weights)
     wanted = {} if adapter is None else {adapter: 1.0}
+    if wanted == before:
+        yield
+        return
+    model.activate(*wanted)
     try:
-        if wanted != before:
-            model.activate(*wanted)
-        for ticket in tickets:
-            if not ticket.ended:
-                _draw_one(model, ticket)
+        yield
     finally:
-        if wanted != before:
-            model.activate(*before, weights=tuple(before.values()))
-
-
-def _draw_one(model: Model, ticket: Ticket) -> None:
-    work = ticket.work
-    try:
-        samples = model.sample(work.n, seed=work.seed, **work.options)
-    except ZooError as error:
-        ticket.end(error)
-    except Exception as error:
-        ticket.end(failure(error))
-    else:
-        finish(ticket, samples)
+        model.activate(*before, weights=tuple(before.values()))
 
 
 def finish(ticket: Ticket, samples: Samples) -> None:

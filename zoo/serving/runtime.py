@@ -7,15 +7,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Hashable, Mapping
+from contextlib import nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from zoo.errors import ZooError
+from zoo.plugin import hooks
+from zoo.plugin.engines import Ended, Prepared
 from zoo.plugin.requests import SampleRequest
 from zoo.serving import batching
 from zoo.serving.store import AdapterStore
 from zoo.serving.ticket import Ticket
-from zoo.serving.work import CancelledError, Done, Limits, QueueFullError, ServingError, StoppedError, Work
+from zoo.serving.work import CancelledError, Done, Limits, Piece, QueueFullError, ServingError, StoppedError, Work
+from zoo.torch_state.modes import evaluating
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -42,6 +48,11 @@ class Runtime:
     def __init__(self, model: Model, adapters: Mapping[str, str] | None = None, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
         self.model, self.limits = model, limits
         self._store = AdapterStore(model, adapters or {}, limits.adapters)
+        self._engine = hooks.engine(model, limits.batch)
+        self._each = frozenset(option.name for option in hooks.options_of(model) or () if option.each)
+        self._preparing = threading.Lock()  # tokenizers are not made for several threads
+        self._prepared: dict[Ticket, Prepared] = {}  # of waiting and running requests that the engine works on
+        self._talking: dict[Ticket, int] = {}  # those in the engine, each with its number of texts; the worker's own
         self._queue: list[Ticket] = []
         self._running: set[Ticket] = set()
         self._passed: Counter[Ticket] = Counter()
@@ -81,7 +92,12 @@ class Runtime:
         self._store.check(work.adapter)
         if work.n > self.limits.samples:
             raise ServingError(f"expected at most {self.limits.samples} samples in one request, got {work.n}")
-        SampleRequest(work.n, work.seed, work.options)
+        request = hooks.declared(self.model, SampleRequest(work.n, work.seed, work.options))
+        engine = self._engine
+        prepared = None
+        if engine is not None:
+            with self._preparing:
+                prepared = engine.prepare(request, work.stop)
         ticket = Ticket(work, self.limits.seconds, self._note_end)
         with self._changed:
             if not self._accepts:
@@ -89,6 +105,8 @@ class Runtime:
             if len(self._queue) >= self.limits.queue:
                 raise QueueFullError(f"{len(self._queue)} requests wait already: ask again later")
             self._queue.append(ticket)
+            if prepared is not None:
+                self._prepared[ticket] = prepared
             self._changed.notify_all()
         return ticket
 
@@ -152,6 +170,7 @@ class Runtime:
                 self._counts["cancelled" if isinstance(last, CancelledError) else "failed"] += 1
             if ticket in self._queue:
                 self._queue.remove(ticket)
+                self._prepared.pop(ticket, None)
             self._passed.pop(ticket, None)
             self._changed.notify_all()
 
@@ -178,25 +197,64 @@ class Runtime:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 if self._closed:
                     break
-            batch = self._next_batch()
-            if batch:
-                self._draw(batch)
+            with self.model.caching() if self._engine is not None else nullcontext():
+                while not self._closed and (self._queue or self._talking):
+                    try:
+                        self._turn()
+                    except Exception as error:
+                        log.exception("the server failed: what runs ends, and it goes on")
+                        for ticket in tuple(self._running):
+                            ticket.end(batching.failure(error))
+        for ticket in tuple(self._talking):
+            self._forget(ticket)
         self._store.clear()
 
-    def _next_batch(self) -> list[Ticket]:
-        """Take from the queue the first request, and those behind it that can be drawn with it."""
+    def _turn(self) -> None:
+        """Begin with what has room, draw one batch, and add a token to every text."""
+        for ticket in [one for one in self._talking if one.ended]:
+            self._forget(ticket)
+        batch = self._begin()
+        if batch:
+            self._draw(batch)
+        if self._talking:
+            self._step()
+
+    def _begin(self) -> list[Ticket]:
+        """Start requests in the order in which they came; returns those that are drawn together as a batch.
+
+        A request that finds no room for its texts holds up those behind it that need such room too. One whose adapter
+        finds no place is passed by others, but not forever.
+        """
         with self._changed:
             waiting = list(self._queue)
         batch: list[Ticket] = []
         kind: Hashable = None
-        size = 0
+        texts_fit = True
+        blocked: list[Ticket] = []
         for ticket in waiting:
-            key = (ticket.work.adapter, batching.alike(ticket.work.options))
-            if batch and (key != kind or size + ticket.work.n > self.limits.batch):
+            prepared = None if self._engine is None else self._prepared.get(ticket)
+            if prepared is not None:
+                texts_fit = texts_fit and sum(self._talking.values()) + prepared.rows <= self.limits.batch
+                if not texts_fit:
+                    continue
+            elif batch:
+                key = batching.alike(ticket.work, self._each)
+                if key is None or key != kind or len(batch) >= self.limits.batch:
+                    continue
+            if not self._start(ticket):
+                if not ticket.ended:
+                    blocked.append(ticket)
+                    if self._passed[ticket] >= _PASSES:
+                        break
                 continue
-            if self._start(ticket):
+            self._passed.pop(ticket, None)
+            self._passed.update(blocked)
+            if prepared is None:
                 batch.append(ticket)
-                kind, size = key, size + ticket.work.n
+                kind = batching.alike(ticket.work, self._each)
+            elif self._engine is not None:
+                self._engine.admit(ticket, prepared, ticket.work.adapter)
+                self._talking[ticket] = prepared.rows
         return batch
 
     def _start(self, ticket: Ticket) -> bool:
@@ -217,20 +275,52 @@ class Runtime:
         return False
 
     def _draw(self, batch: list[Ticket]) -> None:
+        self._count(sum(ticket.work.n for ticket in batch))
         try:
-            batching.draw(self.model, batch)
+            batching.draw(self.model, batch, self._each)
         except Exception as error:
             log.exception("a batch failed")
             for ticket in batch:
                 ticket.end(batching.failure(error))
-        with self._changed:
-            self._counts["batches"] += 1
-            self._counts["drawn"] += sum(ticket.work.n for ticket in batch)
         for ticket in batch:
             self._finish(ticket)
 
+    def _step(self) -> None:
+        assert self._engine is not None
+        self._count(sum(self._talking.values()))
+        try:
+            with torch.no_grad(), evaluating(self.model.module):
+                events = list(self._engine.step())
+        except Exception as error:
+            log.exception("a step failed")
+            for ticket in tuple(self._talking):
+                ticket.end(error if isinstance(error, ZooError) else batching.failure(error))
+                self._finish(ticket)
+            self._engine = hooks.engine(self.model, self.limits.batch)  # whatever was left in the old one
+            return
+        for event in events:
+            ticket = cast(Ticket, event.key)
+            if isinstance(event, Ended):
+                ticket.end(Done(event.samples, event.reasons, event.usage, event.texts))
+                self._finish(ticket)
+            elif ticket.work.stream:
+                ticket.say(Piece(event.text, event.index))
+
+    def _count(self, samples: int) -> None:
+        with self._changed:
+            self._counts["batches"] += 1
+            self._counts["drawn"] += samples
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Take a request that was cancelled, or took too long, from the engine."""
+        if self._engine is not None:
+            self._engine.drop(ticket)
+        self._finish(ticket)
+
     def _finish(self, ticket: Ticket) -> None:
+        self._talking.pop(ticket, None)
         self._store.give_back(ticket.work.adapter)
         with self._changed:
+            self._prepared.pop(ticket, None)
             self._running.discard(ticket)
             self._changed.notify_all()
