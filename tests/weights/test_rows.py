@@ -54,6 +54,17 @@ class Tied(nn.Module):
         return self.head((self.embed(ids) + self.places(torch.arange(ids.shape[1]).unsqueeze(0))).tanh())
 
 
+class Places(nn.Module):
+    """Positions as a parameter that is added, and a token that comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.first = nn.Parameter(torch.randn(1, 6, 64)), nn.Parameter(torch.randn(1, 1, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.first.expand(len(x), -1, -1), x], dim=1) + self.places
+
+
 MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "linear": (lambda: nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)), lambda: torch.randn(COUNT, 64)),
     "linear of sequences": (lambda: nn.Linear(64, 96), lambda: torch.randn(COUNT, 3, 64)),
@@ -61,6 +72,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "Conv1D": (lambda: Conv1D(64, 96), lambda: torch.randn(COUNT, 1, 64)),
     "Conv1D of sequences": (lambda: Conv1D(64, 96), lambda: torch.randn(COUNT, 4, 64)),
     "matmul": (Products, lambda: torch.randn(COUNT, 5, 64)),
+    "places": (Places, lambda: torch.randn(COUNT, 5, 64)),
     "tied": (Tied, lambda: torch.randint(0, 50, (COUNT, 5))),
     "conv1d": (lambda: nn.Conv1d(64, 32, 3, padding=1), lambda: torch.randn(COUNT, 64, 10)),
     "conv2d": (

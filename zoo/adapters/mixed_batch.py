@@ -2,7 +2,8 @@
 
 The samples are grouped by the adapters that they use, the module runs once for each group, and the outputs are put
 back in order. This works for any architecture; one whose samples are not the rows of its inputs implements the hook
-`run_rows`.
+`run_rows`. Without gradients, in evaluation mode, the module runs once for all where that is known to give the same
+(`fused_batch.py`).
 
 Names: `indices` are the samples of one group, `count` is the number of samples in the batch.
 """
@@ -17,6 +18,7 @@ import torch
 
 from zoo.adapters import rows
 from zoo.adapters.adapter_set import AdapterSet
+from zoo.adapters.fused_batch import fused
 from zoo.errors import AdapterError
 from zoo.methods.config import check_weight
 from zoo.plugin import hooks
@@ -62,7 +64,35 @@ def _mixed(
     model: LoadedModel, switch: _Views | _Switch, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     groups = grouped(switch.adapter_set, adapters)
-    count = len(adapters)
+    if len(groups) > 1 and isinstance(switch, _Views) and not torch.is_grad_enabled():
+        output = _fused(model, switch, groups, args, kwargs)
+        if output is not None:
+            return output
+    return _apart(model, switch, groups, args, kwargs)
+
+
+def _fused(
+    model: LoadedModel, switch: _Views, groups: dict[Choice, list[int]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return the output of one run of the module for all samples; None if each group has to run by itself."""
+    module, plugin = model.module, model.entry.plugin
+    if any(layer.training for layer in module.modules()) or (plugin and "run_rows" in hooks.implemented(plugin)):
+        return None
+    configs = switch.adapter_set.configs
+    kinds = frozenset((type(configs[name]), repr(configs[name])) for choice in groups for name, _ in choice)
+    views = [(switch.views(choice), numbers) for choice, numbers in groups.items()]
+    return fused(module, module, views, kinds, args, kwargs, lambda: _apart(model, switch, groups, args, kwargs))
+
+
+def _apart(
+    model: LoadedModel,
+    switch: _Views | _Switch,
+    groups: dict[Choice, list[int]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Return the joined outputs of one run of the module for each group."""
+    count = sum(map(len, groups.values()))
     parts, from_hook = [], False
     for choice, indices in groups.items():
         with switch.chosen(choice):
@@ -168,7 +198,8 @@ class _Views:
         self._weights = list(managed_weights(adapter_set.module).values())
         self._made: dict[Choice, Views] = {}
 
-    def _views(self, choice: Choice) -> Views:
+    def views(self, choice: Choice) -> Views:
+        """Return the views of all weights with these adapters."""
         if choice not in self._made:
             names, weights = tuple(name for name, _ in choice), dict(choice)
             self._made[choice] = {managed: managed.view(names, weights) for managed in self._weights}
@@ -180,12 +211,12 @@ class _Views:
 
     def chosen(self, choice: Choice) -> AbstractContextManager[None]:
         """Return a block with these adapters."""
-        return choosing(self._views(choice))
+        return choosing(self.views(choice))
 
     def choose_in_backward(self, choice: Choice) -> None:
         """Choose these adapters in the backward pass, at most until it ends."""
         torch.autograd.Variable._execution_engine.queue_callback(self.restore)
-        choose_in_backward(self._views(choice))
+        choose_in_backward(self.views(choice))
 
     def restore(self) -> None:
         """End the choice in the backward pass."""

@@ -25,9 +25,11 @@ from zoo.cli import (
     model_commands,
     new_plugin,
     plan,
+    play,
     push,
     sensitivity,
     serve,
+    ship,
     tune,
 )
 from zoo.cli.output import Group, echo
@@ -62,9 +64,11 @@ for command in (
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
     *plan.COMMANDS,
+    *play.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
     *serve.COMMANDS,
+    *ship.COMMANDS,
 ):
     command_line.add_command(command)
 

@@ -93,7 +93,8 @@ def choosing_rows(groups: Sequence[tuple[Views, Sequence[int]]], *, flattened: b
         groups: Views, each with its rows in ascending order. Together the rows are 0 to one less than their number. All
             views have the same weights.
         flattened: Whether operands of two dimensions may have several consecutive rows for each of the batch, as
-            `x.view(-1, features)` makes them, and indices one row for all (positions), which gives a result for each.
+            `x.view(-1, features)` makes them; and indices and dense weights whose first dimension is 1 may stand for
+            all rows (positions), so that there is a result, or a weight, for each.
     """
     count = sum(len(rows) for _, rows in groups)
     places: dict[torch.device, list[slice | Tensor]] = {}

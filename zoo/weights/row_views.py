@@ -6,7 +6,7 @@ The rows are the entries of an operand's first dimension. Names: `count` is the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +62,8 @@ class RowViews:
         base: The weight without any adapter.
         groups: The groups whose adapters change this weight.
         count: The number of rows.
-        flattened: Whether the rows of a matrix may be several to each row of the batch.
+        flattened: Whether the rows of a matrix may be several to each row of the batch, and a first dimension of 1 may
+            stand for all rows.
         shape: The weight's.
         layout: The weight's.
     """
@@ -89,9 +90,18 @@ class RowViews:
         """The device on which the base is used."""
         return self.base.device
 
-    def dense(self, dtype: torch.dtype | None = None) -> NoReturn:
-        """Raise `NotByRow`: there is not one dense weight."""
-        raise NotByRow(f"an operation takes one dense weight of shape {tuple(self.shape)} for all rows")
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a weight (1, ...) for each row, (count, ...), if rows are `flattened`, as it stands for all samples.
+
+        Raises:
+            NotByRow: there is no dense weight for all rows.
+        """
+        if not self.flattened or len(self.shape) < 2 or self.shape[0] != 1 or torch.is_grad_enabled() or self.training:
+            raise NotByRow(f"an operation takes one dense weight of shape {tuple(self.shape)} for all rows")
+        weight = self.base.dense(dtype).repeat(self.count, *[1] * (len(self.shape) - 1))
+        for group in self.groups:
+            group.write(group.view.dense(dtype).expand_as(group.of(weight)), weight)
+        return weight
 
     def plain(self) -> None:
         """Return None: there is something to compute."""
