@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def serve(
     """
     _check_installed()
     places = _places(adapters)
-    given = {
+    given: dict[str, Any] = {
         "batch": batch,
         "queue": queue,
         "seconds": seconds,
@@ -120,7 +121,7 @@ def serve(
                 echo(json.dumps({"address": address, "model": name, "adapters": names}))
             else:
                 echo(f"{name}{f' with {len(names)} adapters' if names else ''}: {address}")
-            click.get_text_stream("stdout").flush()
+            sys.stdout.flush()
 
         server.serve(runtime, places, listening, token, grace, ready)
     finally:

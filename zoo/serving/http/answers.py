@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ async def result(service: Service, request: Request, work: Work) -> Done:
     raise AssertionError("a ticket ended without an end")
 
 
-async def events(service: Service, request: Request, work: Work) -> AsyncIterator[Piece | Done]:
+async def events(service: Service, request: Request, work: Work) -> AsyncGenerator[Piece | Done, None]:
     """Submit a request and yield its events; a client that goes away, or who stops reading, cancels it.
 
     Raises:
@@ -46,7 +46,11 @@ async def events(service: Service, request: Request, work: Work) -> AsyncIterato
     except Exception as error:
         raise as_refusal(error, work.adapter) from error
     try:
-        ticket.on_event(lambda event: loop.call_soon_threadsafe(queue.put_nowait, event))
+
+        def arrived(event: Any) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+        ticket.on_event(arrived)
         async with cancelled_without_client(request, ticket.cancel):
             while True:
                 event = await queue.get()
@@ -82,7 +86,7 @@ async def cancelled_without_client(request: Request, cancel: Callable[[], Any]) 
 class EventStream(StreamingResponse):
     """Server-sent events, whose source is closed whatever ends the answer."""
 
-    def __init__(self, lines: AsyncIterator[str]) -> None:
+    def __init__(self, lines: AsyncGenerator[str, None]) -> None:
         super().__init__(lines, media_type="text/event-stream", headers=SSE)
         self._lines = lines
 
@@ -91,5 +95,4 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if (close := getattr(self._lines, "aclose", None)) is not None:
-                await close()
+            await self._lines.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -88,5 +88,5 @@ def _written(vectors: Tensor, encoding: str) -> list[Any]:
 
     rows = normalize(vectors, dim=1)
     if encoding == "float":
-        return cast("list[Any]", rows.tolist())
+        return rows.tolist()
     return [base64.b64encode(row.numpy().astype("<f4").tobytes()).decode() for row in rows]

@@ -52,7 +52,8 @@ def _field(option: Option) -> tuple[Any, Any]:
     said = option.help + (" (base64, or a data: URL)" if option.type == "images" else "")
     ranges = {"ge": option.low, "le": option.high, "gt": option.above}
     if option.type in ("int", "float"):
-        kind = Annotated[kind, Field(strict=True, **{name: end for name, end in ranges.items() if end is not None})]
+        given: dict[str, Any] = {name: end for name, end in ranges.items() if end is not None}
+        kind = Annotated[kind, Field(strict=True, **given)]
     if option.default is None:
         kind = kind | None
     return kind, Field(default=option.default, description=said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
@@ -63,7 +64,7 @@ def router(service: Service) -> APIRouter:
         if done.samples.kind not in CLASSES:
             raise no_ability("says of nothing what it is", service.abilities.name)
         rows = done.samples.topk(body.top or len(done.samples.labels or ()))
-        names = done.samples.captions or [None] * len(rows)
+        names: Sequence[str | None] = done.samples.captions or [None] * len(rows)
         data = [
             {
                 "index": index,

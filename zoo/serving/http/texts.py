@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,7 @@ async def _answer(
 
 async def _lines(
     service: Service, request: Request, body: TextBody, work: Work, form: Form, begins: Sequence[str], echo: bool
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """Yield the lines of a stream. What goes wrong before the first one is raised, later it is a line."""
     head = service.head(form.part, form.prefix, body.model)
 
@@ -181,16 +181,16 @@ async def _lines(
             raise
         yield _line(body_of(as_refusal(error, work.adapter)))
     finally:
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
 
 
-async def _joined(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _joined(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
     try:
         yield first
         async for line in rest:
             yield line
     finally:
-        await rest.aclose()  # type: ignore[attr-defined]
+        await rest.aclose()
 
 
 def _new_texts(done: Done, begins: Sequence[str]) -> list[str]:
