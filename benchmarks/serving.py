@@ -3,11 +3,11 @@
     python benchmarks/serving.py [--clients 64] [--requests 200] [--adapters 8] [--tokens 24] [--json] [--quick]
 
 The catalogue's gpt in 4 bit, with LoRA adapters of rank 8 that are random and not zero, so that answers differ. As many
-threads as there are clients send greedy requests with prompts of 1 to 20 words and wait for each answer. Every answer is
-compared with the one that the model gives alone with the adapter. "zoo, one at a time": `model.sample` under the adapter
-of each request, in order. "PEFT": the same requests in order by transformers' generate, the same adapters in a PeftModel
-that switches between them, the base in float32 (which is faster for it than 4 bit on a CPU). Latency: from sending to
-the whole answer; one at a time all requests are there from the beginning as well. torch on one thread.
+threads as there are clients send greedy requests with prompts of 1 to 20 words and wait for each answer. Every answer
+is compared with the one that the model gives alone with the adapter. "zoo, one at a time": `model.sample` under the
+adapter of each request, in order. "PEFT": the same requests in order by transformers' generate, the same adapters in a
+PeftModel that switches between them, the base in float32 (for which it needs less time on a CPU than in 4 bit).
+Latency: from sending to the whole answer; one at a time, all requests are there from the beginning. torch on one thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import zoo
 from zoo.serving.runtime import Runtime
 from zoo.serving.work import Limits, Work
 
-WORDS = "the list of a long river that was born in city which had been 1912 after war and his first king to north".split()
+TEXT = "the list of a long river that was born in city which had been 1912 after war and his first king to north"
 
 
 def requests(count: int, adapters: list[str], tokens: int) -> list[Work]:
@@ -38,7 +38,7 @@ def requests(count: int, adapters: list[str], tokens: int) -> list[Work]:
     return [
         Work(
             {
-                "prompt": " ".join(draw.choices(WORDS, k=draw.randint(1, 20))),
+                "prompt": " ".join(draw.choices(TEXT.split(), k=draw.randint(1, 20))),
                 "max_new_tokens": draw.randint(tokens // 2, tokens * 3 // 2),
                 "do_sample": False,
             },
@@ -89,15 +89,15 @@ def together(model: zoo.Model, places: dict[str, str], works: list[Work], client
             runtime.submit(Work({"prompt": "the", "max_new_tokens": 1}, adapter=name)).result(600)
         before = resident()
         threads = [threading.Thread(target=client) for _ in range(clients)]
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seconds = time.perf_counter() - begun
+        seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
         facts = runtime.facts()
     return {
-        **measured(answers, latencies, seconds, before),
+        **measured(answers, latencies, seconds, cpu, before),
         "batch": facts["batch"],
         "new tokens": facts["tokens"],
     }
@@ -106,20 +106,21 @@ def together(model: zoo.Model, places: dict[str, str], works: list[Work], client
 def in_turn(works: list[Work], answer: Callable[[Work], str]) -> dict[str, Any]:
     """Return the answers to requests that are all there at once and answered one after the other."""
     answer(works[0])
-    before, begun = resident(), time.perf_counter()
+    before, begun, cpu = resident(), time.perf_counter(), time.process_time()
     answers, latencies = [], []
     for work in works:
         answers.append(answer(work))
         latencies.append(time.perf_counter() - begun)
-    return measured(answers, latencies, time.perf_counter() - begun, before)
+    return measured(answers, latencies, time.perf_counter() - begun, time.process_time() - cpu, before)
 
 
-def measured(answers: list[Any], latencies: list[float], seconds: float, before: float) -> dict[str, Any]:
+def measured(answers: list[Any], latencies: list[float], seconds: float, cpu: float, before: float) -> dict[str, Any]:
     """Return answers with the figures about them."""
     ordered = sorted(latencies)
     return {
         "answers": answers,
         "seconds": seconds,
+        "CPU seconds": cpu,
         "requests/s": len(answers) / seconds,
         "median": statistics.median(ordered),
         "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
@@ -223,7 +224,7 @@ def main() -> None:
         f"{found['clients']} clients, {found['requests']} requests, {found['adapters']} adapters: {found['equal']} "
         f"answers equal to those alone, {found['lost']} lost, {found['different answers']} different ones"
     )
-    columns = ("seconds", "requests/s", "median", "p99", "rss before", "rss after")
+    columns = ("seconds", "CPU seconds", "requests/s", "median", "p99", "rss before", "rss after")
     print("| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
     for name, one in found["ways"].items():
         print(f"| {name} | " + " | ".join(f"{one[column]:.2f}" for column in columns) + " |")
