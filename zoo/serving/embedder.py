@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import torch
-
-from zoo.adapters.each_row import EachRow
+from zoo.adapters.mixed_batch import choices, switching
 from zoo.plugin import hooks
 from zoo.serving.store import AdapterStore
 from zoo.serving.work import Limits, QueueFullError, StoppedError
@@ -73,8 +71,8 @@ class Embedder:
         name = adapter if adapter is None or adapter in self._own else _OWN + adapter
         self._store.lease(name)  # there is room: one request at a time has one adapter
         try:
-            rows = EachRow(self._model.adapter_set)
-            parts = rows.run([name] * len(texts), lambda part: hooks.embed(self._model, [texts[row] for row in part]))
-            return torch.cat([vectors for _, vectors in parts])  # one part: they all have one adapter
+            adapter_set = self._model.adapter_set
+            with switching(adapter_set) as switch, switch.chosen(choices(adapter_set, [name])[0]):
+                return hooks.embed(self._model, texts)
         finally:
             self._store.give_back(name)

@@ -66,7 +66,15 @@ def test_a_body_that_is_too_large_is_refused(served, model: zoo.Model, chunked: 
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 
-BROKEN = ["{", '{"prompt": NaN}', "[" * 200 + "]" * 200, '{"seed": ' + "9" * 5000 + "}", "[1]", '"x"', '{"a": "\\ud800"}']
+BROKEN = (
+    "{",
+    '{"prompt": NaN}',
+    "[" * 200 + "]" * 200,
+    '{"seed": ' + "9" * 5000 + "}",
+    "[1]",
+    '"x"',
+    '{"a": "\\ud800"}',
+)
 
 
 @pytest.mark.parametrize("text", BROKEN)

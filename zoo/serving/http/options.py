@@ -17,6 +17,7 @@ from zoo.errors import ZooError, did_you_mean, shown
 from zoo.plugin.options import Option
 from zoo.serving.http.abilities import Abilities
 from zoo.serving.http.errors import Refusal
+from zoo.serving.http.guard import hold
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,8 +126,6 @@ def _pictures(value: str | list[str], request: Request | None) -> list[Image]:
     Raises:
         ZooError: one is none, or together they have too many pixels.
     """
-    from zoo.serving.http.guard import hold
-
     raws = [_bytes(text, number) for number, text in enumerate([value] if isinstance(value, str) else value)]
     pixels = 0
     for number, raw in enumerate(raws):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from zoo.serving.runtime import Runtime
+    from zoo.serving.work import Limits
 
 TOKEN = "ZOO_TOKEN"  # of the environment
 _KEEP_ALIVE = 15  # seconds that an idle connection stays open
@@ -103,40 +104,50 @@ def serve(
         grace: seconds that running requests may take to finish.
         ready: called when requests are answered.
     """
-    config = uvicorn.Config(
-        app(runtime, adapters, token=token),
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, round(grace)),
-        limit_concurrency=runtime.limits.queue + runtime.limits.batch + _SPARE,
-    )
     try:
-        _Server(config, ready).run(sockets=[listening])
+        Server(app(runtime, adapters, token=token), runtime.limits, grace, ready).run(sockets=[listening])
         runtime.drain(0)
     finally:
         runtime.close()
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+class Server(uvicorn.Server):
+    """A server of one application.
+
+    Args:
+        served: the application of `app`.
+        limits: how many connections there are.
+        grace: seconds that running requests may take to finish at the end.
+        ready: called when requests are answered.
+    """
+
+    def __init__(self, served: FastAPI, limits: Limits, grace: float, ready: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            served,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=max(1, round(grace)),
+            limit_concurrency=limits.queue + limits.batch + _SPARE,
+        )
         super().__init__(config)
-        self._ready, self._signals = ready, 0
+        self._served, self._ready, self._signals = served, ready, 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
         await super().startup(sockets=sockets)
         if self.started:
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        loaded: FastAPI = self.config.app  # type: ignore[assignment]
-        loaded.state.service.draining = True
+        """Take no more connections, and wait for those that there are."""
+        self._served.state.service.draining = True
         await super().shutdown(sockets=sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
