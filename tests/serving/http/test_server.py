@@ -48,14 +48,16 @@ def soon(holds: Callable[[], bool]) -> bool:
 def server(adapter: Path) -> Iterator[tuple[str, Runtime]]:
     """The address of a server in a thread of this process, and its runtime."""
     limits, adapters = Limits(batch=8), {"other": str(adapter)}
-    with listen("127.0.0.1", 0, None) as listening:
-        with Runtime(zoo.load("gpt", device="cpu"), adapters, limits) as runtime:
-            made = Server(app(runtime, adapters), limits, 5, lambda: None)
-            thread = threading.Thread(target=made.run, args=([listening],))
-            thread.start()
-            yield address_of(listening), runtime
-            made.should_exit = True
-            thread.join(30)
+    with (
+        listen("127.0.0.1", 0, None) as listening,
+        Runtime(zoo.load("gpt", device="cpu"), adapters, limits) as runtime,
+    ):
+        made = Server(app(runtime, adapters), limits, 5, lambda: None)
+        thread = threading.Thread(target=made.run, args=([listening],))
+        thread.start()
+        yield address_of(listening), runtime
+        made.should_exit = True
+        thread.join(30)
 
 
 def test_openais_client_as_it_is(server: tuple[str, Runtime]) -> None:
