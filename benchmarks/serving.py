@@ -7,7 +7,7 @@ threads as there are clients send greedy requests with prompts of 1 to 20 words 
 is compared with the one that the model gives alone with the adapter. "zoo, one at a time": `model.sample` under the
 adapter of each request, in order. "PEFT": the same requests in order by transformers' generate, the same adapters in a
 PeftModel that switches between them, the base in float32 (for which it needs less time on a CPU than in 4 bit).
-Latency: from sending to the whole answer; one at a time, all requests are there from the beginning. torch on one thread.
+Latency: from sending to the whole answer; one at a time, all requests are there at first. torch on one thread.
 """
 
 from __future__ import annotations

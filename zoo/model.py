@@ -27,7 +27,7 @@ from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
 from zoo.methods.table_ranks import with_table_ranks
 from zoo.plugin import foreign
-from zoo.plugin.requests import check_seed
+from zoo.plugin.requests import SampleRequest, check_seed
 from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import evaluating, seeded
@@ -201,6 +201,24 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
         request = request_for(n, seed, seeds, adapters, options)
         with evaluating(self.module), self.caching(cache):
             return drawn(self, self.adapter_set, request, adapters)
+
+    def stream(
+        self, *, seed: int | None = None, stop: Sequence[str] = (), cache: Cache = "auto", **options: Any
+    ) -> Iterator[str]:
+        """Return the pieces of one text as they come; joined they are the text of `sample(1)`.
+
+        Args:
+            seed: as in `sample`, and so the others.
+            stop: texts at which it ends, without them; in the prompt they do not count.
+            cache: the memory for dense weights.
+            **options: of the architecture. One that draws whole samples gives a text as one piece.
+
+        Raises:
+            ZooError: an option cannot be, or there is not one text.
+        """
+        from zoo.plugin.streaming import streamed
+
+        return streamed(self, SampleRequest(1, seed, options), self.active_weights, tuple(stop), cache)
 
     @contextmanager
     def caching(self, cache: Cache = "auto") -> Iterator[None]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.adapters.mixed_batch import Choice, _Switch, _Views, grouped, switching
 from zoo.methods.config import Adapter
@@ -12,6 +15,24 @@ from zoo.weights.choice import choosing_rows
 from zoo.weights.row_views import NotByRow
 
 R = TypeVar("R")
+CHECKED = 2  # passes of all rows that are checked
+
+
+def _apart(
+    switch: _Views | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
+) -> list[tuple[list[int], R]]:
+    found = []
+    for choice, rows in groups.items():
+        with switch.chosen(choice):
+            found.append((rows, passing(rows)))
+    return found
+
+
+def _close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether the rows of two tensors are equal, up to the square root of a dtype's precision."""
+    found, wanted = found.flatten(1).double(), wanted.flatten(1).double()
+    error, size = (torch.linalg.vector_norm(one, dim=1) for one in (found - wanted, wanted))
+    return bool((error <= torch.finfo(dtype).eps ** 0.5 * size).all())
 
 
 class EachRow:
@@ -22,14 +43,15 @@ class EachRow:
 
     Args:
         adapter_set: the module's adapters.
+        value: what of a pass's result is compared, (rows, …), when the first passes of all rows are checked against
+            separate ones.
     """
 
-    def __init__(self, adapter_set: AdapterSet) -> None:
-        self._set = adapter_set
+    def __init__(self, adapter_set: AdapterSet, value: Callable[[Any], Tensor]) -> None:
+        self._set, self._value = adapter_set, value
+        self._unchecked = CHECKED
         self._together = True  # until the module does something that cannot be done with all rows at once
-        self._kept: tuple[dict[str, Adapter], _Views] | None = (
-            None  # views of these adapters: slow to make
-        )
+        self._kept: tuple[dict[str, Adapter], _Views] | None = None  # views of these adapters: slow to make
 
     def run(self, adapters: Sequence[Any], passing: Callable[[list[int]], R]) -> list[tuple[list[int], R]]:
         """Return (rows, what `passing` returns for them): all rows in one, or else those of equal adapters in each.
@@ -68,16 +90,19 @@ class EachRow:
     def _passes(
         self, switch: _Views | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
     ) -> list[tuple[list[int], R]]:
-        if self._together and len(groups) > 1 and isinstance(switch, _Views):
-            everything = list(range(sum(map(len, groups.values()))))
-            try:
-                views = [(switch._views(choice), rows) for choice, rows in groups.items()]
-                with choosing_rows(views, flattened=True):
-                    return [(everything, passing(everything))]
-            except NotByRow:
+        if not self._together or len(groups) == 1 or not isinstance(switch, _Views):
+            return _apart(switch, groups, passing)
+        everything = list(range(sum(map(len, groups.values()))))
+        try:
+            with choosing_rows([(switch.views(choice), rows) for choice, rows in groups.items()], flattened=True):
+                found = passing(everything)
+        except NotByRow:
+            self._together = False
+            return _apart(switch, groups, passing)
+        if self._unchecked:
+            self._unchecked -= 1
+            apart = _apart(switch, groups, passing)
+            if not all(_close(self._value(found)[rows], self._value(part), self._set.dtype) for rows, part in apart):
                 self._together = False
-        found = []
-        for choice, rows in groups.items():
-            with switch.chosen(choice):
-                found.append((rows, passing(rows)))
-        return found
+                return apart
+        return [(everything, found)]

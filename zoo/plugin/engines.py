@@ -18,10 +18,14 @@ class Prepared:
     Attributes:
         rows: how many texts it continues at once, at most.
         plan: what the engine keeps of it.
+        texts: how many it has in all, with several prompts one after the other.
+        begins: what the first sample begins with, before the text that is said: its prompt.
     """
 
     rows: int
     plan: Any
+    texts: int = 1
+    begins: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,13 @@ class Engine(Protocol):
             ZooError: it cannot be.
         """
 
-    def admit(self, key: Hashable, prepared: Prepared, adapter: str | None) -> None:
+    def admit(self, key: Hashable, prepared: Prepared, adapter: str | Mapping[str, float] | None) -> None:
         """Take a request among those that are worked on.
 
         Args:
             key: how events and `drop` name it.
             prepared: what `prepare` has returned.
-            adapter: an adapter that the model has; None for the base.
+            adapter: the name of an adapter that the model has, or several with their weights; None for the base.
         """
 
     def step(self) -> Iterable[Said | Ended]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class _Talk:
     """A request that is worked on: the texts of one prompt at a time, as they share random numbers, in order."""
 
     key: Hashable
-    adapter: str | None
+    adapter: str | Mapping[str, float] | None
     asked: Asked
     n: int
     stop: tuple[str, ...]
@@ -93,9 +93,11 @@ class Continuing:
         wanted = asked(self._model, request)
         if wanted.options["num_beams"] > 1 or request.n > self._room:
             return None
-        return Prepared(request.n, (request, wanted, stop))
+        texts = request.n * len(wanted.starts)
+        begins = "" if wanted.answers else str(self._tokenizer.decode(wanted.starts[0], skip_special_tokens=True))
+        return Prepared(request.n, (request, wanted, stop), texts, begins)
 
-    def admit(self, key: Hashable, prepared: Prepared, adapter: str | None) -> None:
+    def admit(self, key: Hashable, prepared: Prepared, adapter: str | Mapping[str, float] | None) -> None:
         """Take a request; its prompt is read in the next step."""
         request, wanted, stop = prepared.plan
         options = wanted.options
@@ -162,7 +164,7 @@ class Continuing:
             if new and row.talk is not new[-1].talk and longest * (len(new) + row.talk.n) > READ_AT_ONCE:
                 break
             new.append(row)
-        return sorted(new, key=lambda row: row.talk.adapter or "")
+        return sorted(new, key=lambda row: repr(row.talk.adapter))
 
     def _chosen(self, logits: torch.Tensor, rows: list[_Row]) -> list[int]:
         """Return the next token of each text; a request's are drawn together, those that have ended too, as alone."""
@@ -195,7 +197,7 @@ class Continuing:
 
     def _only(self, rows: list[_Row]) -> None:
         """Keep these of the rows, those of one adapter side by side."""
-        wanted = sorted(rows, key=lambda row: row.talk.adapter or "")
+        wanted = sorted(rows, key=lambda row: repr(row.talk.adapter))
         if wanted == self._rows:
             return
         places = {row: number for number, row in enumerate(self._rows)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import functional
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Notation of the shapes: b texts, t tokens with the padding, v tokens in the vocabulary; keys and values [b, h, t, d].
 _CLOSE = 2e-2  # share of the logits' range: what other shapes may change by rounding
+_kept_apart: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 class RowsCache:
@@ -62,12 +64,12 @@ class Reader:
     """Reads texts with a model, in batches whose texts have adapters of their own."""
 
     def __init__(self, model: Model) -> None:
-        self._model, self._each_row = model, EachRow(model.adapter_set)
+        self._model, self._each_row = model, EachRow(model.adapter_set, lambda found: found[0])
         known = ("cache", "past_key_values")  # the second one in transformers before 5.24
         self._name = next((name for name in known if takes(model.module, name)), "")
         self._takes = {name: takes(model.module, name) for name in ("position_ids", "logits_to_keep")}
 
-    def begin(self, texts: Sequence[list[int]], adapters: Sequence[str | None]) -> tuple[Tensor, RowsCache]:
+    def begin(self, texts: Sequence[list[int]], adapters: Sequence[Any]) -> tuple[Tensor, RowsCache]:
         """Read texts, each under its adapter; returns the logits of what follows each, [b, v]."""
         length = max(map(len, texts))
         device = self._model.device
@@ -80,9 +82,7 @@ class Reader:
 
         return self._under(adapters, passing)
 
-    def go_on(
-        self, cache: RowsCache, tokens: Sequence[int], adapters: Sequence[str | None]
-    ) -> tuple[Tensor, RowsCache]:
+    def go_on(self, cache: RowsCache, tokens: Sequence[int], adapters: Sequence[Any]) -> tuple[Tensor, RowsCache]:
         """Add a token to each text; returns the logits of what follows, [b, v]."""
         inputs = torch.tensor(tokens, device=self._model.device)[:, None]  # [b, 1]
         positions = cache.mask.sum(1, keepdim=True)
@@ -98,7 +98,7 @@ class Reader:
         return self._under(adapters, passing)
 
     def _under(
-        self, adapters: Sequence[str | None], passing: Callable[[list[int]], tuple[Tensor, RowsCache]]
+        self, adapters: Sequence[Any], passing: Callable[[list[int]], tuple[Tensor, RowsCache]]
     ) -> tuple[Tensor, RowsCache]:
         """Return what `passing` gives for all rows, each under its adapter."""
         if not any(adapters) and not self._model.active:
@@ -131,6 +131,11 @@ class Reader:
 
         Models without such a cache (recurrent ones), and those that count padding, fail.
         """
+        if self._model.module not in _kept_apart:
+            _kept_apart[self._model.module] = self._tried()
+        return _kept_apart[self._model.module]
+
+    def _tried(self) -> bool:
         size = int(getattr(self._model.module.config, "vocab_size", 0) or 0)
         if size < 8 or not self._name or not takes(self._model.module, "attention_mask"):
             return False
