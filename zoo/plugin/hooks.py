@@ -224,10 +224,6 @@ def engine(model: LoadedModel, room: int) -> Engine | None:
     return checked(found, right, model.entry, "engine", "an object with prepare, admit, step and drop")
 
 
-def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
-    """Return the declared options of a model, which are asked for once, as they may be in files."""
-
-
 def options_of(model: LoadedModel) -> tuple[Option, ...] | None:
     """Return the declared options of a model, which are asked for once, as they may be in files; None without any."""
     if model.module not in _OPTIONS:
@@ -246,11 +242,7 @@ def draw(model: LoadedModel, request: SampleRequest) -> Samples:
 
 
 def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor:
-    """Return a vector of each of n texts, float32 [n, d] on the CPU.
-
-    Raises:
-        PluginError: the architecture has none.
-    """
+    """Return a vector of each of n texts, float32 [n, d] on the CPU."""
     import torch
 
     from zoo.torch_state.modes import evaluating
@@ -258,11 +250,7 @@ def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor:
     with torch.no_grad(), evaluating(model.module):
         found = required("embed", model.entry, model=model, texts=list(texts))
     right = isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == len(texts)
-    right = right and found.is_floating_point()
-    vectors: torch.Tensor = checked(
-        found, right, model.entry, "embed", "a floating point Tensor [n, d], one for each text"
-    )
-    return vectors.float().cpu()
+    return checked(found, right, model.entry, "embed", "a Tensor [n, d] of n texts").float().cpu()
 
 
 def loss(model: LoadedModel, batch: Any) -> Tensor:

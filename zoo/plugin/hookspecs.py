@@ -40,8 +40,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
-from zoo.errors import did_you_mean
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
@@ -212,13 +210,10 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
 def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor | None:
     """Return a vector of each text (optional).
 
-    Gets the model and texts, n of them, none empty. Returns float32 [n, d], in which near texts have near directions;
-    raises `zoo.ZooError` for a text that is too long. Called under `torch.no_grad` in evaluation mode, by
-    `/v1/embeddings` of `zoo serve`::
+    Gets the model and n texts, none empty. Returns float32 [n, d]: near texts have near directions. Called under
+    `torch.no_grad` in evaluation mode, by `/v1/embeddings` of `zoo serve`::
 
-        ids, mask = tokens(model, texts)
-        states = model.module(input_ids=ids, attention_mask=mask).last_hidden_state
-        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return torch.cat([states_of(model, text).mean(0, keepdim=True) for text in texts])
     """
 
 
@@ -353,13 +348,3 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
 
 
 HOOKS = tuple(name for name, value in vars().items() if hasattr(value, f"{PROJECT}_spec"))
-
-
-def no_such_hook(name: str) -> str:
-    """Return the message about a hook that does not exist, with the nearest one that does."""
-    return f"there is no hook {name!r}.{did_you_mean(name, HOOKS)} The hooks are {', '.join(HOOKS)}"
-
-
-def deprecated_arguments(hook: str) -> dict[str, Warning]:
-    """Return the arguments of a hook that a later version removes, each with its warning."""
-    return getattr(globals()[hook], f"{PROJECT}_spec").get("warn_on_impl_args") or {}
