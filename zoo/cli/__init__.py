@@ -30,6 +30,7 @@ from zoo.cli import (
     play,
     push,
     sensitivity,
+    serve,
     ship,
     tune,
 )
@@ -69,6 +70,7 @@ for command in (
     *play.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
+    *serve.COMMANDS,
     *ship.COMMANDS,
     *export.COMMANDS,
 ):

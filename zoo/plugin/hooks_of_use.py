@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -93,6 +94,18 @@ def engine(model: LoadedModel, room: int) -> Engine | None:
     found, _ = first("engine", (model.entry.plugin,), model=model, room=room)
     right = found is None or isinstance(found, Engine)
     return checked(found, right, model.entry, "engine", "an object with prepare, admit, step and drop")
+
+
+def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor:
+    """Return a vector of each of n texts, float32 [n, d] on the CPU."""
+    import torch
+
+    from zoo.torch_state.modes import evaluating
+
+    with torch.no_grad(), evaluating(model.module):
+        found = required("embed", model.entry, model=model, texts=list(texts))
+    right = isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == len(texts)
+    return checked(found, right, model.entry, "embed", "a Tensor [n, d] of n texts").float().cpu()
 
 
 def describe(entry: Entry) -> dict[str, str]:

@@ -38,9 +38,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.errors import did_you_mean
 from zoo.plugin import hookspecs_of_use
 from zoo.plugin.hookspecs_of_use import describe as describe
+from zoo.plugin.hookspecs_of_use import embed as embed
 from zoo.plugin.hookspecs_of_use import engine as engine
 from zoo.plugin.hookspecs_of_use import forward_pass as forward_pass
 from zoo.plugin.hookspecs_of_use import run_rows as run_rows
@@ -266,13 +266,3 @@ HOOKS = tuple(
     for name, value in module.items()
     if hasattr(value, f"{PROJECT}_spec") and value.__module__ == module["__name__"]
 )
-
-
-def no_such_hook(name: str) -> str:
-    """Return the message about a hook that does not exist, with the nearest one that does."""
-    return f"there is no hook {name!r}.{did_you_mean(name, HOOKS)} The hooks are {', '.join(HOOKS)}"
-
-
-def deprecated_arguments(hook: str) -> dict[str, Warning]:
-    """Return the arguments of a hook that a later version removes, each with its warning."""
-    return getattr(globals()[hook], f"{PROJECT}_spec").get("warn_on_impl_args") or {}

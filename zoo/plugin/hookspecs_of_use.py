@@ -63,6 +63,17 @@ def engine(model: LoadedModel, room: int) -> Engine | None:
 
 
 @hookspec(firstresult=True)
+def embed(model: LoadedModel, texts: Sequence[str]) -> Tensor | None:
+    """Return a vector of each text (optional).
+
+    Gets the model and n texts, none empty. Returns float32 [n, d]: near texts have near directions. Called under
+    `torch.no_grad` in evaluation mode, by `/v1/embeddings` of `zoo serve`::
+
+        return torch.cat([states_of(model, text).mean(0, keepdim=True) for text in texts])
+    """
+
+
+@hookspec(firstresult=True)
 def describe(entry: Entry) -> dict[str, str] | None:
     """Return facts about the entry for `zoo info` and the model card (optional).
 

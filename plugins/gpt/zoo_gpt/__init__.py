@@ -9,6 +9,7 @@ zoo.hooks(
     heads=".facts",
     sample_options=".options",
     sample=".tasks",
+    embed=".embedding",
     engine=".continuing",
     loss=".tasks",
     count=".tasks",
