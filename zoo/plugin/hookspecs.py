@@ -198,11 +198,12 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
 
     Gets the model and the request: `n`, `seed` (None: a new one each time), and the options, which `request.take`
     returns: the declared ones, or, without `sample_options`, those that it is given with their defaults.
-    Returns `zoo.Samples`, equal for equal seeds, and does not change the global random state. Called under
-    `torch.no_grad` in evaluation mode::
+    Returns `zoo.Samples`, equal for equal seeds, and does not change the global random state. `request.draws()` has
+    random numbers of each sample, which may have a seed of its own; a plugin that asks for `seed` or `generator()`
+    then gets a request for each sample. Called under `torch.no_grad` in evaluation mode::
 
         options = request.take(steps=50)
-        noise = torch.randn(request.n, 64, generator=request.generator()).to(model.device)
+        noise = request.draws().normal((request.n, 64)).to(model.device)
         return zoo.Samples(images, "image")
     """
 
