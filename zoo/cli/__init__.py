@@ -20,6 +20,7 @@ from zoo.cli import (
     compare,
     data,
     evaluate,
+    export,
     info_commands,
     matrix,
     model_commands,
@@ -67,6 +68,7 @@ for command in (
     *push.COMMANDS,
     *sensitivity.COMMANDS,
     *ship.COMMANDS,
+    *export.COMMANDS,
 ):
     command_line.add_command(command)
 

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from zoo.methods.config import Adapter
     from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.engines import Engine
+    from zoo.plugin.forward_pass import ForwardPass
     from zoo.plugin.requests import BatchRequest, SampleRequest
     from zoo.samples import Samples
     from zoo.weights.foreign.weight import ForeignWeight
@@ -60,11 +62,14 @@ __all__ = [
     "checkpoint",
     "construct",
     "count",
+    "declared",
     "describe",
     "distill",
     "draw",
+    "engine",
     "evaluate",
     "foreign_weight",
+    "forward_pass",
     "implemented",
     "inject_adapter",
     "load",
@@ -193,11 +198,35 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples:
     """
     from zoo.samples import Samples
 
-    if (known := options_of(model)) is not None:
-        check_options(known, request.options)
-        request = request.declared(known)
+    request = declared(model, request)
     samples = required("sample", model.entry, model=model, request=request)
     return checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
+
+
+def declared(model: LoadedModel, request: SampleRequest) -> SampleRequest:
+    """Return a request as plugins get it, its options checked against those that the architecture declares.
+
+    Raises:
+        UnknownNameError: an option is given that the architecture does not declare.
+        ZooError: an option's value cannot be.
+    """
+    if (known := options_of(model)) is None:
+        return request
+    check_options(known, request.options)
+    return request.declared(known)
+
+
+def engine(model: LoadedModel, room: int) -> Engine | None:
+    """Return what continues at most `room` texts of the model at once; None if its architecture has no such thing."""
+    from zoo.plugin.engines import Engine
+
+    found, _ = first("engine", (model.entry.plugin,), model=model, room=room)
+    right = found is None or isinstance(found, Engine)
+    return checked(found, right, model.entry, "engine", "an object with prepare, admit, step and drop")
+
+
+def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
+    """Return the declared options of a model, which are asked for once, as they may be in files."""
 
 
 def options_of(model: LoadedModel) -> tuple[Option, ...] | None:
@@ -309,3 +338,12 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """Return the module's output for the samples `rows` of `count`; None if the plugin leaves it to the caller."""
     output, _ = first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
     return output
+
+
+def forward_pass(model: LoadedModel, count: int, generator: torch.Generator) -> ForwardPass | None:
+    """Return a call of the module with inputs for `count` items; None if the plugin leaves it to the caller."""
+    from zoo.plugin.forward_pass import ForwardPass
+
+    found, _ = first("forward_pass", (model.entry.plugin,), model=model, count=count, generator=generator)
+    right = found is None or isinstance(found, ForwardPass)
+    return checked(found, right, model.entry, "forward_pass", "a zoo.ForwardPass")

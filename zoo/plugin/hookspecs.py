@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
+    from zoo.plugin.engines import Engine
+    from zoo.plugin.forward_pass import ForwardPass
     from zoo.plugin.options import Option
     from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
     from zoo.samples import Samples
@@ -209,6 +211,18 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
 
 
 @hookspec(firstresult=True)
+def engine(model: LoadedModel, room: int) -> Engine | None:
+    """Return what continues many texts at once, token by token (optional).
+
+    Gets the model, and how many texts there are at once, at most. Returns a `zoo.plugin.engines.Engine`, or None for a
+    model that cannot. Requests come and go while others are worked on, each under its own adapter, and each gets what
+    `sample` gives it alone. Called by `zoo serve`, `zoo chat` and `model.stream`; without it samples come as a whole::
+
+        return Engine(model, room) if has_cache(model.module) else None
+    """
+
+
+@hookspec(firstresult=True)
 def loss(model: LoadedModel, batch: Any) -> Tensor | None:
     """Return the training loss of one batch.
 
@@ -323,6 +337,19 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
     `model(..., adapters=[...])`, once for each different choice of adapters::
 
         return model.module(*args, **kwargs)[rows]  # nodes of one graph: any of them may need all of it
+    """
+
+
+@hookspec(firstresult=True)
+def forward_pass(model: LoadedModel, count: int, generator: torch.Generator) -> ForwardPass | None:
+    """Return one call of the module that says what the model is without zoo (optional).
+
+    Gets the model, for how many items to make inputs, and where to draw them. Returns a `zoo.ForwardPass`: tensors on
+    the CPU by name, and a function of the module and them; or None to let zoo take the call in `loss`. Called by
+    `model.export` several times: sizes of the inputs that change with `count` are free in the exported file::
+
+        images = torch.randn(count, 1, 32, 32, generator=generator)
+        return zoo.ForwardPass({"images": images}, lambda module, images: module(images).logits)
     """
 
 

@@ -15,4 +15,5 @@ zoo.hooks(
     evaluate=".tasks",
     describe=".facts",
     save=".model",
+    forward_pass=".exporting",
 )

@@ -1,0 +1,81 @@
+"""One pass of a module for a batch whose rows have adapters of their own, by callers that know their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from zoo.adapters.adapter_set import AdapterSet
+from zoo.adapters.mixed_batch import Choice, _Switch, _Views, grouped, switching
+from zoo.methods.config import Adapter
+from zoo.weights.choice import choosing_rows
+from zoo.weights.row_views import NotByRow
+
+R = TypeVar("R")
+
+
+class EachRow:
+    """Runs passes without gradients in evaluation mode, in each of which every row has its own adapters.
+
+    `model(..., adapters=[...])` finds out what the rows of inputs and outputs are; here the caller says what to do for
+    some of the rows, so that it can have state, such as a cache, that no one else knows how to divide.
+
+    Args:
+        adapter_set: the module's adapters.
+    """
+
+    def __init__(self, adapter_set: AdapterSet) -> None:
+        self._set = adapter_set
+        self._together = True  # until the module does something that cannot be done with all rows at once
+        self._kept: tuple[dict[str, Adapter], _Views] | None = None  # views of these adapters: slow to make
+
+    def run(self, adapters: Sequence[Any], passing: Callable[[list[int]], R]) -> list[tuple[list[int], R]]:
+        """Return (rows, what `passing` returns for them): all rows in one, or else those of equal adapters in each.
+
+        The base's share of products is computed once for all rows that are in one pass.
+
+        Args:
+            adapters: for each row, as `model(..., adapters=...)` takes them.
+            passing: runs the module on rows, whose numbers it gets in ascending order. Operands of two dimensions may
+                have several consecutive rows for each. It may be called again for the same rows: it must not use up
+                what it reads.
+
+        Raises:
+            AdapterError: an adapter cannot be used.
+            UnknownNameError: there is no adapter of a name.
+        """
+        groups = grouped(self._set, adapters)
+        with self._set.turns:
+            views = self._views()
+            if views is not None:
+                return self._passes(views, groups, passing)
+        with switching(self._set) as switch:
+            if isinstance(switch, _Views):
+                self._kept = dict(self._set.configs), switch
+            return self._passes(switch, groups, passing)
+
+    def _views(self) -> _Views | None:
+        """Return the kept views, if the adapters are those that they were made of."""
+        if self._kept is not None:
+            before, now = self._kept[0], self._set.configs
+            if len(before) == len(now) and all(before.get(name) is config for name, config in now.items()):
+                return self._kept[1]
+            self._kept = None
+        return None
+
+    def _passes(
+        self, switch: _Views | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
+    ) -> list[tuple[list[int], R]]:
+        if self._together and len(groups) > 1 and isinstance(switch, _Views):
+            everything = list(range(sum(map(len, groups.values()))))
+            try:
+                views = [(switch._views(choice), rows) for choice, rows in groups.items()]
+                with choosing_rows(views, flattened=True):
+                    return [(everything, passing(everything))]
+            except NotByRow:
+                self._together = False
+        found = []
+        for choice, rows in groups.items():
+            with switch.chosen(choice):
+                found.append((rows, passing(rows)))
+        return found
