@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from zoo.adapters.adapter_set import AdapterSet
-from zoo.adapters.mixed_batch import Choice, _Switch, _Views, grouped, switching
+from zoo.adapters.mixed_batch import Choice, OwnViews, Switch, grouped, switching
 from zoo.methods.config import Adapter
 from zoo.weights.choice import choosing_rows
 from zoo.weights.row_views import NotByRow
@@ -27,7 +27,7 @@ class EachRow:
     def __init__(self, adapter_set: AdapterSet) -> None:
         self._set = adapter_set
         self._together = True  # until the module does something that cannot be done with all rows at once
-        self._kept: tuple[dict[str, Adapter], _Views] | None = None  # views of these adapters: slow to make
+        self._kept: tuple[dict[str, Adapter], OwnViews] | None = None  # views of these adapters: slow to make
 
     def run(self, adapters: Sequence[Any], passing: Callable[[list[int]], R]) -> list[tuple[list[int], R]]:
         """Return (rows, what `passing` returns for them): all rows in one, or else those of equal adapters in each.
@@ -50,11 +50,11 @@ class EachRow:
             if views is not None:
                 return self._passes(views, groups, passing)
         with switching(self._set) as switch:
-            if isinstance(switch, _Views):
+            if isinstance(switch, OwnViews):
                 self._kept = dict(self._set.configs), switch
             return self._passes(switch, groups, passing)
 
-    def _views(self) -> _Views | None:
+    def _views(self) -> OwnViews | None:
         """Return the kept views, if the adapters are those that they were made of."""
         if self._kept is not None:
             before, now = self._kept[0], self._set.configs
@@ -64,13 +64,12 @@ class EachRow:
         return None
 
     def _passes(
-        self, switch: _Views | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
+        self, switch: Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
     ) -> list[tuple[list[int], R]]:
-        if self._together and len(groups) > 1 and isinstance(switch, _Views):
+        if self._together and len(groups) > 1 and isinstance(switch, OwnViews):
             everything = list(range(sum(map(len, groups.values()))))
             try:
-                views = [(switch._views(choice), rows) for choice, rows in groups.items()]
-                with choosing_rows(views, flattened=True):
+                with choosing_rows(switch.views_of(groups), flattened=True):
                     return [(everything, passing(everything))]
             except NotByRow:
                 self._together = False
