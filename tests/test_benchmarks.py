@@ -79,6 +79,12 @@ def test_small_layers() -> None:
         assert name in table
 
 
+def test_rows() -> None:
+    rows = figures("rows.py", "--batch", "8", "--adapters", "3")["figures"]
+    assert {"base", "one run", "model(adapters=)", "run per adapter"} < rows.keys()
+    assert all(row["milliseconds"] > 0 for row in rows.values())
+
+
 def test_decoding() -> None:
     for rows in figures("decoding.py")["figures"].values():
         assert rows["float32"]["error"] == 0

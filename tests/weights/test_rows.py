@@ -132,11 +132,15 @@ def test_rows_under_their_own_adapters_equal_separate_runs(name: str, bits: int 
 @pytest.mark.parametrize("name", ["linear", "Conv1D", "tied", "conv2d"])
 def test_it_is_as_exact_as_separate_runs(name: str) -> None:
     make, draw = MODULES[name]
-    model, x = adapted(make()), draw()
-    found, apart = together(model, x), separately(model, x)
-    model.module.double()
-    exact = separately(model, x.double() if x.is_floating_point() else x)
-    assert error(found, exact) < 1.2 * error(apart, exact) + 1e-8
+    fused, apart = 0.0, 0.0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model, x = adapted(make()), draw()
+        found, wanted = together(model, x), separately(model, x)
+        model.module.double()
+        exact = separately(model, x.double() if x.is_floating_point() else x)
+        fused, apart = fused + error(found, exact), apart + error(wanted, exact)
+    assert fused < 1.1 * apart
 
 
 @pytest.mark.parametrize(
