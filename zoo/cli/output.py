@@ -18,8 +18,24 @@ from zoo.errors import printable
 NARROW = 14  # characters of a column, below which a table is none
 
 
+class Formatter(click.HelpFormatter):
+    """Writes helps: on a narrow terminal the column of options gives way to that of their texts."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write rows of two columns."""
+        super().write_dl(rows, col_max if self.width >= 50 else max(self.width // 4, 6), col_spacing)
+
+
+class Context(click.Context):
+    """The context of a command, with our formatter."""
+
+    formatter_class = Formatter
+
+
 class Command(click.Command):
     """A command whose help ends with `examples`."""
+
+    context_class = Context
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -32,6 +48,8 @@ class Command(click.Command):
 
 class Group(click.Group):
     """A group whose help ends with `examples`, and which suggests the nearest command."""
+
+    context_class = Context
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
