@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str]) -> int:
     try:
-        given = {"obj": tuple(words), "terminal_width": help_width()}
+        given: dict[str, Any] = {"obj": tuple(words), "terminal_width": help_width()}
         return _exit_code(command_line.main(list(words), prog_name="zoo", standalone_mode=False, **given))
     except click.ClickException as error:
         said = io.StringIO()

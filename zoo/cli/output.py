@@ -21,9 +21,9 @@ NARROW = 14  # characters of a column, below which a table is none
 class Formatter(click.HelpFormatter):
     """Writes helps: on a narrow terminal the column of options gives way to that of their texts."""
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Write rows of two columns."""
-        super().write_dl(rows, col_max if self.width >= 50 else max(self.width // 4, 6), col_spacing)
+        super().write_dl(list(rows), col_max if self.width >= 50 else max(self.width // 4, 6), col_spacing)
 
 
 class Context(click.Context):

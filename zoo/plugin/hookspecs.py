@@ -330,12 +330,10 @@ def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], 
 def forward_pass(model: LoadedModel, count: int, generator: torch.Generator) -> ForwardPass | None:
     """Return one call of the module that says what the model is without zoo (optional).
 
-    Gets the model, for how many items to make inputs, and where to draw them. Returns a `zoo.ForwardPass`: tensors on
-    the CPU by name, and a function of the module and them; or None to let zoo take the call in `loss`. Called by
-    `model.export` several times: sizes of the inputs that change with `count` are free in the exported file::
+    Gets the model, for how many items, and where to draw from. Returns a `zoo.ForwardPass`, tensors by name and a
+    function of the module and them, or None for the call in `loss`. Called by `model.export`, for several counts::
 
-        images = torch.randn(count, 1, 32, 32, generator=generator)
-        return zoo.ForwardPass({"images": images}, lambda module, images: module(images).logits)
+        return zoo.ForwardPass({"x": torch.randn(count, 8, generator=generator)}, lambda module, x: module(x).logits)
     """
 
 
