@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.adapters.mixed_batch import mixed
+from zoo.adapters.mixed_samples import drawn, request_for
 from zoo.adapters.prepared import PreparedAdapter
 from zoo.adapters.unsaved import check_trained
 from zoo.adapters.updates import make_updates
@@ -26,7 +27,7 @@ from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
 from zoo.methods.rows import with_names
 from zoo.methods.table_ranks import with_table_ranks
-from zoo.plugin import foreign, hooks
+from zoo.plugin import foreign
 from zoo.plugin.requests import SampleRequest, check_seed
 from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
@@ -181,12 +182,25 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
 
     # Done by the plugin
 
-    def sample(self, n: int = 1, *, seed: int | None = None, cache: Cache = "auto", **options: Any) -> Samples:
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        adapters: Sequence[Any] | None = None,
+        cache: Cache = "auto",
+        **options: Any,
+    ) -> Samples:
         """Return `n` samples.
 
         Args:
-            n: how many.
+            n: how many; by default 1, or as many as there are seeds or adapters.
             seed: equal seeds give equal samples.
+            seeds: one for each sample, which is then what `sample(1, seed=...)` gives, up to the rounding of a batch.
+            adapters: for each sample a name, None for the base, a tuple of names, or a dict of names and weights, as in
+                a call of the model. Those of equal adapters are drawn together, from `seed`, which is the same for all
+                groups. An option that is a list with one value for each sample is cut accordingly.
             cache: the memory for dense forms of quantized and adapted weights, which are then not computed anew at each
                 step of a sampler: "auto" (512 MiB at most), "dense" (as much as it takes), None (none), or a size such
                 as "2GB". All of it is free again when the samples are there.
@@ -196,9 +210,27 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
             UnknownNameError: the architecture has no such option.
             ZooError: an option's value is not valid.
         """
-        request = SampleRequest(n, seed, options)
+        request = request_for(n, seed, seeds, adapters, options)
         with evaluating(self.module), self.caching(cache):
-            return hooks.draw(self, request)
+            return drawn(self, self.adapter_set, request, adapters)
+
+    def stream(
+        self, *, seed: int | None = None, stop: Sequence[str] = (), cache: Cache = "auto", **options: Any
+    ) -> Iterator[str]:
+        """Return the pieces of one text as they come; joined they are the text of `sample(1)`.
+
+        Args:
+            seed: as in `sample`, and so the others.
+            stop: texts at which it ends, without them; in the prompt they do not count.
+            cache: the memory for dense weights.
+            **options: of the architecture. One that draws whole samples gives a text as one piece.
+
+        Raises:
+            ZooError: an option cannot be, or there is not one text.
+        """
+        from zoo.plugin.streaming import streamed
+
+        return streamed(self, SampleRequest(1, seed, options), self.active_weights, tuple(stop), cache)
 
     @contextmanager
     def caching(self, cache: Cache = "auto") -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 The samples are grouped by the adapters that they use, the module runs once for each group, and the outputs are put
 back in order. This works for any architecture; one whose samples are not the rows of its inputs implements the hook
-`run_rows`.
+`run_rows`. Without gradients, in evaluation mode, the module runs once for all where that is known to give the same
+(`fused_batch.py`).
 
 Names: `indices` are the samples of one group, `count` is the number of samples in the batch.
 """
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from zoo.adapters import rows
 from zoo.adapters.adapter_set import AdapterSet
+from zoo.adapters.fused_batch import form_of, fused
 from zoo.errors import AdapterError
 from zoo.methods.config import check_weight
 from zoo.plugin import hooks
@@ -28,18 +31,25 @@ if TYPE_CHECKING:
     from zoo.plugin.contract import LoadedModel
 
 Choice = tuple[tuple[str, float], ...]  # adapters and their weights; empty for the base
+Switch: TypeAlias = "OwnViews | _Switch"  # chooses adapters in a block
 
 
 def mixed(
     model: LoadedModel, adapter_set: AdapterSet, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return the module's output with each sample under its own adapters; see `zoo.Model.__call__`."""
+    with switching(adapter_set) as switch:
+        return _mixed(model, switch, adapters, args, kwargs)
+
+
+@contextmanager
+def switching(adapter_set: AdapterSet) -> Iterator[Switch]:
+    """Wait for a turn at the module, and give what chooses adapters in the block: `chosen(choice)`."""
     shared = _is_shared(adapter_set)
     # A module in training mode is put into evaluation mode for a moment where the output's rows are in doubt.
     alone = shared or any(layer.training for layer in adapter_set.module.modules())
     with adapter_set.turns.changing() if alone else adapter_set.turns:
-        switch = _Switch(adapter_set) if shared else _Views(adapter_set)
-        return _mixed(model, switch, adapters, args, kwargs)
+        yield _Switch(adapter_set) if shared else OwnViews(adapter_set)
 
 
 def _is_shared(adapter_set: AdapterSet) -> bool:
@@ -53,12 +63,49 @@ def _is_shared(adapter_set: AdapterSet) -> bool:
 
 
 def _mixed(
-    model: LoadedModel, switch: _Views | _Switch, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: LoadedModel, switch: Switch, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    groups: dict[Choice, list[int]] = {}
-    for row, choice in enumerate(choices(switch.adapter_set, adapters)):
-        groups.setdefault(choice, []).append(row)
-    count = len(adapters)
+    groups = grouped(switch.adapter_set, adapters)
+    if len(groups) > 1 and isinstance(switch, OwnViews) and not torch.is_grad_enabled():
+        output = _fused(model, switch, groups, args, kwargs)
+        if output is not None:
+            return output
+    return _apart(model, switch, groups, args, kwargs)
+
+
+def _fused(
+    model: LoadedModel, switch: OwnViews, groups: dict[Choice, list[int]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return the output of one run of the module for all samples; None if each group has to run by itself."""
+    module, plugin = model.module, model.entry.plugin
+    if any(layer.training for layer in module.modules()) or (plugin and "run_rows" in hooks.implemented(plugin)):
+        return None
+    count = sum(map(len, groups.values()))
+
+    def taken() -> Any:
+        return rows.take((args, kwargs), torch.arange(count), count)  # a copy of what the module may write to
+
+    def together() -> Any:
+        (own_args, own_kwargs), _ = taken()
+        return module(*own_args, **own_kwargs)
+
+    cut = taken()[1]
+    if not cut:
+        return None
+    form = (switch.kinds(groups), *sorted(kwargs), *form_of(cut, count))
+    apart = partial(_apart, model, switch, groups, args, kwargs)
+    return fused(module, form, switch.views_of(groups), together, apart, rows.tensors)
+
+
+def _apart(
+    model: LoadedModel,
+    switch: Switch,
+    groups: dict[Choice, list[int]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Return the joined outputs of one run of the module for each group."""
+    count = sum(map(len, groups.values()))
     parts, from_hook = [], False
     for choice, indices in groups.items():
         with switch.chosen(choice):
@@ -82,7 +129,7 @@ def _run(
     kwargs: dict[str, Any],
     indices: list[int],
     count: int,
-    switch: _Views | _Switch | None,
+    switch: Switch | None,
 ) -> tuple[Any, bool]:
     """Return the output for the samples `indices`, and whether the architecture's hook computed it."""
     index = torch.tensor(indices, device=model.device)
@@ -99,6 +146,14 @@ def _run(
         if tensor.requires_grad and switch is not None:
             tensor.register_hook(lambda _, switch=switch: switch.restore())
     return model.module(*args, **kwargs), False
+
+
+def grouped(adapter_set: AdapterSet, adapters: Any) -> dict[Choice, list[int]]:
+    """Return the samples of each choice of adapters; see `choices`."""
+    groups: dict[Choice, list[int]] = {}
+    for row, choice in enumerate(choices(adapter_set, adapters)):
+        groups.setdefault(choice, []).append(row)
+    return groups
 
 
 def choices(adapter_set: AdapterSet, adapters: Any) -> list[Choice]:
@@ -143,7 +198,7 @@ def _choice(adapter_set: AdapterSet, entry: Any) -> Choice:
     return tuple(checked)
 
 
-class _Views:
+class OwnViews:
     """Other adapters for this thread, which changes nothing that others see.
 
     Also in the backward pass: whatever is recomputed there (gradient checkpointing, products with a dense weight that
@@ -156,24 +211,34 @@ class _Views:
         self._weights = list(managed_weights(adapter_set.module).values())
         self._made: dict[Choice, Views] = {}
 
-    def _views(self, choice: Choice) -> Views:
+    def views(self, choice: Choice) -> Views:
+        """Return the views of all weights with these adapters."""
         if choice not in self._made:
             names, weights = tuple(name for name, _ in choice), dict(choice)
             self._made[choice] = {managed: managed.view(names, weights) for managed in self._weights}
         return self._made[choice]
 
-    def renewed(self) -> _Views:
+    def views_of(self, groups: Mapping[Choice, list[int]]) -> list[tuple[Views, list[int]]]:
+        """Return the views of each group, with its samples."""
+        return [(self.views(choice), numbers) for choice, numbers in groups.items()]
+
+    def kinds(self, groups: Iterable[Choice]) -> frozenset[Any]:
+        """Return what the adapters of these choices are, which weights they change included."""
+        configs = self.adapter_set.configs
+        return frozenset((type(configs[name]), repr(configs[name])) for choice in groups for name, _ in choice)
+
+    def renewed(self) -> OwnViews:
         """Return the same of the module in its present mode."""
-        return _Views(self.adapter_set)
+        return OwnViews(self.adapter_set)
 
     def chosen(self, choice: Choice) -> AbstractContextManager[None]:
         """Return a block with these adapters."""
-        return choosing(self._views(choice))
+        return choosing(self.views(choice))
 
     def choose_in_backward(self, choice: Choice) -> None:
         """Choose these adapters in the backward pass, at most until it ends."""
         torch.autograd.Variable._execution_engine.queue_callback(self.restore)
-        choose_in_backward(self._views(choice))
+        choose_in_backward(self.views(choice))
 
     def restore(self) -> None:
         """End the choice in the backward pass."""
@@ -183,7 +248,7 @@ class _Views:
 class _Switch:
     """Other adapters for every thread, without changing what trains, which depends on the active ones of the set.
 
-    In the backward pass as `_Views`.
+    In the backward pass as `OwnViews`.
     """
 
     def __init__(self, adapter_set: AdapterSet) -> None:

@@ -18,6 +18,7 @@ import click
 
 from zoo._version import __version__
 from zoo.cli import (
+    chat,
     compare,
     data,
     evaluate,
@@ -28,8 +29,10 @@ from zoo.cli import (
     names,
     new_plugin,
     plan,
+    play,
     push,
     sensitivity,
+    serve,
     ship,
     tune,
 )
@@ -58,6 +61,7 @@ def command_line() -> None:
 for command in (
     *info_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *chat.COMMANDS,
     *evaluate.COMMANDS,
     *compare.COMMANDS,
     *tune.COMMANDS,
@@ -65,8 +69,10 @@ for command in (
     *matrix.COMMANDS,
     *new_plugin.COMMANDS,
     *plan.COMMANDS,
+    *play.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
+    *serve.COMMANDS,
     *ship.COMMANDS,
     *export.COMMANDS,
     *names.COMMANDS,

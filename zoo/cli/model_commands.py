@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     zoo sample ddpm -n 16 --seed 0 --out letters.png
     zoo sample gpt -n 2 --bits 4 -o prompts="The list" -o max_new_tokens=60
     zoo sample ddpm --lora runs/ddpm/adapter
+    zoo sample gpt --stream -o prompt="The list"
     """,
 )
 @click.argument("name", type=MODEL)
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file to write [images: NAME.png].")
 @click.option("-o", "--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of the model's own.")
+@click.option("--stream", is_flag=True, help="Print one text as it comes.")
 @cache_option
 @model_options
 @json_option
@@ -47,15 +50,24 @@ def sample(
     lora: str | None,
     out: Path | None,
     options: tuple[str, ...],
+    stream: bool,
     cache: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
     """Draw samples: text and class posteriors to stdout, images to a PNG."""
+    if stream and (count > 1 or out is not None or as_json):
+        raise click.UsageError("--stream prints one text: leave out -n, --out and --json, or --stream")
     chosen = parse_options(options)
     model = load(name, lora=lora, **loading)
+    if stream:
+        for piece in model.stream(seed=seed, **given_cache(cache), **chosen):
+            echo(piece, nl=False)
+            sys.stdout.flush()
+        echo("")
+        return
     with together(model.device) as prints:
-        samples = model.sample(count, seed=common_seed(seed), **given_cache(cache), **chosen)
+        samples = model.sample(count, seed=common_seed(seed), **given_cache(cache), **dict[str, Any](chosen))
     if not prints:
         return
     if out is None and ".txt" not in samples.suffixes:

@@ -155,7 +155,7 @@ def cache_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def given_cache(cache: str | None) -> dict[str, str | None]:
+def given_cache(cache: str | None) -> dict[str, Any]:
     """Return the argument `cache` of a verb, if it is not the usual."""
     return {} if cache == AUTO else {"cache": cache}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import DataError, UnknownNameError, ZooError, did_you_mean
+from zoo.plugin.draws import Draws
 from zoo.plugin.options import Option, check_options, unknown_option
 
 if TYPE_CHECKING:
@@ -17,18 +19,27 @@ SEEDS = range(-(2**63), 2**64)  # what torch's generators can be seeded with
 MOST_ITEMS = 2**24  # of one batch, and samples at once: more is a slip, and would take all memory
 
 
-@dataclass(frozen=True)
+class SeveralSeedsError(ZooError):
+    """A plugin asks for the one seed of a request that has one for each sample: zoo then asks for one at a time."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class SampleRequest:
     """`n` samples from `seed` (None: a fresh draw), with the plugin's own `options`, of which `known` are declared.
+
+    With `seeds`, one for each sample, sample i is what a request for one sample with `seed=seeds[i]` gives, up to the
+    rounding of a batch. `draws()` has random numbers for both forms. A plugin that asks for `seed` or `generator()`
+    instead is called once for each sample.
 
     >>> SampleRequest(n=4, seed=0, options={"steps": 20}).take(steps=50, eta=0.0)
     {'steps': 20, 'eta': 0.0}
     """
 
     n: int = 1
-    seed: int | None = None
+    seed: int | None = field(default_factory=lambda: None)  # no attribute of the class: see `__getattr__`
     options: Mapping[str, Any] = field(default_factory=dict)
     known: tuple[Option, ...] | None = None
+    seeds: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not _is_int(self.n) or self.n < 1:
@@ -36,6 +47,40 @@ class SampleRequest:
         if self.n > MOST_ITEMS:
             raise ZooError(f"expected a whole number of samples, at most {MOST_ITEMS:,}, got {self.n:.3g}")
         check_seed(self.seed)
+        if self.seeds is not None:
+            self._check_seeds(tuple(self.seeds))
+
+    def _check_seeds(self, seeds: tuple[int, ...]) -> None:
+        if self.seed is not None:
+            raise ZooError("expected seed= for all samples or seeds= for each, got both")
+        for seed in seeds:
+            check_seed(seed)
+        if len(seeds) != self.n or None in seeds:
+            raise ZooError(f"expected a whole number as seed for each of {self.n} samples, got {list(seeds)!r:.80}")
+        object.__setattr__(self, "seeds", seeds)
+        if len(seeds) > 1:
+            object.__delattr__(self, "seed")
+        else:
+            object.__setattr__(self, "seed", seeds[0])
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "seed" and "seeds" in self.__dict__:
+            raise SeveralSeedsError(f"the {self.n} samples of this request have a seed each: draw from request.draws()")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SampleRequest) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # the options are a dict
+
+    def __repr__(self) -> str:
+        return f"SampleRequest({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
+
+    def declared(self, known: tuple[Option, ...]) -> SampleRequest:
+        """Return this request with the options that the plugin declares."""
+        request = copy.copy(self)
+        object.__setattr__(request, "known", known)
+        return request
 
     def take(self, **defaults: Any) -> dict[str, Any]:
         """Return the value of every option, in order: the caller's, or else the default.
@@ -72,6 +117,14 @@ class SampleRequest:
         else:
             generator.manual_seed(self.seed)
         return generator
+
+    def draws(self) -> Draws:
+        """Return the random numbers of the samples, from `seed` as `generator()`, or from each one's own seed."""
+        import torch
+
+        if self.seeds is None or len(self.seeds) == 1:
+            return Draws(self.n, [self.generator()])
+        return Draws(self.n, [torch.Generator().manual_seed(seed) for seed in self.seeds])
 
 
 @dataclass(frozen=True)

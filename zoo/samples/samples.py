@@ -70,6 +70,55 @@ class Samples:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.data)
 
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Samples:
+        """Return some of the samples, with their captions and pictures: one by its number, a slice, or a list.
+
+        Raises:
+            IndexError: there is no sample of this number.
+        """
+        chosen = range(len(self))[index] if isinstance(index, int | slice) else [range(len(self))[one] for one in index]
+        numbers = [chosen] if isinstance(chosen, int) else list(chosen)
+        return Samples(
+            [self.data[number] for number in numbers] if isinstance(self.data, list) else self.data[numbers],
+            self.kind,
+            None if self.captions is None else [self.captions[number] for number in numbers],
+            labels=self.labels,
+            images=None if self.images is None else self.images[numbers],
+            top=self.top,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """Return the samples of several, one after the other.
+
+        Raises:
+            ZooError: they are of different kinds, sizes or classes, or only some have captions or pictures.
+        """
+        import torch
+
+        if not parts:
+            raise ZooError("expected samples to join, got none")
+        first = parts[0]
+        for part in parts[1:]:
+            for name, found, wanted in (
+                ("kind", part.kind, first.kind),
+                ("classes", part.labels, first.labels),
+                ("shape", *[getattr(one.data, "shape", ())[1:] for one in (part, first)]),
+                ("captions", *[("some" if one.captions else "none") for one in (part, first)]),
+                ("pictures", *[getattr(one.images, "shape", ())[1:] for one in (part, first)]),
+            ):
+                if found != wanted:
+                    raise ZooError(f"expected samples of one {name}, got {wanted!r:.80} and {found!r:.80}")
+        texts = isinstance(first.data, list)
+        return cls(
+            [text for part in parts for text in part.data] if texts else torch.cat([part.data for part in parts]),
+            first.kind,
+            None if first.captions is None else [caption for part in parts for caption in part.captions or ()],
+            labels=first.labels,
+            images=None if first.images is None else torch.cat([part.images for part in parts]),  # type: ignore[misc]
+            top=first.top,
+        )
+
     def __repr__(self) -> str:
         plural = "" if len(self) == 1 else "s"
         return f"<Samples: {len(self)} {self.kind}{plural}{self._kind.details(self.data)}>"

@@ -20,6 +20,10 @@ class QueueFullError(ServingError):
     """As many requests wait as may: ask again later."""
 
 
+class StoppedError(ServingError):
+    """The server takes no more requests, since it stops."""
+
+
 class TimeLimitError(ServingError):
     """A request took longer than it may."""
 
@@ -70,11 +74,13 @@ class Done:
         samples: all of them.
         reasons: why each text ended: "stop" (the model or a stop text) or "length"; empty for other samples.
         usage: counted tokens, "prompt_tokens" and "completion_tokens", where there are such.
+        texts: what was added to each prompt, where texts are continued; else empty.
     """
 
     samples: Samples
     reasons: tuple[str, ...] = ()
     usage: Mapping[str, int] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

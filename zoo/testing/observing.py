@@ -102,6 +102,8 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "kwargs": {},
         "rows": torch.tensor([0]),
         "count": 2,
+        "texts": ["one"],
+        "room": 2,
         "state_dict": {"weight": module.weight},
         "generator": torch.Generator(),
     }
@@ -116,6 +118,8 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "adapter_config": object(),
         "sample_options": [Option("size", 2, "of a sample")],
         "sample": Samples(["one"], "text"),
+        "embed": torch.ones(1, 2),
+        "engine": object(),
         "loss": torch.tensor(1.0),
         "distill": torch.tensor(1.0),
         "count": 2.0,

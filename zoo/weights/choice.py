@@ -6,15 +6,17 @@ weight that is kept for a while. Whatever computes with a weight in the thread s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from zoo.weights.kept_weight import KeptWeights
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.row_views import RowViews, by_rows, rows_of
 
 Views = Mapping[ManagedWeight, ManagedWeight]
 
@@ -29,7 +31,7 @@ class _Choice(NamedTuple):
         dense: Dense forms that are kept of weights without a view.
     """
 
-    views: Views
+    views: Mapping[ManagedWeight, ManagedWeight | RowViews]
     backward: int | None = None
     outer: Any = None
     dense: KeptWeights | None = None
@@ -74,6 +76,37 @@ def choosing(views: Views) -> Iterator[None]:
     """Put views in force in the block, in its thread; those of a choice around it stay for other weights."""
     outer = _current()
     with keeping(_Choice(views) if outer is None else _Choice({**outer.views, **views}, dense=outer.dense)):
+        yield
+
+
+@contextmanager
+def choosing_rows(groups: Sequence[tuple[Views, Sequence[int]]], *, flattened: bool = False) -> Iterator[None]:
+    """Put views in force in the block, in its thread, that differ between the rows of a batch.
+
+    Products, convolutions and look-ups whose operand has exactly as many rows as there are then compute the base's
+    share once for all of them, and each group's low-rank updates on its rows. Anything else with a weight that differs
+    raises `zoo.weights.row_views.NotByRow`; so does everything with gradients or in training mode. Catch it, and run
+    each group by itself under `choosing`. Whether such an operand's rows are the batch's is the caller's to know: of
+    every module that does nothing but batched layers they are.
+
+    Args:
+        groups: Views, each with its rows in ascending order. Together the rows are 0 to one less than their number. All
+            views have the same weights.
+        flattened: Whether operands of two dimensions may have several consecutive rows for each of the batch, as
+            `x.view(-1, features)` makes them; and indices and dense weights whose first dimension is 1 may stand for
+            all rows (positions), so that there is a result, or a weight, for each.
+    """
+    count = sum(len(rows) for _, rows in groups)
+    places: dict[torch.device, list[slice | Tensor]] = {}
+    chosen = {}
+    for managed in groups[0][0]:
+        device = managed.device
+        if device not in places:
+            places[device] = [rows_of(rows, device) for _, rows in groups]
+        views = [views[managed] for views, _ in groups]
+        chosen[managed] = by_rows(managed, views, places[device], count, flattened)
+    outer = _current()
+    with keeping(_Choice(chosen) if outer is None else _Choice({**outer.views, **chosen}, dense=outer.dense)):
         yield
 
 

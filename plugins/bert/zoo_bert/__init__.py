@@ -9,6 +9,7 @@ zoo.hooks(
     heads=".facts",
     sample_options=".options",
     sample=".tasks",
+    embed=".embedding",
     loss=".tasks",
     count=".tasks",
     batches=".tasks",

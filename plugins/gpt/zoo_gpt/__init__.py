@@ -9,6 +9,8 @@ zoo.hooks(
     heads=".facts",
     sample_options=".options",
     sample=".tasks",
+    embed=".embedding",
+    engine=".continuing",
     loss=".tasks",
     count=".tasks",
     batches=".tasks",

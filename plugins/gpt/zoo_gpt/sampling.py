@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -17,6 +18,7 @@ from zoo.torch_state.modes import seeded
 
 from .model import context_of
 from .options import NEW_TOKENS, usual
+from .seeds import OwnSeeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,6 +45,55 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     Raises:
         ZooError: a prompt is empty, a value is out of range, or the tokens are more than the model's context.
     """
+    tokenizer, own = tokenizer_of(model.entry), model.module.generation_config
+    starts, limits, answers, captions, options = asked(model, request)
+    texts = []
+    with _drawing(model, request):
+        for ids, limit in zip(starts, limits, strict=True):
+            inputs = torch.tensor([ids] * request.n, device=model.device)  # [b, t]
+            output = model.module.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=limit,
+                **_generation(options, tokenizer, own),
+            )
+            said = output[:, len(ids) :] if answers else output
+            found = tokenizer.batch_decode(said, skip_special_tokens=True)
+            texts += [text.strip() for text in found] if answers else found
+    return Samples(texts, "text", captions)
+
+
+def _drawing(model: Model, request: SampleRequest) -> AbstractContextManager[object]:
+    """Return a block in which tokens are drawn from the request's seed, or for each text from its own."""
+    if request.seeds is not None and len(request.seeds) > 1:
+        return OwnSeeds([torch.Generator(model.device).manual_seed(seed % 2**64) for seed in request.seeds])
+    return seeded(secrets.randbits(63) if request.seed is None else request.seed % 2**64)
+
+
+class Asked(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        starts: the tokens of each prompt or conversation, of which `request.n` texts are wanted.
+        limits: how many tokens may follow each.
+        answers: whether the texts are what follows alone, without white space around it.
+        captions: of the samples, if there are several prompts.
+        options: the values of all options.
+    """
+
+    starts: list[list[int]]
+    limits: list[int]
+    answers: bool
+    captions: list[str] | None
+    options: dict[str, Any]
+
+
+def asked(model: Model, request: SampleRequest) -> Asked:
+    """Return what a request asks for.
+
+    Raises:
+        ZooError: it cannot be.
+    """
     own = model.module.generation_config
     options = request.take(**usual(lambda name: getattr(own, name, None)))
     prompts = given_texts(options, "prompt", "prompts")
@@ -58,23 +109,9 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         captions = prompts or []
     for ids in starts:
         _check_start(model, ids, options["max_new_tokens"])
-    seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
-    texts = []
-    with seeded(seed):
-        for ids in starts:
-            limit = min(options["max_new_tokens"] or NEW_TOKENS, context_of(model) - len(ids))
-            inputs = torch.tensor([ids] * request.n, device=model.device)  # [b, t]
-            output = model.module.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=limit,
-                **_generation(options, tokenizer, own),
-            )
-            said = output if talks is None else output[:, len(ids) :]
-            found = tokenizer.batch_decode(said, skip_special_tokens=True)
-            texts += found if talks is None else [text.strip() for text in found]
-    several = len(captions) > 1
-    return Samples(texts, "text", [caption for caption in captions for _ in range(request.n)] if several else None)
+    limits = [min(options["max_new_tokens"] or NEW_TOKENS, context_of(model) - len(ids)) for ids in starts]
+    shown = [caption for caption in captions for _ in range(request.n)] if len(captions) > 1 else None
+    return Asked(starts, limits, talks is not None, shown, options)
 
 
 def greedy(model: Model, inputs: torch.Tensor, limit: int) -> list[int]:
@@ -127,7 +164,7 @@ def _check_start(model: Model, ids: list[int], limit: int | None) -> None:
         )
 
 
-def _ends(tokenizer: PreTrainedTokenizerBase, own: Any) -> list[int] | None:
+def ends(tokenizer: PreTrainedTokenizerBase, own: Any) -> list[int] | None:
     """Return the tokens that end a text: those of the checkpoint's generation_config.json and the tokenizer's."""
     stored = getattr(own, "eos_token_id", None)
     stored = [stored] if isinstance(stored, int) else list(stored or [])
@@ -146,6 +183,6 @@ def _generation(options: dict[str, Any], tokenizer: PreTrainedTokenizerBase, own
         "repetition_penalty": options["repetition_penalty"],
         "no_repeat_ngram_size": options["no_repeat_ngram_size"],
         "pad_token_id": filler(tokenizer),
-        "eos_token_id": _ends(tokenizer, own),
+        "eos_token_id": ends(tokenizer, own),
         "use_cache": True,
     }

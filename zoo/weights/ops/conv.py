@@ -28,7 +28,9 @@ from zoo.weights.ops.base import (
 from zoo.weights.ops.conv_choice import Plan, Way, plan
 from zoo.weights.ops.conv_low_rank import Wanted, add_output, backward, delta, from_dense
 from zoo.weights.ops.geometry import Geometry, convolve, gradients, plus
+from zoo.weights.ops.rows import by_row
 from zoo.weights.quantized_tensor import Codec
+from zoo.weights.row_views import RowViews
 from zoo.weights.update import Factors
 
 
@@ -133,7 +135,7 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_bias, grad_left, grad_right, None, None, None, None, None, grad_base, *rest
 
 
-def convolution(managed: ManagedWeight, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
+def convolution(managed: ManagedWeight | RowViews, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
     """Return a convolution with a managed weight.
 
     Args:
@@ -146,6 +148,8 @@ def convolution(managed: ManagedWeight, x: Tensor, bias: Tensor | None, geometry
         (n, out, *spatial) or (out, *spatial); None if only the library's own path (or its own error) will do.
     """
     n = len(geometry.stride)
+    if isinstance(managed, RowViews):
+        return _by_row(managed, x, bias, geometry)
     if x.dim() == n + 1:
         y = convolution(managed, x.unsqueeze(0), bias, geometry)
         return y if y is None else y.squeeze(0)
@@ -175,6 +179,22 @@ def convolution(managed: ManagedWeight, x: Tensor, bias: Tensor | None, geometry
             y = add_output(y, F.dropout(x, update.dropout), typed, managed.shape, geometry, how)[0]
         return y
     return _apply(x, bias, base, low_rank, geometry)
+
+
+def _by_row(weight: RowViews, x: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """Return `convolution` with another weight for each row: (count, in, *spatial) → (count, out, *spatial)."""
+
+    def whole(view: ManagedWeight, x: Tensor) -> Tensor:
+        y = convolution(view, x, bias, geometry)
+        return convolve(x, view.dense(), bias, geometry) if y is None else y
+
+    def add(y: Tensor, x: Tensor, factors: list[Factors]) -> Tensor:
+        x = x if x.dtype is y.dtype else x.to(y.dtype)
+        how = plan(x, weight.shape, sum(one.right.shape[0] for one in factors), geometry)
+        joined = join(factors, y.dtype)
+        return y if joined is None else add_output(y, x, joined, weight.shape, geometry, how)[0]
+
+    return by_row(weight, x, len(geometry.stride) + 2, whole, add)
 
 
 def _scaled(
@@ -219,7 +239,7 @@ def conv(n: int):  # type: ignore[no-untyped-def]
     """Return the replacement of `torch.nn.functional.conv{n}d` that takes a managed weight."""
 
     def convnd(  # type: ignore[no-untyped-def]
-        managed: ManagedWeight, input: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
+        managed: ManagedWeight | RowViews, input: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
     ) -> Tensor | None:
         dilation = _spread(dilation, n)
         if isinstance(padding, str):
@@ -244,7 +264,7 @@ def conv_transpose(n: int):  # type: ignore[no-untyped-def]
     """Return the replacement of `torch.nn.functional.conv_transpose{n}d` that takes a managed weight."""
 
     def conv_transposend(  # type: ignore[no-untyped-def]
-        managed: ManagedWeight,
+        managed: ManagedWeight | RowViews,
         input: Tensor,
         bias=None,
         stride=1,

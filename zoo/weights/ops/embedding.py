@@ -12,7 +12,9 @@ from zoo.errors import WeightError
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.offload import call
 from zoo.weights.ops.base import fresh, join, transforms_active
-from zoo.weights.update import without_autocast
+from zoo.weights.ops.rows import by_row
+from zoo.weights.row_views import RowViews
+from zoo.weights.update import Factors, without_autocast
 
 RENORM = (
     "an embedding with max_norm rewrites its weight at every use, which a quantized or adapted weight cannot "
@@ -27,7 +29,7 @@ def refuse_renorm(*args: Any, max_norm: float | None = None, **kwargs: Any) -> N
 
 
 def embedding(
-    managed: ManagedWeight,
+    managed: ManagedWeight | RowViews,
     index: Tensor,
     padding_idx: int | None = None,
     max_norm: float | None = None,
@@ -54,6 +56,8 @@ def embedding(
     """
     if max_norm is not None:
         raise WeightError(RENORM)
+    if isinstance(managed, RowViews):
+        return _by_row(managed, index)
     updates = managed.active_updates()
     low_rank = managed.factors()
     dense = managed.effective_base()
@@ -78,15 +82,32 @@ def embedding(
     factors = join(low_rank, managed.dtype)
     if factors is None:
         return y
-    hidden = F.embedding(index, factors.left)  # (..., rank)
-    rows = y.reshape(-1, y.shape[-1])  # (positions, features)
-    with without_autocast(y):
-        flat = torch.addmm(rows, hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale)
+    flat = _added(y, index, factors)  # (positions, features)
     if padding_idx is not None:
         # The padding row takes no gradient, neither in its row of `left` nor in `right`, which all rows share.
         padding_idx %= managed.shape[0]  # -1 is the last row
         flat = torch.where((index == padding_idx).reshape(-1, 1), flat.detach(), flat)  # (positions, features)
     return fresh(flat.view(y.shape))
+
+
+def _added(y: Tensor, index: Tensor, factors: Factors) -> Tensor:
+    """Return rows (..., features) at `index` (...) with a low-rank update, as (positions, features)."""
+    hidden = F.embedding(index, factors.left)  # (..., rank)
+    rows = y.reshape(-1, y.shape[-1])
+    with without_autocast(y):
+        return torch.addmm(rows, hidden.reshape(-1, hidden.shape[-1]), factors.right, alpha=factors.scale)
+
+
+def _by_row(weight: RowViews, index: Tensor) -> Tensor:
+    """Return `embedding` with another weight for each row: (count, ...) → (count, ..., features)."""
+    if weight.flattened and index.dim() > 1 and index.shape[0] == 1:
+        index = index.expand(weight.count, *index.shape[1:])
+
+    def add(y: Tensor, index: Tensor, factors: list[Factors]) -> Tensor:
+        joined = join(factors, y.dtype)
+        return y if joined is None else _added(y, index, joined).view(y.shape)
+
+    return by_row(weight, index, 1, lambda view, index: embedding(view, index), add)
 
 
 def _rows(managed: ManagedWeight, index: Tensor) -> Tensor:

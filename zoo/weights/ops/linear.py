@@ -27,7 +27,9 @@ from zoo.weights.ops.base import (
     prefer_folding,
     transforms_active,
 )
+from zoo.weights.ops.rows import by_row
 from zoo.weights.quantized_tensor import Codec
+from zoo.weights.row_views import RowViews
 from zoo.weights.triton import fused as triton
 from zoo.weights.triton.paths import enabled
 from zoo.weights.update import Factors
@@ -172,7 +174,12 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(
-    managed: ManagedWeight, x: Tensor, bias: Tensor | None = None, *, flip: bool = False, follow: bool = False
+    managed: ManagedWeight | RowViews,
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    flip: bool = False,
+    follow: bool = False,
 ) -> Tensor | None:
     """Return x @ W.T + bias for a two-dimensional weight, or with `flip` x @ W + bias.
 
@@ -189,6 +196,8 @@ def linear(
     shape = managed.shape
     if len(shape) != 2 or not x.dim():
         return None
+    if isinstance(managed, RowViews):
+        return _by_row(managed, x, bias, flip, follow)
     dense, updates = managed.effective_base(), managed.active_updates()
     if dense is None:
         packed = managed.quantized_base()
@@ -225,6 +234,26 @@ def linear(
     return _apply(x, bias, base, join(low_rank, dtype), flip)
 
 
+def _by_row(weight: RowViews, x: Tensor, bias: Tensor | None, flip: bool, follow: bool) -> Tensor:
+    """Return `linear` with another weight for each row: (count, ..., in) → (count, ..., out)."""
+
+    def whole(view: ManagedWeight, x: Tensor) -> Tensor:
+        y = linear(view, x, bias, flip=flip, follow=follow)
+        if y is None:  # the update is of no form that products know
+            dense = view.dense(x.dtype if follow else None)
+            y = F.linear(x, dense.t() if flip else dense, bias)
+        return y
+
+    def add(y: Tensor, x: Tensor, factors: list[Factors]) -> Tensor:
+        joined = join(factors, y.dtype)
+        return y if joined is None else add_low_rank(y, x if x.dtype is y.dtype else x.to(y.dtype), joined, flip)
+
+    count = weight.count
+    if weight.flattened and x.dim() == 2 and count < x.shape[0] and x.shape[0] % count == 0:
+        return by_row(weight, x.reshape(count, -1, x.shape[1]), 3, whole, add).flatten(0, 1)
+    return by_row(weight, x, 2, whole, add)
+
+
 def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
     if not torch.is_grad_enabled() or not needs_graph(x, bias, BaseTensors(*base), factors):
         return _forward(x, bias, base, factors, flip)
@@ -248,26 +277,30 @@ def _scaled(managed: ManagedWeight, x: Tensor, bias: Tensor | None, dtype: torch
     return y if bias is None else y + bias
 
 
-def addmm(managed: ManagedWeight, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
+def addmm(
+    managed: ManagedWeight | RowViews, bias: Tensor, x: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor | None:
     """Return bias + x @ W for a one-dimensional bias, as transformers' `Conv1D` computes it; None for other forms."""
     if beta != 1 or alpha != 1 or bias.dim() != 1 or x.dim() != 2 or len(managed.shape) != 2:
         return None
     return linear(managed, x, bias, flip=True)
 
 
-def matmul(managed: ManagedWeight, x: Tensor) -> Tensor | None:
+def matmul(managed: ManagedWeight | RowViews, x: Tensor) -> Tensor | None:
     """Return x @ W for a two-dimensional weight; None for other forms."""
     if len(managed.shape) != 2 or x.dim() < 1 or x.shape[-1] != managed.shape[0]:
         return None
     return linear(managed, x, None, flip=True)
 
 
-def matmul_left(managed: ManagedWeight, x: Tensor) -> Tensor | None:
+def matmul_left(managed: ManagedWeight | RowViews, x: Tensor) -> Tensor | None:
     """Return W @ x for a two-dimensional weight and x (in,) or (..., in, n), as x.T @ W.T; None for other forms."""
     if len(managed.shape) != 2 or x.dim() < 1 or x.shape[-1 if x.dim() == 1 else -2] != managed.shape[1]:
         return None
     if x.dim() == 1:
         return linear(managed, x)
+    if isinstance(managed, RowViews):
+        managed.check(x, 3)  # of (in, n) the rows are no samples
     y = linear(managed, x.mT)  # (..., n, out)
     # In memory as torch.matmul's result, which callers may view.
     return y if y is None else y.mT.clone(memory_format=torch.contiguous_format)

@@ -68,6 +68,16 @@ def sample(model: zoo.Model) -> Wrapper:
 
 
 @zoo.hookimpl(wrapper=True)
+def embed(model: zoo.Model) -> Wrapper:
+    return (yield from timed("embed", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
+def engine(model: zoo.Model) -> Wrapper:
+    return (yield from timed("engine", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
 def loss(model: zoo.Model) -> Wrapper:
     return (yield from timed("loss", model.entry.name))
 

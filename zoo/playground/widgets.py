@@ -1,0 +1,97 @@
+"""One field of the page for each option, and the option's value from what the field has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.bounded.json_text import json_value
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    import gradio
+
+    from zoo.plugin.options import Option
+
+STEPS = 100  # of a slider of numbers
+LONGEST_SLIDER = 10_000  # whole numbers from its low to its high end; a field of digits beyond
+
+
+def field(option: Option) -> gradio.components.Component:
+    """Return the component in which a person gives an option's value."""
+    import gradio as gr
+
+    label, info = option.name.replace("_", " "), option.help
+    common: dict[str, Any] = {"label": label, "info": info, "interactive": True, "elem_id": f"option-{option.name}"}
+    low = option.low if option.low is not None else option.above
+    if option.type in ("int", "float"):
+        whole = option.type == "int"
+        if is_slider(option):
+            step = 1 if whole else (option.high - low) / STEPS  # type: ignore[operator]
+            least = low + step if option.low is None else low  # type: ignore[operator]
+            return gr.Slider(least, option.high, value=option.default, step=step, **common)
+        if option.default is None:  # a field of digits cannot be empty
+            return gr.Textbox(value="", placeholder="default", **common)
+        return gr.Number(
+            value=option.default, precision=0 if whole else None, minimum=option.low, maximum=option.high, **common
+        )
+    if option.type == "bool":
+        return gr.Checkbox(value=option.default, **common)
+    if option.type == "choice":
+        return gr.Dropdown(choices=list(option.choices), value=option.default, **common)
+    if option.type == "classes" and option.choices:
+        return gr.Dropdown(choices=list(option.choices), value=[], multiselect=True, **common)
+    if option.type == "images":
+        common.pop("info")
+        common.pop("interactive")
+        return gr.File(file_count="multiple", file_types=["image"], **{**common, "label": f"{label}: {info}"})
+    lines = 3 if option.type in ("text", "texts", "messages") else 1
+    return gr.Textbox(value=option.default or "", lines=lines, **common)
+
+
+def is_slider(option: Option) -> bool:
+    """Return whether an option has a default between two ends, near enough for a slider."""
+    low = option.low if option.low is not None else option.above
+    if option.default is None or low is None or option.high is None:
+        return False
+    return option.type == "float" or option.high - low <= LONGEST_SLIDER
+
+
+def value_of(option: Option, raw: Any) -> Any:
+    """Return what `sample` gets for a field's content; None for an empty one.
+
+    Raises:
+        ZooError: it cannot be read.
+    """
+    if raw is None or (isinstance(raw, str | list) and not raw):
+        return option.default if option.type == "text" and raw == "" and option.default == "" else None
+    if option.type == "images":
+        return [_opened(path) for path in (raw if isinstance(raw, list) else [raw])]
+    if option.type in ("int", "float"):
+        return _number(option, raw)
+    if option.type in ("numbers", "messages") or (option.type == "classes" and isinstance(raw, str)):
+        return _read(raw)
+    return raw
+
+
+def _number(option: Option, raw: Any) -> int | float:
+    try:
+        number = float(raw)
+    except ValueError:
+        raise ZooError(f"{option.name}: expected {option.expected}, got {raw!r:.200}") from None
+    return int(number) if option.type == "int" and number.is_integer() else number
+
+
+def _read(raw: str) -> Any:
+    """Return a list or a number that is written as JSON, else the words themselves."""
+    try:
+        found = json_value(raw)
+    except ValueError:
+        return raw
+    return found if isinstance(found, list | int) else raw
+
+
+def _opened(path: str) -> Any:
+    from zoo.data.pictures import open_image
+
+    return open_image(Path(path))
