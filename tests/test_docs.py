@@ -22,7 +22,7 @@ PAGES = [
     *sorted((ROOT / "plugins").glob("*/README.md")),
     ROOT / "benchmarks" / "README.md",
     # Their blocks build on each other: test_plugin_docs.py and hub/test_docs.py follow them from the first to the last.
-    *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs" / "plugins.md", ROOT / "docs" / "hub.md"}),
+    *sorted(set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs" / f"{page}.md" for page in ("plugins", "hub", "shipping")}),
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Training and sampling steps, and samples where there are ten or more: a sheet of 26 takes ddpm ten seconds.

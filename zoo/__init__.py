@@ -59,6 +59,7 @@ _HOME = {
     "Head": "zoo.catalog.head",
     "Heads": "zoo.catalog.head",
     "entries": "zoo.catalog.registry",
+    "list": "zoo.catalog.listing",
     "Samples": "zoo.samples.samples",
     "Option": "zoo.plugin.options",
     "SampleRequest": "zoo.plugin.requests",
@@ -111,16 +112,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'zoo' has no attribute {name!r}; its public names are {', '.join(__all__)}")
 
 
-def __dir__() -> list[str]:
+def __dir__() -> Iterable[str]:
     return sorted({*globals(), *__all__})
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zoo.adapters.combine import CombineReport as CombineReport
     from zoo.adapters.merge import MergeReport as MergeReport
     from zoo.catalog.entry import Entry as Entry
     from zoo.catalog.head import Head as Head
     from zoo.catalog.head import Heads as Heads
+    from zoo.catalog.listing import list as list
     from zoo.catalog.registry import entries as entries
     from zoo.comparison.run import compare as compare
     from zoo.data.spec import Data as Data

@@ -17,6 +17,7 @@ from zoo.adapters.prepared import PreparedAdapter
 from zoo.adapters.unsaved import check_trained
 from zoo.adapters.updates import make_updates
 from zoo.adapters.verbs import AdapterVerbs
+from zoo.bounded.notebook import table
 from zoo.catalog.entry import Entry
 from zoo.errors import TuningError
 from zoo.formats import heads, native, saved, training
@@ -105,6 +106,17 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
         active = f", active={', '.join(shares)}" if shares else ""
         kind = type(self.module).__name__
         return f"zoo.Model({self.entry.name!r}, {kind}, {self.device}, {self.dtype}{bits}{active})"
+
+    def _repr_html_(self) -> str:
+        size = self.footprint()
+        rows = {
+            "module": type(self.module).__name__,
+            "device": f"{self.device}, {self.dtype}",
+            "bits": self.scheme.argument if self.scheme else None,
+            "parameters": f"{size.parameters:,}, {size.bytes:,} bytes",
+            "adapters": ", ".join(f"{name}{'' if name in self.active else ' (inactive)'}" for name in self.adapters),
+        }
+        return table(f"zoo.Model {self.entry.name}", rows)
 
     def train(self, mode: bool = True) -> Model:
         """Set training mode, as `nn.Module.train`."""

@@ -106,7 +106,7 @@ def test_tune_trains_an_adapter_and_saves_it_in_the_runs_folder(fake, capsys):
     expected = {"steps": 20, "lr": 1e-3, "out": folder, "resume": False, "seed": 0}
     assert fake.calls == [("tune", "letters:serif", expected), ("save_adapter", folder / "adapter")]
     assert out == "runs/ddpm/adapter\n"
-    assert "zoo sample ddpm --lora runs/ddpm/adapter" in err
+    assert "zoo sample ddpm --bits 4 --lora runs/ddpm/adapter" in err
 
 
 def test_tune_writes_the_adapter_for_another_tool(fake):

@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -25,6 +26,7 @@ from zoo.cli import (
     info_commands,
     matrix,
     model_commands,
+    names,
     new_plugin,
     plan,
     play,
@@ -34,7 +36,7 @@ from zoo.cli import (
     ship,
     tune,
 )
-from zoo.cli.output import Group, echo
+from zoo.cli.output import Group, echo, help_width
 from zoo.cli.screen import printable_streams
 from zoo.errors import ZooError, one_line
 
@@ -73,6 +75,7 @@ for command in (
     *serve.COMMANDS,
     *ship.COMMANDS,
     *export.COMMANDS,
+    *names.COMMANDS,
 ):
     command_line.add_command(command)
 
@@ -89,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str]) -> int:
     try:
-        return _exit_code(command_line.main(list(words), prog_name="zoo", standalone_mode=False, obj=tuple(words)))
+        given: dict[str, Any] = {"obj": tuple(words), "terminal_width": help_width()}
+        return _exit_code(command_line.main(list(words), prog_name="zoo", standalone_mode=False, **given))
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.model_commands import parse_options
+from zoo.cli.names import MODEL
 from zoo.cli.options import column_option
 from zoo.cli.output import Command, echo, json_option, note, print_json, print_table
 
@@ -49,7 +50,7 @@ class Numbers(click.ParamType):
     zoo compare vit --bits 32,8,4 --no-lora
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option(
     "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
 )

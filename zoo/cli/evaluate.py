@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from zoo.cli.model_commands import load
+from zoo.cli.names import MODEL
 from zoo.cli.options import cache_option, column_option, given_cache, model_options, with_columns
 from zoo.cli.output import Command, json_option, note, print_facts, print_json
 from zoo.cli.together import together
@@ -25,7 +26,7 @@ _VARIANT = ("bits", "lora", "weights", "revision")  # what words of --against ma
     zoo evaluate bert --data notes.txt --against ./another-bert
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option(
     "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from zoo.cli.names import MODEL
 from zoo.cli.options import model_options
 from zoo.cli.output import Command, echo, json_option, note, print_json, size
 from zoo.cli.ship import loaded, lora_option, out_option
@@ -23,7 +24,7 @@ FORMATS = ("native", "packed", "onnx", "torch", "gguf")
     zoo export gpt --bits 4 --format packed --out my-gpt-4bit
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option(
     "--format",
     "file_format",

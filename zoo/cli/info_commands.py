@@ -9,6 +9,7 @@ import click
 
 from zoo.catalog.entry import EMBEDDED
 from zoo.catalog.names import is_name
+from zoo.cli.names import MODEL
 from zoo.cli.options import adapter_of, bits_option, keep_option, targets_option
 from zoo.cli.output import (
     Command,
@@ -35,23 +36,20 @@ _NON_COMMERCIAL = ("non-commercial", "noncommercial", "-nc")
     cls=Command,
     examples="""
     zoo list
+    zoo list "vit*"
     zoo list --plugin ddpm
     zoo list --json | jq '.[].name'
     """,
 )
+@click.argument("pattern", required=False, type=MODEL)
 @click.option("--plugin", metavar="NAME", help="Only the models of this architecture.")
 @json_option
-def list_models(plugin: str | None, as_json: bool) -> None:
-    """List the models in the registries."""
-    from zoo.catalog import discovery, registry
-    from zoo.errors import UnknownNameError, did_you_mean
+def list_models(pattern: str | None, plugin: str | None, as_json: bool) -> None:
+    """List the models in the registries, or those whose names match PATTERN, such as "vit*"."""
+    from zoo.catalog import registry
+    from zoo.catalog.listing import matching
 
-    found = registry.entries()
-    if plugin is not None:
-        known = sorted({str(entry.plugin) for entry in found} | set(discovery.claims()))
-        if plugin not in known:
-            raise UnknownNameError(f"no plugin {plugin!r}; there are {', '.join(known)}.{did_you_mean(plugin, known)}")
-        found = tuple(entry for entry in found if entry.plugin == plugin)
+    found = matching(pattern, plugin)
     for problem in registry.problems():
         note(f"warning: left out: {problem}")
     if as_json:
@@ -71,7 +69,7 @@ def list_models(plugin: str | None, as_json: bool) -> None:
     zoo info bert --bits 4 --errors
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option("--footprint", is_flag=True, help="Parameters and bytes, from the structure alone (imports torch).")
 @bits_option("Footprint in this precision, or of this average.")
 @keep_option

@@ -10,6 +10,7 @@ import click
 
 from zoo.bounded.json_text import json_value
 from zoo.catalog.names import is_name
+from zoo.cli.names import MODEL
 from zoo.cli.options import (
     adapter_of,
     cache_option,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     zoo sample gpt --stream -o prompt="The list"
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option("-n", "count", type=click.IntRange(min=1), default=1, show_default=True, help="How many.")
 @click.option("--seed", type=int, help="The same seed draws the same samples.")
 @click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
@@ -93,7 +94,7 @@ def sample(
     zoo demo gpt --out gpt-demo
     """,
 )
-@click.argument("name", default="ddpm")
+@click.argument("name", type=MODEL, default="ddpm")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +15,27 @@ import click
 
 from zoo.errors import printable
 
+NARROW = 14  # characters of a column, below which a table is none
+
+
+class Formatter(click.HelpFormatter):
+    """Writes helps: on a narrow terminal the column of options gives way to that of their texts."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write rows of two columns."""
+        super().write_dl(list(rows), col_max if self.width >= 50 else max(self.width // 4, 6), col_spacing)
+
+
+class Context(click.Context):
+    """The context of a command, with our formatter."""
+
+    formatter_class = Formatter
+
 
 class Command(click.Command):
     """A command whose help ends with `examples`."""
+
+    context_class = Context
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -29,6 +48,8 @@ class Command(click.Command):
 
 class Group(click.Group):
     """A group whose help ends with `examples`, and which suggests the nearest command."""
+
+    context_class = Context
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,8 +112,18 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a header: rich's table on a terminal, else columns padded with spaces."""
+    """Print rows under a header: rich's table on a terminal, else columns padded with spaces.
+
+    On a terminal that is too narrow for columns each row is a paragraph: the first cell, and the others by their names.
+    """
     if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        if width < NARROW * len(columns):
+            for row in rows:
+                echo(row[0])
+                for label, cell in zip(columns[1:], row[1:], strict=True):
+                    echo(_wrapped(f"  {label}: {cell}", 4, width))
+            return
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -109,11 +140,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def _wrapped(text: str, indent: int, width: int) -> str:
+    """Return a text in lines of at most `width` characters, of which all but the first are indented."""
+    rest = " " * indent
+    return "\n".join(textwrap.wrap(text, max(width, indent + 10), subsequent_indent=rest, break_on_hyphens=False))
+
+
+def help_width() -> int | None:
+    """Return the width of helps on a terminal that is narrower than click's own least, which is 50; else None."""
+    columns = shutil.get_terminal_size().columns
+    return max(columns - 1, 20) if columns < 52 else None
+
+
 def print_facts(facts: Mapping[str, str]) -> None:
     """Print `label  text`, one per line, the texts aligned."""
     width = max(map(len, facts), default=0)
+    terminal = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for label, text in facts.items():
-        echo(f"{label.ljust(width)}  {text}".rstrip())
+        if terminal is None:
+            echo(f"{label.ljust(width)}  {text}".rstrip())
+        elif terminal < width + NARROW:
+            echo(_wrapped(f"{label}: {text}" if text.strip() else label, 2, terminal))
+        else:
+            echo(_wrapped(f"{label.ljust(width)}  {text}".rstrip(), width + 2, terminal))
 
 
 def note(message: str) -> None:

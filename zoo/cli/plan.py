@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.catalog.names import is_name
+from zoo.cli.names import MODEL
 from zoo.cli.options import adapter_of, bits_option, keep_option, targets_option
 from zoo.cli.output import Command, json_option, note, print_facts, print_json, size
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     zoo plan ddpm-cifar10 --full --gpu rtx4090 --json
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option("--lora", type=click.IntRange(min=1), metavar="RANK", help="An adapter's rank [default: 8].")
 @targets_option
 @click.option("--full", is_flag=True, help="Every weight trains, and no adapter.")

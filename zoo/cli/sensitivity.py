@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.catalog.names import is_name
+from zoo.cli.names import MODEL
 from zoo.cli.options import model_options
 from zoo.cli.output import Command, json_option, note, print_json, print_table, progress_line
 
@@ -32,7 +33,7 @@ WIDE, PLAIN = "#e6b0ae", "#808080"
     zoo sensitivity ddpm --data letters:serif --json | jq '.weights[0]'
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option(
     "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.model_commands import load
+from zoo.cli.names import MODEL
 from zoo.cli.options import model_options
 from zoo.cli.output import Command, echo, json_option, note, print_json, size
 
@@ -41,7 +42,7 @@ def out_option(text: str) -> Any:
     zoo save ddpm --lora runs/ddpm/adapter --out my-ddpm --json
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @out_option("The folder to write.")
 @packed_option
 @lora_option
@@ -56,7 +57,7 @@ def save(
     The weights are in full precision, adapters included; with --packed quantized ones keep their codes and scales.
     """
     model = loaded(name, lora, loading)
-    report = _merge(model, packed) if packed and lora else None
+    report = merge_active(model, packed) if packed and lora else None
     _write(model, name, out, packed, digests, lora, report, as_json)
 
 
@@ -68,7 +69,7 @@ def save(
     zoo merge gpt --lora me/notes --lora me/style --out both --json
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option(
     "--lora", metavar="WHERE", multiple=True, required=True, help="A saved adapter; may be given several times."
 )
@@ -86,7 +87,7 @@ def merge(
     adapters' effect that loses is printed.
     """
     model = loaded(name, lora, loading)
-    _write(model, name, out, packed, digests, lora, _merge(model, packed), as_json)
+    _write(model, name, out, packed, digests, lora, merge_active(model, packed), as_json)
 
 
 def loaded(name: str, lora: tuple[str, ...], loading: dict[str, Any]) -> Model:
@@ -113,7 +114,8 @@ def loaded(name: str, lora: tuple[str, ...], loading: dict[str, Any]) -> Model:
     return model
 
 
-def _merge(model: Model, packed: bool) -> MergeReport:
+def merge_active(model: Model, packed: bool) -> MergeReport:
+    """Merge the active adapters, into quantized weights if they are to be packed, and say what that did."""
     note("merging …")
     again = model.scheme if packed else None
     report = model.merge(bits=again)

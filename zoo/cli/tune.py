@@ -12,6 +12,7 @@ import click
 from zoo.catalog.entry import EMBEDDED, RANDOM
 from zoo.catalog.names import is_name
 from zoo.cli.model_commands import parse_options
+from zoo.cli.names import MODEL
 from zoo.cli.options import (
     AUTO,
     adapter_fields,
@@ -48,7 +49,7 @@ _LOADING = ("weights", "revision", "bits", "device", "classes", "task", "image_s
     zoo tune vit --steps 200 --tracker tensorboard --project letters
     """,
 )
-@click.argument("name", metavar="NAME|FILE.toml")
+@click.argument("name", type=MODEL, metavar="NAME|FILE.toml")
 @click.option(
     "--data", metavar="WHAT", help="A folder, a file or a name such as letters:serif [default: the plugin's]."
 )
@@ -166,7 +167,7 @@ def tune(
         note(_how_to_resume(folder_of(settings), started))
         raise click.exceptions.Exit(stop.code if isinstance(stop, Terminated) else 130) from None
     if done.result.main_process:
-        _say(done, settings.model.name, done.result.seed, as_json)
+        _say(done, settings.model.name, settings.model.bits, as_json)
 
 
 def _without_budget(content: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def _without_budget(content: dict[str, Any], given: dict[str, Any]) -> dict[str,
     return content
 
 
-def _say(done: Finished, name: str, seed: int, as_json: bool) -> None:
+def _say(done: Finished, name: str, bits: int | str | None, as_json: bool) -> None:
     """Print what a run has left."""
     result, saved = done.result, done.saved
     metrics = dict(done.metrics or {})
@@ -189,7 +190,14 @@ def _say(done: Finished, name: str, seed: int, as_json: bool) -> None:
         facts["data"] = [report.as_dict() for report in result.reports]
         pushed = {} if done.pushed is None else {"pushed": done.pushed.url}
         print_json(
-            {"name": name, **facts, "seed": seed, "saved": saved, **({"metrics": metrics} if metrics else {}), **pushed}
+            {
+                "name": name,
+                **facts,
+                "seed": result.seed,
+                "saved": saved,
+                **({"metrics": metrics} if metrics else {}),
+                **pushed,
+            }
         )
         return
     note(result.summary())
@@ -200,7 +208,8 @@ def _say(done: Finished, name: str, seed: int, as_json: bool) -> None:
     if done.pushed is not None:
         note(f"pushed: {done.pushed.url}")
     place = str(saved) if "/" in str(saved) else f"./{saved}"  # a name without a slash is looked up in the registry
-    adapter = f"zoo sample {shlex.quote(name)} --lora {shlex.quote(str(saved))}"
+    stored = "" if bits is None else f" --bits {bits}"
+    adapter = f"zoo sample {shlex.quote(name)}{stored} --lora {shlex.quote(str(saved))}"
     note(f"try it: {f'zoo sample {shlex.quote(place)}' if done.whole else adapter}")
     echo(str(saved))
 

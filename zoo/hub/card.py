@@ -77,14 +77,20 @@ def metadata(items: Sequence[Item], facts: Facts) -> dict[str, Any]:
     if base:
         found |= {"base_model": base, "base_model_relation": "adapter"}
     found["library_name"] = "peft" if all(item.peft for item in items) else "adapter-zoo"
-    if facts.license:
-        known = facts.license.lower()
-        found["license"] = known if known in _LICENSES else "other"
-        if known not in _LICENSES:
-            found["license_name"] = " ".join(facts.license.split())[:100]
+    found |= license_of(facts)
     tags = [str(item.record.get(key)) for item in items for key in ("kind", "architecture") if item.record.get(key)]
     found["tags"] = list(dict.fromkeys([*tags, "zoo"]))
     return found
+
+
+def license_of(facts: Facts) -> dict[str, str]:
+    """Return the licence as the Hub's metadata have it; nothing if it is not known."""
+    if not facts.license:
+        return {}
+    known = facts.license.lower()
+    if known in _LICENSES:
+        return {"license": known}
+    return {"license": "other", "license_name": " ".join(facts.license.split())[:100]}
 
 
 def body(items: Sequence[Item], facts: Facts) -> str:
@@ -103,7 +109,7 @@ def body(items: Sequence[Item], facts: Facts) -> str:
         parts += ["## Load with PEFT", block(_with_peft(loadable[0], facts), "python")]
     for item in items:
         suffix = f" of {inline(item.name)}" if len(items) > 1 else ""
-        parts += _training_and_metrics(item, suffix)
+        parts += training_and_metrics(item, suffix)
     parts += ["## Base", table(("", ""), _base_rows(items[0].record, facts))]
     return "\n\n".join(parts)
 
@@ -203,7 +209,8 @@ def _base_code(item: Item, facts: Facts) -> tuple[str, set[str]]:
     return "base = ...  # the torch.nn.Module that it was made for", set()
 
 
-def _training_and_metrics(item: Item, suffix: str) -> list[str]:
+def training_and_metrics(item: Item, suffix: str) -> list[str]:
+    """Return the sections about how an adapter was trained, and how good it is, with a suffix of their titles."""
     parts: list[str] = []
     runs = item.record.get("training")
     rows = [_run(run) for run in runs if isinstance(run, Mapping)] if isinstance(runs, list) else []

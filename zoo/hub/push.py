@@ -58,7 +58,7 @@ def push(
             _without_paths(root / folder)
             drawn = samples if samples is not None else _draw(model, adapters, each)
             items.append(_item(each, folder, root / folder, drawn))
-        facts = _facts(model, repository, branch)
+        facts = facts_of(model, repository, branch)
 
         def content(present: Callable[[str], str | None]) -> Mapping[str, Path]:
             text = card.readme(present(CARD), items, facts)
@@ -121,7 +121,8 @@ def _for_peft(tensors: Path) -> bool:
         return not any(key.startswith(keys.ZOO_PREFIX) for key in file.keys())  # noqa: SIM118 - not a dict
 
 
-def _facts(model: LoadedModel, repository: str, branch: str | None) -> Facts:
+def facts_of(model: LoadedModel, repository: str, branch: str | None) -> Facts:
+    """Return a card's facts about the repository and the model."""
     kind = type(model.module)
     try:
         described = hooks.describe(model.entry) if model.entry.plugin and model.entry.config else {}
@@ -136,11 +137,11 @@ def _without_paths(folder: Path) -> None:
     content = read_json(folder / MANIFEST)
     config = read_json(folder / ADAPTER_CONFIG)
     base = content["base"]
-    plain = {key: _last(base.get(key)) for key in ("name", "weights")}
+    plain = {key: last_part(base.get(key)) for key in ("name", "weights")}
     if plain == {key: base.get(key) for key in plain} and not _is_path(config.get("base_model_name_or_path")):
         return
     content["base"] = {**base, **plain, "weights": None if _is_path(base.get("weights")) else base.get("weights")}
-    config["base_model_name_or_path"] = _last(config.get("base_model_name_or_path"))
+    config["base_model_name_or_path"] = last_part(config.get("base_model_name_or_path"))
     atomic.write_json(folder / ADAPTER_CONFIG, config)
     atomic.write_json(folder / MANIFEST, content)
 
@@ -151,7 +152,8 @@ def _is_path(value: Any) -> bool:
     return parted and (not is_repository(value) or Path(value).exists())
 
 
-def _last(value: Any) -> Any:
+def last_part(value: Any) -> Any:
+    """Return the last part of a path of this machine; anything else as it is."""
     return Path(value.replace("\\", "/")).name if _is_path(value) else value
 
 

@@ -65,6 +65,8 @@ class SavingVerbs:
         repo_id: str,
         name: str | None = None,
         *,
+        whole: bool = False,
+        packed: bool = False,
         private: bool = False,
         branch: str | None = None,
         message: str | None = None,
@@ -78,6 +80,8 @@ class SavingVerbs:
             repo_id: `owner/name`, created if it is missing; other files in it stay. One adapter is at its root,
                 several in a folder each.
             name: of one adapter; default all of them.
+            whole: push the model itself instead, active and merged adapters included, as `save` writes it.
+            packed: with `whole`, quantized weights as they are in memory; adapters have to be merged first.
             private: whether a new repository is private.
             branch: default main; created if it is missing.
             message: the commit's message.
@@ -85,8 +89,18 @@ class SavingVerbs:
 
         Raises:
             AdapterError: there is no such adapter.
+            OutputError: the whole model cannot be written.
             HubError: the Hub refuses or cannot be reached.
         """
+        if whole or packed:
+            if name is not None or not whole:
+                wrong = f"name={name!r} is of an adapter" if name is not None else "packed=True is of a whole model"
+                raise AdapterError(f"{wrong}, and whole={whole}: give one or the other")
+            from zoo.hub.whole import push_model
+
+            more = {"private": private, "branch": branch, "message": message, "samples": samples}
+            with self.adapter_set.turns:
+                return push_model(self, self.adapter_set, repo_id, packed=packed, **more)  # type: ignore[arg-type]
         from zoo.hub.push import push
 
         return push(

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.bounded.notebook import table
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -86,6 +88,22 @@ class TuneResult:
         low, high = min(means), max(means)
         scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
         return "".join(_BLOCKS[round((value - low) * scale)] for value in means)
+
+    def _repr_html_(self) -> str:
+        evaluated = self.evaluations[-1] if self.evaluations else None
+        last = "" if evaluated is None else ", ".join(f"{name} {value:.4g}" for name, value in evaluated[1].items())
+        return table(
+            "zoo.TuneResult",
+            {
+                "run": self.summary(),
+                "losses": self.curve(),
+                "stopped": self.stopped,
+                "best step": self.best_step,
+                "last evaluation": last,
+                "checkpoint": self.checkpoint,
+                "report": self.report,
+            },
+        )
 
     def __rich__(self) -> RenderableType:
         from rich.text import Text

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from zoo.bounded.notebook import table
 from zoo.weights.fused import copied_bytes
 from zoo.weights.managed_weight import ManagedWeight
 from zoo.weights.quantized_tensor import QuantizedTensor
@@ -64,6 +65,22 @@ class Footprint:
     def as_dict(self) -> dict[str, int | float]:
         """Return the numbers by name, for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        share = self.bytes / self.bytes_16bit if self.bytes_16bit else 0.0
+        error = None if self.error is None else f"{self.error:.2%} of the weights' size"
+        return table(
+            "zoo.Footprint",
+            {
+                "parameters": f"{self.parameters:,}",
+                "trainable": f"{self.trainable:,}",
+                "bytes": f"{self.bytes:,} ({share:.1%} of 16 bit)",
+                "bytes of adapters": f"{self.adapter_bytes:,}",
+                "quantized": f"{self.quantized_share:.2%} of the parameters",
+                "adapted": f"{self.adapted_share:.2%} of the parameters",
+                "error of quantizing": error,
+            },
+        )
 
 
 def stored_bytes(value: nn.Parameter | ManagedWeight) -> int:

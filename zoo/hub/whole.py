@@ -1,0 +1,117 @@
+"""`model.push(whole=True)`: push a whole model, with a card and samples, to a Hub repository in one commit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from zoo.catalog.names import is_repository
+from zoo.errors import AdapterError, HubError, ZooError
+from zoo.formats import native
+from zoo.hub import markup, model_card
+from zoo.hub.card import SHEET
+from zoo.hub.model_card import Whole
+from zoo.hub.publish import PushResult, publish
+from zoo.hub.push import CARD, COUNT, facts_of, last_part
+from zoo.hub.trouble import scrub, warn
+from zoo.plugin import hooks
+from zoo.plugin.requests import SampleRequest
+from zoo.storage.atomic import write_json
+from zoo.storage.file_names import ADAPTER_CONFIG
+from zoo.storage.model_folder import write_digests
+from zoo.weights.footprint import footprint
+
+if TYPE_CHECKING:
+    from zoo.adapters.adapter_set import AdapterSet
+    from zoo.plugin.contract import LoadedModel
+    from zoo.samples import Samples
+
+ORIGIN = "_name_or_path"  # transformers' note of where a model was read
+
+
+def push_model(
+    model: LoadedModel,
+    adapters: AdapterSet,
+    repository: str,
+    *,
+    packed: bool = False,
+    private: bool = False,
+    branch: str | None = None,
+    message: str | None = None,
+    samples: Samples | None = None,
+) -> PushResult:
+    """Push the model with its active and merged adapters; see `zoo.Model.push`."""
+    if not is_repository(repository):
+        raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
+    if model.entry.plugin is None:
+        raise AdapterError("a wrapped module cannot be pushed whole, as nothing could load it: push its adapter alone")
+    drawn = samples if samples is not None else _draw(model)
+    with TemporaryDirectory(prefix="zoo-push-") as staging:
+        root = Path(staging) / "model"
+        native.save(model, root, False, adapters if packed else None)
+        _without_paths(root)
+        write_digests(root)
+        whole = _described(model, adapters, root, packed, drawn)
+        facts = facts_of(model, repository, branch)
+
+        def content(present: Callable[[str], str | None]) -> Mapping[str, Path]:
+            if present(ADAPTER_CONFIG) is not None:
+                raise HubError(
+                    f"{repository} holds an adapter, which would be loaded instead of the model: give another "
+                    "repository, or another branch"
+                )
+            text = markup.compose(present(CARD), model_card.metadata(whole, facts), model_card.body(whole, facts))
+            if text is None:
+                warn(f"{repository}: the metadata of its README.md is no YAML; it stays as it is, without a card")
+            else:
+                (root / CARD).write_bytes(scrub(text).encode())
+            return {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+
+        title = message or f"Add {Path(model.entry.name).name}"
+        done = publish(repository, content, message=title, private=private, branch=branch)
+    if done.unchanged:
+        warn(f"{repository}@{done.branch} has all of this already, in commit {done.sha}: nothing was pushed")
+    return done
+
+
+def _described(model: LoadedModel, adapters: AdapterSet, root: Path, packed: bool, drawn: Samples | None) -> Whole:
+    """Return what the card says, and write the picture of samples that it shows."""
+    texts: list[str] = []
+    if drawn is not None and len(drawn):
+        if Path(SHEET).suffix in drawn.suffixes:
+            drawn.save(root / SHEET)
+        else:
+            texts = [str(text) for text in drawn]
+    inside = [*adapters.merged, *(name for name in adapters.weights if name not in adapters.merged)]
+    return Whole(
+        base={"name": last_part(model.entry.name), "weights": model.entry.weights, "revision": model.entry.revision},
+        plugin=str(model.entry.plugin),
+        records={name: adapters.records.get(name) or {} for name in inside},
+        scheme=adapters.scheme,
+        packed=packed,
+        footprint=footprint(model.module),
+        files=tuple(sorted(path.name for path in root.iterdir() if path.is_file())),
+        texts=tuple(texts),
+        sheet=(root / SHEET).is_file(),
+    )
+
+
+def _draw(model: LoadedModel) -> Samples | None:
+    try:
+        return hooks.draw(model, SampleRequest(COUNT, 0))
+    except ZooError as error:
+        warn(f"the card has no samples: {error}")
+        return None
+
+
+def _without_paths(root: Path) -> None:
+    """Remove this machine's paths from the configurations that libraries wrote."""
+    for path in root.rglob("*.json"):
+        if path.stat().st_size > 1 << 20:  # no configuration
+            continue
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get(ORIGIN) != last_part(content.get(ORIGIN)):
+            write_json(path, {**content, ORIGIN: last_part(content[ORIGIN])})
