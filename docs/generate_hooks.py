@@ -15,7 +15,7 @@ from textwrap import dedent, indent
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = ROOT / "zoo" / "plugin" / "hookspecs.py"
 PAGE = ROOT / "docs" / "hooks.md"
-EXAMPLES = ("ddpm", "gat", "stylegan", "ia3")  # plugins that have every hook between them
+EXAMPLES = ("ddpm", "gat", "gpt", "stylegan", "ia3")  # plugins that have every hook between them
 
 HEAD = """\
 # Hooks

@@ -212,9 +212,8 @@ def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
 def engine(model: LoadedModel, room: int) -> Engine | None:
     """Return what continues many texts at once, token by token (optional).
 
-    Gets the model, and how many texts there are at once, at most. Returns a `zoo.plugin.engines.Engine`, or None for a
-    model that cannot. Requests come and go while others are worked on, each under its own adapter, and each gets what
-    `sample` gives it alone. Called by `zoo serve`, `zoo chat` and `model.stream`; without it samples come as a whole::
+    Gets the model, and how many texts there are at once, at most. Returns a `zoo.plugin.engines.Engine`: requests come
+    and go, each under its own adapter, and get what `sample` gives alone. Called by `zoo serve` and `model.stream`::
 
         return Engine(model, room) if has_cache(model.module) else None
     """
