@@ -1,4 +1,4 @@
-"""Write docs/hooks.md from zoo/plugin/hookspecs.py: python docs/generate_hooks.py.
+"""Write docs/hooks.md from zoo/plugin/hookspecs.py and hookspecs_of_use.py: python docs/generate_hooks.py.
 
 The source is read, not imported; a test asserts that the committed page is what this writes.
 """
@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from textwrap import dedent, indent
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTRACT = ROOT / "zoo" / "plugin" / "hookspecs.py"
+CONTRACT = tuple(ROOT / "zoo" / "plugin" / name for name in ("hookspecs.py", "hookspecs_of_use.py"))
 PAGE = ROOT / "docs" / "hooks.md"
 EXAMPLES = ("ddpm", "gat", "gpt", "stylegan", "ia3")  # plugins that have every hook between them
 
 HEAD = """\
 # Hooks
 
-Every hook that a plugin may implement. Written from the docstrings of `zoo/plugin/hookspecs.py` by
-`docs/generate_hooks.py`: change those, not this page. [plugins.md](plugins.md) shows the hooks at work and says how
-the contract [evolves](plugins.md#how-the-contract-evolves). The examples are functions as a table names them; in the
-plugin's own module they are decorated with `@zoo.hookimpl`.
+Every hook that a plugin may implement. Written from the docstrings of `zoo/plugin/hookspecs.py` and
+`hookspecs_of_use.py` by `docs/generate_hooks.py`: change those, not this page. [plugins.md](plugins.md) shows the hooks
+at work and says how the contract [evolves](plugins.md#how-the-contract-evolves). The examples are functions as a table
+names them; in the plugin's own module they are decorated with `@zoo.hookimpl`.
 """
 
 
@@ -58,11 +59,12 @@ class Hook:
         return f"def {self.name}({names}):\n{indent(self.example, '    ')}\n"
 
 
-def contract(path: Path = CONTRACT) -> tuple[str, list[Hook]]:
+def contract(paths: Sequence[Path] = CONTRACT) -> tuple[str, list[Hook]]:
     """Return the contract's introduction (Markdown, without its first line) and its hooks, in their order."""
-    module = ast.parse(path.read_text(encoding="utf-8"))
-    hooks = [_hook(node) for node in module.body if isinstance(node, ast.FunctionDef) and _is_hook(node)]
-    introduction = (ast.get_docstring(module) or "").partition("\n\n")[2]
+    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    nodes = [node for module in modules for node in module.body]
+    hooks = [_hook(node) for node in nodes if isinstance(node, ast.FunctionDef) and _is_hook(node)]
+    introduction = (ast.get_docstring(modules[0]) or "").partition("\n\n")[2]
     return introduction, hooks
 
 
@@ -90,7 +92,7 @@ def _hook(node: ast.FunctionDef) -> Hook:
     told, _, example = (ast.get_docstring(node) or "").partition("::\n\n")
     summary, _, text = told.partition("\n\n")
     if not (summary and text and example and node.returns):
-        raise SystemExit(f"{CONTRACT.name}: {node.name} lacks a summary, a text, an example after '::', or a result")
+        raise SystemExit(f"{CONTRACT[0].name}: {node.name} lacks a summary, a text, an example after '::', or a result")
     return Hook(node.name, arguments, ast.unparse(node.returns), summary, _code(text) + ":", dedent(example).rstrip())
 
 

@@ -60,6 +60,7 @@ REFERENCE = {
             "zoo.samples",
             "zoo.tuning",
             "zoo.hub",
+            "zoo.formats",
             "zoo.planning",
             "zoo.weights.footprint",
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,11 +89,24 @@ def test_python_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.Monkey
     exec(compile(fewer(code), "README", "exec"), {"__name__": "__main__"})
 
 
+def served(arguments: list[str], folder: Path) -> int:
+    """The exit code of a server that is told to end once it answers."""
+    command = [sys.executable, "-m", "zoo", "serve", *arguments, "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
+    assert server.stdout is not None
+    assert "http://127.0.0.1:" in server.stdout.readline()
+    server.terminate()
+    server.communicate(timeout=60)
+    return server.returncode
+
+
 @pytest.mark.parametrize("line", commands())
 def test_command_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`zoo` commands are run; of the others it is checked that what they name exists, for they take minutes."""
     program, *arguments = shlex.split(fewer(line))
-    if program == "zoo":
+    if program == "zoo" and arguments[0] == "serve":
+        assert served(arguments[1:], tmp_path) == 0
+    elif program == "zoo":
         monkeypatch.chdir(tmp_path)
         assert main(arguments) == 0
     elif program == "make":

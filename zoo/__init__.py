@@ -33,6 +33,7 @@ _HOME = {
     "Calibration": "zoo.weights.calibration.outputs",
     "CombineReport": "zoo.adapters.combine",
     "MergeReport": "zoo.adapters.merge",
+    "Exported": "zoo.formats.exported",
     "Adapter": "zoo.methods.config",
     "LoRA": "zoo.methods.config",
     "Full": "zoo.methods.config",
@@ -69,6 +70,7 @@ _HOME = {
     "Callback": "zoo.tuning.callbacks",
     "PushResult": "zoo.hub.publish",
     "LoadedModel": "zoo.plugin.contract",
+    "ForwardPass": "zoo.plugin.forward_pass",
     "hooks": "zoo.plugin.table",
     "observe": "zoo.plugin.hooks",
     "hookimpl": "zoo.plugin.hookspecs",
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
     from zoo.errors import UnknownNameError as UnknownNameError
     from zoo.errors import WeightError as WeightError
     from zoo.errors import ZooError as ZooError
+    from zoo.formats.exported import Exported as Exported
     from zoo.hub.publish import PushResult as PushResult
     from zoo.loading.load import load as load
     from zoo.loading.load import wrap as wrap
@@ -153,6 +156,7 @@ if TYPE_CHECKING:
     from zoo.planning.estimate import Plan as Plan
     from zoo.planning.plan import plan as plan
     from zoo.plugin.contract import LoadedModel as LoadedModel
+    from zoo.plugin.forward_pass import ForwardPass as ForwardPass
     from zoo.plugin.hooks import observe as observe
     from zoo.plugin.hookspecs import hookimpl as hookimpl
     from zoo.plugin.hookspecs import hookspec as hookspec

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import zoo
+from zoo.adapters import fused_batch
+from zoo.adapters.fused_batch import Verdict
 from zoo.errors import AdapterError, ZooError
 from zoo.samples import Samples
 
@@ -17,7 +19,7 @@ ROWS: list[Any] = ["b", None, "a", "b", {"a": 0.5, "b": -0.5}]
 OPTIONS: dict[str, dict[str, Any]] = {
     "vae": {},
     "ddpm": {"steps": 2, "eta": 1.0, "labels": [0, 1, 2, 1, 0]},
-    "stylegan": {"noise": "random", "crossover": 3, "labels": [0, 1]},
+    "stylegan": {"noise": "random", "crossover": 3, "labels": "BAD"},
     "bert": {"length": 5, "mode": "gibbs", "steps": 2},
     "gpt": {"prompt": "A", "max_new_tokens": 6},
 }
@@ -40,23 +42,21 @@ def alike(found: Samples, wanted: Samples) -> bool:
 def test_samples_with_their_own_seeds_and_adapters_equal_separate_calls(name: str) -> None:
     model = tuned(name)
     seeds, options = [5, 6, 5, 7, 2**40], OPTIONS[name]
-    found = model.sample(adapters=ROWS, seeds=seeds, **options)
+    first, then = (model.sample(adapters=ROWS, seeds=seeds, **options) for _ in range(2))
     assert model.active == ("a", "b")
     apart = []
     for number, (row, seed) in enumerate(zip(ROWS, seeds, strict=True)):
-        own = {key: value[number % len(value)] if key == "labels" else value for key, value in options.items()}
-        apart.append(
-            model.sample(1, seed=seed, adapters=[row], **own | {"labels": [own["labels"]]} if "labels" in own else own)
-        )
-        model.activate(
-            *([row] if isinstance(row, str) else row or ()),
-            weights=list((row or {}).values()) if isinstance(row, dict) else None,
-        )
-        again = model.sample(1, seed=seed, **own | {"labels": [own["labels"]]} if "labels" in own else own)
-        assert alike(apart[-1], again)
-        model.activate("a", "b")
-    assert alike(found, Samples.joined(apart))
+        weights = row if isinstance(row, dict) else {row: 1.0} if row else {}
+        model.activate(*weights, weights=list(weights.values()))
+        labels = {"labels": options["labels"][number % len(options["labels"])]} if "labels" in options else {}
+        apart.append(model.sample(1, seed=seed, **options | labels))
+    assert alike(first, Samples.joined(apart))
+    assert alike(then, Samples.joined(apart))
     assert len({str(one.data) for one in apart}) > 3
+    alone = model.sample(seeds=seeds, **options)  # all under the last of the choices
+    assert alike(alone[4], apart[4])
+    verdicts = fused_batch._known.get(model.module, {}).values()
+    assert (Verdict.YES in verdicts) == (name != "stylegan")  # whose buffers adapters have of their own
 
 
 def test_one_seed_is_that_of_each_group() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.adapters.adapter_set import AdapterSet
-from zoo.adapters.mixed_batch import Choice, _Switch, _Views, grouped, switching
+from zoo.adapters.mixed_batch import Choice, OwnViews, _Switch, grouped, switching
 from zoo.methods.config import Adapter
 from zoo.weights.choice import choosing_rows
 from zoo.weights.row_views import NotByRow
@@ -19,7 +19,7 @@ CHECKED = 2  # passes of all rows that are checked
 
 
 def _apart(
-    switch: _Views | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
+    switch: OwnViews | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
 ) -> list[tuple[list[int], R]]:
     found = []
     for choice, rows in groups.items():
@@ -51,7 +51,7 @@ class EachRow:
         self._set, self._value = adapter_set, value
         self._unchecked = CHECKED
         self._together = True  # until the module does something that cannot be done with all rows at once
-        self._kept: tuple[dict[str, Adapter], _Views] | None = None  # views of these adapters: slow to make
+        self._kept: tuple[dict[str, Adapter], OwnViews] | None = None  # views of these adapters: slow to make
 
     def run(self, adapters: Sequence[Any], passing: Callable[[list[int]], R]) -> list[tuple[list[int], R]]:
         """Return (rows, what `passing` returns for them): all rows in one, or else those of equal adapters in each.
@@ -74,11 +74,11 @@ class EachRow:
             if views is not None:
                 return self._passes(views, groups, passing)
         with switching(self._set) as switch:
-            if isinstance(switch, _Views):
+            if isinstance(switch, OwnViews):
                 self._kept = dict(self._set.configs), switch
             return self._passes(switch, groups, passing)
 
-    def _views(self) -> _Views | None:
+    def _views(self) -> OwnViews | None:
         """Return the kept views, if the adapters are those that they were made of."""
         if self._kept is not None:
             before, now = self._kept[0], self._set.configs
@@ -88,9 +88,9 @@ class EachRow:
         return None
 
     def _passes(
-        self, switch: _Views | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
+        self, switch: OwnViews | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
     ) -> list[tuple[list[int], R]]:
-        if not self._together or len(groups) == 1 or not isinstance(switch, _Views):
+        if not self._together or len(groups) == 1 or not isinstance(switch, OwnViews):
             return _apart(switch, groups, passing)
         everything = list(range(sum(map(len, groups.values()))))
         try:

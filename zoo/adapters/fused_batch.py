@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from zoo.adapters import rows
+from zoo.plugin.requests import SeveralSeedsError
 from zoo.torch_state.modes import seeded
 from zoo.weights.choice import Views, choosing_rows
 from zoo.weights.row_views import NotByRow
@@ -26,8 +26,8 @@ from zoo.weights.row_views import NotByRow
 MOST = 4096  # forms that are remembered of a module
 
 Groups = Sequence[tuple[Views, list[int]]]
-Call = Callable[..., Any]  # the module's forward, with the arguments of a call
-Apart = Callable[[], Any]  # returns the output of separate runs
+Run = Callable[[], Any]  # returns the output, of one run for all samples or of separate ones
+Compared = Callable[[Any], Mapping[str, Tensor]]  # what of an output is compared, by any names
 
 
 class Verdict(Enum):
@@ -41,35 +41,31 @@ class Verdict(Enum):
 _known: WeakKeyDictionary[nn.Module, dict[Any, Verdict | int]] = WeakKeyDictionary()
 
 
-def fused(module: nn.Module, call: Call, groups: Groups, kinds: Any, args: Any, kwargs: Any, apart: Apart) -> Any:
+def fused(module: nn.Module, form: Any, groups: Groups, together: Run, apart: Run, compared: Compared) -> Any:
     """Return the output of one run for all samples; None if they have to run apart.
 
     Args:
         module: The module.
-        call: Runs it.
+        form: What the call's layout depends on, the kinds of adapters included.
         groups: The views of each choice of adapters with its samples.
-        kinds: What the adapters change and how: another value is another form.
-        args: Of the call.
-        kwargs: Of the call.
+        together: Runs the call for all samples, as often as it is called.
         apart: Returns the output of separate runs.
+        compared: Returns the tensors of an output that are compared; those with a row for each sample tell the adapters
+            apart.
     """
-    count = sum(len(numbers) for _, numbers in groups)
-    (args, kwargs), cut = rows.take((args, kwargs), torch.arange(count), count)
-    if not cut:
-        return None
     forms = _known.setdefault(module, {})
-    form = (kinds, count, tuple(_sizes(one, count) for one in cut), *sorted(kwargs))
     verdict = forms.get(form, 0)
-    if verdict is Verdict.NO or (isinstance(verdict, int) and verdict & (verdict - 1)):
-        if isinstance(verdict, int):
-            forms[form] = verdict + 1
+    if verdict is Verdict.NO:
+        return None
+    if isinstance(verdict, int) and verdict & (verdict - 1):  # one that is open is looked at again after 1, 2, 4 …
+        forms[form] = verdict + 1
         return None
     try:
         if verdict is Verdict.YES:
             with choosing_rows(groups, flattened=True):
-                return call(*args, **kwargs)
-        output, found = _tried(call, groups, args, kwargs, count, apart)
-    except NotByRow:
+                return together()
+        output, found = _tried(groups, together, apart, compared)
+    except (NotByRow, SeveralSeedsError):
         output, found = None, Verdict.NO
     except Exception:  # the call's own, which separate runs raise as well
         return None
@@ -79,24 +75,24 @@ def fused(module: nn.Module, call: Call, groups: Groups, kinds: Any, args: Any, 
     return output if found is Verdict.YES else None
 
 
-def _sizes(tensor: Tensor, count: int) -> tuple[Any, ...]:
-    """Return what of a tensor's sizes makes another form: how many, and which are 1 or happen to be `count`."""
-    return tuple(size if size in (1, count) else 0 for size in tensor.shape)
+def form_of(tensors: Sequence[Tensor], count: int) -> tuple[Any, ...]:
+    """Return what of tensors' sizes makes another form: how many, and which are 1 or happen to be `count`."""
+    return (count, *(tuple(size if size in (1, count) else 0 for size in one.shape) for one in tensors))
 
 
-def _tried(call: Call, groups: Groups, args: Any, kwargs: Any, count: int, apart: Apart) -> tuple[Any, Verdict]:
+def _tried(groups: Groups, together: Run, apart: Run, compared: Compared) -> tuple[Any, Verdict]:
     """Return the output of one run, and whether it is what it should be. No random numbers of the caller's are used."""
 
-    def together(groups: Groups) -> Any:
-        (own_args, own_kwargs), _ = rows.take((args, kwargs), torch.arange(count), count)
+    def under(groups: Groups) -> Any:
         with seeded(0), choosing_rows(groups, flattened=True):
-            return call(*own_args, **own_kwargs)
+            return together()
 
-    output = together(groups)
+    output = under(groups)
     with seeded(0):
-        wanted = rows.tensors(apart())
-    neighbours = [(views, numbers) for (views, _), (_, numbers) in zip([*groups[1:], groups[0]], groups, strict=True)]
-    return output, _verdict(rows.tensors(output), wanted, rows.tensors(together(neighbours)), count)
+        wanted = compared(apart())
+    neighbours = [(views, own) for (views, _), (_, own) in zip([*groups[1:], groups[0]], groups, strict=True)]
+    count = sum(len(numbers) for _, numbers in groups)
+    return output, _verdict(compared(output), wanted, compared(under(neighbours)), count)
 
 
 def _verdict(

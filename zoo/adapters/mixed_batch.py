@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from zoo.adapters import rows
 from zoo.adapters.adapter_set import AdapterSet
-from zoo.adapters.fused_batch import fused
+from zoo.adapters.fused_batch import form_of, fused
 from zoo.errors import AdapterError
 from zoo.methods.config import check_weight
 from zoo.plugin import hooks
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.plugin.contract import LoadedModel
 
 Choice = tuple[tuple[str, float], ...]  # adapters and their weights; empty for the base
+Switch: TypeAlias = "OwnViews | _Switch"  # chooses adapters in a block
 
 
 def mixed(
@@ -41,13 +43,13 @@ def mixed(
 
 
 @contextmanager
-def switching(adapter_set: AdapterSet) -> Iterator[_Views | _Switch]:
+def switching(adapter_set: AdapterSet) -> Iterator[Switch]:
     """Wait for a turn at the module, and give what chooses adapters in the block: `chosen(choice)`."""
     shared = _is_shared(adapter_set)
     # A module in training mode is put into evaluation mode for a moment where the output's rows are in doubt.
     alone = shared or any(layer.training for layer in adapter_set.module.modules())
     with adapter_set.turns.changing() if alone else adapter_set.turns:
-        yield _Switch(adapter_set) if shared else _Views(adapter_set)
+        yield _Switch(adapter_set) if shared else OwnViews(adapter_set)
 
 
 def _is_shared(adapter_set: AdapterSet) -> bool:
@@ -61,10 +63,10 @@ def _is_shared(adapter_set: AdapterSet) -> bool:
 
 
 def _mixed(
-    model: LoadedModel, switch: _Views | _Switch, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: LoadedModel, switch: Switch, adapters: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     groups = grouped(switch.adapter_set, adapters)
-    if len(groups) > 1 and isinstance(switch, _Views) and not torch.is_grad_enabled():
+    if len(groups) > 1 and isinstance(switch, OwnViews) and not torch.is_grad_enabled():
         output = _fused(model, switch, groups, args, kwargs)
         if output is not None:
             return output
@@ -72,21 +74,32 @@ def _mixed(
 
 
 def _fused(
-    model: LoadedModel, switch: _Views, groups: dict[Choice, list[int]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: LoadedModel, switch: OwnViews, groups: dict[Choice, list[int]], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return the output of one run of the module for all samples; None if each group has to run by itself."""
     module, plugin = model.module, model.entry.plugin
     if any(layer.training for layer in module.modules()) or (plugin and "run_rows" in hooks.implemented(plugin)):
         return None
-    configs = switch.adapter_set.configs
-    kinds = frozenset((type(configs[name]), repr(configs[name])) for choice in groups for name, _ in choice)
-    views = [(switch.views(choice), numbers) for choice, numbers in groups.items()]
-    return fused(module, module, views, kinds, args, kwargs, lambda: _apart(model, switch, groups, args, kwargs))
+    count = sum(map(len, groups.values()))
+
+    def taken() -> Any:
+        return rows.take((args, kwargs), torch.arange(count), count)  # a copy of what the module may write to
+
+    def together() -> Any:
+        (own_args, own_kwargs), _ = taken()
+        return module(*own_args, **own_kwargs)
+
+    cut = taken()[1]
+    if not cut:
+        return None
+    form = (switch.kinds(groups), *sorted(kwargs), *form_of(cut, count))
+    apart = partial(_apart, model, switch, groups, args, kwargs)
+    return fused(module, form, switch.views_of(groups), together, apart, rows.tensors)
 
 
 def _apart(
     model: LoadedModel,
-    switch: _Views | _Switch,
+    switch: Switch,
     groups: dict[Choice, list[int]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -116,7 +129,7 @@ def _run(
     kwargs: dict[str, Any],
     indices: list[int],
     count: int,
-    switch: _Views | _Switch | None,
+    switch: Switch | None,
 ) -> tuple[Any, bool]:
     """Return the output for the samples `indices`, and whether the architecture's hook computed it."""
     index = torch.tensor(indices, device=model.device)
@@ -185,7 +198,7 @@ def _choice(adapter_set: AdapterSet, entry: Any) -> Choice:
     return tuple(checked)
 
 
-class _Views:
+class OwnViews:
     """Other adapters for this thread, which changes nothing that others see.
 
     Also in the backward pass: whatever is recomputed there (gradient checkpointing, products with a dense weight that
@@ -205,9 +218,18 @@ class _Views:
             self._made[choice] = {managed: managed.view(names, weights) for managed in self._weights}
         return self._made[choice]
 
-    def renewed(self) -> _Views:
+    def views_of(self, groups: Mapping[Choice, list[int]]) -> list[tuple[Views, list[int]]]:
+        """Return the views of each group, with its samples."""
+        return [(self.views(choice), numbers) for choice, numbers in groups.items()]
+
+    def kinds(self, groups: Iterable[Choice]) -> frozenset[Any]:
+        """Return what the adapters of these choices are, which weights they change included."""
+        configs = self.adapter_set.configs
+        return frozenset((type(configs[name]), repr(configs[name])) for choice in groups for name, _ in choice)
+
+    def renewed(self) -> OwnViews:
         """Return the same of the module in its present mode."""
-        return _Views(self.adapter_set)
+        return OwnViews(self.adapter_set)
 
     def chosen(self, choice: Choice) -> AbstractContextManager[None]:
         """Return a block with these adapters."""
@@ -226,7 +248,7 @@ class _Views:
 class _Switch:
     """Other adapters for every thread, without changing what trains, which depends on the active ones of the set.
 
-    In the backward pass as `_Views`.
+    In the backward pass as `OwnViews`.
     """
 
     def __init__(self, adapter_set: AdapterSet) -> None:

@@ -21,6 +21,7 @@ from zoo.cli import (
     compare,
     data,
     evaluate,
+    export,
     info_commands,
     matrix,
     model_commands,
@@ -29,6 +30,7 @@ from zoo.cli import (
     play,
     push,
     sensitivity,
+    serve,
     ship,
     tune,
 )
@@ -68,7 +70,9 @@ for command in (
     *play.COMMANDS,
     *push.COMMANDS,
     *sensitivity.COMMANDS,
+    *serve.COMMANDS,
     *ship.COMMANDS,
+    *export.COMMANDS,
 ):
     command_line.add_command(command)
 

@@ -124,27 +124,33 @@ class TextTask:
     def sample(self, request: SampleRequest) -> Samples:
         """Return `request.n` times what each text is, captioned by the text.
 
-        That is its likeliest classes ("positive 98.1%, negative 1.9%"), its numbers ("stars 3.42"), or every word with
-        its tag ("Ada B-PER  wrote O"). Options: text or texts. Nothing is drawn, so the seed changes nothing.
+        That is the probability of each class, its numbers ("stars 3.42"), or every word with its tag ("Ada B-PER
+        wrote O"). Options: text or texts. Nothing is drawn, so the seed changes nothing.
 
         Raises:
             ZooError: there is no text.
         """
+        import torch
+
         texts = given_texts(request.take(text=None, texts=None), "text", "texts")
         if texts is None:
             raise ZooError("expected texts to classify, got none: give text= or texts=")
         words = [text.split() for text in texts] if self.task == "tokens" else None
         tensors = self.encode(texts if words is None else words)
         found: list[str] = []
+        scores: list[Tensor] = []
         for part in _parts(tensors):
             logits = self.logits({name: tensor.to(self.model.device) for name, tensor in part.items()}).cpu()
             if words is None:
-                found += [self._said(row) for row in logits]
+                scores.append(logits)
                 continue
             for row, places in zip(logits, part["words"], strict=True):
                 found.append(self._tagged(words[len(found)], row, places.tolist()))
-        times = range(request.n)
-        return Samples([line for line in found for _ in times], "text", [text for text in texts for _ in times])
+        captions = [text for text in texts for _ in range(request.n)]
+        if words is None and self.task != "regress":
+            return self._classes(torch.cat(scores).repeat_interleave(request.n, 0), captions)
+        found = found if words is not None else [self._numbers(row) for row in torch.cat(scores)]
+        return Samples([line for line in found for _ in range(request.n)], "text", captions)
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Return logits float32 [b, c], of tokens [b, t, c]."""
@@ -272,14 +278,16 @@ class TextTask:
             tensors["attention_mask"] = (ids != own).long() if isinstance(own, int) else ids.new_ones(ids.shape)
         return tensors
 
-    def _said(self, logits: Tensor) -> str:
+    def _classes(self, logits: Tensor, captions: list[str]) -> Samples:
+        several = self.task == "multilabel"
+        shares = logits.sigmoid() if several else logits.softmax(-1)  # [n, c]
+        kind = "probabilities" if several else "posterior"
+        return Samples(shares, kind, captions, labels=self.names, top=SHOWN)
+
+    def _numbers(self, scores: Tensor) -> str:
         names = self.names
-        if self.task == "regress":
-            called = [f"{name} " for name in names] if are_names(names) else [""] * len(names)
-            return ", ".join(f"{name}{value:.6g}" for name, value in zip(called, logits.tolist(), strict=True))
-        shares = logits.sigmoid() if self.task == "multilabel" else logits.softmax(-1)
-        best = shares.argsort(descending=True)[:SHOWN].tolist()
-        return ", ".join(f"{names[index]} {shares[index]:.1%}" for index in best)
+        called = [f"{name} " for name in names] if are_names(names) else [""] * len(names)
+        return ", ".join(f"{name}{value:.6g}" for name, value in zip(called, scores.tolist(), strict=True))
 
     def _tagged(self, words: list[str], logits: Tensor, places: list[int]) -> str:
         tags = {place: self.names[int(logits[at].argmax())] for at, place in enumerate(places) if place != IGNORED}

@@ -1,10 +1,10 @@
-"""The verbs of a model that write it or its adapters: `save`, `save_adapter` and `push`."""
+"""The verbs of a model that write it or its adapters: `save`, `save_adapter`, `export` and `push`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo.adapters.adapter_set import AdapterSet
 from zoo.errors import AdapterError
@@ -12,6 +12,7 @@ from zoo.formats import native, saved
 from zoo.plugin.contract import LoadedModel
 
 if TYPE_CHECKING:
+    from zoo.formats.exported import Exported
     from zoo.hub.publish import PushResult
     from zoo.samples import Samples
 
@@ -110,3 +111,30 @@ class SavingVerbs:
         """
         with self.adapter_set.turns:
             return native.save(self, Path(folder), digests, self.adapter_set if packed else None)
+
+    def export(
+        self: Writable,
+        path: str | os.PathLike[str],
+        format: str = "native",
+        *,
+        inputs: Any = None,
+        tolerance: float | None = None,
+    ) -> Exported:
+        """Write the model as other programs take it, active and merged adapters included.
+
+        Args:
+            path: where to: a folder for "native" and "packed", a file for the others.
+            format: "native" and "packed" as `save` writes them; "onnx", which needs the extra `export`; "torch", a
+                `.pt2` of torch.export. The last two have one call of the module, in float32, which the plugin says.
+            inputs: of that call, instead: a tensor, a tuple of them, or a dict by the names of the module's arguments.
+            tolerance: how far the file's outputs on new inputs may be from the model's, as a share of an output's
+                largest value; default 1e-4.
+
+        Raises:
+            OutputError: the model has no form in this format, the file's outputs are other ones, or it cannot be
+                written; there is no file then. For "gguf": how to make one.
+        """
+        from zoo.formats.exported import export
+
+        with self.adapter_set.turns:
+            return export(self, self.adapter_set, Path(path), format, inputs, tolerance)

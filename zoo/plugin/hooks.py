@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from zoo.catalog.discovery import strict
 from zoo.compat import warn
@@ -21,6 +19,20 @@ from zoo.plugin import manager, recognition
 from zoo.plugin.building import building
 from zoo.plugin.calling import AnswerError, broke, call_one, checked, each_pair, first, not_builtin, required
 from zoo.plugin.guarded import Guarded
+from zoo.plugin.hooks_of_use import (
+    declared,
+    describe,
+    draw,
+    embed,
+    engine,
+    forget,
+    forward_pass,
+    options_of,
+    run_rows,
+    sample,
+    sample_options,
+    save,
+)
 from zoo.plugin.manager import (
     BUILTIN,
     HOOKS,
@@ -31,7 +43,6 @@ from zoo.plugin.manager import (
     observes,
     register,
 )
-from zoo.plugin.options import Option, check_options
 from zoo.plugin.recognition import passed_over, recognise, usable
 from zoo.plugin.requests import EvaluationRequest, unknown_metric
 
@@ -44,9 +55,7 @@ if TYPE_CHECKING:
     from zoo.methods.config import Adapter
     from zoo.metrics.figures import Figures
     from zoo.plugin.contract import LoadedModel
-    from zoo.plugin.engines import Engine
-    from zoo.plugin.requests import BatchRequest, SampleRequest
-    from zoo.samples import Samples
+    from zoo.plugin.requests import BatchRequest
     from zoo.weights.foreign.weight import ForeignWeight
     from zoo.weights.lazy_weight import LazyWeight
     from zoo.weights.quantized_tensor import QuantizedTensor
@@ -65,9 +74,11 @@ __all__ = [
     "describe",
     "distill",
     "draw",
+    "embed",
     "engine",
     "evaluate",
     "foreign_weight",
+    "forward_pass",
     "implemented",
     "inject_adapter",
     "load",
@@ -87,14 +98,12 @@ __all__ = [
     "tuning",
 ]
 
-_OPTIONS: WeakKeyDictionary[nn.Module, tuple[Option, ...] | None] = WeakKeyDictionary()
-
 
 def reset() -> None:
     """Forget every loaded plugin and every failure, and read the installed metadata again."""
     manager.reset()
     recognition.forget()
-    _OPTIONS.clear()
+    forget()
 
 
 def construct(entry: Entry) -> nn.Module:
@@ -173,77 +182,6 @@ def foreign_weight(layer: nn.Module, dtype: torch.dtype) -> ForeignWeight | None
     return None
 
 
-def sample_options(entry: Entry) -> tuple[Option, ...] | None:
-    """Return the sampling options that an architecture declares; None if it does not."""
-    found, _ = first("sample_options", (entry.plugin,), entry=entry)
-    if found is None:
-        return None
-    right = isinstance(found, list | tuple) and all(isinstance(one, Option) for one in found)
-    options = tuple(checked(found, right, entry, "sample_options", "a list of zoo.Option"))
-    names = [option.name for option in options]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise broke(entry, "sample_options", "each option once", f"{twice!r} twice")
-    return options
-
-
-def sample(model: LoadedModel, request: SampleRequest) -> Samples:
-    """Return `request.n` samples of the model.
-
-    Raises:
-        UnknownNameError: an option is given that the architecture does not declare.
-        ZooError: an option's value cannot be.
-    """
-    from zoo.samples import Samples
-
-    request = declared(model, request)
-    samples = required("sample", model.entry, model=model, request=request)
-    return checked(samples, isinstance(samples, Samples), model.entry, "sample", "zoo.Samples")
-
-
-def declared(model: LoadedModel, request: SampleRequest) -> SampleRequest:
-    """Return a request as plugins get it, its options checked against those that the architecture declares.
-
-    Raises:
-        UnknownNameError: an option is given that the architecture does not declare.
-        ZooError: an option's value cannot be.
-    """
-    if (known := options_of(model)) is None:
-        return request
-    check_options(known, request.options)
-    return request.declared(known)
-
-
-def engine(model: LoadedModel, room: int) -> Engine | None:
-    """Return what continues at most `room` texts of the model at once; None if its architecture has no such thing."""
-    from zoo.plugin.engines import Engine
-
-    found, _ = first("engine", (model.entry.plugin,), model=model, room=room)
-    right = found is None or isinstance(found, Engine)
-    return checked(found, right, model.entry, "engine", "an object with prepare, admit, step and drop")
-
-
-def _options_of(model: LoadedModel) -> tuple[Option, ...] | None:
-    """Return the declared options of a model, which are asked for once, as they may be in files."""
-
-
-def options_of(model: LoadedModel) -> tuple[Option, ...] | None:
-    """Return the declared options of a model, which are asked for once, as they may be in files; None without any."""
-    if model.module not in _OPTIONS:
-        _OPTIONS[model.module] = sample_options(model.entry)
-    return _OPTIONS[model.module]
-
-
-def draw(model: LoadedModel, request: SampleRequest) -> Samples:
-    """Return `request.n` samples, drawn without gradients in evaluation mode; the mode is as before afterwards."""
-    import torch
-
-    from zoo.torch_state.modes import evaluating
-
-    with torch.no_grad(), evaluating(model.module):
-        return sample(model, request)
-
-
 def loss(model: LoadedModel, batch: Any) -> Tensor:
     """Return the loss of one batch: a scalar tensor."""
     from torch import Tensor
@@ -317,22 +255,3 @@ def heads(entry: Entry) -> Heads:
 
     found, _ = first("heads", (entry.plugin,), entry=entry)
     return checked(found, found is None or isinstance(found, Heads), entry, "heads", "a zoo.Heads") or Heads()
-
-
-def describe(entry: Entry) -> dict[str, str]:
-    """Return facts about an entry, label → text; empty if the plugin has none."""
-    facts, _ = first("describe", (entry.plugin,), entry=entry)
-    right = facts is None or isinstance(facts, dict)
-    return {str(label): str(text) for label, text in (checked(facts, right, entry, "describe", "a dict") or {}).items()}
-
-
-def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> bool:
-    """Let the plugin write the model into `folder` in its library's format. Returns False if it did not."""
-    written, _ = first("save", (model.entry.plugin,), model=model, folder=folder, state_dict=state_dict)
-    return bool(checked(written, written is None or isinstance(written, bool), model.entry, "save", "True or None"))
-
-
-def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any:
-    """Return the module's output for the samples `rows` of `count`; None if the plugin leaves it to the caller."""
-    output, _ = first("run_rows", (model.entry.plugin,), model=model, args=args, kwargs=kwargs, rows=rows, count=count)
-    return output

@@ -38,13 +38,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import pluggy
-
-from zoo.errors import did_you_mean
+from zoo.plugin import hookspecs_of_use
+from zoo.plugin.hookspecs_of_use import describe as describe
+from zoo.plugin.hookspecs_of_use import embed as embed
+from zoo.plugin.hookspecs_of_use import engine as engine
+from zoo.plugin.hookspecs_of_use import forward_pass as forward_pass
+from zoo.plugin.hookspecs_of_use import run_rows as run_rows
+from zoo.plugin.hookspecs_of_use import sample as sample
+from zoo.plugin.hookspecs_of_use import sample_options as sample_options
+from zoo.plugin.hookspecs_of_use import save as save
+from zoo.plugin.markers import FALLBACK as FALLBACK
+from zoo.plugin.markers import PROJECT, hookspec
+from zoo.plugin.markers import hookimpl as hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
     import torch
     from torch import Tensor, nn
@@ -53,20 +61,12 @@ if TYPE_CHECKING:
     from zoo.catalog.head import Heads
     from zoo.methods.config import Adapter
     from zoo.plugin.contract import LoadedModel
-    from zoo.plugin.engines import Engine
-    from zoo.plugin.options import Option
-    from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
-    from zoo.samples import Samples
+    from zoo.plugin.requests import BatchRequest, EvaluationRequest
     from zoo.weights.foreign.weight import ForeignWeight
     from zoo.weights.lazy_weight import LazyWeight
     from zoo.weights.quantized_tensor import QuantizedTensor
     from zoo.weights.scheme import Quantization
     from zoo.weights.update import Update
-
-PROJECT = "zoo"
-FALLBACK = "fallback"  # the answer of `recognises` that counts only where no plugin returns True
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
@@ -181,45 +181,6 @@ def adapter_config(raw: dict[str, Any]) -> Adapter | None:
 
 
 @hookspec(firstresult=True)
-def sample_options(entry: Entry) -> Sequence[Option] | None:
-    """Return the options that `sample` takes (optional).
-
-    Gets the entry, whose files may be absent. Returns a `zoo.Option` for each, in the order in which people are asked
-    for them; () if there are none. zoo then checks what users give before `sample` is called, `request.take()` returns
-    all of them, and `zoo info`, the page of `zoo play` and the requests of `zoo serve` show them. Called without
-    loading the model: import nothing heavy::
-
-        return [zoo.Option("steps", 50, "denoising steps", low=1, high=entry.config["num_train_timesteps"])]
-    """
-
-
-@hookspec(firstresult=True)
-def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
-    """Return `request.n` samples.
-
-    Gets the model and the request: `n`, `seed` (None: a new one each time), and the options, which `request.take`
-    returns: the declared ones, or, without `sample_options`, those that it is given with their defaults.
-    Returns `zoo.Samples`, equal for equal seeds, and does not change the global random state. Called under
-    `torch.no_grad` in evaluation mode::
-
-        options = request.take(steps=50)
-        noise = torch.randn(request.n, 64, generator=request.generator()).to(model.device)
-        return zoo.Samples(images, "image")
-    """
-
-
-@hookspec(firstresult=True)
-def engine(model: LoadedModel, room: int) -> Engine | None:
-    """Return what continues many texts at once, token by token (optional).
-
-    Gets the model, and how many texts there are at once, at most. Returns a `zoo.plugin.engines.Engine`: requests come
-    and go, each under its own adapter, and get what `sample` gives alone. Called by `zoo serve` and `model.stream`::
-
-        return Engine(model, room) if has_cache(model.module) else None
-    """
-
-
-@hookspec(firstresult=True)
 def loss(model: LoadedModel, batch: Any) -> Tensor | None:
     """Return the training loss of one batch.
 
@@ -299,52 +260,9 @@ def tuning(entry: Entry) -> dict[str, Any] | None:
     """
 
 
-@hookspec(firstresult=True)
-def describe(entry: Entry) -> dict[str, str] | None:
-    """Return facts about the entry for `zoo info` and the model card (optional).
-
-    Gets the entry, whose files may be absent. Returns label → text. Called without loading the model: import nothing
-    heavy::
-
-        return {"image size": str(entry.config["sample_size"])}
-    """
-
-
-@hookspec(firstresult=True)
-def save(model: LoadedModel, folder: Path, state_dict: dict[str, Tensor]) -> bool | None:
-    """Write the model in the library's native format (optional).
-
-    Gets the model, an empty folder, and the full-precision weights in the library's own names; none of them for
-    `model.save(folder, packed=True)`, which takes only what lies beside the weights. Returns True when it wrote
-    the folder so that the library's own loading reads it back, None to leave it to zoo (config.json and safetensors).
-    Called by `model.save`::
-
-        model.module.save_pretrained(folder, state_dict=state_dict)
-        return True
-    """
-
-
-@hookspec(firstresult=True)
-def run_rows(model: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor, count: int) -> Any | None:
-    """Return the module's output for some samples of a batch, if samples are not the rows of its inputs (optional).
-
-    Gets the model with just these samples' adapters active; the arguments of the whole call; the samples' numbers
-    (int64 [k], ascending) of `count` in all. Returns the module's output in which every tensor has `k` rows, these
-    samples' in order, or None to let zoo take the rows of each tensor that has `count`. Called by
-    `model(..., adapters=[...])`, once for each different choice of adapters::
-
-        return model.module(*args, **kwargs)[rows]  # nodes of one graph: any of them may need all of it
-    """
-
-
-HOOKS = tuple(name for name, value in vars().items() if hasattr(value, f"{PROJECT}_spec"))
-
-
-def no_such_hook(name: str) -> str:
-    """Return the message about a hook that does not exist, with the nearest one that does."""
-    return f"there is no hook {name!r}.{did_you_mean(name, HOOKS)} The hooks are {', '.join(HOOKS)}"
-
-
-def deprecated_arguments(hook: str) -> dict[str, Warning]:
-    """Return the arguments of a hook that a later version removes, each with its warning."""
-    return getattr(globals()[hook], f"{PROJECT}_spec").get("warn_on_impl_args") or {}
+HOOKS = tuple(
+    name
+    for module in (vars(), vars(hookspecs_of_use))
+    for name, value in module.items()
+    if hasattr(value, f"{PROJECT}_spec") and value.__module__ == module["__name__"]
+)

@@ -17,7 +17,8 @@ import pluggy
 from zoo.catalog import discovery
 from zoo.errors import PluginError, ZooError
 from zoo.plugin import builtin, hookspecs, table
-from zoo.plugin.hookspecs import HOOKS, deprecated_arguments, no_such_hook
+from zoo.plugin.hookspecs import HOOKS
+from zoo.plugin.table import deprecated_arguments, no_such_hook
 
 BUILTIN = "zoo's own"  # the name under which zoo.plugin.builtin is registered
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from zoo.errors import PluginError, did_you_mean
 from zoo.plugin import hookspecs
-from zoo.plugin.hookspecs import HOOKS, deprecated_arguments, no_such_hook
+from zoo.plugin.hookspecs import HOOKS, PROJECT
 
 PREFIX = "_zoo_hook_"  # of the names of such functions
 
@@ -117,3 +117,13 @@ class _Row:
             elif one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
                 near = did_you_mean(one.name, self.known)
                 raise PluginError(f"it takes the argument {one.name!r}.{near} The hook has {', '.join(self.known)}")
+
+
+def no_such_hook(name: str) -> str:
+    """Return the message about a hook that does not exist, with the nearest one that does."""
+    return f"there is no hook {name!r}.{did_you_mean(name, HOOKS)} The hooks are {', '.join(HOOKS)}"
+
+
+def deprecated_arguments(hook: str) -> dict[str, Warning]:
+    """Return the arguments of a hook that a later version removes, each with its warning."""
+    return getattr(getattr(hookspecs, hook), f"{PROJECT}_spec").get("warn_on_impl_args") or {}

@@ -36,7 +36,7 @@ def write_bytes(path: Where, data: bytes) -> None:
     Raises:
         OutputError: the system refuses, e.g. no space left; `path` is as it was.
     """
-    with _beside(path) as staged, staged.open("wb") as file:
+    with staged_file(path) as staged, staged.open("wb") as file:
         file.write(data)
         file.flush()
         _sync(file)
@@ -66,7 +66,7 @@ def save_tensors(path: Where, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with _beside(path) as staged:
+    with staged_file(path) as staged:
         if staged.exists():  # safetensors renames too
             raise OutputError(f"cannot write {path}: expected a file's name, and it is a device")
         staged.touch()
@@ -127,7 +127,7 @@ def digest(path: Where) -> str:
 
 
 @contextmanager
-def _beside(path: Where) -> Iterator[Path]:
+def staged_file(path: Where) -> Iterator[Path]:
     """Yield a temporary name beside `path`, renamed to `path` when the block succeeds and removed otherwise."""
     with _translate_errors(path):
         target = _target(path)

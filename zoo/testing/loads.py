@@ -48,7 +48,7 @@ def names_of_hooks(subject: PluginUnderTest) -> None:
     marked = subject.implementations()
     for one in marked:
         near = get_close_matches(one.hook, hooks.HOOKS, n=1, cutoff=0.55)
-        require(one.hook in hooks.HOOKS, hookspecs.no_such_hook(one.hook), hook=near[0] if near else None)
+        require(one.hook in hooks.HOOKS, table.no_such_hook(one.hook), hook=near[0] if near else None)
     if not marked:
         hooks.load(subject.name)  # says what is missing
 

@@ -14,6 +14,7 @@ from zoo.catalog.head import Heads
 from zoo.errors import DataError
 from zoo.model import Model
 from zoo.plugin import hookspecs
+from zoo.plugin.forward_pass import ForwardPass
 from zoo.plugin.manager import HOOKS
 from zoo.plugin.options import Option
 from zoo.plugin.requests import BatchRequest, EvaluationRequest, SampleRequest
@@ -101,8 +102,10 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "kwargs": {},
         "rows": torch.tensor([0]),
         "count": 2,
+        "texts": ["one"],
         "room": 2,
         "state_dict": {"weight": module.weight},
+        "generator": torch.Generator(),
     }
     answers = {
         "recognises": True,
@@ -115,6 +118,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "adapter_config": object(),
         "sample_options": [Option("size", 2, "of a sample")],
         "sample": Samples(["one"], "text"),
+        "embed": torch.ones(1, 2),
         "engine": object(),
         "loss": torch.tensor(1.0),
         "distill": torch.tensor(1.0),
@@ -125,6 +129,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "describe": {"size": "2"},
         "save": True,
         "run_rows": torch.ones(1, 2),
+        "forward_pass": ForwardPass({"input": torch.ones(2, 2)}),
     }
     return arguments, answers
 

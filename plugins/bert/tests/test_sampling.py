@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import zoo
+from zoo.plugin.draws import Draws
 from zoo_bert import masks
 
 TEXT = "the [MASK] of a file is [MASK] , returns [MASK]"
@@ -64,7 +65,7 @@ def test_a_single_mask_is_drawn_from_the_models_own_distribution(model: zoo.Mode
         sampler = masks.Sampler(
             model,
             masks.vocabulary_of(model, tokenizer),
-            torch.Generator().manual_seed(0),
+            Draws(4000, [torch.Generator().manual_seed(0)]),
             options.get("temperature", 1.0),
             options.get("top_k", 0),
         )
@@ -94,7 +95,7 @@ def test_gibbs_has_the_models_joint_as_its_limit(model: zoo.Model) -> None:
 
     model.adapter_set.module = Agreeing()
     vocabulary = masks.Vocabulary(4, 0, torch.arange(5, 60), [2], [3])
-    sampler = masks.Sampler(model, vocabulary, torch.Generator().manual_seed(0), 1.0, 0)
+    sampler = masks.Sampler(model, vocabulary, Draws(300, [torch.Generator().manual_seed(0)]), 1.0, 0)
     ids = masks.gibbs(sampler, torch.tensor([[2, 4, 4, 3]] * 300), torch.tensor([1, 2]), 6)
     assert (ids[:, 1] == ids[:, 2]).float().mean() > 0.95
     assert abs((ids[:, 1] == 5).float().mean() - 0.5) < 0.12

@@ -9,10 +9,12 @@ zoo.hooks(
     heads=".facts",
     sample_options=".options",
     sample=".tasks",
+    embed=".embedding",
     loss=".tasks",
     count=".tasks",
     batches=".tasks",
     evaluate=".tasks",
     describe=".facts",
     save=".model",
+    forward_pass=".exporting",
 )

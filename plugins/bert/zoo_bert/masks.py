@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from zoo import Model, SampleRequest
+    from zoo.plugin.draws import Draws
 
 # Notation of the shapes: n texts at once, t tokens of each, k masked places, v tokens in the vocabulary.
 MASK = "[MASK]"  # in users' texts, whatever the tokenizer calls its own
@@ -37,13 +37,13 @@ class Sampler:
 
     model: Model
     vocabulary: Vocabulary
-    generator: torch.Generator
+    draws: Draws
     temperature: float
     top_k: int
     possible: Tensor | None = None
 
     def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a token for each place of `logits` [places, v], and p(token | rest) of each."""
+        """Return a token for each place of `logits` [n times as many places, v], and p(token | rest) of each."""
         shares = logits.softmax(-1)
         if self.temperature == 0:
             tokens = logits.argmax(-1)
@@ -53,8 +53,8 @@ class Sampler:
                 logits = logits.masked_fill(logits < lowest, -math.inf)
             tempered = (logits / self.temperature).softmax(-1)  # [places, v]
             # As torch.multinomial draws on the CPU, whose generator no other device takes.
-            waits = torch.empty(tempered.shape).exponential_(generator=self.generator)
-            tokens = (tempered / waits.to(tempered.device)).argmax(-1)  # [places]
+            waits = self.draws.exponential((self.draws.n, len(tempered) // self.draws.n, tempered.shape[1]))
+            tokens = (tempered / waits.flatten(0, 1).to(tempered.device)).argmax(-1)  # [places]
         return tokens, shares.gather(1, tokens[:, None])[:, 0]
 
     def logits(self, ids: Tensor) -> Tensor:
@@ -88,9 +88,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     _check_ranges(options, texts)
     tokenizer = tokenizer_of(model)
     vocabulary = vocabulary_of(model, tokenizer)
-    seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
-    generator = torch.Generator().manual_seed(seed)
-    sampler = Sampler(model, vocabulary, generator, options["temperature"], options["top_k"])
+    sampler = Sampler(model, vocabulary, request.draws(), options["temperature"], options["top_k"])
     found: list[str] = []
     captions: list[str] = []
     for text in [None] if texts is None else texts:
@@ -132,7 +130,7 @@ def gibbs(sampler: Sampler, ids: Tensor, free: Tensor, steps: int) -> Tensor:
     ids = ids.clone()
     everyone = torch.arange(len(ids), device=ids.device)
     for _ in range(steps):
-        orders = torch.stack([torch.randperm(len(free), generator=sampler.generator) for _ in ids])  # [n, k]
+        orders = sampler.draws.permutation(len(free))  # [n, k]
         for places in free[orders.to(ids.device)].unbind(1):
             ids[everyone, places] = sampler.vocabulary.mask
             ids[everyone, places] = sampler.draw(sampler.logits(ids)[everyone, places])[0]

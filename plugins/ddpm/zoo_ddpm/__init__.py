@@ -15,4 +15,5 @@ zoo.hooks(
     evaluate=".training",
     describe=".files",
     save=".model",
+    forward_pass=".exporting",
 )

@@ -45,11 +45,13 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     schedule, step_options = _schedule(model, **{name: options[name] for name in ("sampler", "steps", "eta")})
     names = files.class_names(model.entry)
     labels = wanted(model, options["labels"], request.n)  # [n], [n, d] or None
+    if labels is not None and options["labels"] is None and request.seeds is not None:
+        labels = labels[:1].expand_as(labels)  # as of one sample
 
-    generator = request.generator()
+    draws = request.draws()
     config = model.module.config
     (height, width), _ = image_shape(model)
-    images = torch.randn((request.n, config.in_channels, height, width), generator=generator).to(model.device)
+    images = draws.normal((request.n, config.in_channels, height, width)).to(model.device)
     images = images * schedule.init_noise_sigma  # [n, c, h, w]
     conditions = None if labels is None else labels.to(model.device)
     for time in track(schedule.timesteps.tolist(), f"sampling {request.n}"):
@@ -58,7 +60,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         output = torch.cat([part.to(model.device) for part in parts])  # [n, c or 2c, h, w]
         if isinstance(schedule, DDIMScheduler):
             output = output[:, : config.in_channels]
-        images = schedule.step(output, time, images, generator=generator, **step_options).prev_sample
+        images = schedule.step(output, time, images, generator=draws.generator, **step_options).prev_sample
     captions = class_captions(labels, names) if labels is None or not labels.is_floating_point() else None
     return Samples((images / 2 + 0.5).clamp(0, 1).cpu(), "image", captions)
 

@@ -17,4 +17,5 @@ zoo.hooks(
     describe=".files",
     save=".model",
     run_rows=".prediction",
+    forward_pass=".exporting",
 )

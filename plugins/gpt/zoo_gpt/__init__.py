@@ -9,6 +9,7 @@ zoo.hooks(
     heads=".facts",
     sample_options=".options",
     sample=".tasks",
+    embed=".embedding",
     engine=".continuing",
     loss=".tasks",
     count=".tasks",
@@ -16,4 +17,5 @@ zoo.hooks(
     evaluate=".tasks",
     describe=".facts",
     save=".model",
+    forward_pass=".exporting",
 )

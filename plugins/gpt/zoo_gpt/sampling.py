@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from zoo.torch_state.modes import seeded
 
 from .model import context_of
 from .options import NEW_TOKENS, usual
+from .seeds import OwnSeeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,9 +47,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     """
     tokenizer, own = tokenizer_of(model.entry), model.module.generation_config
     starts, limits, answers, captions, options = asked(model, request)
-    seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
     texts = []
-    with seeded(seed):
+    with _drawing(model, request):
         for ids, limit in zip(starts, limits, strict=True):
             inputs = torch.tensor([ids] * request.n, device=model.device)  # [b, t]
             output = model.module.generate(
@@ -60,6 +61,13 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             found = tokenizer.batch_decode(said, skip_special_tokens=True)
             texts += [text.strip() for text in found] if answers else found
     return Samples(texts, "text", captions)
+
+
+def _drawing(model: Model, request: SampleRequest) -> AbstractContextManager[object]:
+    """Return a block in which tokens are drawn from the request's seed, or for each text from its own."""
+    if request.seeds is not None and len(request.seeds) > 1:
+        return OwnSeeds([torch.Generator(model.device).manual_seed(seed % 2**64) for seed in request.seeds])
+    return seeded(secrets.randbits(63) if request.seed is None else request.seed % 2**64)
 
 
 class Asked(NamedTuple):

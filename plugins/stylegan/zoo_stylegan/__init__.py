@@ -22,6 +22,7 @@ zoo.hooks(
     tuning=".training",
     describe=".config",
     save=".model",
+    forward_pass=".exporting",
 )
 
 

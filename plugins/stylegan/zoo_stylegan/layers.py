@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.plugin.draws import Draws
+
 SQRT2 = math.sqrt(2)
 SLOPE = 0.2
 NOISE = ("const", "random", "none")
@@ -131,7 +133,9 @@ class ModulatedConv(nn.Module):
         self.register_buffer("resample_filter", filter_kernel(), persistent=False)
         self.gain, self.up, self.clamp = 1 / math.sqrt(9 * inputs), up, clamp
 
-    def forward(self, x: Tensor, w: Tensor, noise: str = "const", generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, w: Tensor, noise: str = "const", generator: torch.Generator | Draws | None = None
+    ) -> Tensor:
         """Map x [n, inputs, h, w], w [n, latent] to [n, outputs, h, w] or twice that; for `noise` see `NOISE`."""
         style = self.affine(w)  # [n, inputs]
         if self.up:
@@ -149,12 +153,14 @@ class ModulatedConv(nn.Module):
         y = F.leaky_relu(y, SLOPE)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
-    def _noise(self, y: Tensor, noise: str, generator: torch.Generator | None) -> Tensor:
+    def _noise(self, y: Tensor, noise: str, generator: torch.Generator | Draws | None) -> Tensor:
         if noise == "const":
             return self.noise_const.to(y.dtype)
         shape = (y.shape[0], 1, *y.shape[2:])
         if generator is None:
             return torch.randn(shape, dtype=y.dtype, device=y.device)
+        if isinstance(generator, Draws):
+            return generator.normal(shape).to(y)
         return torch.randn(shape, generator=generator, device=generator.device).to(y)
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.plugin.draws import Draws
+
 from .config import complete
 from .layers import NOISE, Conv, Dense, ModulatedConv, ToRGB, filter_kernel, normalised, upsampled
 
@@ -58,7 +60,12 @@ class SynthesisBlock(nn.Module):
         self.first = not inputs
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, ws: list[Tensor], noise: str, generator: torch.Generator | None
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: list[Tensor],
+        noise: str,
+        generator: torch.Generator | Draws | None,
     ) -> tuple[Tensor, Tensor]:
         """Map features and image of the resolution before (None at first) to those of this one.
 
@@ -90,7 +97,7 @@ class Synthesis(nn.Module):
             before = channels[size]
         self.num_ws = 2 * len(self.sizes)
 
-    def forward(self, ws: Tensor, noise: str = "const", generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, ws: Tensor, noise: str = "const", generator: torch.Generator | Draws | None = None) -> Tensor:
         """Map ws [n, num_ws, latent] to images [n, colours, size, size], about [-1, 1]."""
         if noise not in NOISE:
             raise ValueError(f"noise is one of {', '.join(NOISE)}; got {noise!r}")
@@ -121,7 +128,7 @@ class Generator(nn.Module):
         psi: float = 1.0,
         cutoff: int | None = None,
         noise: str = "const",
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Draws | None = None,
     ) -> Tensor:
         """Map z [n, z], labels [n] to images [n, colours, size, size], about [-1, 1].
 

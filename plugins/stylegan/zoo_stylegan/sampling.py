@@ -40,10 +40,12 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     generator = model.module.generator
     names = class_names(model.module.config)
     labels = class_labels(options["labels"], request.n, count=model.module.config["c_dim"], names=names)  # [n] or None
+    if labels is not None and options["labels"] is None and request.seeds is not None:
+        labels = labels[:1].expand_as(labels)  # as of one sample
 
-    random = request.generator()
-    z = torch.randn(request.n, generator.mapping.inputs, generator=random)  # [n, z]
-    second = torch.randn(z.shape, generator=random) if options["crossover"] is not None else None
+    draws = request.draws()
+    z = draws.normal((request.n, generator.mapping.inputs))  # [n, z]
+    second = draws.normal(z.shape) if options["crossover"] is not None else None
     step = max(1, min(_CHUNK, _PIXELS // model.module.config["img_resolution"] ** 2))
     images = []
     for start in range(0, request.n, step):
@@ -52,7 +54,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
         if second is not None:
             others = _styles(model, second[start : start + step], classes, options)
             ws = torch.cat([ws[:, : options["crossover"]], others[:, options["crossover"] :]], dim=1)
-        images.append(generator.synthesis(ws, options["noise"], random).float().cpu())
+        own = draws.of(slice(start, start + step))
+        images.append(generator.synthesis(ws, options["noise"], own).float().cpu())
     return Samples((torch.cat(images) / 2 + 0.5).clamp(0, 1), "image", class_captions(labels, names))
 
 

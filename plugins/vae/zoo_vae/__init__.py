@@ -14,4 +14,5 @@ zoo.hooks(
     evaluate=".training",
     describe=".files",
     save=".model",
+    forward_pass=".exporting",
 )

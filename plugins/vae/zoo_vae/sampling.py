@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo import Model, SampleRequest
+    from zoo.plugin.draws import Draws
 
 
 def sample(model: Model, request: SampleRequest) -> Samples:
@@ -42,10 +43,8 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     temperature = options["temperature"]
     if temperature is None:
         temperature = 1.0 if mode == "prior" else 0.0
-    generator = request.generator()
-
     if mode == "prior":
-        latents = _prior(model, request.n, data, size, generator) * temperature
+        latents = _prior(model, request.draws(), data, size) * temperature
     else:
         if data is None:
             raise ZooError(f'mode="{mode}" needs images: give data= a folder, tensors or a name such as "letters:sans"')
@@ -54,7 +53,7 @@ def sample(model: Model, request: SampleRequest) -> Samples:
             raise ZooError(f'mode="{mode}" needs at least one image, and the data hold none')
         count = request.n if mode == "reconstruct" else ends
         images = images[torch.arange(count) % len(images)]
-        latents = _posterior(model, images, temperature, generator)
+        latents = _posterior(model, images, temperature, request.generator())
         if mode == "interpolate":
             latents = path(latents, request.n)
     return Samples(decode(model, latents), "image")
@@ -68,7 +67,7 @@ def path(latents: Tensor, count: int) -> Tensor:
     return torch.lerp(latents[before], latents[before + 1], share)
 
 
-def _prior(model: Model, n: int, data: Any, size: int | None, generator: torch.Generator) -> Tensor:
+def _prior(model: Model, draws: Draws, data: Any, size: int | None) -> Tensor:
     """Return latents drawn from N(0, I) [n, latent channels, h/f, w/f]."""
     if data is not None:
         raise ZooError('mode="prior" takes no data: use mode="reconstruct" or mode="interpolate" with them')
@@ -80,7 +79,7 @@ def _prior(model: Model, n: int, data: Any, size: int | None, generator: torch.G
     if size is None:
         size = model.module.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    return torch.randn((n, *latent_shape(model, height, width)), generator=generator)
+    return draws.normal((draws.n, *latent_shape(model, height, width)))
 
 
 def _posterior(model: Model, images: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

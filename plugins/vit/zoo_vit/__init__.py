@@ -14,4 +14,5 @@ zoo.hooks(
     evaluate=".classify",
     describe=".facts",
     save=".model",
+    forward_pass=".exporting",
 )

@@ -36,7 +36,7 @@ def logits(model: Model, images: Tensor) -> Tensor:
 def sample(model: Model, request: SampleRequest) -> Samples:
     """Return class probabilities, softmax(logits) [n, classes], with the class names and the images.
 
-    Of a head for several classes or for numbers, a text for each image.
+    Of a head for numbers, a text for each image.
 
     Args:
         model: the model.
@@ -63,20 +63,18 @@ def sample(model: Model, request: SampleRequest) -> Samples:
     seen = [prepare(items.images[start : start + _CHUNK]) for start in range(0, len(items), _CHUNK)]
     scores = torch.cat([logits(model, part).cpu() for part in seen])  # [n, classes]
     task = task_of(configuration(model.entry))
-    if task != "classify":
-        return Samples([_said(task, row, names) for row in scores], "text", captions)
-    probabilities = scores.softmax(-1)  # [n, classes]
-    shown = torch.cat([prepare.undone(part) for part in seen])  # [n, c, h, w] in [0, 1]
-    return Samples(probabilities, "posterior", captions, labels=names, images=shown, top=options["top_k"])
-
-
-def _said(task: str, scores: Tensor, names: Sequence[str]) -> str:
-    """Return what the model says of one image that may be of several classes, or has numbers."""
     if task == "regress":
-        return ", ".join(f"{name} {score:.6g}" for name, score in zip(names, scores.tolist(), strict=True))
-    shares = scores.sigmoid()
-    best = shares.argsort(descending=True).tolist()
-    return ", ".join(f"{names[index]} {shares[index]:.1%}" for index in best)
+        return Samples([_said(row, names) for row in scores], "text", captions)
+    several = task == "multilabel"
+    probabilities = scores.sigmoid() if several else scores.softmax(-1)  # [n, classes]
+    kind = "probabilities" if several else "posterior"
+    shown = torch.cat([prepare.undone(part) for part in seen])  # [n, c, h, w] in [0, 1]
+    return Samples(probabilities, kind, captions, labels=names, images=shown, top=options["top_k"])
+
+
+def _said(scores: Tensor, names: Sequence[str]) -> str:
+    """Return the numbers that the model gives an image."""
+    return ", ".join(f"{name} {score:.6g}" for name, score in zip(names, scores.tolist(), strict=True))
 
 
 def _drawn(

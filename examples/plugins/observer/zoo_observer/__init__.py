@@ -68,6 +68,11 @@ def sample(model: zoo.Model) -> Wrapper:
 
 
 @zoo.hookimpl(wrapper=True)
+def embed(model: zoo.Model) -> Wrapper:
+    return (yield from timed("embed", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
 def engine(model: zoo.Model) -> Wrapper:
     return (yield from timed("engine", model.entry.name))
 
@@ -115,3 +120,8 @@ def save(model: zoo.Model) -> Wrapper:
 @zoo.hookimpl(wrapper=True)
 def run_rows(model: zoo.Model) -> Wrapper:
     return (yield from timed("run_rows", model.entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
+def forward_pass(model: zoo.Model) -> Wrapper:
+    return (yield from timed("forward_pass", model.entry.name))

@@ -1,0 +1,87 @@
+"""The command that writes a model for other programs: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli.options import model_options
+from zoo.cli.output import Command, echo, json_option, note, print_json, size
+from zoo.cli.ship import loaded, lora_option, out_option
+
+FORMATS = ("native", "packed", "onnx", "torch", "gguf")
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    zoo export gat --lora runs/gat/adapter --format onnx --out gat.onnx
+    zoo export gat --format torch --out gat.pt2 --json
+    zoo export gpt --format native --out my-gpt
+    zoo export gpt --bits 4 --format packed --out my-gpt-4bit
+    """,
+)
+@click.argument("name")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(FORMATS),
+    default="native",
+    show_default=True,
+    help="Of what is written.",
+)
+@out_option("The file to write; for native and packed the folder.")
+@lora_option
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    help="How far a file's outputs may be from the model's [default: 1e-4].",
+)
+@model_options
+@json_option
+def export(
+    name: str,
+    file_format: str,
+    out: Path,
+    lora: tuple[str, ...],
+    tolerance: float | None,
+    as_json: bool,
+    **loading: Any,
+) -> None:
+    """Write model NAME as other programs take it, with saved adapters as part of it.
+
+    onnx and torch are a file with one call of the model, which is run on new inputs and compared with the model; a file
+    with other outputs is not kept. gguf says how llama.cpp makes one.
+    """
+    if tolerance is not None and file_format not in ("onnx", "torch"):
+        raise click.UsageError(f"--tolerance is of outputs that are compared, and {file_format} is not run")
+    if file_format == "gguf":
+        from zoo.catalog.names import is_name
+        from zoo.catalog.registry import find
+        from zoo.formats.exported import no_gguf
+
+        if is_name(name):
+            find(name)
+        raise no_gguf(name)
+    model = loaded(name, lora, loading)
+    if file_format == "packed" and lora:
+        note("merging …")
+        model.merge(bits=model.scheme)
+    note(f"writing {out} …")
+    done = model.export(out, file_format, tolerance=tolerance)
+    total = sum(path.stat().st_size for path in (done.path.iterdir() if done.path.is_dir() else [done.path]))
+    if as_json:
+        facts = {"name": name, "out": done.path, "format": done.format, "lora": list(lora), "bytes": total}
+        if done.inputs is not None:
+            facts |= {"inputs": done.inputs, "outputs": list(done.outputs)}
+            facts |= {"error": done.error, "tolerance": done.tolerance}
+        print_json(facts)
+        return
+    note(str(done))
+    note(size(total))
+    echo(str(done.path))
+
+
+COMMANDS = (export,)
