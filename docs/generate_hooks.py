@@ -16,7 +16,7 @@ from textwrap import dedent, indent
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = tuple(ROOT / "zoo" / "plugin" / name for name in ("hookspecs.py", "hookspecs_of_use.py"))
 PAGE = ROOT / "docs" / "hooks.md"
-EXAMPLES = ("ddpm", "gat", "stylegan", "ia3")  # plugins that have every hook between them
+EXAMPLES = ("ddpm", "gat", "gpt", "stylegan", "ia3")  # plugins that have every hook between them
 
 HEAD = """\
 # Hooks

@@ -93,6 +93,13 @@ def test_decoding() -> None:
         assert "bitsandbytes, layers" in rows
 
 
+def test_serving() -> None:
+    found = figures("serving.py")
+    assert found["equal"] == found["requests"]
+    assert found["lost"] == 0
+    assert found["ways"]["zoo, together"]["p99"] > 0
+
+
 def test_experts() -> None:
     found = figures("experts.py")["figures"]["64"]
     for name in ("plain, frozen", "zoo LoRA", "zoo 8-bit", "zoo 4-bit", "zoo 4-bit LoRA"):

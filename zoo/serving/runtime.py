@@ -207,6 +207,7 @@ class Runtime:
                             ticket.end(batching.failure(error))
         for ticket in tuple(self._talking):
             self._forget(ticket)
+        self._engine = None  # it knows adapters that go now
         self._store.clear()
 
     def _turn(self) -> None:
