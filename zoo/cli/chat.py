@@ -25,7 +25,7 @@ EXIT, RESET = "/exit", "/reset"
     examples="""
     zoo chat gpt
     zoo chat gpt --bits 4 --lora runs/gpt/adapter --system "Answer in one line."
-    echo "Where is the list?" | zoo chat gpt --seed 0 -o max_new_tokens=30
+    zoo chat gpt --seed 0 -o max_new_tokens=30
     """,
 )
 @click.argument("name")

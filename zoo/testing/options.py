@@ -26,6 +26,8 @@ def defaults_are_the_defaults(subject: PluginUnderTest) -> None:
     options = _declared(subject)
     subject.samples  # noqa: B018 - what fails without options is another promise's
     for option in options:
+        if option.name in subject.options.sample:  # which makes drawing quick, and is another value
+            continue
         try:
             drawn = subject.sample(2, 1, **{option.name: option.default})
         except PluginError as error:
