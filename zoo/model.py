@@ -217,16 +217,9 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
     def stream(
         self, *, seed: int | None = None, stop: Sequence[str] = (), cache: Cache = "auto", **options: Any
     ) -> Iterator[str]:
-        """Return the pieces of one text as they come; joined they are the text of `sample(1)`.
+        """Return the pieces of one text as they come; joined they are the text of `sample(1)`, whose arguments these are.
 
-        Args:
-            seed: as in `sample`, and so the others.
-            stop: texts at which it ends, without them; in the prompt they do not count.
-            cache: the memory for dense weights.
-            **options: of the architecture. One that draws whole samples gives a text as one piece.
-
-        Raises:
-            ZooError: an option cannot be, or there is not one text.
+        An architecture that draws whole samples gives a text as one piece. At a text of `stop` it ends, without it.
         """
         from zoo.plugin.streaming import streamed
 

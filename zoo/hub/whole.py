@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from zoo.bounded.json_text import parse_json
 from zoo.catalog.names import is_repository
 from zoo.errors import AdapterError, HubError, ZooError
 from zoo.formats import native
@@ -112,6 +112,6 @@ def _without_paths(root: Path) -> None:
     for path in root.rglob("*.json"):
         if path.stat().st_size > 1 << 20:  # no configuration
             continue
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = parse_json(path.read_bytes(), str(path))
         if isinstance(content, dict) and content.get(ORIGIN) != last_part(content.get(ORIGIN)):
             write_json(path, {**content, ORIGIN: last_part(content[ORIGIN])})

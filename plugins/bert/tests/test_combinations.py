@@ -25,7 +25,7 @@ def test_a_combination(make, tmp_path: Path, bits: int | None, lora: str | None,
     model = zoo.load(str(folder), device="cpu", bits=bits, lora=config, seed=0)
     data = PAIRS if classes else LINES
     options = {"text": "the file is not a value"} if classes else {"length": 5}
-    assert model.sample(2, seed=0, **options).data == model.sample(2, seed=0, **options).data
+    assert model.sample(2, seed=0, **options).text() == model.sample(2, seed=0, **options).text()
 
     batch = next(iter(model.batches(data, batch_size=8, seed=0)))
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
