@@ -217,7 +217,7 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
     def stream(
         self, *, seed: int | None = None, stop: Sequence[str] = (), cache: Cache = "auto", **options: Any
     ) -> Iterator[str]:
-        """Return the pieces of one text as they come; joined they are the text of `sample(1)`, whose arguments these are.
+        """Return the pieces of one text as they come; joined they are the text of `sample(1)`, with the same arguments.
 
         An architecture that draws whole samples gives a text as one piece. At a text of `stop` it ends, without it.
         """
