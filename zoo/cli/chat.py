@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.model_commands import load, parse_options
+from zoo.cli.names import MODEL
 from zoo.cli.options import model_options
 from zoo.cli.output import Command, echo, note
 from zoo.errors import ZooError
@@ -28,7 +29,7 @@ EXIT, RESET = "/exit", "/reset"
     zoo chat gpt --seed 0 -o max_new_tokens=30
     """,
 )
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option("--seed", type=int, help="The same seed gives the same answers; each turn counts it up by 1.")
 @click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")

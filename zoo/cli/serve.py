@@ -9,31 +9,13 @@ from typing import Any
 
 import click
 
+from zoo.cli.named_adapters import adapters_option, by_name
+from zoo.cli.names import MODEL
 from zoo.cli.options import model_options
 from zoo.cli.output import Command, echo, json_option, note
 from zoo.errors import ZooError
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
-
-
-class Adapters(click.ParamType):
-    """Names and places of adapters: NAME=WHERE, several with commas."""
-
-    name = "adapters"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[tuple[str, str]]:
-        """Return pairs of a name and a place.
-
-        Raises:
-            click.BadParameter: it is of another form.
-        """
-        pairs = []
-        for word in str(value).split(","):
-            name, equals, place = word.partition("=")
-            if not equals or not name.strip() or not place.strip():
-                self.fail(f"{word!r} is not of the form NAME=WHERE, such as legal=runs/legal/adapter", param, ctx)
-            pairs.append((name.strip(), place.strip()))
-        return pairs
 
 
 @click.command(
@@ -44,14 +26,8 @@ class Adapters(click.ParamType):
     ZOO_TOKEN=… zoo serve ddpm --host 0.0.0.0
     """,
 )
-@click.argument("name")
-@click.option(
-    "--adapters",
-    type=Adapters(),
-    multiple=True,
-    metavar="NAME=WHERE,…",
-    help="Adapters by the names that requests choose them by: folders or Hub repositories.",
-)
+@click.argument("name", type=MODEL)
+@adapters_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Elsewhere than on this machine needs a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: one that is free.")
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="Holds the token [or: ZOO_TOKEN].")
@@ -92,7 +68,7 @@ def serve(
     requests are finished.
     """
     _check_installed()
-    places = _places(adapters)
+    places = by_name(adapters)
     given: dict[str, Any] = {
         "batch": batch,
         "queue": queue,
@@ -135,15 +111,6 @@ def _check_installed() -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise ZooError(f"zoo serve needs {', '.join(missing)}: pip install 'adapter-zoo[serve]'")
-
-
-def _places(adapters: tuple[list[tuple[str, str]], ...]) -> dict[str, str]:
-    places: dict[str, str] = {}
-    for name, place in (pair for group in adapters for pair in group):
-        if name in places:
-            raise click.BadParameter(f"{name!r} is given twice", param_hint="'--adapters'")
-        places[name] = place
-    return places
 
 
 def _size(text: str) -> int:
