@@ -24,7 +24,7 @@ def sample_options(entry: Entry) -> list[Option]:
         Option("texts", None, "several texts", type="texts"),
         Option("mode", MODES[0], "each mask once, all again and again, or all at once and then better", choices=MODES),
         Option("length", None, "tokens of a free text, where no text is given", "int", 1),
-        Option("steps", None, "rounds of gibbs and mask-predict", "int", 1),
+        Option("steps", None, "rounds of gibbs and mask-predict", "int", 1, 1000),
         Option("temperature", 1.0, "0: the likeliest token", low=0),
         Option("top_k", 0, "draw from this many likeliest tokens; 0: from all", low=0),
     ]

@@ -38,7 +38,7 @@ def sample_options(entry: Entry) -> list[Option]:
         ),
         Option("top_k", own["top_k"], "draw from this many likeliest tokens; 0: from all", low=0),
         Option("top_p", own["top_p"], "draw from the likeliest tokens that have this share", above=0, high=1),
-        Option("num_beams", 1, "beams of a beam search", low=1),
+        Option("num_beams", 1, "beams of a beam search", low=1, high=64),
         Option("repetition_penalty", 1.0, "above 1: what was said becomes less likely", above=0),
         Option("no_repeat_ngram_size", 0, "so many tokens in a row come only once; 0: off", low=0),
     ]

@@ -22,5 +22,5 @@ def sample_options(entry: Entry) -> list[Option]:
         Option("temperature", 1.0, "below 1: likelier, less varied", above=0),
         Option("top_k", 50, "draw from this many likeliest tokens; 0: from all", low=0),
         Option("top_p", 1.0, "draw from the likeliest tokens that have this share", above=0, high=1),
-        Option("num_beams", 1, "beams of a beam search", low=1),
+        Option("num_beams", 1, "beams of a beam search", low=1, high=64),
     ]

@@ -24,5 +24,5 @@ def sample_options(entry: Entry) -> list[Option]:
         Option("data", None, "images to reconstruct, or to go between", type="images"),
         Option("temperature", None, "standard deviations: by default 1 for the prior, else 0", "float", 0, 100),
         Option("ends", 2, "how many images the way goes through", low=2),
-        Option("size", None, "pixels of an edge; None: the model's own", "int", 1),
+        Option("size", None, "pixels of an edge; None: the model's own", "int", 1, 4096),
     ]

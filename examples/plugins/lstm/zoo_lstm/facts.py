@@ -16,7 +16,7 @@ def sample_options(entry: Entry) -> list[Option]:
     """Return the prompt and how it is continued."""
     return [
         Option("prompt", BEGINNING, "the text to continue"),
-        Option("length", 200, "bytes", low=1),
+        Option("length", 200, "bytes", low=1, high=10_000),
         Option("temperature", 0.7, "0: the likeliest byte each time", low=0),
     ]
 

@@ -25,7 +25,7 @@ def recognises(config: dict[str, Any]) -> bool:
 def sample_options(entry: zoo.Entry) -> list[zoo.Option]:
     return [
         zoo.Option("prompt", "", "the text to continue"),
-        zoo.Option("length", 80, "characters", low=1),
+        zoo.Option("length", 80, "characters", low=1, high=10_000),
         zoo.Option("temperature", 1.0, "0: the likeliest character", low=0),
     ]
 
