@@ -74,7 +74,7 @@ def test_facts_come_at_once(words):
         return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     runs = [seconds(sys.executable, "-m", "zoo", *words) for _ in range(5)]
-    assert median(processor for _, processor in runs) < 0.3
+    assert median(processor for _, processor in runs) < 0.4  # entry points of all installed packages are read
     empty = min(seconds(sys.executable, "-I", "-c", "pass")[0] for _ in range(5))
     if empty < 0.03:  # else the machine is busy, and the wall clock includes other processes
         assert min(wall for wall, _ in runs) < 0.3

@@ -129,7 +129,7 @@ def test_the_trained_model_knows_english():
     ("call", "told"),
     [
         (lambda model: model.sample(1, prompt=""), "expected a text"),
-        (lambda model: model.sample(1, length=0), "expected length"),
+        (lambda model: model.sample(1, length=0), "length: expected"),
         (lambda model: model.sample(1, steps=3), "length, prompt, temperature"),
         (lambda model: next(iter(model.batches(torch.full((1, 4), 300), batch_size=1))), "expected bytes"),
         (lambda model: next(iter(model.batches(torch.rand(3, 4), batch_size=1))), "integer Tensor"),
