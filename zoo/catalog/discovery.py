@@ -149,8 +149,13 @@ def _all_claims() -> dict[str, tuple[Claim, ...]]:
 def _scan() -> tuple[dict[str, tuple[Claim, ...]], tuple[str, ...]]:
     found: dict[str, dict[tuple[str, str], Claim]] = {}
     problems: list[str] = []
+    identities: dict[
+        Distribution | None, tuple[str, str]
+    ] = {}  # slow to parse, and shared by many points
     for point in _points(problems):
-        new = Claim(point.name, point.value, *_identity(point.dist))
+        if point.dist not in identities:
+            identities[point.dist] = _identity(point.dist)
+        new = Claim(point.name, point.value, *identities[point.dist])
         found.setdefault(point.name, {}).setdefault((new.distribution, new.value), new)
     ordered = {
         name: tuple(sorted(found[name].values(), key=lambda one: (one.distribution, one.value)))
@@ -179,6 +184,7 @@ def _points(problems: list[str]) -> Iterator[EntryPoint]:
 def _identity(distribution: Distribution | None) -> tuple[str, str]:
     try:
         assert distribution is not None
-        return str(distribution.metadata["Name"] or "?"), str(distribution.metadata["Version"] or "?")
+        metadata = distribution.metadata
+        return str(metadata["Name"] or "?"), str(metadata["Version"] or "?")
     except Exception:
         return "?", "?"

@@ -17,28 +17,35 @@ from typing import Any
 import click
 
 from zoo._version import __version__
-from zoo.cli import (
-    chat,
-    compare,
-    data,
-    evaluate,
-    export,
-    info_commands,
-    matrix,
-    model_commands,
-    names,
-    new_plugin,
-    plan,
-    play,
-    push,
-    sensitivity,
-    serve,
-    ship,
-    tune,
-)
+from zoo.cli.commands import Commands
 from zoo.cli.output import Group, echo, help_width
 from zoo.cli.screen import printable_streams
 from zoo.errors import ZooError, one_line
+
+# Command → the module of this package that has it, imported when the command is first asked for.
+MODULES = {
+    "chat": "chat",
+    "compare": "compare",
+    "completion": "names",
+    "data": "data",
+    "demo": "model_commands",
+    "evaluate": "evaluate",
+    "export": "export",
+    "info": "info_commands",
+    "list": "info_commands",
+    "matrix": "matrix",
+    "merge": "ship",
+    "new-plugin": "new_plugin",
+    "plan": "plan",
+    "play": "play",
+    "plugins": "info_commands",
+    "push": "push",
+    "sample": "model_commands",
+    "save": "ship",
+    "sensitivity": "sensitivity",
+    "serve": "serve",
+    "tune": "tune",
+}
 
 
 @click.group(
@@ -58,26 +65,8 @@ def command_line() -> None:
     """Load any model in 4 bit with LoRA, sample it, tune it, save it."""
 
 
-for command in (
-    *info_commands.COMMANDS,
-    *model_commands.COMMANDS,
-    *chat.COMMANDS,
-    *evaluate.COMMANDS,
-    *compare.COMMANDS,
-    *tune.COMMANDS,
-    *data.COMMANDS,
-    *matrix.COMMANDS,
-    *new_plugin.COMMANDS,
-    *plan.COMMANDS,
-    *play.COMMANDS,
-    *push.COMMANDS,
-    *sensitivity.COMMANDS,
-    *serve.COMMANDS,
-    *ship.COMMANDS,
-    *export.COMMANDS,
-    *names.COMMANDS,
-):
-    command_line.add_command(command)
+# Click wants a mapping that it can add to; nothing is added here.
+command_line.commands = Commands(MODULES)  # type: ignore[assignment]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
