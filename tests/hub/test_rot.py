@@ -104,6 +104,7 @@ def test_sums_see_what_changes_and_where(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(contents, "_SEGMENT", 1 << 20)
     path, seen = tmp_path / "file", set()
     data = bytearray(os.urandom(2_200_003))
+    data[17] = data[9] ^ 1  # two that are swapped below
     changes = [
         {},
         {0: data[0] ^ 1},
