@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from zoo.adapters.adapter_set import AdapterSet
-from zoo.adapters.mixed_batch import Choice, OwnViews, _Switch, grouped, switching
+from zoo.adapters.fused_batch import distance, tolerance
+from zoo.adapters.mixed_batch import Choice, OwnViews, Switch, grouped, switching
 from zoo.methods.config import Adapter
 from zoo.weights.choice import choosing_rows
 from zoo.weights.row_views import NotByRow
@@ -19,20 +19,13 @@ CHECKED = 2  # passes of all rows that are checked
 
 
 def _apart(
-    switch: OwnViews | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
+    switch: Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
 ) -> list[tuple[list[int], R]]:
     found = []
     for choice, rows in groups.items():
         with switch.chosen(choice):
             found.append((rows, passing(rows)))
     return found
-
-
-def _close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether the rows of two tensors are equal, up to the square root of a dtype's precision."""
-    found, wanted = found.flatten(1).double(), wanted.flatten(1).double()
-    error, size = (torch.linalg.vector_norm(one, dim=1) for one in (found - wanted, wanted))
-    return bool((error <= torch.finfo(dtype).eps ** 0.5 * size).all())
 
 
 class EachRow:
@@ -88,7 +81,7 @@ class EachRow:
         return None
 
     def _passes(
-        self, switch: OwnViews | _Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
+        self, switch: Switch, groups: Mapping[Choice, list[int]], passing: Callable[[list[int]], R]
     ) -> list[tuple[list[int], R]]:
         if not self._together or len(groups) == 1 or not isinstance(switch, OwnViews):
             return _apart(switch, groups, passing)
@@ -102,7 +95,10 @@ class EachRow:
         if self._unchecked:
             self._unchecked -= 1
             apart = _apart(switch, groups, passing)
-            if not all(_close(self._value(found)[rows], self._value(part), self._set.dtype) for rows, part in apart):
-                self._together = False
-                return apart
+            limit = tolerance(self._set.dtype)
+            for rows, part in apart:
+                error = distance(self._value(found)[rows], self._value(part))
+                if not bool((error <= limit).all()):  # nor where it is no number
+                    self._together = False
+                    return apart
         return [(everything, found)]

@@ -114,17 +114,22 @@ def _verdict(
                 return Verdict.NO
             continue
         by_row = tensor.dim() > 0 and tensor.shape[0] == count
-        error, moved = (_distance(one, tensor, by_row) for one in (found[path], others[path]))
+        error, moved = (distance(one, tensor, by_row) for one in (found[path], others[path]))
         if not (error.isfinite().all() and moved.isfinite().all()):
             return Verdict.OPEN
-        if bool((error > torch.finfo(tensor.dtype).eps ** 0.5).any()):
+        if bool((error > tolerance(tensor.dtype)).any()):
             return Verdict.NO
         if by_row:
             seen |= (moved > 4 * error) & (moved > 0)
     return Verdict.YES if bool(seen.all()) else Verdict.OPEN
 
 
-def _distance(found: Tensor, wanted: Tensor, by_row: bool) -> Tensor:
+def tolerance(dtype: torch.dtype) -> float:
+    """Return how far, relative, one run may be from separate ones: the square root of a dtype's precision."""
+    return float(torch.finfo(dtype).eps ** 0.5)
+
+
+def distance(found: Tensor, wanted: Tensor, by_row: bool = True) -> Tensor:
     """Return the relative distance in the 2-norm, of each row (n,) or of the whole (1,), on the CPU."""
     rows_of = wanted.shape[0] if by_row else 1
     found, wanted = (one.detach().double().reshape(rows_of, -1) for one in (found, wanted))

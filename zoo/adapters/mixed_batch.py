@@ -82,14 +82,11 @@ def _fused(
         return None
     count = sum(map(len, groups.values()))
 
-    def taken() -> Any:
-        return rows.take((args, kwargs), torch.arange(count), count)  # a copy of what the module may write to
-
     def together() -> Any:
-        (own_args, own_kwargs), _ = taken()
+        (own_args, own_kwargs), _ = rows.take((args, kwargs), torch.arange(count), count)  # which it may write to
         return module(*own_args, **own_kwargs)
 
-    cut = taken()[1]
+    cut = [tensor for tensor in rows.tensors((args, kwargs)).values() if tensor.dim() and len(tensor) == count]
     if not cut:
         return None
     form = (switch.kinds(groups), *sorted(kwargs), *form_of(cut, count))

@@ -149,9 +149,7 @@ def _all_claims() -> dict[str, tuple[Claim, ...]]:
 def _scan() -> tuple[dict[str, tuple[Claim, ...]], tuple[str, ...]]:
     found: dict[str, dict[tuple[str, str], Claim]] = {}
     problems: list[str] = []
-    identities: dict[
-        Distribution | None, tuple[str, str]
-    ] = {}  # slow to parse, and shared by many points
+    identities: dict[Distribution | None, tuple[str, str]] = {}  # slow to parse, and shared by many points
     for point in _points(problems):
         if point.dist not in identities:
             identities[point.dist] = _identity(point.dist)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zoo.data.batches import on_device
 from zoo.errors import OutputError
 from zoo.formats import graph, native
 from zoo.formats.graph import ONNX, TORCH
@@ -148,7 +149,8 @@ def _of_loss(model: LoadedModel) -> ForwardPass:
     found = None
     if model.entry.plugin is not None:
         batches = hooks.batches(model, None, BatchRequest(COUNT, seed=0))
-        found = captured(model.module, lambda batch: hooks.loss(model, batch), batches, model)
+        moved = (on_device(batch, model.device) for batch in batches)
+        found = captured(model.module, lambda batch: hooks.loss(model, batch), moved)
     if found is None:
         raise OutputError(
             f"nothing says what {model.entry.name} is called with: give inputs=, a dict of tensors by the names of "

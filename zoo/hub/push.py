@@ -44,8 +44,7 @@ def push(
     """Push adapters of `model`; see `zoo.Model.push`."""
     from zoo.formats import saved
 
-    if not is_repository(repository):
-        raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
+    check_name(repository)
     names = [name] if name is not None else list(adapters.configs)
     if not names:
         raise AdapterError("there is no adapter to push: load with lora=, or model.add_adapter")
@@ -61,29 +60,71 @@ def push(
         facts = facts_of(model, repository, branch)
 
         def content(present: Callable[[str], str | None]) -> Mapping[str, Path]:
-            text = card.readme(present(CARD), items, facts)
-            if text is None:
-                warn(f"{repository}: the metadata of its README.md is no YAML; it stays as it is, without a card")
-            else:
-                (root / CARD).write_bytes(scrub(text).encode())
+            write_card(root, repository, card.readme(present(CARD), items, facts))
             _describe(root)
-            return {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+            return files_of(root)
 
         what = "the adapter" if len(names) == 1 else "the adapters"
         title = message or f"Add {what} {', '.join(names)} for {Path(model.entry.name).name}"
-        done = publish(repository, content, message=title, private=private, branch=branch)
+        return sent(repository, content, message=title, private=private, branch=branch)
+
+
+def check_name(repository: str) -> None:
+    """Raise `HubError` unless this is a repository's name."""
+    if not is_repository(repository):
+        raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
+
+
+def write_card(root: Path, repository: str, text: str | None) -> None:
+    """Write the repository's README; of None, which is for one that has to be left alone, warn."""
+    if text is None:
+        warn(f"{repository}: the metadata of its README.md is no YAML; it stays as it is, without a card")
+    else:
+        (root / CARD).write_bytes(scrub(text).encode())
+
+
+def files_of(root: Path) -> dict[str, Path]:
+    """Return every file below a folder, by its path in the repository."""
+    return {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+
+
+def sent(
+    repository: str,
+    content: Callable[[Callable[[str], str | None]], Mapping[str, Path]],
+    *,
+    message: str,
+    private: bool,
+    branch: str | None,
+) -> PushResult:
+    """Publish the content, see `publish`, and say so where the repository has all of it already."""
+    done = publish(repository, content, message=message, private=private, branch=branch)
     if done.unchanged:
         warn(f"{repository}@{done.branch} has all of this already, in commit {done.sha}: nothing was pushed")
     return done
 
 
+def shown(drawn: Samples | None, place: Path) -> list[str]:
+    """Write the picture of samples that a card shows into a folder, or return them as texts."""
+    if drawn is None or not len(drawn):
+        return []
+    if Path(SHEET).suffix in drawn.suffixes:
+        drawn.save(place / SHEET)
+        return []
+    return [str(text) for text in drawn]
+
+
+def draw_for_card(model: LoadedModel, prepare: Callable[[], object] = lambda: None) -> Samples | None:
+    """Draw samples of the model once it is prepared; return None, with a warning, if that cannot be."""
+    try:
+        prepare()
+        return hooks.draw(model, SampleRequest(COUNT, 0))
+    except ZooError as error:
+        warn(f"the card has no samples: {error}")
+        return None
+
+
 def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
-    texts: list[str] = []
-    if drawn is not None and len(drawn):
-        if Path(SHEET).suffix in drawn.suffixes:
-            drawn.save(place / SHEET)
-        else:
-            texts = [str(text) for text in drawn]
+    texts = shown(drawn, place)
     return Item(
         name,
         folder,
@@ -101,12 +142,7 @@ def _draw(model: LoadedModel, adapters: AdapterSet, name: str) -> Samples | None
         return None
     before = dict(adapters.weights)
     try:
-        if name not in adapters.merged:
-            adapters.activate([name], None)
-        return hooks.draw(model, SampleRequest(COUNT, 0))
-    except ZooError as error:
-        warn(f"the card has no samples: {error}")
-        return None
+        return draw_for_card(model, lambda: name in adapters.merged or adapters.activate([name], None))
     finally:
         adapters.apply(before)
 

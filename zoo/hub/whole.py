@@ -8,17 +8,23 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo.bounded.json_text import parse_json
-from zoo.catalog.names import is_repository
-from zoo.errors import AdapterError, HubError, ZooError
+from zoo.errors import AdapterError, HubError
 from zoo.formats import native
 from zoo.hub import markup, model_card
 from zoo.hub.card import SHEET
 from zoo.hub.model_card import Whole
-from zoo.hub.publish import PushResult, publish
-from zoo.hub.push import CARD, COUNT, facts_of, last_part
-from zoo.hub.trouble import scrub, warn
-from zoo.plugin import hooks
-from zoo.plugin.requests import SampleRequest
+from zoo.hub.publish import PushResult
+from zoo.hub.push import (
+    CARD,
+    check_name,
+    draw_for_card,
+    facts_of,
+    files_of,
+    last_part,
+    sent,
+    shown,
+    write_card,
+)
 from zoo.storage.atomic import write_json
 from zoo.storage.file_names import ADAPTER_CONFIG
 from zoo.storage.model_folder import write_digests
@@ -44,11 +50,10 @@ def push_model(
     samples: Samples | None = None,
 ) -> PushResult:
     """Push the model with its active and merged adapters; see `zoo.Model.push`."""
-    if not is_repository(repository):
-        raise HubError(f"{repository!r}: not a repository's name, expected owner/name")
+    check_name(repository)
     if model.entry.plugin is None:
         raise AdapterError("a wrapped module cannot be pushed whole, as nothing could load it: push its adapter alone")
-    drawn = samples if samples is not None else _draw(model)
+    drawn = samples if samples is not None else draw_for_card(model)
     with TemporaryDirectory(prefix="zoo-push-") as staging:
         root = Path(staging) / "model"
         native.save(model, root, False, adapters if packed else None)
@@ -64,27 +69,16 @@ def push_model(
                     "repository, or another branch"
                 )
             text = markup.compose(present(CARD), model_card.metadata(whole, facts), model_card.body(whole, facts))
-            if text is None:
-                warn(f"{repository}: the metadata of its README.md is no YAML; it stays as it is, without a card")
-            else:
-                (root / CARD).write_bytes(scrub(text).encode())
-            return {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+            write_card(root, repository, text)
+            return files_of(root)
 
         title = message or f"Add {Path(model.entry.name).name}"
-        done = publish(repository, content, message=title, private=private, branch=branch)
-    if done.unchanged:
-        warn(f"{repository}@{done.branch} has all of this already, in commit {done.sha}: nothing was pushed")
-    return done
+        return sent(repository, content, message=title, private=private, branch=branch)
 
 
 def _described(model: LoadedModel, adapters: AdapterSet, root: Path, packed: bool, drawn: Samples | None) -> Whole:
     """Return what the card says, and write the picture of samples that it shows."""
-    texts: list[str] = []
-    if drawn is not None and len(drawn):
-        if Path(SHEET).suffix in drawn.suffixes:
-            drawn.save(root / SHEET)
-        else:
-            texts = [str(text) for text in drawn]
+    texts = shown(drawn, root)
     inside = [*adapters.merged, *(name for name in adapters.weights if name not in adapters.merged)]
     return Whole(
         base={"name": last_part(model.entry.name), "weights": model.entry.weights, "revision": model.entry.revision},
@@ -97,14 +91,6 @@ def _described(model: LoadedModel, adapters: AdapterSet, root: Path, packed: boo
         texts=tuple(texts),
         sheet=(root / SHEET).is_file(),
     )
-
-
-def _draw(model: LoadedModel) -> Samples | None:
-    try:
-        return hooks.draw(model, SampleRequest(COUNT, 0))
-    except ZooError as error:
-        warn(f"the card has no samples: {error}")
-        return None
 
 
 def _without_paths(root: Path) -> None:

@@ -50,7 +50,7 @@ class Session:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.options: tuple[Option, ...] | None = hooks.sample_options(model.entry)
+        self.options: tuple[Option, ...] | None = hooks.options_of(model)
         self._turn = threading.Lock()
 
     @property
@@ -107,7 +107,7 @@ class Session:
 
 def picture(drawn: Sequence[Drawn]) -> Image | None:
     """Return all samples as one picture, a row for each way; None for samples that are none."""
-    if not all(one.samples.suffixes and ".png" in one.samples.suffixes for one in drawn):
+    if not all(".png" in one.samples.suffixes for one in drawn):
         return None
     if len(drawn) == 1:
         return drawn[0].samples.image()

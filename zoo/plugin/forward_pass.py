@@ -5,16 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import OutputError
 from zoo.torch_state.modes import evaluating
-
-if TYPE_CHECKING:
-    from zoo.plugin.contract import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,13 @@ class ForwardPass:
         return named
 
 
-def captured(
-    module: nn.Module, loss: Callable[[Any], Any], batches: Iterable[Any], model: LoadedModel
-) -> ForwardPass | None:
+def captured(module: nn.Module, loss: Callable[[Any], Any], batches: Iterable[Any]) -> ForwardPass | None:
     """Return the first call of a module while a loss is computed; None if it does not call the module as a whole.
 
     Args:
         module: The module.
         loss: Computes the loss of a batch.
-        batches: The batches.
-        model: The model, for its device.
+        batches: The batches, on the module's device.
 
     Raises:
         OutputError: what it is called with is not tensors and plain values alone.
@@ -77,7 +71,7 @@ def captured(
     handle = module.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad(), evaluating(module):
-            loss(_moved(next(iter(batches)), model.device))
+            loss(next(iter(batches)))
     finally:
         handle.remove()
     return _from_call(module, *seen[0]) if seen else None
@@ -141,9 +135,3 @@ def _from_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
         return called(**inputs, **plain)
 
     return ForwardPass(tensors, run)
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    from torch.utils._pytree import tree_map
-
-    return tree_map(lambda one: one.to(device) if isinstance(one, Tensor) else one, batch)
