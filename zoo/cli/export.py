@@ -10,7 +10,7 @@ import click
 from zoo.cli.names import MODEL
 from zoo.cli.options import model_options
 from zoo.cli.output import Command, echo, json_option, note, print_json, size
-from zoo.cli.ship import loaded, lora_option, out_option
+from zoo.cli.ship import loaded, lora_option, merge_active, out_option
 
 FORMATS = ("native", "packed", "onnx", "torch", "gguf")
 
@@ -68,8 +68,7 @@ def export(
         raise no_gguf(name)
     model = loaded(name, lora, loading)
     if file_format == "packed" and lora:
-        note("merging …")
-        model.merge(bits=model.scheme)
+        merge_active(model, packed=True)
     note(f"writing {out} …")
     done = model.export(out, file_format, tolerance=tolerance)
     total = sum(path.stat().st_size for path in (done.path.iterdir() if done.path.is_dir() else [done.path]))
