@@ -74,7 +74,7 @@ def test_a_checkpoint_of_version_0_1_is_resumed(fake, tmp_path, capfd):
 
 
 def test_a_plugin_that_says_average_is_understood(monkeypatch):
-    monkeypatch.setattr(hooks, "_first", lambda hook, plugins, **arguments: ({"average": 0.98, "lr": 1.0}, "old"))
+    monkeypatch.setattr(hooks, "first", lambda hook, plugins, **arguments: ({"average": 0.98, "lr": 1.0}, "old"))
     entry = zoo.Entry("old", "old")
     with pytest.warns(DeprecationWarning, match="plugin 'old': the setting average of its hook 'tuning'"):
         assert hooks.tuning(entry) == {"ema_decay": 0.98, "lr": 1.0}

@@ -93,9 +93,9 @@ def test_a_model_of_every_kind_learns_from_another():
 
 
 def test_a_plugins_own_way(monkeypatch):
-    monkeypatch.setattr(hooks, "_first", lambda hook, plugins, **given: (torch.tensor(given["share"]), "mine"))
+    monkeypatch.setattr(hooks, "first", lambda hook, plugins, **given: (torch.tensor(given["share"]), "mine"))
     student = Model("small", Whole(2))
     assert hooks.distill(student, student, X, 0.5) == 0.5
-    monkeypatch.setattr(hooks, "_first", lambda hook, plugins, **given: ("half", "mine"))
+    monkeypatch.setattr(hooks, "first", lambda hook, plugins, **given: ("half", "mine"))
     with pytest.raises(zoo.PluginError, match="distill"):
         hooks.distill(student, student, X, 0.5)
