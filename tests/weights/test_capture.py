@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -61,17 +59,7 @@ def on_a_card(tensor: Any) -> Any:
     return made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
 
-@pytest.fixture(autouse=True)
-def _alone(request: pytest.FixtureRequest) -> None:
-    """Where the strict device is, fake tensors of a card abort the process: another one runs the test."""
-    if torch._C._get_privateuse1_backend_name() == "privateuseone":
-        return
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid]
-    done = subprocess.run(command, cwd=request.config.rootpath, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    pytest.skip("it passed in a process of its own")
-
-
+pytestmark = pytest.mark.no_strict_device
 QUICK = ("vit", "stylegan", "vae")
 
 

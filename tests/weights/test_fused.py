@@ -176,6 +176,7 @@ def test_what_is_no_parameter_is_not_copied() -> None:
     assert len(fused._copies) == kept
 
 
+@pytest.mark.no_strict_device
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_gpu_gets_the_operator(double: bool, dtype: torch.dtype) -> None:
