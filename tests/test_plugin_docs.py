@@ -24,10 +24,10 @@ from .reader import ROOT, Reader, Step, pattern
 
 pytestmark = pytest.mark.timeout(600)
 PAGE = ROOT / "docs" / "plugins.md"
-LINES = 40  # a plugin for an architecture of which the module is there already has fewer lines of code
+LINES = 30  # a plugin for an architecture of which the module is there already has fewer lines, blank ones apart
 ARCHITECTURE = ("__init__.py", "work.py", "mixer.py", "registry.toml")
 OTHERS = ("affine.py", "rows.py", "scaled.py", "stopwatch.py")  # of the other kinds of plugins
-HOOKS_SHOWN = {"construct", "batches", "loss", "evaluate", "sample"}
+HOOKS_SHOWN = {"construct", "batches", "loss", "evaluate", "sample_options", "sample"}
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def test_it_prints_what_the_tutorial_shows(steps):
 
 
 @pytest.mark.slow
-def test_a_new_architecture_is_fewer_than_forty_lines_of_code(steps):
+def test_a_new_architecture_is_fewer_than_thirty_lines_of_code(steps):
     last = {step.source: step.output for step in steps if step.what == "file" and step.source.startswith("zoo_mixer/")}
     assert last.keys() == {f"zoo_mixer/{name}" for name in (*ARCHITECTURE, *OTHERS)}
     code = [last[f"zoo_mixer/{name}"] for name in ("__init__.py", "work.py")]
-    count = sum(len(text.splitlines()) for text in code)
+    count = sum(bool(line.strip()) for text in code for line in text.splitlines())
     assert count < LINES
     assert f"in {count} lines of code" in (ROOT / "README.md").read_text()
     assert set(re.findall(r"(\w+)=", code[0])) == HOOKS_SHOWN

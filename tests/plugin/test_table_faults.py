@@ -11,6 +11,7 @@ from torch import nn
 import zoo
 from zoo.errors import DataError, PluginError
 from zoo.plugin import hooks, manager
+from zoo.plugin.table import forgotten
 
 from .helpers import Bare, entry, install, with_table
 
@@ -23,6 +24,24 @@ DECLARED = {
     "two functions": ('loss=".a:b:c"', "expected loss='.module'"),
     "a sentence": ('loss="my module"', "got 'my module'"),
 }
+
+
+FORGOTTEN = """
+    from zoo_mine.model import construct
+
+    def loss(batch):
+        return batch.sum()
+
+    def evaluate(model, data):
+        return {}
+
+    def sample(images):
+        return images
+
+    def describe(entry):
+        return {}
+"""
+DESCRIBES = "@zoo.hookimpl\ndef describe(entry):\n    return {}\n"
 
 
 @pytest.mark.parametrize("kind", DECLARED)
@@ -203,3 +222,9 @@ def test_a_wrapper_beside_a_table_sees_its_own_plugin_alone(site):
     assert not hooks.observes("mine")
     assert hooks.loss(Bare(entry()), torch.ones(3)).item() == 6
     assert hooks.loss(Bare(entry("other")), torch.ones(3)).item() == 3
+
+
+def test_a_hook_that_the_table_forgets(site):
+    """A function that is a hook's by name and arguments; one of the same name with its own arguments is a helper."""
+    install(site, __init__=with_table('loss=".training"') + DESCRIBES, training=FORGOTTEN)
+    assert forgotten(hooks.load("mine")) == ["zoo_mine.training:evaluate"]

@@ -65,6 +65,27 @@ def resolve(plugin: object, hook: str, name: str) -> None:
             raise PluginError(reason, plugin=name, hook=hook) from error
 
 
+def forgotten(plugin: object) -> list[str]:
+    """Return the functions, as "module:function", that are a hook's by name and arguments and that no row names.
+
+    They lie in the modules in which the table of `plugin` has functions.
+    """
+    rows = [row for row in (getattr(value, "row", None) for value in vars(plugin).values()) if isinstance(row, _Row)]
+    taken = [row.resolve()[0] for row in rows]
+    hooks_called = {row.hook for row in rows} | {
+        name for name in HOOKS if hasattr(getattr(plugin, name, None), f"{PROJECT}_impl")
+    }
+    found = []
+    for place in dict.fromkeys(function.__module__ for function in taken):
+        for name, function in vars(sys.modules[place]).items():
+            if name not in HOOKS or name in hooks_called or not inspect.isfunction(function):
+                continue
+            known = inspect.signature(getattr(hookspecs, name)).parameters
+            if function.__module__ == place and inspect.signature(function).parameters.keys() <= known.keys():
+                found.append(f"{place}:{name}")
+    return found
+
+
 def _implementation(row: _Row) -> Callable[..., Any]:
     """Return the function to register. pluggy reads the hook's arguments off `__wrapped__`, and gives all of them."""
 

@@ -17,7 +17,8 @@ from zoo.loading.empty import meta_parameters
 from zoo.methods.targets import adaptable, matches, path_of
 from zoo.model import Model
 from zoo.plugin import hooks
-from zoo.plugin.manager import caller
+from zoo.plugin.manager import caller, load
+from zoo.plugin.table import forgotten
 from zoo.testing.failures import CheckFailed, NotCheckable, require
 from zoo.testing.promise import promise
 from zoo.testing.subject import PluginUnderTest, config_file
@@ -91,6 +92,16 @@ def constructs_without_network(subject: PluginUnderTest) -> None:
         for _ in _modules(subject):
             pass
     require(not asked, f"it asked for {asked[:1]}")
+
+
+@promise(
+    "construct",
+    "each function that is a hook's, by its name and arguments, in force",
+    "name it in zoo.hooks, or call it otherwise: nobody calls it",
+)
+def forgets_no_hook(subject: PluginUnderTest) -> None:
+    missed = forgotten(load(subject.name))
+    require(not missed, f"{', '.join(missed)} is in no row of zoo.hooks")
 
 
 @promise(
@@ -221,6 +232,7 @@ CHECKS = (
     constructs_the_same_again,
     constructs_without_seeding,
     constructs_without_network,
+    forgets_no_hook,
     goes_to_four_bit,
     takes_adapters_everywhere,
     recognises_its_own,
