@@ -27,7 +27,7 @@ if "ZOO_CACHE" not in os.environ:  # the processes of one run share it
 
 # The day on which a run began chooses the tests of the mark `turns`: its processes inherit it, past midnight too, and
 # must collect the same tests. "all" chooses every one.
-os.environ.setdefault("ZOO_TEST_DAY", str(date.today().toordinal()))
+os.environ["ZOO_TEST_DAY"] = os.environ.get("ZOO_TEST_DAY") or str(date.today().toordinal())
 
 
 def pytest_report_header() -> str:
