@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,12 +92,12 @@ def test_what_is_refused(small: zoo.Model, tmp_path: Path, monkeypatch: pytest.M
         assert not list(tmp_path.iterdir())
 
     refused("expected one of 'native', 'packed', 'onnx', 'torch', 'gguf', got 'tf'", format="tf")
-    refused("convert_hf_to_gguf.py FOLDER", format="gguf")
+    refused("takes language models of transformers", format="gguf", converter=sys.executable)
     refused("give inputs=.*hook forward_pass")
     refused("no inputs of Sequential", inputs={"nothing": torch.ones(2, 64)})
     refused("there is no tensor among them", inputs=3)
     refused("tolerance: expected a number", inputs=torch.ones(2, 64), tolerance=-1)
-    refused("are of 'onnx' and 'torch'", format="native", inputs=torch.ones(2, 64))
+    refused("are of files that are run", format="native", inputs=torch.ones(2, 64))
     refused("has no form as a program of torch.export: ", zoo.wrap(Counts(), bits=8), inputs=torch.ones(2, 64))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(r"adapter-zoo\[export\]", format="onnx", inputs=torch.ones(2, 64))

@@ -40,6 +40,11 @@ FORMATS = ("native", "packed", "onnx", "torch", "gguf")
     type=click.FloatRange(min=0),
     help="How far a file's outputs may be from the model's [default: 1e-4].",
 )
+@click.option(
+    "--converter",
+    metavar="COMMAND",
+    help="For gguf: llama.cpp's convert_hf_to_gguf.py [default: the one that is installed].",
+)
 @model_options
 @json_option
 def export(
@@ -48,35 +53,40 @@ def export(
     out: Path,
     lora: tuple[str, ...],
     tolerance: float | None,
+    converter: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
     """Write model NAME as other programs take it, with saved adapters as part of it.
 
     onnx and torch are a file with one call of the model, which is run on new inputs and compared with the model; a file
-    with other outputs is not kept. gguf says how llama.cpp makes one.
+    with other outputs is not kept. gguf is written by llama.cpp's own converter, and compared where
+    transformers reads it.
     """
-    if tolerance is not None and file_format not in ("onnx", "torch"):
+    if tolerance is not None and file_format in ("native", "packed"):
         raise click.UsageError(f"--tolerance is of outputs that are compared, and {file_format} is not run")
-    if file_format == "gguf":
+    if converter is not None and file_format != "gguf":
+        raise click.UsageError(f"--converter is of gguf, and {file_format} needs none")
+    if file_format == "gguf":  # before a large model is loaded
         from zoo.catalog.names import is_name
         from zoo.catalog.registry import find
-        from zoo.formats.exported import no_gguf
+        from zoo.formats.gguf import find_converter
 
         if is_name(name):
             find(name)
-        raise no_gguf(name)
+        find_converter(converter, name)
     model = loaded(name, lora, loading)
     if file_format == "packed" and lora:
         merge_active(model, packed=True)
     note(f"writing {out} …")
-    done = model.export(out, file_format, tolerance=tolerance)
+    done = model.export(out, file_format, tolerance=tolerance, converter=converter)
     total = sum(path.stat().st_size for path in (done.path.iterdir() if done.path.is_dir() else [done.path]))
     if as_json:
         facts = {"name": name, "out": done.path, "format": done.format, "lora": list(lora), "bytes": total}
         if done.inputs is not None:
             facts |= {"inputs": done.inputs, "outputs": list(done.outputs)}
-            facts |= {"error": done.error, "tolerance": done.tolerance}
+        if file_format not in ("native", "packed"):
+            facts |= {"error": done.error, "tolerance": done.tolerance, "unread": done.unread}
         print_json(facts)
         return
     note(str(done))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.data.batches import on_device
 from zoo.errors import OutputError
-from zoo.formats import graph, native
+from zoo.formats import gguf, graph, native
 from zoo.formats.graph import ONNX, TORCH
 from zoo.plugin import hooks
 from zoo.plugin.forward_pass import ForwardPass, captured, from_inputs, varied
@@ -45,8 +45,9 @@ class Exported:
         inputs: of a file, the sizes of each input by name; None for one that is free.
         outputs: of a file, the outputs' names.
         error: of a file, the largest difference from the model on inputs that it was not made with, as a share of the
-            output's largest value.
+            output's largest value; None if it could not be compared.
         tolerance: how much of it was allowed.
+        unread: why a file could not be compared.
     """
 
     path: Path
@@ -55,32 +56,43 @@ class Exported:
     outputs: tuple[str, ...] = ()
     error: float | None = None
     tolerance: float | None = None
+    unread: str | None = None
 
     def __str__(self) -> str:
-        if self.inputs is None:
-            return f"{self.path}: {self.format}"
-        shapes = ", ".join(
-            f"{name} [{', '.join('·' if size is None else str(size) for size in sizes)}]"
-            for name, sizes in self.inputs.items()
-        )
-        return (
-            f"{self.path}: {self.format}, {shapes} → {', '.join(self.outputs)}; on new inputs {self.error:.1e} from "
-            f"the model, at most {self.tolerance:g} allowed"
-        )
+        what = f"{self.path}: {self.format}"
+        if self.inputs is not None:
+            shapes = (
+                f"{name} [{', '.join('·' if size is None else str(size) for size in sizes)}]"
+                for name, sizes in self.inputs.items()
+            )
+            what = f"{what}, {', '.join(shapes)} → {', '.join(self.outputs)}"
+        if self.unread is not None:
+            return f"{what}; not compared with the model: {self.unread}"
+        if self.error is None:
+            return what
+        return f"{what}; on new inputs {self.error:.1e} from the model, at most {self.tolerance:g} allowed"
 
 
 def export(
-    model: LoadedModel, adapters: AdapterSet, path: Path, format: str, inputs: Any, tolerance: float | None
+    model: LoadedModel,
+    adapters: AdapterSet,
+    path: Path,
+    format: str,
+    inputs: Any,
+    tolerance: float | None,
+    converter: str | None,
 ) -> Exported:
     """Write the model in a format; see `zoo.Model.export`."""
     if format not in FORMATS:
         raise OutputError(f"format: expected one of {', '.join(map(repr, FORMATS))}, got {format!r}")
-    if format == GGUF:
-        raise no_gguf(model.entry.name)
+    if converter is not None and format != GGUF:
+        raise OutputError(f"converter= is of 'gguf', and {format!r} needs none")
+    if inputs is not None and format == GGUF:
+        raise OutputError("inputs= are of 'onnx' and 'torch': a GGUF file has no call of its own")
     if format in (NATIVE, PACKED):
         if inputs is not None or tolerance is not None:
             raise OutputError(
-                f"inputs= and tolerance= are of 'onnx' and 'torch', and {format!r} is a folder of weights"
+                f"inputs= and tolerance= are of files that are run, and {format!r} is a folder of weights"
             )
         return Exported(native.save(model, path, False, adapters if format == PACKED else None), format)
     allowed = TOLERANCE if tolerance is None else tolerance
@@ -88,6 +100,8 @@ def export(
         raise OutputError(f"tolerance: expected a number of at least 0, got {tolerance!r}")
     if model.device.type == "meta":
         raise OutputError("a model on 'meta' has no weights to export: load it on a device")
+    if format == GGUF:
+        return _as_gguf(model, path, allowed, gguf.find_converter(converter, model.entry.name))
     call = calls_of(model, inputs)
     made = call(COUNT, 0), call(COUNT + 1, 0)
     plain = plain_copy(model.module)
@@ -98,11 +112,7 @@ def export(
         for count, seed in CHECKS if free else CHECKS[:1]:
             fresh = call(count, seed)
             worst = max(worst, _apart(model, plain, fresh, graph.outputs_of(staged, fresh.inputs, format)))
-        if not worst <= allowed:
-            raise OutputError(
-                f"{path}: outputs on new inputs are {worst:.2e} of the largest from the model's, expected at most "
-                f"{allowed:g}: nothing was written (tolerance= allows more)"
-            )
+        _check(path, worst, allowed)
     return Exported(path, format, written.inputs, written.outputs, worst, allowed)
 
 
@@ -136,13 +146,26 @@ def plain_copy(module: nn.Module) -> nn.Module:
     return made.to("cpu", torch.float32).eval()
 
 
-def no_gguf(name: str) -> OutputError:
-    """Return the error that says how a GGUF file is made: no package on PyPI has llama.cpp's converter."""
-    return OutputError(
-        "GGUF is written by llama.cpp's own converter, which is in no package: write the native folder, "
-        f"model.export(folder) or `zoo export {name} --format native --out FOLDER`, and then, in a clone "
-        "of llama.cpp, `python convert_hf_to_gguf.py FOLDER --outfile MODEL.gguf`, which says whether it knows the type"
-    )
+def _as_gguf(model: LoadedModel, path: Path, allowed: float, converter: gguf.Command) -> Exported:
+    with atomic.staged_file(path) as staged:
+        gguf.write(model, staged, converter)
+        try:
+            got = gguf.read_back(staged, model.module)
+        except gguf.UnreadableError as why:
+            return Exported(path, GGUF, unread=str(why))
+        call = calls_of(model, None)(*CHECKS[0])
+        with torch.no_grad():
+            error = _apart(model, plain_copy(model.module), call, call(got))
+        _check(path, error, allowed)
+    return Exported(path, GGUF, error=error, tolerance=allowed)
+
+
+def _check(path: Path, error: float, allowed: float) -> None:
+    if not error <= allowed:
+        raise OutputError(
+            f"{path}: outputs on new inputs are {error:.2e} of the largest from the model's, expected at most "
+            f"{allowed:g}: nothing was written (tolerance= allows more)"
+        )
 
 
 def _of_loss(model: LoadedModel) -> ForwardPass:

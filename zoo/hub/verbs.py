@@ -133,22 +133,25 @@ class SavingVerbs:
         *,
         inputs: Any = None,
         tolerance: float | None = None,
+        converter: str | None = None,
     ) -> Exported:
         """Write the model as other programs take it, active and merged adapters included.
 
         Args:
             path: where to: a folder for "native" and "packed", a file for the others.
             format: "native" and "packed" as `save` writes them; "onnx", which needs the extra `export`; "torch", a
-                `.pt2` of torch.export. The last two have one call of the module, in float32, which the plugin says.
+                `.pt2` of torch.export. These two have one call of the module, in float32, which the plugin says.
+                "gguf" is llama.cpp's file, in the model's dtype, which llama.cpp's own converter writes.
             inputs: of that call, instead: a tensor, a tuple of them, or a dict by the names of the module's arguments.
             tolerance: how far the file's outputs on new inputs may be from the model's, as a share of an output's
-                largest value; default 1e-4.
+                largest value; default 1e-4. A GGUF file is read back by transformers for that, where that can.
+            converter: for "gguf": the command or file of Python that converts; default: the one that is installed.
 
         Raises:
             OutputError: the model has no form in this format, the file's outputs are other ones, or it cannot be
-                written; there is no file then. For "gguf": how to make one.
+                written; there is no file then.
         """
         from zoo.formats.exported import export
 
         with self.adapter_set.turns:
-            return export(self, self.adapter_set, Path(path), format, inputs, tolerance)
+            return export(self, self.adapter_set, Path(path), format, inputs, tolerance, converter)
