@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import zlib
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,10 +64,37 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     if torch._C._get_privateuse1_backend_name() == "privateuseone":
         return None
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
-    done = subprocess.run(command, cwd=pyfuncitem.config.rootpath, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
+    code, said = _apart(pyfuncitem.nodeid, pyfuncitem.config.rootpath)
+    assert code == 0, said
     return True
+
+
+def _apart(nodeid: str, root: Path) -> tuple[int, str]:
+    """Run a test in the other process, which is one for all of them; returns pytest's exit code and what it said."""
+    process = _other(root)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{nodeid}\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        _other.cache_clear()
+        return 1, f"the process of {nodeid} ended with exit code {process.wait()}"
+    code, said = json.loads(line)
+    return code, said
+
+
+@cache
+def _other(root: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(root / "tests" / "apart.py")],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(process.kill)
+    return process
 
 
 def _take_turns(items: list[pytest.Item]) -> None:
