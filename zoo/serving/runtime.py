@@ -18,6 +18,7 @@ from zoo.plugin import hooks
 from zoo.plugin.engines import Ended, Prepared
 from zoo.plugin.requests import SampleRequest
 from zoo.serving import batching
+from zoo.serving.memory import EVERY, FreeMemory
 from zoo.serving.store import AdapterStore
 from zoo.serving.ticket import Ticket
 from zoo.serving.work import CancelledError, Done, Limits, Piece, QueueFullError, ServingError, StoppedError, Work
@@ -58,6 +59,7 @@ class Runtime:
         self._passed: Counter[Ticket] = Counter()
         self._counts: Counter[str] = Counter()
         self._begun = time.monotonic()
+        self._free = FreeMemory()
         self._accepts, self._closed = True, False
         # Nothing of a ticket is called with this lock held: a ticket calls `_note_end` with its own.
         self._changed = threading.Condition()
@@ -194,13 +196,19 @@ class Runtime:
         """Work on the requests until the runtime is closed."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
+                quiet = not self._changed.wait_for(
+                    lambda: self._queue or self._closed, EVERY if self._free.due else None
+                )
                 if self._closed:
                     break
+            if quiet:
+                self._free.give_back()
+                continue
             with self.model.caching() if self._engine is not None else nullcontext():
                 while not self._closed and (self._queue or self._talking):
                     try:
                         self._turn()
+                        self._free.worked()
                     except Exception as error:
                         log.exception("the server failed: what runs ends, and it goes on")
                         for ticket in tuple(self._running):
