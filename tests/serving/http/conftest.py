@@ -32,13 +32,20 @@ def soon(holds: Callable[[], bool]) -> bool:
 
 
 @contextmanager
+def stalled(runtime: Runtime) -> Iterator[None]:
+    """The model does nothing in the block."""
+    with runtime.model.adapter_set.turns.changing():
+        yield
+
+
+@contextmanager
 def listening(
     model: zoo.Model, adapters: dict[str, str] | None = None, token: str | None = None, **limits: float
 ) -> Iterator[tuple[str, Runtime]]:
     """The address of a server that listens, in a thread of this process, and its runtime."""
     given, places = Limits(**limits), adapters or {}
     with listen("127.0.0.1", 0, None) as opened, Runtime(model, places, given) as runtime:
-        made = Server(app(runtime, places, token=token), given, 5, lambda: None)
+        made = Server(app(runtime, token=token), given, 5, lambda: None)
         thread = threading.Thread(target=made.run, args=([opened],))
         thread.start()
         try:
@@ -62,7 +69,7 @@ def served() -> Iterator[Served]:
         ) -> TestClient:
             loaded = zoo.load(model, device="cpu") if isinstance(model, str) else model
             runtime = stack.enter_context(Runtime(loaded, adapters or {}, Limits(**limits)))
-            client = TestClient(app(runtime, adapters, token=token), base_url=base_url, raise_server_exceptions=False)
+            client = TestClient(app(runtime, token=token), base_url=base_url, raise_server_exceptions=False)
             return stack.enter_context(client)
 
         yield make

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
@@ -17,7 +15,7 @@ import zoo
 from zoo.serving.runtime import Runtime
 from zoo.serving.work import Work
 
-from .conftest import listening, soon
+from .conftest import listening, soon, stalled
 
 LONG = {"prompt": "The list", "max_tokens": 90, "temperature": 0}
 SHORT = {"prompt": "The list", "max_tokens": 2, "temperature": 0}
@@ -42,13 +40,6 @@ def refused(address: str, body: dict[str, Any]) -> tuple[int, str, Any]:
         pass
     error = json.loads(found.value.read())["error"]
     return found.value.code, error["code"], found.value.headers["retry-after"]
-
-
-@contextmanager
-def stalled(runtime: Runtime) -> Iterator[None]:
-    """The model does nothing in the block."""
-    with runtime.model.adapter_set.turns.changing():
-        yield
 
 
 def is_idle(runtime: Runtime) -> bool:

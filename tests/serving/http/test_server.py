@@ -24,7 +24,7 @@ from zoo.cli import main
 from zoo.serving.http.server import address_of, given_token, listen
 from zoo.serving.runtime import Runtime
 
-from .conftest import listening, soon
+from .conftest import listening, soon, stalled
 
 TOKEN = "a-token-of-many-signs"
 LONG = {"prompt": "The list", "max_tokens": 90, "temperature": 1}
@@ -83,9 +83,11 @@ def test_a_client_that_goes_away_cancels_its_request(server: tuple[str, Runtime]
     place = urlsplit(address)
     body = json.dumps({**LONG, "n": 8}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((place.hostname, place.port)) as raw:
-        raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        assert soon(lambda: runtime.facts()["running"] == 1)
+    with stalled(runtime):
+        with socket.create_connection((place.hostname, place.port)) as raw:
+            raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert soon(lambda: runtime.facts()["running"] == 1)
+        assert soon(lambda: runtime.facts()["cancelled"] == 2)
     assert soon(lambda: cancelled(2))
 
 

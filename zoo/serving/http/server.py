@@ -6,7 +6,7 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -88,7 +88,6 @@ def address_of(listening: socket.socket) -> str:
 
 def serve(
     runtime: Runtime,
-    adapters: Mapping[str, str],
     listening: socket.socket,
     token: str | None,
     grace: float,
@@ -98,14 +97,13 @@ def serve(
 
     Args:
         runtime: serves the model; it is closed at the end.
-        adapters: its adapters, name → place.
         listening: the socket.
         token: what requests must bring; None: none.
         grace: seconds that running requests may take to finish.
         ready: called when requests are answered.
     """
     try:
-        Server(app(runtime, adapters, token=token), runtime.limits, grace, ready).run(sockets=[listening])
+        Server(app(runtime, token=token), runtime.limits, grace, ready).run(sockets=[listening])
         runtime.drain(0)
     finally:
         runtime.close()
