@@ -33,7 +33,7 @@ from zoo.storage import atomic
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
 from zoo.storage.untrusted import read_tensors
 from zoo.weights.update import Update
-from zoo.weights.walk import TiedGroup, tied_groups, unwrapped
+from zoo.weights.walk import ModuleIndex, TiedGroup, index_module, unwrapped
 
 USUAL_HEADS = ("classifier", "score")  # PEFT names both for every classifier, whichever of them the model has
 
@@ -181,8 +181,10 @@ def prepare(
         AdapterError: it was made for another base, keys match no weight, weights have no keys, or factors have another
             shape.
     """
-    config, updates, buffers = _of_other(adapters, found) if found.fields is None else _of_peft(adapters, found)
-    return PreparedAdapter(name, config, updates, found.record, groups, buffers)
+    index = index_module(adapters.module)
+    restored = _of_other(adapters, index, found) if found.fields is None else _of_peft(adapters, index, found)
+    groups = index.groups if groups is None else groups
+    return PreparedAdapter(name, restored.config, restored.updates, found.record, groups, restored.buffers)
 
 
 class _Restored(NamedTuple):
@@ -191,20 +193,20 @@ class _Restored(NamedTuple):
     buffers: dict[str, Tensor]
 
 
-def _of_other(adapters: AdapterSet, found: SavedAdapter) -> _Restored:
+def _of_other(adapters: AdapterSet, index: ModuleIndex, found: SavedAdapter) -> _Restored:
     try:
         fields, tensors = detect.as_peft(found.place, found.tensors, found.metadata, adapters.module)
     except AdapterError as error:
         raise _with_place(found.place, error) from error
-    return _restored(adapters, found.place, found.place, fields, tensors)
+    return _restored(adapters, index, found.place, found.place, fields, tensors)
 
 
-def _of_peft(adapters: AdapterSet, saved: SavedAdapter) -> _Restored:
+def _of_peft(adapters: AdapterSet, index: ModuleIndex, saved: SavedAdapter) -> _Restored:
     folder, fields = saved.place, saved.fields or {}
-    recorded = renamed.current_record(saved.manifest, adapters.module)
+    recorded = renamed.current_record(saved.manifest, adapters.module, index)
     manifest.check_base(adapters, fields, recorded, folder)
     targets = (recorded or {}).get("targets")
-    found = _restored(adapters, folder, folder / ADAPTER_CONFIG, fields, saved.tensors, targets)
+    found = _restored(adapters, index, folder, folder / ADAPTER_CONFIG, fields, saved.tensors, targets)
     try:
         manifest.check_replaced(recorded, _replaced(found.updates))
     except AdapterError as error:
@@ -214,6 +216,7 @@ def _of_peft(adapters: AdapterSet, saved: SavedAdapter) -> _Restored:
 
 def _restored(
     adapters: AdapterSet,
+    index: ModuleIndex,
     place: Path,
     source: Path,
     fields: dict[str, Any],
@@ -227,17 +230,17 @@ def _restored(
         raise _with_place(source, error) from error
     try:
         plain = renamed.plain_keys(tensors, adapters.module)
-        now, tensors = renamed.current(renamed.plain_fields(fields), plain, adapters.module, config)
+        now, tensors = renamed.current(renamed.plain_fields(fields), plain, adapters.module, index, config)
         config = config if tensors is plain else with_names(_config(now, None), adapters.module)
     except AdapterError as error:
         raise _with_place(place, error) from error
     if config.modules_to_save:
-        names, groups = config.modules_to_save, tied_groups(adapters.module)
-        present = tuple(name for name in names if name not in USUAL_HEADS or has_match(groups, name))
+        names = config.modules_to_save
+        present = tuple(name for name in names if name not in USUAL_HEADS or has_match(index.groups, name))
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
-        updates, buffers = peft_read.updates_of(adapters, config, now, tensors)
-        return _Restored(with_rows_of(config, updates, tied_groups(adapters.module)), updates, buffers)
+        updates, buffers = peft_read.updates_of(adapters, index, config, now, tensors)
+        return _Restored(with_rows_of(config, updates, index.groups), updates, buffers)
     except AdapterError as error:
         raise _with_place(place, error) from error
 
