@@ -20,8 +20,9 @@ from zoo.adapters.verbs import AdapterVerbs
 from zoo.bounded.notebook import table
 from zoo.catalog.entry import Entry
 from zoo.errors import TuningError
-from zoo.formats import heads, native, saved, training
-from zoo.hub.adapters import resolve_path
+from zoo.formats import native, training
+from zoo.formats.saved import SavedAdapter
+from zoo.hub import saved_adapters
 from zoo.hub.verbs import SavingVerbs
 from zoo.methods.config import Adapter, as_adapter, check_name
 from zoo.methods.new_modules import training_new
@@ -29,7 +30,6 @@ from zoo.methods.rows import with_names
 from zoo.methods.table_ranks import with_table_ranks
 from zoo.plugin import foreign
 from zoo.plugin.requests import SampleRequest, check_seed
-from zoo.storage.atomic import read_whole
 from zoo.storage.fingerprint import Fingerprint
 from zoo.torch_state.modes import evaluating, seeded
 from zoo.torch_state.turns import forget_turns
@@ -290,7 +290,7 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
 
         Args:
             name: the adapter's name.
-            lora: as in `add_adapter`.
+            lora: as in `add_adapter`, or what `zoo.hub.saved_adapters.read` returned.
             seed: as in `add_adapter`.
             replaces: whether it will replace the adapter of this name.
             groups: the module's parameters, if they were just listed.
@@ -302,13 +302,8 @@ class Model(AdapterVerbs, TrainingVerbs, SavingVerbs):
         check_seed(seed)
         if not replaces:
             self.adapter_set.unknown(name)
-        if isinstance(lora, str | os.PathLike):
-            folder = resolve_path(lora)
-            with self.adapter_set.turns:
-                record, (config, updates, buffers) = read_whole(
-                    folder, lambda: (heads.record_for(self.entry, folder), saved.restore(self.adapter_set, folder))
-                )
-            return PreparedAdapter(name, config, updates, record, groups, buffers)
+        if isinstance(lora, str | os.PathLike | SavedAdapter):
+            return saved_adapters.prepare(self.adapter_set, name, lora, groups)
         named = with_names(lora, self.module) if isinstance(lora, Adapter) else lora
         wanted = as_adapter(named, self.entry.targets or "all", self.entry.modules_to_save)
         wanted = training_new(wanted, self.entry.head)

@@ -151,10 +151,8 @@ class Buffers:
         yield from (place for place in self._all_places() if self._lent is None or place.name in self._lent)
 
     def _all_places(self) -> Iterator[_Place]:
-        if not any(layer._buffers for layer in self.module.modules()):
-            return
-        for path, layer in library_modules(self.module):
-            if is_within(path, self.ignored):
+        for path, layer in library_modules(self.module):  # without adapters, of which there may be many
+            if not layer._buffers or is_within(path, self.ignored):
                 continue
             for attribute, tensor in layer._buffers.items():
                 persists = tensor is not None and attribute not in layer._non_persistent_buffers_set

@@ -99,7 +99,7 @@ def serve(
                 echo(f"{name}{f' with {len(names)} adapters' if names else ''}: {address}")
             sys.stdout.flush()
 
-        server.serve(runtime, places, listening, token, grace, ready)
+        server.serve(runtime, listening, token, grace, ready)
     finally:
         listening.close()
     note("stopped")

@@ -16,7 +16,6 @@ from zoo.errors import AdapterError
 from zoo.formats import diffusers, lycoris, paths, spellings
 from zoo.formats.peft.keys import PREFIX
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, DIFFUSERS_TENSORS, PICKLES
-from zoo.storage.untrusted import read_tensors
 
 NO_ADAPTER = f"expected an adapter in PEFT's format ({ADAPTER_CONFIG}, {ADAPTER_TENSORS}) or one .safetensors"
 
@@ -47,19 +46,22 @@ def find(place: Path) -> Path:
     raise AdapterError(f"{place}: no {ADAPTER_CONFIG} and {len(found)} .safetensors files; {NO_ADAPTER} file")
 
 
-def read(path: Path, module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read an adapter's file as PEFT's configuration and state dict.
+def as_peft(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], module: nn.Module
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the content of an adapter's file as PEFT's configuration and state dict.
 
     Keys for another part of a pipeline are left out and named in a warning.
 
     Args:
-        path: a safetensors file.
+        path: the file, for a warning.
+        tensors: in it.
+        metadata: of it.
         module: the base model, whose layers the keys name.
 
     Raises:
-        AdapterError: the file is damaged, in no known format, or made for another model.
+        AdapterError: it is in no known format, or made for another model.
     """
-    tensors, metadata = read_tensors(path)
     if not tensors:
         raise AdapterError("the file holds no adapter at all")
     parsed = {name: spellings.parse(name) for name in tensors}

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from zoo.adapters import unsaved
 from zoo.adapters.adapter_set import AdapterSet
+from zoo.adapters.prepared import PreparedAdapter
+from zoo.catalog.entry import Entry
 from zoo.errors import AdapterError
 from zoo.formats import detect, export, heads, manifest
 from zoo.formats.peft import config as peft_config
@@ -31,7 +33,7 @@ from zoo.storage import atomic
 from zoo.storage.file_names import ADAPTER_CONFIG, ADAPTER_TENSORS, MANIFEST, PICKLES
 from zoo.storage.untrusted import read_tensors
 from zoo.weights.update import Update
-from zoo.weights.walk import tied_groups, unwrapped
+from zoo.weights.walk import ModuleIndex, TiedGroup, index_module, unwrapped
 
 USUAL_HEADS = ("classifier", "score")  # PEFT names both for every classifier, whichever of them the model has
 
@@ -113,54 +115,98 @@ def _replaced(updates: Mapping[str, Update]) -> dict[str, tuple[int, ...] | None
     return {**rows, **dict.fromkeys(whole)}
 
 
-class Restored(NamedTuple):
-    """A saved adapter, ready to be attached.
+class SavedAdapter(NamedTuple):
+    """The content of a saved adapter's files, checked as far as that can be without its base.
 
     Attributes:
-        config: its configuration.
-        updates: by weight.
-        buffers: values of persistent buffers that belong to it.
+        place: the folder or file, for errors.
+        record: of `zoo.json`, for `model.records`.
+        tensors: of the file, views of it or in memory.
+        fields: of PEFT's configuration; None for other libraries' files.
+        manifest: the content of `zoo.json`; None without one.
+        metadata: of the tensors' file.
     """
 
+    place: Path
+    record: dict[str, Any]
+    tensors: dict[str, Tensor]
+    fields: dict[str, Any] | None
+    manifest: dict[str, Any] | None
+    metadata: dict[str, str]
+
+    def in_memory(self) -> SavedAdapter:
+        """Return the same with tensors that need the files no more."""
+        return self._replace(tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
+
+
+def read(entry: Entry, place: Path) -> SavedAdapter:
+    """Read the files of a saved adapter, for a model of `entry`; no module is needed for that.
+
+    Args:
+        entry: the model's.
+        place: a folder with PEFT's two files, or a safetensors file (or a folder with one) of diffusers, LyCORIS or
+            kohya.
+
+    Raises:
+        AdapterError: a file is missing or damaged, or the adapter was trained with another head.
+    """
+    record = heads.record_for(entry, place)
+    if place.name == ADAPTER_TENSORS and (place.parent / ADAPTER_CONFIG).is_file():
+        place = place.parent
+    fields = content = None
+    if place.is_dir() and ((place / ADAPTER_CONFIG).is_file() or (place / MANIFEST).is_file()):
+        fields, content = manifest.read_json(place / ADAPTER_CONFIG), manifest.read(place)
+        _check_files(place, content)
+    else:
+        place = detect.find(place)
+    try:
+        found = read_tensors(place if fields is None else place / ADAPTER_TENSORS)
+    except AdapterError as error:
+        raise _with_place(place, error) from error
+    return SavedAdapter(place, record, found.tensors, fields, content, found.metadata)
+
+
+def prepare(
+    adapters: AdapterSet, name: str, found: SavedAdapter, groups: list[TiedGroup] | None = None
+) -> PreparedAdapter:
+    """Return a saved adapter, ready to be attached; the model is not changed.
+
+    Args:
+        adapters: the model's adapters.
+        name: the adapter's.
+        found: its files.
+        groups: the module's parameters, if they were just listed.
+
+    Raises:
+        AdapterError: it was made for another base, keys match no weight, weights have no keys, or factors have another
+            shape.
+    """
+    index = index_module(adapters.module)
+    restored = _of_other(adapters, index, found) if found.fields is None else _of_peft(adapters, index, found)
+    groups = index.groups if groups is None else groups
+    return PreparedAdapter(name, restored.config, restored.updates, found.record, groups, restored.buffers)
+
+
+class _Restored(NamedTuple):
     config: Adapter
     updates: dict[str, Update]
     buffers: dict[str, Tensor]
 
 
-def restore(adapters: AdapterSet, place: Path) -> Restored:
-    """Return a saved adapter, ready to be attached; the model is not changed.
-
-    Args:
-        adapters: the model's adapters.
-        place: a folder with PEFT's two files, or a safetensors file (or a folder with one) of diffusers, LyCORIS or
-            kohya.
-
-    Raises:
-        AdapterError: a file is missing or damaged, made for another base, keys match no weight, weights have no keys,
-            or factors have another shape.
-    """
-    if place.name == ADAPTER_TENSORS and (place.parent / ADAPTER_CONFIG).is_file():
-        place = place.parent
-    if place.is_dir() and ((place / ADAPTER_CONFIG).is_file() or (place / MANIFEST).is_file()):
-        return _restore_peft(adapters, place)
-    path = detect.find(place)
+def _of_other(adapters: AdapterSet, index: ModuleIndex, found: SavedAdapter) -> _Restored:
     try:
-        fields, tensors = detect.read(path, adapters.module)
+        fields, tensors = detect.as_peft(found.place, found.tensors, found.metadata, adapters.module)
     except AdapterError as error:
-        raise _with_place(path, error) from error
-    return _restored(adapters, path, path, fields, tensors)
+        raise _with_place(found.place, error) from error
+    return _restored(adapters, index, found.place, found.place, fields, tensors)
 
 
-def _restore_peft(adapters: AdapterSet, folder: Path) -> Restored:
-    fields, recorded = manifest.read_json(folder / ADAPTER_CONFIG), manifest.read(folder)
-    _check_files(folder, recorded)
-    recorded = renamed.current_record(recorded, adapters.module)
+def _of_peft(adapters: AdapterSet, index: ModuleIndex, saved: SavedAdapter) -> _Restored:
+    folder, fields = saved.place, saved.fields or {}
+    recorded = renamed.current_record(saved.manifest, adapters.module, index)
     manifest.check_base(adapters, fields, recorded, folder)
-    try:
-        tensors = read_tensors(folder / ADAPTER_TENSORS).tensors
-    except AdapterError as error:
-        raise _with_place(folder, error) from error
-    found = _restored(adapters, folder, folder / ADAPTER_CONFIG, fields, tensors, (recorded or {}).get("targets"))
+    targets = (recorded or {}).get("targets")
+    found = _restored(adapters, index, folder, folder / ADAPTER_CONFIG, fields, saved.tensors, targets)
     try:
         manifest.check_replaced(recorded, _replaced(found.updates))
     except AdapterError as error:
@@ -170,12 +216,13 @@ def _restore_peft(adapters: AdapterSet, folder: Path) -> Restored:
 
 def _restored(
     adapters: AdapterSet,
+    index: ModuleIndex,
     place: Path,
     source: Path,
     fields: dict[str, Any],
     tensors: Mapping[str, Tensor],
     targets: Any = None,
-) -> Restored:
+) -> _Restored:
     """Return the adapter; `fields` are from the file `source`, `targets` from the user."""
     try:
         config: Adapter = with_names(_config(renamed.plain_fields(fields), targets), adapters.module)
@@ -183,17 +230,17 @@ def _restored(
         raise _with_place(source, error) from error
     try:
         plain = renamed.plain_keys(tensors, adapters.module)
-        now, tensors = renamed.current(renamed.plain_fields(fields), plain, adapters.module, config)
+        now, tensors = renamed.current(renamed.plain_fields(fields), plain, adapters.module, index, config)
         config = config if tensors is plain else with_names(_config(now, None), adapters.module)
     except AdapterError as error:
         raise _with_place(place, error) from error
     if config.modules_to_save:
-        names, groups = config.modules_to_save, tied_groups(adapters.module)
-        present = tuple(name for name in names if name not in USUAL_HEADS or has_match(groups, name))
+        names = config.modules_to_save
+        present = tuple(name for name in names if name not in USUAL_HEADS or has_match(index.groups, name))
         config = replace(config, modules_to_save=present)  # type: ignore[type-var]
     try:
-        updates, buffers = peft_read.updates_of(adapters, config, now, tensors)
-        return Restored(with_rows_of(config, updates, tied_groups(adapters.module)), updates, buffers)
+        updates, buffers = peft_read.updates_of(adapters, index, config, now, tensors)
+        return _Restored(with_rows_of(config, updates, index.groups), updates, buffers)
     except AdapterError as error:
         raise _with_place(place, error) from error
 

@@ -96,7 +96,7 @@ def _under(model: Model, adapter: str | None) -> Iterator[None]:
 def finish(ticket: Ticket, samples: Samples) -> None:
     """End a ticket with its samples: texts are cut at the request's stop texts, and said as one piece each."""
     work = ticket.work
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str | None, ...] = ()
     if samples.kind == "text" and work.stop:
         samples, reasons = _stopped(samples, work.stop, work.options)
     if samples.kind == "text" and work.stream:
@@ -110,14 +110,17 @@ def failure(error: BaseException) -> ServingError:
     return ServingError(f"the model failed: {type(error).__name__}: {one_line(error)}")
 
 
-def _stopped(samples: Samples, stop: tuple[str, ...], options: Mapping[str, Any]) -> tuple[Samples, tuple[str, ...]]:
+def _stopped(
+    samples: Samples, stop: tuple[str, ...], options: Mapping[str, Any]
+) -> tuple[Samples, tuple[str | None, ...]]:
     from zoo.samples import Samples
 
     prompts = [value for value in options.values() if isinstance(value, str)]
-    texts, reasons = [], []
+    texts: list[str] = []
+    reasons: list[str | None] = []
     for text in samples.data:
         first = max((len(prompt) for prompt in prompts if text.startswith(prompt)), default=0)  # stops are not in it
         found = min((at for one in stop if (at := text.find(one, first)) >= 0), default=None)
         texts.append(text if found is None else text[:found])
-        reasons.append("length" if found is None else "stop")
+        reasons.append(None if found is None else "stop")  # a sample does not say whether it was cut
     return Samples(texts, "text", samples.captions), tuple(reasons)

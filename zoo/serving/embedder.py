@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo.adapters.mixed_batch import choices, switching
 from zoo.plugin import hooks
 from zoo.serving.store import AdapterStore
+from zoo.serving.want import Want
 from zoo.serving.work import Limits, QueueFullError, StoppedError
 
 if TYPE_CHECKING:
@@ -17,27 +19,35 @@ if TYPE_CHECKING:
 
     from zoo.model import Model
 
-_OWN = "_embeddings_"  # before the names of the adapters here: the runtime loads and evicts its own
+
+@dataclass(eq=False)
+class _Job:
+    texts: list[str]
+    want: Want
+    future: Future[Tensor]
 
 
 class Embedder:
     """Embeds texts, one request after the other; `close` it.
 
-    The model's active adapters do not change, so that a runtime can draw from it meanwhile.
+    The model's active adapters do not change, so that a runtime can draw from it meanwhile. A request whose adapter is
+    still read is passed by others.
 
     Args:
         model: the model.
-        places: name → folder or Hub reference of an adapter, loaded when it is first used.
-        limits: requests that wait and adapters in memory, at most.
+        store: its adapters, which the runtime uses too.
+        limits: requests that wait, at most.
     """
 
-    def __init__(self, model: Model, places: Mapping[str, str], limits: Limits) -> None:
-        self._model, self._limits = model, limits
-        self._own = tuple(model.adapters)
-        self._store = AdapterStore(model, {_OWN + name: place for name, place in places.items()}, limits.adapters)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="zoo-embedding")
+    def __init__(self, model: Model, store: AdapterStore, limits: Limits) -> None:
+        self._model, self._store, self._limits = model, store, limits
         self._lock = threading.Lock()
-        self._waiting, self._closed = 0, False
+        self._jobs: list[_Job] = []
+        self._closed = False
+        self._wake = threading.Event()
+        store.listen(self._wake.set)
+        self._thread = threading.Thread(target=self._work, name="zoo-embedding", daemon=True)
+        self._thread.start()
 
     def submit(self, texts: Sequence[str], adapter: str | None) -> Future[Tensor]:
         """Return what will hold float32 [n, d]: a vector of each of n texts.
@@ -45,34 +55,61 @@ class Embedder:
         Raises:
             QueueFullError: as many requests wait as may.
             StoppedError: no more requests are taken.
+            UnknownNameError: there is no adapter of this name.
         """
         with self._lock:
             if self._closed:
                 raise StoppedError("the server stops and takes no more requests: ask another one, or later")
-            if self._waiting > self._limits.queue:
-                raise QueueFullError(f"{self._waiting} requests wait already: ask again later")
-            self._waiting += 1
-            future = self._pool.submit(self._embed, list(texts), adapter)
-        future.add_done_callback(self._ended)
-        return future
+            if len(self._jobs) > self._limits.queue:
+                raise QueueFullError(f"{len(self._jobs)} requests wait already: ask again later")
+            job = _Job(list(texts), self._store.want(adapter), Future())
+            self._jobs.append(job)
+        job.future.add_done_callback(lambda _: self._end(job))
+        self._wake.set()
+        return job.future
 
     def close(self) -> None:
-        """Cancel what waits, wait for what runs, and remove the adapters that were loaded."""
+        """Cancel what waits, and wait for what runs."""
         with self._lock:
             self._closed = True
-        self._pool.shutdown(cancel_futures=True)
-        self._store.clear()
+            left = list(self._jobs)
+        for job in left:
+            job.future.cancel()
+        self._wake.set()
+        self._thread.join()
 
-    def _ended(self, _: Future[Tensor]) -> None:
+    def _end(self, job: _Job) -> None:
+        self._store.end(job.want)
         with self._lock:
-            self._waiting -= 1
+            if job in self._jobs:
+                self._jobs.remove(job)
 
-    def _embed(self, texts: list[str], adapter: str | None) -> Tensor:
-        name = adapter if adapter is None or adapter in self._own else _OWN + adapter
-        self._store.lease(name)  # there is room: one request at a time has one adapter
+    def _work(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            with self._lock:
+                waiting = list(self._jobs)
+            for job in waiting:
+                self._try(job)
+
+    def _try(self, job: _Job) -> None:
+        """Do a job if its adapter is there."""
         try:
-            adapter_set = self._model.adapter_set
-            with switching(adapter_set) as switch, switch.chosen(choices(adapter_set, [name])[0]):
-                return hooks.embed(self._model, texts)
-        finally:
-            self._store.give_back(name)
+            if not self._store.lease(job.want) or not job.future.set_running_or_notify_cancel():
+                return
+        except Exception as error:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+            return
+        try:
+            found = self._embed(job)
+        except Exception as error:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(found)
+
+    def _embed(self, job: _Job) -> Tensor:
+        adapter_set = self._model.adapter_set
+        with switching(adapter_set) as switch, switch.chosen(choices(adapter_set, [job.want.name])[0]):
+            return hooks.embed(self._model, job.texts)

@@ -18,6 +18,7 @@ from zoo.plugin import hooks
 from zoo.plugin.engines import Ended, Prepared
 from zoo.plugin.requests import SampleRequest
 from zoo.serving import batching
+from zoo.serving.memory import EVERY, FreeMemory
 from zoo.serving.store import AdapterStore
 from zoo.serving.ticket import Ticket
 from zoo.serving.work import CancelledError, Done, Limits, Piece, QueueFullError, ServingError, StoppedError, Work
@@ -41,13 +42,16 @@ class Runtime:
         adapters: name → folder or Hub reference of a saved adapter, loaded when it is first used.
         limits: what it takes at most.
 
+    Attributes:
+        store: the adapters, for others that use the model meanwhile.
+
     Raises:
         AdapterError: an adapter's name is not valid.
     """
 
     def __init__(self, model: Model, adapters: Mapping[str, str] | None = None, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
         self.model, self.limits = model, limits
-        self._store = AdapterStore(model, adapters or {}, limits.adapters)
+        self.store = AdapterStore(model, adapters or {}, limits.adapters)
         self._engine = hooks.engine(model, limits.batch)
         self._each = frozenset(option.name for option in hooks.options_of(model) or () if option.each)
         self._preparing = threading.Lock()  # tokenizers are not made for several threads
@@ -58,6 +62,9 @@ class Runtime:
         self._passed: Counter[Ticket] = Counter()
         self._counts: Counter[str] = Counter()
         self._begun = time.monotonic()
+        self._free = FreeMemory()
+        self._wake = threading.Event()  # set when a request that could not begin may begin now
+        self.store.listen(self._wake.set)
         self._accepts, self._closed = True, False
         # Nothing of a ticket is called with this lock held: a ticket calls `_note_end` with its own.
         self._changed = threading.Condition()
@@ -78,7 +85,7 @@ class Runtime:
 
     def names(self) -> list[str]:
         """Return the names of all adapters, in memory or not."""
-        return self._store.names
+        return self.store.names
 
     def submit(self, work: Work) -> Ticket:
         """Take a request into the queue.
@@ -89,7 +96,7 @@ class Runtime:
             UnknownNameError: there is no adapter of this name.
             ZooError: the request cannot be.
         """
-        self._store.check(work.adapter)
+        self.store.check(work.adapter)
         if work.n > self.limits.samples:
             raise ServingError(f"expected at most {self.limits.samples} samples in one request, got {work.n}")
         request = hooks.declared(self.model, SampleRequest(work.n, work.seed, work.options))
@@ -104,7 +111,9 @@ class Runtime:
                 raise StoppedError("the server stops and takes no more requests: ask another one, or later")
             if len(self._queue) >= self.limits.queue:
                 raise QueueFullError(f"{len(self._queue)} requests wait already: ask again later")
+            ticket.want = self.store.want(work.adapter)
             self._queue.append(ticket)
+            self._wake.set()
             if prepared is not None:
                 self._prepared[ticket] = prepared
             self._changed.notify_all()
@@ -119,7 +128,7 @@ class Runtime:
         with self._changed:
             counts = Counter(self._counts)
             queued, running = len(self._queue), len(self._running)
-            loaded = list(self._store.loaded)
+            loaded = list(self.store.loaded)
         batches, drawn = counts["batches"], counts.pop("drawn", 0)
         names = ("finished", "failed", "cancelled", "samples", "tokens", "batches")
         return {
@@ -128,7 +137,7 @@ class Runtime:
             "adapters": loaded,
             **{name: counts[name] for name in names},
             "batch": drawn / batches if batches else 0.0,
-            "evictions": self._store.evictions,
+            "evictions": self.store.evictions,
             "seconds": time.monotonic() - self._begun,
         }
 
@@ -151,6 +160,7 @@ class Runtime:
         with self._changed:
             self._accepts, self._closed = False, True
             left = [*self._queue, *self._running]
+            self._wake.set()
             self._changed.notify_all()
         for ticket in left:
             ticket.end(CancelledError("the server has stopped"))
@@ -171,6 +181,8 @@ class Runtime:
             if ticket in self._queue:
                 self._queue.remove(ticket)
                 self._prepared.pop(ticket, None)
+                self.store.end(ticket.want)
+            self._wake.set()
             self._passed.pop(ticket, None)
             self._changed.notify_all()
 
@@ -194,13 +206,19 @@ class Runtime:
         """Work on the requests until the runtime is closed."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
+                quiet = not self._changed.wait_for(
+                    lambda: self._queue or self._closed, EVERY if self._free.due else None
+                )
                 if self._closed:
                     break
+            if quiet:
+                self._free.give_back()
+                continue
             with self.model.caching() if self._engine is not None else nullcontext():
                 while not self._closed and (self._queue or self._talking):
                     try:
                         self._turn()
+                        self._free.worked()
                     except Exception as error:
                         log.exception("the server failed: what runs ends, and it goes on")
                         for ticket in tuple(self._running):
@@ -208,10 +226,11 @@ class Runtime:
         for ticket in tuple(self._talking):
             self._forget(ticket)
         self._engine = None  # it knows adapters that go now
-        self._store.clear()
+        self.store.close()
 
     def _turn(self) -> None:
-        """Begin with what has room, draw one batch, and add a token to every text."""
+        """Begin with what has room, draw one batch, add a token to every text; or wait until something can begin."""
+        self._wake.clear()
         for ticket in [one for one in self._talking if one.ended]:
             self._forget(ticket)
         batch = self._begin()
@@ -219,6 +238,8 @@ class Runtime:
             self._draw(batch)
         if self._talking:
             self._step()
+        elif not batch:  # adapters are read, or others than this thread use all that there is room for
+            self._wake.wait()
 
     def _begin(self) -> list[Ticket]:
         """Start requests in the order in which they came; returns those that are drawn together as a batch.
@@ -243,7 +264,7 @@ class Runtime:
                 if key is None or key != kind or len(batch) >= self.limits.batch:
                     continue
             if not self._start(ticket):
-                if not ticket.ended:
+                if not ticket.ended and ticket.want.no_room:  # not while its adapter is read
                     blocked.append(ticket)
                     if self._passed[ticket] >= _PASSES:
                         break
@@ -260,9 +281,8 @@ class Runtime:
 
     def _start(self, ticket: Ticket) -> bool:
         """Move a request from the queue to the running ones, with its adapter; returns False if it has to wait."""
-        name = ticket.work.adapter
         try:
-            if not self._store.lease(name):
+            if not self.store.lease(ticket.want):
                 return False
         except ZooError as error:
             ticket.end(error)
@@ -272,7 +292,7 @@ class Runtime:
                 self._queue.remove(ticket)
                 self._running.add(ticket)
                 return True
-        self._store.give_back(name)
+        self.store.end(ticket.want)
         return False
 
     def _draw(self, batch: list[Ticket]) -> None:
@@ -320,7 +340,7 @@ class Runtime:
 
     def _finish(self, ticket: Ticket) -> None:
         self._talking.pop(ticket, None)
-        self._store.give_back(ticket.work.adapter)
+        self.store.end(ticket.want)
         with self._changed:
             self._prepared.pop(ticket, None)
             self._running.discard(ticket)

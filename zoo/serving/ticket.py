@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from zoo.errors import ZooError
+from zoo.serving.want import Want
 from zoo.serving.work import CancelledError, Done, Piece, TimeLimitError, Work
 
 log = logging.getLogger(__name__)
@@ -20,10 +21,11 @@ class Ticket:
     Attributes:
         work: the request.
         deadline: until when it has to be answered, in seconds of `time.monotonic`.
+        want: its use of an adapter, which the runtime begins and ends.
     """
 
     def __init__(self, work: Work, seconds: float, ended: Callable[[Ticket], None]) -> None:
-        self.work = work
+        self.work, self.want = work, Want(work.adapter)
         self.deadline = time.monotonic() + seconds
         self._seconds = seconds
         self._tell_runtime = ended

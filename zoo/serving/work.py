@@ -72,13 +72,14 @@ class Done:
 
     Attributes:
         samples: all of them.
-        reasons: why each text ended: "stop" (the model or a stop text) or "length"; empty for other samples.
+        reasons: why each text ended: "stop" (the model or a stop text) or "length", None where nobody knows; empty for
+            other samples, and for texts of which nobody knows.
         usage: counted tokens, "prompt_tokens" and "completion_tokens", where there are such.
         texts: what was added to each prompt, where texts are continued; else empty.
     """
 
     samples: Samples
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str | None, ...] = ()
     usage: Mapping[str, int] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
 

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ import pytest
 
 import zoo
 from zoo.cli import main
-from zoo.serving.http.app import app
-from zoo.serving.http.server import Server, address_of, given_token, listen
+from zoo.serving.http.server import address_of, given_token, listen
 from zoo.serving.runtime import Runtime
-from zoo.serving.work import Limits
+
+from .conftest import listening, soon, stalled
 
 TOKEN = "a-token-of-many-signs"
 LONG = {"prompt": "The list", "max_tokens": 90, "temperature": 1}
@@ -35,29 +34,11 @@ def client_of(address: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0, timeout=60)
 
 
-def soon(holds: Callable[[], bool]) -> bool:
-    """Whether something holds within ten seconds."""
-    for _ in range(200):
-        if holds():
-            return True
-        time.sleep(0.05)
-    return False
-
-
 @pytest.fixture
 def server(adapter: Path) -> Iterator[tuple[str, Runtime]]:
     """The address of a server in a thread of this process, and its runtime."""
-    limits, adapters = Limits(batch=8), {"other": str(adapter)}
-    with (
-        listen("127.0.0.1", 0, None) as listening,
-        Runtime(zoo.load("gpt", device="cpu"), adapters, limits) as runtime,
-    ):
-        made = Server(app(runtime, adapters), limits, 5, lambda: None)
-        thread = threading.Thread(target=made.run, args=([listening],))
-        thread.start()
-        yield address_of(listening), runtime
-        made.should_exit = True
-        thread.join(30)
+    with listening(zoo.load("gpt", device="cpu"), {"other": str(adapter)}, batch=8) as made:
+        yield made
 
 
 def test_openais_client_as_it_is(server: tuple[str, Runtime]) -> None:
@@ -102,9 +83,11 @@ def test_a_client_that_goes_away_cancels_its_request(server: tuple[str, Runtime]
     place = urlsplit(address)
     body = json.dumps({**LONG, "n": 8}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((place.hostname, place.port)) as raw:
-        raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        assert soon(lambda: runtime.facts()["running"] == 1)
+    with stalled(runtime):
+        with socket.create_connection((place.hostname, place.port)) as raw:
+            raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            assert soon(lambda: runtime.facts()["running"] == 1)
+        assert soon(lambda: runtime.facts()["cancelled"] == 2)
     assert soon(lambda: cancelled(2))
 
 

@@ -77,6 +77,18 @@ def test_a_stop_text_ends_the_text_and_is_not_in_it(client: TestClient) -> None:
     assert (choice["text"], choice["finish_reason"]) == (whole[: whole.index(stop)], "stop")
 
 
+def test_why_a_text_ended_is_true_or_null(client: TestClient) -> None:
+    """A beam search gives whole texts, which do not say whether they were cut."""
+    for more, reason in ({}, "length"), ({"num_beams": 2}, None), ({"num_beams": 2, "stop": ["zzz"]}, None):
+        whole = complete(client, **more)["choices"][0]
+        assert whole["finish_reason"] == reason
+        answer = client.post("/v1/completions", json={"prompt": PROMPT, **GREEDY, **more, "stream": True})
+        assert [one["finish_reason"] for piece in chunks(answer.text) for one in piece["choices"]][-1] == reason
+    text = complete(client, num_beams=2)["choices"][0]["text"]
+    (choice,) = complete(client, num_beams=2, stop=[text[3:6]])["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (text[: text.index(text[3:6])], "stop")
+
+
 def test_a_chat_answers_and_streams_with_a_role(client: TestClient) -> None:
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "temperature": 0}
     asked = {**body, "max_completion_tokens": 6, "user": "me", "presence_penalty": 0, "tools": None}

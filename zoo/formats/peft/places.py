@@ -16,7 +16,7 @@ from zoo.methods.config import Adapter, LoRA
 from zoo.methods.rows import row_groups
 from zoo.methods.targets import adaptable, match_parameters, matches, path_of
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.walk import BufferRef, ParameterRef, TiedGroup, index_module, named_buffers
+from zoo.weights.walk import BufferRef, ModuleIndex, ParameterRef, TiedGroup, named_buffers
 
 ALIASES = {"lora_A": "A", "lora_B": "B"}  # in zoo's keys → names of an update's parameters
 
@@ -56,13 +56,12 @@ class Reading(NamedTuple):
     buffers: dict[str, BufferRef]
 
 
-def new_reading(adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any]) -> Reading:
+def new_reading(adapters: AdapterSet, index: ModuleIndex, config: Adapter, fields: Mapping[str, Any]) -> Reading:
     """Return the reading of a file with this configuration; `fields` are PEFT's.
 
     Raises:
         AdapterError: the configuration names parameters or modules that the model has not.
     """
-    index = index_module(adapters.module)
     found = index.groups
     groups = {ref.name: group for group in found for ref in group.refs}
     parameters = fields.get("target_parameters") or ()

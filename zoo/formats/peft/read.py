@@ -22,16 +22,21 @@ from zoo.methods.targets import adaptable, path_of
 from zoo.plugin.injecting import inject
 from zoo.weights.lazy_weight import LazyWeight
 from zoo.weights.update import LoRAUpdate, LowRankUpdate, Update
-from zoo.weights.walk import TiedGroup
+from zoo.weights.walk import ModuleIndex, TiedGroup
 
 
 def updates_of(
-    adapters: AdapterSet, config: Adapter, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    adapters: AdapterSet,
+    index: ModuleIndex,
+    config: Adapter,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, Update], dict[str, Tensor]]:
     """Return the updates by the name of each weight's first place, ready to be attached, and the adapter's buffers.
 
     Args:
         adapters: the model's adapters.
+        index: of the walk over the module.
         config: the adapter's configuration.
         fields: the same as PEFT's fields.
         tensors: the file's, under PEFT's names, with or without `base_model.model.`, and zoo's.
@@ -39,7 +44,7 @@ def updates_of(
     Raises:
         AdapterError: keys, shapes or values do not fit the model or the configuration.
     """
-    reading = new_reading(adapters, config, fields)
+    reading = new_reading(adapters, index, config, fields)
     bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
     found: dict[Place, dict[str, Tensor]] = {}
     buffers: dict[str, Tensor] = {}
@@ -95,9 +100,10 @@ def _from_peft(reading: Reading, group: TiedGroup, path: str, factors: dict[str,
     return update
 
 
-def _at(config: Any, name: str) -> Any:
+def _at(config: Any, name: str, **more: Any) -> Any:
     """Return a ranked configuration with its rank and alpha for `name`, and without patterns."""
-    return replace(config, rank=config.rank_of(name), alpha=config.alpha_of(name), rank_pattern={}, alpha_pattern={})
+    rank, alpha = config.rank_of(name), config.alpha_of(name)
+    return replace(config, rank=rank, alpha=alpha, rank_pattern={}, alpha_pattern={}, **more)
 
 
 def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, factors: dict[str, Tensor]) -> Update:
@@ -119,7 +125,7 @@ def _low_rank(reading: Reading, config: LoRA, group: TiedGroup, slot: Slot, fact
     if "magnitude" in needed:
         check_shapes(ref, (factors["magnitude"],), (keys.magnitude_shape(slot, value.shape),))
         values["magnitude"] = factors["magnitude"].flatten()
-    alone = replace(_at(config, slot.name), init="default", modules_to_save=(), bias="none")
+    alone = _at(config, slot.name, init="default", modules_to_save=(), bias="none")
     update = inject(reading.adapters.entry, ref.name, group.lazy(), alone)
     shapes = {key: tuple(tensor.shape) for key, tensor in update.named_parameters()} if update is not None else {}
     if not isinstance(update, LowRankUpdate) or shapes != {key: tuple(tensor.shape) for key, tensor in values.items()}:

@@ -22,7 +22,7 @@ from zoo.integrations.old_names import Renamed, old_names, renamings
 from zoo.methods.config import Adapter, LoRA, Ranked
 from zoo.methods.targets import has_match, matches
 from zoo.weights.parameters import parameter_names
-from zoo.weights.walk import library_modules, named_buffers, tied_groups
+from zoo.weights.walk import ModuleIndex, library_modules, tied_groups
 
 _LORA = re.compile(
     r"(?P<path>.+?)(?P<around>(?:\.base_layer)*)\.(?P<part>lora_[AB]\.weight|lora_embedding_[AB]|lora_magnitude_vector)"
@@ -96,7 +96,7 @@ def _plain(value: Any) -> Any:
 
 
 def current(
-    fields: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module, config: Adapter
+    fields: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module, index: ModuleIndex, config: Adapter
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return configuration and state dict under the names that the library gives to the weights today.
 
@@ -104,13 +104,14 @@ def current(
         fields: PEFT's configuration.
         tensors: the file's.
         module: the base model.
+        index: of the walk over it.
         config: the same as `fields`.
 
     Raises:
         AdapterError: weights were joined or split in a way that factors cannot follow.
     """
-    own = {ref.name: group.value for group in tied_groups(module) for ref in group.refs}
-    known = {*own, *named_buffers(module), *(f"{path}.weight" for path, _ in library_modules(module, False))}
+    own = {ref.name: group.value for group in index.groups for ref in group.refs}
+    known = {*own, *index.buffers, *(f"{path}.weight" for path, _ in library_modules(module, False))}
     bare = not any(key.startswith((PREFIX, ZOO_PREFIX)) for key in tensors)  # as transformers may write them
     named = {PREFIX + key: tensor for key, tensor in tensors.items()} if bare else tensors
     entries = [_entry(key, known) for key in named]
@@ -148,7 +149,7 @@ def current(
     return _configuration(module, fields, config, layers, where, joined), found | joined.tensors
 
 
-def current_record(content: dict[str, Any] | None, module: nn.Module) -> dict[str, Any] | None:
+def current_record(content: dict[str, Any] | None, module: nn.Module, index: ModuleIndex) -> dict[str, Any] | None:
     """Return what `zoo.json` says of the base under the names that the library gives to its parts today.
 
     Weights that were joined or split since cannot be compared, and are left out: `renamed`, which is there if any name
@@ -157,10 +158,11 @@ def current_record(content: dict[str, Any] | None, module: nn.Module) -> dict[st
     Args:
         content: of `zoo.json`.
         module: the base model.
+        index: of the walk over it.
     """
     parts = {key: (content or {}).get(key) for key in ("weights", "replaced", "buffers")}
     named = {name for part in parts.values() if isinstance(part, dict) for name in part}
-    own = {ref.name for group in tied_groups(module) for ref in group.refs} | named_buffers(module).keys()
+    own = {ref.name for group in index.groups for ref in group.refs} | index.buffers.keys()
     today = renamings(module) if named - own else None
     where = today(named - own) if today is not None else {}
     if content is None or not where:
@@ -174,7 +176,7 @@ def current_record(content: dict[str, Any] | None, module: nn.Module) -> dict[st
     }
     if not found.get("weights"):
         return content
-    parameters = own - named_buffers(module).keys()
+    parameters = own - index.buffers.keys()
     apart = dict.fromkeys(parameters - found["weights"].keys() if joined else ())
     return {**content, **found, "renamed": apart}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,14 @@ if TYPE_CHECKING:
 ELSEWHERE = "other"  # the route of a path that there is not, as metrics count it
 
 
-def app(runtime: Runtime, adapters: Mapping[str, str] | None = None, *, token: str | None = None) -> FastAPI:
+def app(runtime: Runtime, *, token: str | None = None) -> FastAPI:
     """Return the application of a runtime, for any ASGI server.
 
     Args:
         runtime: serves the model; its limits are the application's.
-        adapters: the runtime's adapters, name → place, for vectors of texts.
         token: what a request must bring as `Authorization: Bearer …`; None: requests must name this machine.
     """
-    embedder = Embedder(runtime.model, adapters or {}, runtime.limits)
+    embedder = Embedder(runtime.model, runtime.store, runtime.limits)
     service = Service(
         runtime=runtime,
         embedder=embedder,

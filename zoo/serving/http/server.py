@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TOKEN = "ZOO_TOKEN"  # of the environment
 _KEEP_ALIVE = 15  # seconds that an idle connection stays open
 _SPARE = 64  # connections beside those of requests: for /health, /metrics and idle ones
+_LAST_WORDS = 3  # seconds in which streams whose time is over can say so
 _FORCED = 2  # signals after which running requests are cancelled
 
 
@@ -88,7 +90,6 @@ def address_of(listening: socket.socket) -> str:
 
 def serve(
     runtime: Runtime,
-    adapters: Mapping[str, str],
     listening: socket.socket,
     token: str | None,
     grace: float,
@@ -98,14 +99,13 @@ def serve(
 
     Args:
         runtime: serves the model; it is closed at the end.
-        adapters: its adapters, name → place.
         listening: the socket.
         token: what requests must bring; None: none.
         grace: seconds that running requests may take to finish.
         ready: called when requests are answered.
     """
     try:
-        Server(app(runtime, adapters, token=token), runtime.limits, grace, ready).run(sockets=[listening])
+        Server(app(runtime, token=token), runtime.limits, grace, ready).run(sockets=[listening])
         runtime.drain(0)
     finally:
         runtime.close()
@@ -133,11 +133,11 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=max(1, round(grace)),
+            timeout_graceful_shutdown=max(1, round(grace)) + _LAST_WORDS,
             limit_concurrency=limits.queue + limits.batch + _SPARE,
         )
         super().__init__(config)
-        self._served, self._ready, self._signals = served, ready, 0
+        self._served, self._grace, self._ready, self._signals = served, grace, ready, 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer."""
@@ -146,9 +146,17 @@ class Server(uvicorn.Server):
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, and wait for those that there are."""
+        """Take no more connections, and wait for those that there are; what takes longer is told so, and ends."""
         self._served.state.service.draining = True
-        await super().shutdown(sockets=sockets)
+        ending = asyncio.create_task(self._end_late())
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_late(self) -> None:
+        await asyncio.sleep(self._grace)
+        await asyncio.to_thread(self._served.state.service.runtime.close)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; not by the signal itself, which uvicorn would raise again at the end."""

@@ -127,7 +127,7 @@ async def _answer(
     choices = []
     for index, text in enumerate(_new_texts(done, begins)):
         said = begins[index] + text if echo and begins else text
-        reason = done.reasons[index] if index < len(done.reasons) else "stop"
+        reason = done.reasons[index] if index < len(done.reasons) else None
         choices.append({"index": index, **form.choice(said), "logprobs": None, "finish_reason": reason})
     answer = {**service.head(form.whole, form.prefix, body.model), "choices": choices, **_usage(done)}
     return JSONResponse(answer)
@@ -171,7 +171,7 @@ async def _lines(
                 rest = (held[index] if event.texts else text) if index in held else "" if index in said else text
                 if rest:
                     yield line([choice(index, form.delta(rest))])
-                reason = event.reasons[index] if index < len(event.reasons) else "stop"
+                reason = event.reasons[index] if index < len(event.reasons) else None
                 yield line([choice(index, form.delta(None), reason)])
             if body.with_usage:
                 yield line([], **_usage(event))
