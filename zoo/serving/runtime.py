@@ -119,6 +119,10 @@ class Runtime:
             self._changed.notify_all()
         return ticket
 
+    def works(self) -> bool:
+        """Return whether the thread that works with the model does so."""
+        return self._threads[0].is_alive()
+
     def facts(self) -> dict[str, Any]:
         """Return what is going on, and what was done since the beginning.
 

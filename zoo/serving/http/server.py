@@ -16,11 +16,10 @@ import uvicorn
 
 from zoo.bounded.regular import open_regular
 from zoo.errors import ZooError, one_line
-from zoo.serving.http.app import app
 from zoo.serving.http.guard import check_token
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.applications import Starlette
 
     from zoo.serving.runtime import Runtime
     from zoo.serving.work import Limits
@@ -104,6 +103,8 @@ def serve(
         grace: seconds that running requests may take to finish.
         ready: called when requests are answered.
     """
+    from zoo.serving.http.app import app  # with torch, which the front of several replicas has no need of
+
     try:
         Server(app(runtime, token=token), runtime.limits, grace, ready).run(sockets=[listening])
         runtime.drain(0)
@@ -115,13 +116,13 @@ class Server(uvicorn.Server):
     """A server of one application.
 
     Args:
-        served: the application of `app`.
+        served: the application; its `state.service.draining` is set at the end.
         limits: how many connections there are.
         grace: seconds that running requests may take to finish at the end.
         ready: called when requests are answered.
     """
 
-    def __init__(self, served: FastAPI, limits: Limits, grace: float, ready: Callable[[], None]) -> None:
+    def __init__(self, served: Starlette, limits: Limits, grace: float, ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             served,
             loop="asyncio",
