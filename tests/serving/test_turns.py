@@ -36,6 +36,9 @@ class Watched(Runtime):
         self.go.wait(60)
         super()._turn()
 
+    def __enter__(self) -> Watched:
+        return self
+
     def _draw(self, batch: list[Ticket]) -> None:
         self.time, self.log = self.time + 5, self.log + "B"
         self.drawn.append(len(batch))
