@@ -11,7 +11,7 @@ from zoo.adapters.adapter_set import AdapterSet
 from zoo.adapters.fused_batch import distance, tolerance
 from zoo.adapters.mixed_batch import Choice, OwnViews, Switch, grouped, switching
 from zoo.methods.config import Adapter
-from zoo.weights.choice import choosing_rows
+from zoo.weights.choice import choosing
 from zoo.weights.row_views import NotByRow
 
 R = TypeVar("R")
@@ -87,7 +87,7 @@ class EachRow:
             return _apart(switch, groups, passing)
         everything = list(range(sum(map(len, groups.values()))))
         try:
-            with choosing_rows([(switch.views(choice), rows) for choice, rows in groups.items()], flattened=True):
+            with choosing(switch.rows(groups)):
                 found = passing(everything)
         except NotByRow:
             self._together = False

@@ -24,7 +24,7 @@ from zoo.errors import AdapterError
 from zoo.methods.config import check_weight
 from zoo.plugin import hooks
 from zoo.torch_state.modes import evaluating, seeded
-from zoo.weights.choice import Views, choose_in_backward, choosing
+from zoo.weights.choice import Banks, Rows, Views, choose_in_backward, choosing, row_views
 from zoo.weights.walk import managed_weights
 
 if TYPE_CHECKING:
@@ -207,6 +207,8 @@ class OwnViews:
         self.adapter_set = adapter_set
         self._weights = list(managed_weights(adapter_set.module).values())
         self._made: dict[Choice, Views] = {}
+        self._banks = Banks()
+        self._last: tuple[Any, Rows] | None = None
 
     def views(self, choice: Choice) -> Views:
         """Return the views of all weights with these adapters."""
@@ -218,6 +220,13 @@ class OwnViews:
     def views_of(self, groups: Mapping[Choice, list[int]]) -> list[tuple[Views, list[int]]]:
         """Return the views of each group, with its samples."""
         return [(self.views(choice), numbers) for choice, numbers in groups.items()]
+
+    def rows(self, groups: Mapping[Choice, list[int]]) -> Rows:
+        """Return what `choosing` puts in force for the samples of each group; the last one is kept."""
+        key = [(choice, list(numbers)) for choice, numbers in groups.items()]
+        if self._last is None or self._last[0] != key:
+            self._last = key, row_views(self.views_of(groups), flattened=True, banks=self._banks)
+        return self._last[1]
 
     def kinds(self, groups: Iterable[Choice]) -> frozenset[Any]:
         """Return what the adapters of these choices are, which weights they change included."""

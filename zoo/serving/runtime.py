@@ -18,9 +18,11 @@ from zoo.plugin import hooks
 from zoo.plugin.engines import Ended, Prepared
 from zoo.plugin.requests import SampleRequest
 from zoo.serving import batching
+from zoo.serving.counts import Counts
 from zoo.serving.memory import EVERY, FreeMemory
 from zoo.serving.store import AdapterStore
 from zoo.serving.ticket import Ticket
+from zoo.serving.turns import PART, PASSES, Shares, in_turn
 from zoo.serving.work import CancelledError, Done, Limits, Piece, QueueFullError, ServingError, StoppedError, Work
 from zoo.torch_state.modes import evaluating
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from zoo.model import Model
 
 log = logging.getLogger(__name__)
-_PASSES = 16  # requests that may pass one whose adapter has no room yet
 
 
 class Runtime:
@@ -51,6 +52,7 @@ class Runtime:
 
     def __init__(self, model: Model, adapters: Mapping[str, str] | None = None, limits: Limits = Limits()) -> None:  # noqa: B008 - immutable
         self.model, self.limits = model, limits
+        self._resident = frozenset(model.adapters)  # they take no room of those that come and go
         self.store = AdapterStore(model, adapters or {}, limits.adapters)
         self._engine = hooks.engine(model, limits.batch)
         self._each = frozenset(option.name for option in hooks.options_of(model) or () if option.each)
@@ -60,8 +62,8 @@ class Runtime:
         self._queue: list[Ticket] = []
         self._running: set[Ticket] = set()
         self._passed: Counter[Ticket] = Counter()
-        self._counts: Counter[str] = Counter()
-        self._begun = time.monotonic()
+        self._shares = Shares()
+        self._counts = Counts()
         self._free = FreeMemory()
         self._wake = threading.Event()  # set when a request that could not begin may begin now
         self.store.listen(self._wake.set)
@@ -130,20 +132,8 @@ class Runtime:
         (requests), "samples", "tokens", "batches", "evictions"; "batch": mean samples of a batch; "seconds".
         """
         with self._changed:
-            counts = Counter(self._counts)
-            queued, running = len(self._queue), len(self._running)
-            loaded = list(self.store.loaded)
-        batches, drawn = counts["batches"], counts.pop("drawn", 0)
-        names = ("finished", "failed", "cancelled", "samples", "tokens", "batches")
-        return {
-            "queued": queued,
-            "running": running,
-            "adapters": loaded,
-            **{name: counts[name] for name in names},
-            "batch": drawn / batches if batches else 0.0,
-            "evictions": self.store.evictions,
-            "seconds": time.monotonic() - self._begun,
-        }
+            facts = {"queued": len(self._queue), "running": len(self._running), "adapters": list(self.store.loaded)}
+            return facts | {"evictions": self.store.evictions} | self._counts.facts()
 
     def drain(self, seconds: float | None = None) -> bool:
         """Take no more requests, and wait until all that were taken have ended.
@@ -174,14 +164,8 @@ class Runtime:
 
     def _note_end(self, ticket: Ticket) -> None:
         """Count the end of a ticket, in whatever thread it ends."""
-        last = ticket.last
         with self._changed:
-            if isinstance(last, Done):
-                self._counts["finished"] += 1
-                self._counts["samples"] += len(last.samples)
-                self._counts["tokens"] += last.usage.get("completion_tokens", 0)
-            else:
-                self._counts["cancelled" if isinstance(last, CancelledError) else "failed"] += 1
+            self._counts.ended(ticket.last)
             if ticket in self._queue:
                 self._queue.remove(ticket)
                 self._prepared.pop(ticket, None)
@@ -237,44 +221,50 @@ class Runtime:
         self._wake.clear()
         for ticket in [one for one in self._talking if one.ended]:
             self._forget(ticket)
+        if not self._talking:
+            self._shares.no_texts()
         batch = self._begin()
         if batch:
-            self._draw(batch)
+            with self._shares.batch():
+                self._draw(batch)
         if self._talking:
-            self._step()
+            with self._shares.step():
+                self._step()
         elif not batch:  # adapters are read, or others than this thread use all that there is room for
             self._wake.wait()
 
     def _begin(self) -> list[Ticket]:
-        """Start requests in the order in which they came; returns those that are drawn together as a batch.
+        """Start requests as `in_turn` orders them; returns those that are drawn together as a batch.
 
         A request that finds no room for its texts holds up those behind it that need such room too. One whose adapter
-        finds no place is passed by others, but not forever.
+        finds no place is passed by others, then is the first, and holds up those that could keep places from it.
         """
         with self._changed:
-            waiting = list(self._queue)
+            waiting = in_turn(self._queue, self._running)
+        waiting.sort(key=lambda ticket: self._passed[ticket] < PASSES)
         batch: list[Ticket] = []
         kind: Hashable = None
-        texts_fit = True
+        texts_fit, places_free = True, True
         blocked: list[Ticket] = []
         for ticket in waiting:
             prepared = None if self._engine is None else self._prepared.get(ticket)
+            takes_place = ticket.work.adapter is not None and ticket.work.adapter not in self._resident
+            if takes_place and not places_free:
+                continue
             if prepared is not None:
                 texts_fit = texts_fit and sum(self._talking.values()) + prepared.rows <= self.limits.batch
                 if not texts_fit:
                     continue
-            elif batch:
-                key = batching.alike(ticket.work, self._each)
-                if key is None or key != kind or len(batch) >= self.limits.batch:
-                    continue
+            elif not self._may_draw(ticket, batch, kind):
+                continue
             if not self._start(ticket):
                 if not ticket.ended and ticket.want.no_room:  # not while its adapter is read
                     blocked.append(ticket)
-                    if self._passed[ticket] >= _PASSES:
-                        break
+                    places_free = places_free and self._passed[ticket] < PASSES
                 continue
             self._passed.pop(ticket, None)
-            self._passed.update(blocked)
+            if takes_place:
+                self._passed.update(blocked)
             if prepared is None:
                 batch.append(ticket)
                 kind = batching.alike(ticket.work, self._each)
@@ -282,6 +272,14 @@ class Runtime:
                 self._engine.admit(ticket, prepared, ticket.work.adapter)
                 self._talking[ticket] = prepared.rows
         return batch
+
+    def _may_draw(self, ticket: Ticket, batch: list[Ticket], kind: Hashable) -> bool:
+        """Return whether a request that is drawn as a whole begins now, in the batch as far as there is one."""
+        if not batch:
+            return not (self._talking and self._shares.texts_first)
+        most = max(1, self.limits.batch // PART) if self._talking else self.limits.batch
+        key = batching.alike(ticket.work, self._each)
+        return key is not None and key == kind and len(batch) < most
 
     def _start(self, ticket: Ticket) -> bool:
         """Move a request from the queue to the running ones, with its adapter; returns False if it has to wait."""
@@ -333,8 +331,7 @@ class Runtime:
 
     def _count(self, samples: int) -> None:
         with self._changed:
-            self._counts["batches"] += 1
-            self._counts["drawn"] += samples
+            self._counts.batch(samples)
 
     def _forget(self, ticket: Ticket) -> None:
         """Take a request that was cancelled, or took too long, from the engine."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +17,25 @@ from torch import Tensor
 
 from zoo.weights.kept_weight import KeptWeights
 from zoo.weights.managed_weight import ManagedWeight
-from zoo.weights.row_views import RowViews, by_rows, rows_of
+from zoo.weights.row_bank import Bank, Room
+from zoo.weights.row_views import RowViews, by_rows, changes, rows_of, unchanged
 
 Views = Mapping[ManagedWeight, ManagedWeight]
+Rows = Mapping[ManagedWeight, ManagedWeight | RowViews]
+
+
+class Banks:
+    """Copies of the low-rank updates of a module's weights, for batches of many different ones."""
+
+    def __init__(self) -> None:
+        self._room = Room()
+        self._banks: dict[ManagedWeight, Bank] = {}
+
+    def of(self, managed: ManagedWeight) -> Bank:
+        """Return those of a weight."""
+        if managed not in self._banks:
+            self._banks[managed] = Bank(self._room)
+        return self._banks[managed]
 
 
 class _Choice(NamedTuple):
@@ -31,7 +48,7 @@ class _Choice(NamedTuple):
         dense: Dense forms that are kept of weights without a view.
     """
 
-    views: Mapping[ManagedWeight, ManagedWeight | RowViews]
+    views: Rows
     backward: int | None = None
     outer: Any = None
     dense: KeptWeights | None = None
@@ -59,8 +76,26 @@ def in_force(managed: Any, needs_dense: bool = True) -> Any:
     views, _, _, dense = choice
     view = views.get(managed) if views else None
     if view is not None:
-        return view
+        if dense is None or type(view) is not ManagedWeight or view._replacing:
+            return view
+        base = unchanged(managed)
+        return dense.under(view if changes(view) else base, base, needs_dense)
     return managed if dense is None or type(managed) is not ManagedWeight else dense.now(managed, needs_dense)
+
+
+def view_in_force(weight: RowViews, view: ManagedWeight | None = None, needs_dense: bool = True) -> ManagedWeight:
+    """Return what to compute with where rows have one of a weight's views: on the base's dense form if that is kept.
+
+    Args:
+        weight: The weight.
+        view: The view; None for the weight without adapters.
+        needs_dense: As in `in_force`.
+    """
+    choice, base = _current(), weight.base
+    view = base if view is None else view
+    if choice is None or choice.dense is None or type(base) is not ManagedWeight or view._replacing:
+        return view
+    return choice.dense.under(view, base, needs_dense)
 
 
 def _current() -> _Choice | None:
@@ -72,7 +107,7 @@ def _current() -> _Choice | None:
 
 
 @contextmanager
-def choosing(views: Views) -> Iterator[None]:
+def choosing(views: Rows) -> Iterator[None]:
     """Put views in force in the block, in its thread; those of a choice around it stay for other weights."""
     outer = _current()
     with keeping(_Choice(views) if outer is None else _Choice({**outer.views, **views}, dense=outer.dense)):
@@ -96,7 +131,23 @@ def choosing_rows(groups: Sequence[tuple[Views, Sequence[int]]], *, flattened: b
             `x.view(-1, features)` makes them; and indices and dense weights whose first dimension is 1 may stand for
             all rows (positions), so that there is a result, or a weight, for each.
     """
+    with choosing(row_views(groups, flattened=flattened)):
+        yield
+
+
+def row_views(
+    groups: Sequence[tuple[Views, Sequence[int]]], *, flattened: bool = False, banks: Banks | None = None
+) -> Rows:
+    """Return what `choosing_rows` puts in force, for `choosing`: to be used again for as long as the rows are these.
+
+    Args:
+        groups: As in `choosing_rows`.
+        flattened: As in `choosing_rows`.
+        banks: Where updates are copied to, for other batches of the same views too.
+    """
     count = sum(len(rows) for _, rows in groups)
+    banks = Banks() if banks is None else banks
+    plans: dict[Any, Any] = {}
     places: dict[torch.device, list[slice | Tensor]] = {}
     chosen = {}
     for managed in groups[0][0]:
@@ -104,10 +155,8 @@ def choosing_rows(groups: Sequence[tuple[Views, Sequence[int]]], *, flattened: b
         if device not in places:
             places[device] = [rows_of(rows, device) for _, rows in groups]
         views = [views[managed] for views, _ in groups]
-        chosen[managed] = by_rows(managed, views, places[device], count, flattened)
-    outer = _current()
-    with keeping(_Choice(chosen) if outer is None else _Choice({**outer.views, **chosen}, dense=outer.dense)):
-        yield
+        chosen[managed] = by_rows(managed, views, places[device], count, flattened, partial(banks.of, managed), plans)
+    return chosen
 
 
 @contextmanager

@@ -142,6 +142,7 @@ class KeptWeights:
         self._module = module
         self._checked = False
         self._seen: dict[ManagedWeight, KeptWeight] = {}
+        self._on_dense: dict[ManagedWeight, tuple[ManagedWeight, ManagedWeight]] = {}  # view → dense base, view of that
         self._last: KeptWeight | None = None
         self._looks = 0
 
@@ -175,6 +176,22 @@ class KeptWeights:
                 if slot.size and self.has_room(slot):
                     self.keep(slot)
         return managed if slot.view is None else slot.view
+
+    def under(self, view: ManagedWeight, base: ManagedWeight, needs_dense: bool) -> ManagedWeight:
+        """Return a view of a weight on the dense form of its base, or the view itself where that is not kept.
+
+        Args:
+            view: The weight with other adapters active.
+            base: The weight without any.
+            needs_dense: As in `now`.
+        """
+        now = self.now(base, needs_dense)
+        if view is base or now is base:
+            return now if view is base else view
+        known = self._on_dense.get(view)
+        if known is None or known[0] is not now:
+            known = self._on_dense[view] = now, view.on_base_of(now)
+        return known[1]
 
     def _is_new_use(self, slot: KeptWeight) -> bool:
         """Return whether a weight is looked at by another operation than before, as far as can be told."""
@@ -211,6 +228,7 @@ class KeptWeights:
 
     def drop(self, slot: KeptWeight) -> None:
         """Free one weight."""
+        self._on_dense = {view: known for view, known in self._on_dense.items() if known[0] is not slot.view}
         slot.forget()
         self.used -= slot.size
 
@@ -219,6 +237,7 @@ class KeptWeights:
         for slot in self.kept:
             self.drop(slot)
         self._seen.clear()
+        self._on_dense.clear()
         self._last = None
 
 

@@ -5,14 +5,16 @@ The rows are the entries of an operand's first dimension. Names: `count` is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from zoo.weights.layout import Layout
 from zoo.weights.managed_weight import ManagedWeight
+from zoo.weights.row_bank import Bank
 from zoo.weights.update import Factors, Update
 
 
@@ -34,9 +36,19 @@ class Group(NamedTuple):
     view: ManagedWeight
     rows: slice | Tensor
 
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
+
     def of(self, tensor: Tensor) -> Tensor:
         """Return this group's rows of a tensor, (count, ...) → (k, ...); they are a view of it if consecutive."""
         return tensor[self.rows] if isinstance(self.rows, slice) else tensor.index_select(0, self._index(tensor))
+
+    def numbers(self) -> list[int]:
+        """Return the rows' numbers."""
+        rows = self.rows
+        return list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows.tolist()
 
     def write(self, part: Tensor, to: Tensor) -> None:
         """Write (k, ...) to this group's rows of (count, ...), unless it lies there already."""
@@ -59,21 +71,37 @@ class RowViews:
     for a dense weight, which there is none of: `NotByRow`.
 
     Attributes:
-        base: The weight without any adapter.
         groups: The groups whose adapters change this weight.
         count: The number of rows.
         flattened: Whether the rows of a matrix may be several to each row of the batch, and a first dimension of 1 may
             stand for all rows.
         shape: The weight's.
         layout: The weight's.
+        bank: Copies of low-rank updates.
+        plans: Where rows are put that are computed together, of all weights of the batch.
+        stack: The groups' updates as `zoo.weights.ops.stacked` keeps them.
     """
 
-    def __init__(self, managed: ManagedWeight, groups: Sequence[Group], count: int, flattened: bool = False) -> None:
+    def __init__(
+        self,
+        managed: ManagedWeight,
+        groups: Sequence[Group],
+        count: int,
+        flattened: bool,
+        bank: Bank,
+        plans: dict[Any, Any],
+    ) -> None:
         self._managed = managed
-        self.base = managed.view(())
+        self.bank, self.plans = bank, plans
+        self.stack: Any = None
         self.groups, self.count, self.flattened = tuple(groups), count, flattened
         self.shape: torch.Size = managed.shape
         self.layout: Layout = managed.layout
+
+    @property
+    def base(self) -> ManagedWeight:
+        """The weight without any adapter, the same object each time."""
+        return unchanged(self._managed)
 
     @property
     def training(self) -> bool:
@@ -140,18 +168,38 @@ def rows_of(numbers: Sequence[int], device: torch.device) -> slice | Tensor:
 
 
 def by_rows(
-    managed: ManagedWeight, views: Sequence[ManagedWeight], rows: Sequence[slice | Tensor], count: int, flattened: bool
+    managed: ManagedWeight,
+    views: Sequence[ManagedWeight],
+    rows: Sequence[slice | Tensor],
+    count: int,
+    flattened: bool,
+    bank: Callable[[], Bank],
+    plans: dict[Any, Any],
 ) -> ManagedWeight | RowViews:
     """Return what to compute with where each group of rows has its view of a weight: one view if they are all alike."""
     first = views[0]
     if all(_same(view, first) for view in views[1:]):
         return first
     pairs = zip(views, rows, strict=True)
-    return RowViews(managed, [Group(*pair) for pair in pairs if _changes(pair[0])], count, flattened)
+    return RowViews(managed, [Group(*pair) for pair in pairs if changes(pair[0])], count, flattened, bank(), plans)
 
 
-def _changes(view: ManagedWeight) -> bool:
+def changes(view: ManagedWeight) -> bool:
+    """Return whether adapters that are active change a weight."""
     return bool(view._updates_in_use or view._replacing)
+
+
+def unchanged(managed: ManagedWeight) -> ManagedWeight:
+    """Return a weight without active adapters: itself if it has none, else the same view each time."""
+    if not changes(managed):
+        return managed
+    base = _bases.get(managed)
+    if base is None or base._parameters is not managed._parameters or base._modules is not managed._modules:
+        base = _bases[managed] = managed.view(())
+    return base
+
+
+_bases: WeakKeyDictionary[ManagedWeight, ManagedWeight] = WeakKeyDictionary()
 
 
 def _same(one: ManagedWeight, other: ManagedWeight) -> bool:

@@ -107,7 +107,7 @@ def _by_row(weight: RowViews, index: Tensor) -> Tensor:
         joined = join(factors, y.dtype)
         return y if joined is None else _added(y, index, joined).view(y.shape)
 
-    return by_row(weight, index, 1, lambda view, index: embedding(view, index), add)
+    return by_row(weight, index, 1, lambda view, index: embedding(view, index), add, needs_dense=False)
 
 
 def _rows(managed: ManagedWeight, index: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ See `base.py` for the notation. `flip` selects x @ W instead of x @ W.T, as tran
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from zoo.weights.ops.base import (
     transforms_active,
 )
 from zoo.weights.ops.rows import by_row
+from zoo.weights.ops.stacked import stack_of
 from zoo.weights.quantized_tensor import Codec
-from zoo.weights.row_views import RowViews
+from zoo.weights.row_views import Group, RowViews
 from zoo.weights.triton import fused as triton
 from zoo.weights.triton.paths import enabled
 from zoo.weights.update import Factors
@@ -248,10 +250,17 @@ def _by_row(weight: RowViews, x: Tensor, bias: Tensor | None, flip: bool, follow
         joined = join(factors, y.dtype)
         return y if joined is None else add_low_rank(y, x if x.dtype is y.dtype else x.to(y.dtype), joined, flip)
 
+    def stacked(y: Tensor, x: Tensor) -> Sequence[Group]:
+        stack = stack_of(weight, y.dtype, y.device)
+        if stack is None:
+            return weight.groups
+        stack.add(y, x if x.dtype is y.dtype else x.to(y.dtype), flip)
+        return stack.rest
+
     count = weight.count
     if weight.flattened and x.dim() == 2 and count < x.shape[0] and x.shape[0] % count == 0:
-        return by_row(weight, x.reshape(count, -1, x.shape[1]), 3, whole, add).flatten(0, 1)
-    return by_row(weight, x, 2, whole, add)
+        return by_row(weight, x.reshape(count, -1, x.shape[1]), 3, whole, add, stacked).flatten(0, 1)
+    return by_row(weight, x, 2, whole, add, stacked)
 
 
 def _apply(x: Tensor, bias: Tensor | None, base: Base, factors: Factors | None, flip: bool) -> Tensor:
