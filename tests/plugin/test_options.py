@@ -109,6 +109,37 @@ def test_answers_that_are_no_options(site, answer):
         hooks.sample_options(entry("wrong"))
 
 
+@pytest.mark.parametrize("answer", ["text", [], ["sound"], 5])
+def test_answers_that_are_no_kinds_of_samples(site, answer):
+    plugin_module("wrong", sample_kinds=lambda entry: answer)
+    with pytest.raises(AnswerError, match="sample_kinds"):
+        hooks.sample_kinds(entry("wrong"))
+
+
+def test_kinds_of_samples_are_those_that_there_are():
+    from zoo.plugin.hooks_of_use import KINDS
+    from zoo.samples.samples import KINDS as made
+
+    assert set(KINDS) == set(made)
+
+
+@pytest.mark.parametrize(
+    ("problem", "architecture", "kinds"),
+    [
+        (None, "BertForSequenceClassification", ["posterior"]),
+        ("multi_label_classification", "BertForSequenceClassification", ["probabilities"]),
+        ("regression", "BertForSequenceClassification", ["text"]),
+        (None, "BertForTokenClassification", ["text"]),
+        (None, "BertForMaskedLM", ["text"]),
+    ],
+)
+def test_kinds_of_a_model_of_texts_are_those_of_its_head(problem, architecture, kinds):
+    from zoo.integrations.transformers_heads import sample_kinds
+
+    config = {"model_type": "bert", "architectures": [architecture], "problem_type": problem, "num_labels": 3}
+    assert sample_kinds(config) == kinds
+
+
 @pytest.mark.parametrize("name", ["bert", "ddpm", "gat", "gpt", "stylegan", "vae", "vit"])
 def test_every_architecture_declares_its_options(name):
     from zoo.loading.resolve import resolve

@@ -131,6 +131,12 @@ def own_head(values: Mapping[str, Any]) -> Head | None:
     )
 
 
+def sample_kinds(values: Mapping[str, Any]) -> list[str]:
+    """Return of which kinds of `zoo.Samples` the answers are of a model on texts, by its config.json."""
+    own = own_head(values)
+    return {"classify": ["posterior"], "multilabel": ["probabilities"]}.get(own.task if own else "", ["text"])
+
+
 def task_of(module: nn.Module) -> str | None:
     """Return for which task of `zoo.catalog.head.TASKS` a module of the library's is; None for none of them."""
     config: Any = module.config

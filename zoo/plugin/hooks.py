@@ -30,6 +30,7 @@ from zoo.plugin.hooks_of_use import (
     options_of,
     run_rows,
     sample,
+    sample_kinds,
     sample_options,
     save,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "reset",
     "run_rows",
     "sample",
+    "sample_kinds",
     "sample_options",
     "save",
     "strict",

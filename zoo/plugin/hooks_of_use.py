@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.plugin.requests import SampleRequest
     from zoo.samples import Samples
 
+KINDS = ("image", "text", "posterior", "probabilities")  # of samples: those of zoo.samples, which imports more
 _OPTIONS: WeakKeyDictionary[nn.Module, tuple[Option, ...] | None] = WeakKeyDictionary()
 
 
@@ -41,6 +42,15 @@ def sample_options(entry: Entry) -> tuple[Option, ...] | None:
     if twice is not None:
         raise broke(entry, "sample_options", "each option once", f"{twice!r} twice")
     return options
+
+
+def sample_kinds(entry: Entry) -> tuple[str, ...] | None:
+    """Return the kinds that an architecture's samples may be of; None if it does not say."""
+    found, _ = first("sample_kinds", (entry.plugin,), entry=entry)
+    if found is None:
+        return None
+    right = isinstance(found, list | tuple) and bool(found) and all(one in KINDS for one in found)
+    return tuple(checked(found, right, entry, "sample_kinds", f"a list of some of {', '.join(KINDS)}"))
 
 
 def options_of(model: LoadedModel) -> tuple[Option, ...] | None:

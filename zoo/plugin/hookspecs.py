@@ -45,6 +45,7 @@ from zoo.plugin.hookspecs_of_use import engine as engine
 from zoo.plugin.hookspecs_of_use import forward_pass as forward_pass
 from zoo.plugin.hookspecs_of_use import run_rows as run_rows
 from zoo.plugin.hookspecs_of_use import sample as sample
+from zoo.plugin.hookspecs_of_use import sample_kinds as sample_kinds
 from zoo.plugin.hookspecs_of_use import sample_options as sample_options
 from zoo.plugin.hookspecs_of_use import save as save
 from zoo.plugin.markers import FALLBACK as FALLBACK

@@ -36,6 +36,18 @@ def sample_options(entry: Entry) -> Sequence[Option] | None:
 
 
 @hookspec(firstresult=True)
+def sample_kinds(entry: Entry) -> Sequence[str] | None:
+    """Return of which kinds the samples may be (optional).
+
+    Gets the entry, whose files may be absent. Returns what `zoo.Samples` may have as its kind: "image", "text",
+    "posterior" or "probabilities". `zoo serve` asks, to know its endpoints before anything is drawn; without it the
+    first samples say so. Called without loading the model: import nothing heavy::
+
+        return ["posterior"] if entry.config.get("num_labels") else ["image"]
+    """
+
+
+@hookspec(firstresult=True)
 def sample(model: LoadedModel, request: SampleRequest) -> Samples | None:
     """Return `request.n` samples.
 

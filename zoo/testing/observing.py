@@ -116,6 +116,7 @@ def situation() -> tuple[dict[str, Any], dict[str, Any]]:
         "foreign_weight": object(),
         "inject_adapter": nn.Linear(2, 2),
         "adapter_config": object(),
+        "sample_kinds": ["text"],
         "sample_options": [Option("size", 2, "of a sample")],
         "sample": Samples(["one"], "text"),
         "embed": torch.ones(1, 2),

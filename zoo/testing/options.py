@@ -1,4 +1,4 @@
-"""Checks of an architecture's `sample_options`: what is declared is what `sample` takes."""
+"""Checks of `sample_options` and `sample_kinds`: what is declared is what `sample` takes and returns."""
 
 from __future__ import annotations
 
@@ -37,8 +37,19 @@ def defaults_are_the_defaults(subject: PluginUnderTest) -> None:
         require(same(subject.samples.data, drawn.data), f"other samples with {option.name}={option.default!r}")
 
 
+@promise(
+    "sample_kinds", "samples of a kind that it names, the same ones at every call", "name the kind of each Samples"
+)
+def samples_are_of_the_kinds(subject: PluginUnderTest) -> None:
+    kinds = hooks.sample_kinds(subject.entry())
+    require(kinds == hooks.sample_kinds(subject.entry()), "other kinds at the second call")
+    drawn = subject.samples.kind
+    require(kinds is None or drawn in kinds, f"samples of kind {drawn!r}, and it names {', '.join(kinds or ())}")
+
+
 def _declared(subject: PluginUnderTest) -> tuple[Option, ...]:
     return hooks.sample_options(subject.entry()) or ()
 
 
 CHECKS = (options_are_explained, defaults_are_the_defaults)
+KINDS = (samples_are_of_the_kinds,)

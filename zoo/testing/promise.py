@@ -27,6 +27,7 @@ _ANSWERS = {
     "inject_adapter": "return a zoo.Update, or None",
     "adapter_config": "return the kind's zoo.Adapter, or None",
     "sample": "return zoo.Samples(data, kind)",
+    "sample_kinds": "return a list of kinds of zoo.Samples",
     "sample_options": "return a list of zoo.Option, each name once",
     "loss": "return a scalar tensor, say .mean() of what there is per item",
     "batches": "return an iterable of batches",

@@ -34,6 +34,7 @@ def checks(subject: PluginUnderTest, level: Level = "full") -> tuple[Check, ...]
         found += weights.FIRST + learning.FIRST + weights.THEN
         found += adapting.CHECKS + weights.LAST + learning.THEN
         found += options.CHECKS if "sample_options" in subject.hooks else ()
+        found += options.KINDS if "sample_kinds" in subject.hooks else ()
         found += drawing.CHECKS + threads.CHECKS
         if _is_strict(subject):
             from zoo.testing import placement

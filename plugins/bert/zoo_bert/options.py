@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from zoo import Option
 from zoo.data.text_options import CLASSIFIED
+from zoo.integrations import transformers_heads
 
 from .facts import classifies, configuration
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from zoo import Entry
 
 MODES = ("fill", "gibbs", "mask-predict")
+
+
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are texts; of a model with a head, what that says."""
+    return transformers_heads.sample_kinds(configuration(entry))
 
 
 def sample_options(entry: Entry) -> list[Option]:

@@ -8,6 +8,7 @@ zoo.hooks(
     checkpoint=".model",
     heads=".files",
     quantize=".files",
+    sample_kinds=".options",
     sample_options=".options",
     sample=".sampling",
     loss=".training",

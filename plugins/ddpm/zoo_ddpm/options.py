@@ -15,6 +15,11 @@ STEPS = 50  # of DDIM; DDPM takes as many as its schedule has
 SCHEDULE = 1000  # steps of training, where no file says
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are pictures."""
+    return ["image"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return the sampler and its steps, and the classes of a conditional U-Net."""
     config = files.unet_config(entry)

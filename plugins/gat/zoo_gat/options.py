@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from zoo import Entry
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are probabilities of classes, of which a graph says whether they exclude each other."""
+    return ["posterior", "probabilities"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return which nodes of which graph are classified."""
     return [

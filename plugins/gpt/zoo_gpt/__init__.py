@@ -7,6 +7,7 @@ zoo.hooks(
     construct=".model",
     checkpoint=".model",
     heads=".facts",
+    sample_kinds=".options",
     sample_options=".options",
     sample=".tasks",
     embed=".embedding",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import Option
 from zoo.data.text_options import CLASSIFIED
+from zoo.integrations import transformers_heads
 from zoo.storage.config_json import read_json_object
 
 from .facts import classifies, configuration, folder_of
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 # Where neither the user nor the checkpoint's generation_config.json says anything.
 DEFAULTS = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 0.95}
 NEW_TOKENS = 100
+
+
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are texts; of a model with a head, what that says."""
+    return transformers_heads.sample_kinds(configuration(entry))
 
 
 def sample_options(entry: Entry) -> list[Option]:

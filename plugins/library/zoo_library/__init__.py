@@ -6,6 +6,7 @@ zoo.hooks(
     recognises=".facts",
     construct=".model",
     checkpoint=".model",
+    sample_kinds=".options",
     sample_options=".options",
     sample=".text",
     loss=".forward",

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 NEW_TOKENS = 100
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are texts."""
+    return ["text"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return the prompt and how the text is generated from it."""
     return [

@@ -14,6 +14,7 @@ zoo.hooks(
     checkpoint=".model",
     heads=".config",
     inject_adapter=".model",
+    sample_kinds=".options",
     sample_options=".options",
     sample=".sampling",
     loss=".training",

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 NOISE = ("const", "random", "none")
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are pictures."""
+    return ["image"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return truncation, noise, style mixing, and the classes of a conditional generator."""
     config = complete(with_classes(stored(entry), entry), entry.name)

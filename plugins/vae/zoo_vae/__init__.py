@@ -7,6 +7,7 @@ zoo.hooks(
     construct=".model",
     checkpoint=".model",
     quantize=".files",
+    sample_kinds=".options",
     sample_options=".options",
     sample=".sampling",
     loss=".training",

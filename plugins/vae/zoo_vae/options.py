@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 MODES = ("prior", "reconstruct", "interpolate")
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are pictures."""
+    return ["image"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return where latents come from, and how far from their mean."""
     return [

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING
 
 from zoo import Option
 
+from .facts import configuration, task_of
+
 if TYPE_CHECKING:
     from zoo import Entry
+
+
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are probabilities of classes; of a regression, texts."""
+    return {"regress": ["text"], "multilabel": ["probabilities"]}.get(task_of(configuration(entry)), ["posterior"])
 
 
 def sample_options(entry: Entry) -> list[Option]:

@@ -95,6 +95,16 @@ def test_what_a_picture_shows(vit: TestClient) -> None:
     assert vit.post("/v1/classify", json=many).json()["error"]["code"] == "too_many_samples"
 
 
+@pytest.mark.parametrize(("name", "classifies"), [("vae", False), ("vit", True), ("gpt", False)])
+def test_whether_there_are_classes_is_known_before_the_first_request(served, name: str, classifies: bool) -> None:
+    client = served(name)
+    assert ("/v1/classify" in client.get("/v1/models").json()["data"][0]["endpoints"]) == classifies
+    answer = client.post("/v1/classify", json={})
+    assert (answer.status_code == 404) != classifies
+    drawn = next(line for line in client.get("/metrics").text.splitlines() if line.startswith("zoo_batches_total"))
+    assert (drawn.split()[1] == "0.0") != classifies, "nothing was drawn to find out"
+
+
 def test_what_draws_pictures_classifies_nothing_and_says_so(vae: TestClient) -> None:
     for _ in range(2):
         answer = vae.post("/v1/classify", json={})

@@ -27,7 +27,7 @@ class Abilities:
         refused: the declared ones that it may not.
         declares: whether the architecture declares its options at all; if not, no request may give any.
         embeds: whether it gives vectors of texts.
-        kind: of its samples; None until the first ones are there.
+        kinds: that its samples may be of, as the architecture declares, or as the first ones were; none: not known.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Abilities:
     refused: tuple[str, ...] = ()
     declares: bool = True
     embeds: bool = False
-    kind: str | None = None
+    kinds: tuple[str, ...] = ()
 
     @property
     def continues(self) -> str | None:
@@ -50,12 +50,12 @@ class Abilities:
 
     @property
     def classifies(self) -> bool:
-        """Whether it may say what something is: True until its first samples show what they are."""
-        return self.kind is None or self.kind in CLASSES
+        """Whether it may say what something is: where it is not declared, True until its first samples show it."""
+        return not self.kinds or any(kind in CLASSES for kind in self.kinds)
 
     def note(self, samples: Samples) -> None:
-        """Learn of what kind the model's samples are."""
-        self.kind = samples.kind
+        """Learn of what kind the model's samples are, if it is not declared."""
+        self.kinds = self.kinds or (samples.kind,)
 
     def endpoints(self) -> list[str]:
         """Return the paths that this model answers."""
@@ -79,5 +79,6 @@ def abilities_of(runtime: Runtime) -> Abilities:
         options={option.name: option for option in known if option.type not in _FILES},
         refused=tuple(option.name for option in known if option.type in _FILES),
         declares=declared is not None,
+        kinds=hooks.sample_kinds(entry) or (),
         embeds=entry.plugin is not None and "embed" in hooks.implemented(entry.plugin),
     )

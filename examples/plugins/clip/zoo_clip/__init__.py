@@ -6,6 +6,7 @@ zoo.hooks(
     recognises=".facts",
     construct=".model",
     checkpoint=".model",
+    sample_kinds=".facts",
     sample_options=".facts",
     sample=".zeroshot",
     loss=".zeroshot",

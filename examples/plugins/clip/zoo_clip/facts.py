@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from zoo import Entry
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are probabilities of classes."""
+    return ["posterior"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return which images are compared with which texts."""
     return [

@@ -5,6 +5,7 @@ import zoo
 zoo.hooks(
     recognises=".facts",
     construct=".model",
+    sample_kinds=".facts",
     sample_options=".facts",
     sample=".game",
     loss=".game",

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from zoo import Entry
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are pictures."""
+    return ["image"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return the spread of what images are made from."""
     return [Option("spread", 1.0, "standard deviation of z; below 1: likelier, less varied", low=0)]

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 BEGINNING = "\n"  # what a text without a prompt starts from: the line end before a paragraph
 
 
+def sample_kinds(entry: Entry) -> list[str]:
+    """Return that samples are texts."""
+    return ["text"]
+
+
 def sample_options(entry: Entry) -> list[Option]:
     """Return the prompt and how it is continued."""
     return [

@@ -58,6 +58,11 @@ def adapter_config(raw: dict[str, Any]) -> Wrapper:
 
 
 @zoo.hookimpl(wrapper=True)
+def sample_kinds(entry: zoo.Entry) -> Wrapper:
+    return (yield from timed("sample_kinds", entry.name))
+
+
+@zoo.hookimpl(wrapper=True)
 def sample_options(entry: zoo.Entry) -> Wrapper:
     return (yield from timed("sample_options", entry.name))
 
