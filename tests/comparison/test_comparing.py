@@ -15,6 +15,7 @@ import zoo
 from zoo.cli import main
 from zoo.comparison import Plan, Way, cell, memory, run, ways
 from zoo.comparison.blind import blind_page
+from zoo.comparison.quality import kept
 from zoo.comparison.results import Comparison
 from zoo.metrics import Scores
 from zoo.runs import kept_samples
@@ -95,7 +96,7 @@ class Measured:
             "sampling": {"peak_memory": 2_000_000, "peak_is_own": True},
             "latency": {"seconds": 0.5, "all": [0.5]},
             "latency_of": "one sample",
-            "quality": cell._quality(scores.figures()),
+            "quality": kept(scores.figures()),
             **({} if way.kind == "base" else {"tuning": {**tuned, "seconds_a_step": 0.25, "peak_memory": 3_000_000}}),
         }
 

@@ -9,9 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+import zoo
 
 BROWSER = next(
     (found for name in ("chromium", "google-chrome", "chromium-browser") if (found := shutil.which(name))), None
@@ -60,10 +64,31 @@ def browser_at(address: str) -> Iterator[tuple[Any, list[str]]]:
 
 
 def changed(page: Any, before: str | None) -> str:
-    """Return the address of the picture once it is another one."""
-    seen = "const seen = document.querySelector('#picture img')"
-    other = f"old => {{ {seen}; return seen && seen.src !== old && seen.src }}"
+    """Return the samples' HTML once it is another one that has pictures."""
+    seen = "const seen = document.querySelector('#samples')"
+    other = f"old => {{ {seen}; return seen.querySelector('img') && seen.innerHTML !== old && seen.innerHTML }}"
     return page.wait_for_function(other, arg=before).json_value()
+
+
+def moved(page: Any, slider: str, share: float) -> None:
+    """Click a slider at a share of its length."""
+    end = page.locator(f"{slider} input[type=range]")
+    box = end.bounding_box()
+    end.click(position={"x": box["width"] * share, "y": box["height"] / 2})
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two adapters that change what vae draws, as the command line takes them."""
+    folder = tmp_path_factory.mktemp("adapters")
+    model = zoo.load("vae", lora={"serif": 2, "bold": 2}, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.module.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    for name in model.adapters:
+        model.save_adapter(folder / name, name)
+    return ",".join(f"{name}={folder / name}" for name in model.adapters)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome here")
@@ -71,22 +96,71 @@ def test_a_slider_that_is_moved_changes_the_picture() -> None:
     with playing("stylegan", "--bits", "4") as address, browser_at(address) as (page, elsewhere):
         page.click("#draw")
         first = changed(page, None)
-        slider = page.locator("#option-psi input[type=range]").bounding_box()
-        page.mouse.click(slider["x"] + slider["width"] / 8, slider["y"] + slider["height"] / 2)
+        moved(page, "#option-psi", 1 / 8)
         second = changed(page, first)
-        assert page.request.get(first).body() != page.request.get(second).body()
-        assert page.locator("#files").inner_text().count(".png") == 1
+        assert first.count("<img") == second.count("<img") == 4
+        assert page.locator("#files").inner_text().count("samples-seed0") == 1
+        with page.expect_download() as fetched:
+            page.locator("#files a").first.click()
+        assert fetched.value.path().read_bytes().startswith(b"\x89PNG")
         assert not elsewhere
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome here")
-def test_what_cannot_be_is_said_on_the_page() -> None:
+def test_all_ways_are_compared_and_two_browsers_do_not_mix(adapters: str) -> None:
+    with playing("vae", "--adapters", adapters) as address, browser_at(address) as (page, _):
+        other = page.context.browser.new_page()
+        other.goto(address)
+        other.wait_for_selector("#draw")
+        moved(page, "#adapter-1", 5 / 8)  # of -2 to 2
+        changed(page, None)
+        page.click("#compare")
+        page.locator("#samples h4").nth(3).wait_for()
+        mix = page.locator("#samples h4").all_inner_texts()[3]
+        assert page.locator("#samples h4").all_inner_texts()[:3] == ["base", "serif", "bold"]
+        assert re.fullmatch(r"serif × 1 \+ bold × 0\.[3-7]5?", mix)
+        rows = page.locator("#apart tbody tr").all_inner_texts()
+        assert [row.split("\t")[0].strip() for row in rows] == ["serif", "bold", mix]
+        assert all("0 of 4" in row for row in rows)
+        other.click("#draw")
+        changed(other, None)
+        assert other.locator("#samples h4").all_inner_texts() == ["base", "serif × 1 + bold × 1"]
+        assert page.locator("#samples h4").all_inner_texts()[3] == mix
+        page.get_by_text("Quality on data").click()
+        page.click("#measure")
+        page.locator("#figures tbody").nth(1).wait_for()
+        assert "reconstruction_mse" in page.locator("#figures").inner_text()
+        assert page.locator("#figures table").nth(1).locator("tbody tr").count() == 3
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome here")
+def test_what_cannot_be_is_said_on_the_page(tmp_path: Path) -> None:
     with playing("gpt") as address, browser_at(address) as (page, _):
-        page.locator("#option-max_new_tokens input, #option-max_new_tokens textarea").fill("many")
+        page.locator("#option-max_new_tokens textarea").fill("<b id=mine>many</b>")
         page.click("#draw")
         page.get_by_text("expected a whole number from 1").wait_for()
-        page.locator("#option-max_new_tokens input, #option-max_new_tokens textarea").fill("5")
+        assert "<b id=mine>many</b>" in page.locator(".toast-body").inner_text()
+        assert not page.locator("#mine").count()
+        page.locator("#option-max_new_tokens textarea").fill("5")
+        page.locator("#seed input").fill("-3")
+        page.click("#draw")
+        page.get_by_text("seed: expected a whole number from 0").wait_for()
+        page.locator("#seed input").fill("3")
         page.locator("#option-prompt textarea").fill("Return the number")
         page.click("#draw")
-        page.wait_for_function("(document.querySelector('#words textarea') || {}).value")
-        assert page.locator("#words textarea").input_value().count("Return the number") >= 4
+        page.wait_for_selector("#samples pre")
+        assert page.locator("#samples").inner_text().count("Return the number") >= 4
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome here")
+def test_a_broken_picture_is_said_and_the_page_goes_on(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with playing("vit") as address, browser_at(address) as (page, _):
+        page.locator("#option-images input[type=file]").set_input_files(str(broken))
+        page.get_by_text("broken.png").wait_for()
+        page.click("#draw")
+        page.locator(".toast-body", has_text="broken.png").wait_for()
+        page.locator("#option-images").get_by_label("Clear").click()
+        page.click("#draw")
+        changed(page, None)

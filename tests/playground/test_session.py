@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import zoo
-from zoo.playground.session import BASE, TUNED, Session, picture, text
+from zoo.comparison.outputs import apart
+from zoo.playground import shown
+from zoo.playground.session import BASE, Drawn, Session
 from zoo.playground.widgets import is_slider, value_of
 
 NAMES = ("one", "two")
@@ -29,15 +31,26 @@ def model() -> zoo.Model:
 def test_every_way_is_drawn_from_the_same_seed_and_the_active_adapters_are_as_before(model: zoo.Model) -> None:
     session = Session(model)
     found = session.draw(2, 3, {"temperature": 0.5}, {"one": 1.0, "two": 0.5}, [BASE, "two"])
-    assert [one.label for one in found] == [BASE, "two", TUNED]
+    assert [one.label for one in found] == [BASE, "two", "one × 1 + two × 0.5"]
     assert model.active == ("one",)
     for one, chosen in zip(found, ({}, {"two": 1.0}, {"one": 1.0, "two": 0.5}), strict=True):
         model.activate(*chosen, weights=list(chosen.values())) if chosen else model.deactivate()
         assert torch.equal(one.samples.data, model.sample(2, seed=3, temperature=0.5).data)
     model.activate("one")
     assert not torch.equal(found[0].samples.data, found[2].samples.data)
-    assert picture(found).height > picture(found[:1]).height
-    assert text(found) is None
+    page = shown.side_by_side(found)
+    assert page.count("<img") == 6
+    assert [one in page for one in ("base", "two", "one × 1 + two × 0.5")] == [True] * 3
+    table = shown.apart_table(found)
+    assert table is not None
+    assert table.count("<tr>") == 3  # the heads, and both that are not the base
+    assert "0 of 2" in table
+
+
+def test_a_mix_that_is_an_adapter_alone_is_drawn_once(model: zoo.Model) -> None:
+    session = Session(model)
+    assert [way.label for way in session.ways({"one": 1.0, "two": 0.0}, [BASE, "one"])] == [BASE, "one"]
+    assert [way.label for way in session.ways({"one": 0.5}, ["one"])] == ["one", "one × 0.5"]
 
 
 def test_weights_of_zero_are_the_base(model: zoo.Model) -> None:
@@ -49,20 +62,37 @@ def test_weights_of_zero_are_the_base(model: zoo.Model) -> None:
     assert model.active == ("one",)
 
 
-def test_texts_stand_under_the_name_of_their_way() -> None:
-    from zoo.playground.session import Drawn
+def test_samples_of_other_kinds_stand_beside_each_other_under_the_name_of_their_way(tmp_path: Path) -> None:
+    texts = [Drawn("base", zoo.Samples(["a <b>"], "text")), Drawn("x/..\\y × 2", zoo.Samples(["c"], "text"))]
+    page = shown.side_by_side(texts)
+    assert "a &lt;b&gt;" in page
+    assert page.index("base") < page.index("x/..")
+    paths = shown.written(texts, 3, tmp_path)
+    assert [Path(path).name for path in paths] == ["1-base-seed3.txt", "2-x-..-y-x-2-seed3.txt"]
+    rows = zoo.Samples(torch.tensor([[0.25, 0.75]]), "posterior", labels=["a", "b"], images=torch.zeros(1, 1, 8, 8))
+    page = shown.side_by_side([Drawn("base", rows), Drawn("x", rows)])
+    assert page.count("75.0%") == page.count("<img") == 2
+    assert {Path(path).suffix for path in shown.written([Drawn("x", rows)], 0, tmp_path)} == {".png", ".csv"}
 
-    texts = [Drawn("base", zoo.Samples(["a"], "text")), Drawn("x", zoo.Samples(["b"], "text"))]
-    assert (text(texts) or "").split() == ["—", "base", "—", "a", "—", "x", "—", "b"]
-    assert picture(texts) is None
 
+def test_how_far_samples_are_apart() -> None:
+    def of(*rows: list[float]) -> zoo.Samples:
+        return zoo.Samples(torch.tensor(rows), "posterior", labels=["a", "b"])
 
-def test_rows_of_class_probabilities_become_one_picture() -> None:
-    from zoo.playground.session import Drawn
-
-    samples = zoo.Samples(torch.tensor([[0.25, 0.75]]), "posterior", labels=["a", "b"], images=torch.zeros(1, 1, 8, 8))
-    two = picture([Drawn("base", samples), Drawn("x", samples)])
-    assert two.height > 2 * samples.image().height
+    found = apart(of([0.25, 0.75], [1.0, 0.0]), of([0.5, 0.5], [1.0, 0.0]))
+    assert found is not None
+    assert found.values == (0.25, 0.0)
+    assert (found.mean, found.equal) == (0.125, 1)
+    words = apart(zoo.Samples(["a b", "a b", "a b"], "text"), zoo.Samples(["a b", "a c", "a  b"], "text"))
+    assert words is not None
+    assert words.values == pytest.approx((0.0, 1 / 3, 1 / 3))
+    grey = [zoo.Samples(torch.full((1, 1, 2, 2), value), "image") for value in (0.25, 0.75)]
+    pictures = apart(*grey)
+    assert pictures is not None
+    assert pictures.values == (0.5,)
+    assert apart(grey[0], zoo.Samples(torch.zeros(1, 1, 3, 3), "image")) is None
+    assert apart(grey[0], of([0.5, 0.5])) is None
+    assert shown.apart_table([Drawn("base", grey[0])]) is None
 
 
 @pytest.mark.parametrize(
@@ -83,6 +113,10 @@ def test_rows_of_class_probabilities_become_one_picture() -> None:
             [{"role": "user", "content": "a"}],
         ),
         (zoo.Option("x", None, "x", "texts"), "one\ntwo", "one\ntwo"),
+        (zoo.Option("x", None, "x", "texts"), "one\n---\ntwo\nlines\n--- \n", ["one", "two\nlines"]),
+        (zoo.Option("x", None, "x", choices=("a", "b")), "", None),
+        (zoo.Option("x", "given", "x"), "", ""),
+        (zoo.Option("x", None, "x", "text"), "", None),
         (zoo.Option("x", False, "x"), True, True),
     ],
 )

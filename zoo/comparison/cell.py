@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.bounded.json_text import read_object
 from zoo.comparison.grid import BASE, LORA, Plan, Way
+from zoo.comparison.quality import kept
 from zoo.errors import ZooError, one_line
 from zoo.storage.atomic import write_json
 
 if TYPE_CHECKING:
     import torch
 
-    from zoo.metrics import Figures
     from zoo.model import Model
 
 RESULT = "cell.json"
@@ -125,7 +125,7 @@ def _held(model: Model, plan: Plan, folder: Path) -> dict[str, Any]:
     except ZooError as error:
         found["sampling"] = {"why_not": one_line(error, 300)}
         found |= _of_loss(model, plan)
-    return found | {"quality": _quality(model.evaluate(_data(plan), metrics=plan.metrics, judge=_judge(plan)))}
+    return found | {"quality": kept(model.evaluate(_data(plan), metrics=plan.metrics, judge=_judge(plan)))}
 
 
 def _of_loss(model: Model, plan: Plan) -> dict[str, Any]:
@@ -154,18 +154,6 @@ def _latency(once: Callable[[], Any], repeats: int, device: torch.device) -> dic
         if number >= _WARM:
             times.append(time.perf_counter() - started)
     return {"seconds": statistics.median(times), "all": times}
-
-
-def _quality(figures: Figures) -> dict[str, Any]:
-    """Return the figures with their intervals and, of those that are means, the values of each example."""
-    from zoo.metrics.statistics import Ratio
-
-    each = {
-        name: {"values": one.values.tolist(), "weights": one.weights.tolist()}
-        for name, one in figures.statistics.items()
-        if name in figures and isinstance(one, Ratio) and one.then is None
-    }
-    return {**figures.as_dict(), "each": each}
 
 
 def _data(plan: Plan) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.comparison.grid import BASE, FULL
+from zoo.comparison.tables import differences, qualities
 from zoo.metrics import rises
 from zoo.reports import (
-    Interval,
     Page,
     Point,
     Series,
@@ -37,8 +37,9 @@ def report_page(found: Comparison) -> Page:
     page = Page(f"{plan.name}: quality and cost side by side", lead)
     main = next(iter(cells[0].figures))
     page.section("Quality and size").add(_quality_over_bytes(cells, main))
-    page.add(_qualities(cells))
-    page.add(_differences(cells))
+    page.add(qualities([cell.quality for cell in cells]))
+    whole = next((cell for cell in cells if cell.way.kind == FULL), cells[0])
+    page.add(differences([cell.quality for cell in cells], cells.index(whole)))
     page.section("Cost").add(_costs(cells))
     if curved := _losses(cells):
         page.section("Curves").charts(*curved)
@@ -70,37 +71,6 @@ def _group(way: Way) -> str:
     if way.kind == BASE:
         return "not tuned"
     return "full" if way.kind == FULL else f"LoRA {way.rank}{', merged' if way.merged else ''}"
-
-
-def _qualities(cells: list[Cell]) -> Any:
-    names = list(dict.fromkeys(name for cell in cells for name in cell.figures))
-    rows = []
-    for cell in cells:
-        row: list[Any] = [cell.way.name]
-        for name in names:
-            ends, value = cell.interval(name), cell.figures.get(name)
-            row.append(value if ends is None or value is None else Interval(value, *ends))
-        rows.append(row)
-    quality = cells[0].measured["quality"]
-    caption = f"n = {quality['samples']:,} {quality['unit']}; 95 % bootstrap intervals over them"
-    heads = [f"{name} {'↑' if rises(name) else '↓'}" for name in names]
-    return table(["way", *heads], rows, caption=caption)
-
-
-def _differences(cells: list[Cell]) -> Any:
-    """Return how each way differs from full fine-tuning, or from the first way, on the same examples."""
-    reference = next((cell for cell in cells if cell.way.kind == FULL), cells[0])
-    rows, name = [], ""
-    for cell in cells:
-        compared = None if cell is reference else cell.against(reference)
-        if compared is None:
-            continue
-        name, one = compared
-        verdict = {True: "better", False: "worse", None: "no clear difference"}[one.better]
-        rows.append([cell.way.name, Interval(one.value, one.low, one.high), one.wins, one.losses, one.ties, verdict])
-    caption = f"{name} minus that of “{reference.way.name}”, in pairs on the same examples"
-    heads = ["way", "difference", "better on", "worse on", "the same on", ""]
-    return table(heads, rows, caption=caption) if rows else table(["way"], [])
 
 
 def _costs(cells: list[Cell]) -> Any:

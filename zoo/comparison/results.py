@@ -8,8 +8,8 @@ from typing import Any
 
 from zoo.comparison.cell import SAMPLES
 from zoo.comparison.grid import Plan, Way
-from zoo.metrics import Difference, Figures, paired
-from zoo.metrics.statistics import Ratio
+from zoo.comparison.quality import Quality
+from zoo.metrics import Difference
 from zoo.runs import kept_samples
 from zoo.samples import Samples
 
@@ -31,15 +31,18 @@ class Cell:
     error: str = ""
 
     @property
+    def quality(self) -> Quality:
+        """Its figures."""
+        return Quality(self.way.name, self.measured["quality"])
+
+    @property
     def figures(self) -> dict[str, float]:
         """Its figures, the main one first."""
-        found: dict[str, float] = self.measured["quality"]["figures"]
-        return found
+        return self.quality.figures
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """Return the interval of a figure."""
-        found = self.measured["quality"]["intervals"].get(name)
-        return None if found is None else (found[0], found[1])
+        return self.quality.interval(name)
 
     @property
     def samples(self) -> Samples | None:
@@ -48,20 +51,7 @@ class Cell:
 
     def against(self, other: Cell) -> tuple[str, Difference] | None:
         """Return the first figure whose values of each example both have, and its difference in pairs."""
-        mine, theirs = (_each(one.measured["quality"]) for one in (self, other))
-        for name in self.figures:
-            if name in mine and name in theirs and mine.count(name) == theirs.count(name) > 1:
-                return name, paired(_only(mine, name), _only(theirs, name))[name]
-        return None
-
-
-def _each(quality: dict[str, Any]) -> Figures:
-    statistics = {name: Ratio(one["values"], one["weights"]) for name, one in quality["each"].items()}
-    return Figures({name: quality["figures"][name] for name in statistics}, statistics=statistics)
-
-
-def _only(figures: Figures, name: str) -> Figures:
-    return Figures({name: figures[name]}, statistics={name: figures.statistics[name]})
+        return self.quality.against(other.quality)
 
 
 @dataclass(frozen=True)

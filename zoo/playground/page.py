@@ -1,28 +1,36 @@
-"""The page: fields for the options, sliders for the adapters, samples, a download."""
+"""The page: fields for the options, sliders for the adapters, samples, a comparison, a download."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, one_line
-from zoo.playground.session import BASE, MOST, SEEDS, Drawn, Session, picture, text
+from zoo.playground.session import BASE, MOST, SEEDS, Session
 
 if TYPE_CHECKING:
     import gradio
 
-FIRST = 4  # options that are seen at once; the others are folded away
+FIRST = 5  # options that are seen at once; where there are more than one beside, those are folded away
 STRONGEST = 2.0  # weight of an adapter
 NUMBER = 4  # samples at first
-_STYLE = "footer {display: none !important}"
+KEPT = 3600  # seconds for which files can be downloaded
+_LONGEST = 1000  # characters of an error
 
 
 def page(session: Session, folder: Path) -> gradio.Blocks:
     """Return the page of a session.
+
+    What is chosen is the browser's own: every call gets all of it, so that two browsers do not mix.
 
     Args:
         session: what draws.
@@ -32,70 +40,77 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
         ZooError: gradio is not installed.
     """
     gr = _gradio()
+    from zoo.playground import shown
     from zoo.playground.widgets import field, is_slider, value_of
 
     options = session.options or ()
+    first = len(options) if len(options) <= FIRST + 1 else FIRST
+    adapters = session.adapters
     name = session.model.entry.name
-    with gr.Blocks(title=f"zoo play {name}", analytics_enabled=False) as blocks:
+    with gr.Blocks(title=f"zoo play {name}", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"## {name}\n{_lead(session)}")
         with gr.Row():
             with gr.Column(scale=1):
-                shown = [field(option) for option in options[:FIRST]]
-                if options[FIRST:]:
+                fields = [field(option) for option in options[:first]]
+                if options[first:]:
                     with gr.Accordion("More options", open=False):
-                        shown += [field(option) for option in options[FIRST:]]
+                        fields += [field(option) for option in options[first:]]
                 with gr.Row():
                     number = gr.Slider(1, MOST, NUMBER, step=1, label="samples", elem_id="number")
-                    seed = gr.Number(0, precision=0, minimum=0, maximum=SEEDS - 1, label="seed", elem_id="seed")
+                    seed = gr.Number(0, label="seed", elem_id="seed")
                 weights = [
                     gr.Slider(-STRONGEST, STRONGEST, 1.0, step=0.05, label=f"adapter {one}", elem_id=f"adapter-{index}")
-                    for index, one in enumerate(session.adapters)
+                    for index, one in enumerate(adapters)
                 ]
                 beside = gr.CheckboxGroup(
-                    [BASE, *session.adapters],
-                    value=[BASE] if session.adapters else [],
+                    [BASE, *adapters],
+                    value=[BASE] if adapters else [],
                     label="beside it, with the same seed",
-                    visible=bool(session.adapters),
+                    visible=bool(adapters),
                     elem_id="beside",
                 )
-                with gr.Row():
-                    draw = gr.Button("Draw", variant="primary", elem_id="draw")
-                    anew = gr.Button("New seed", elem_id="anew")
+                with gr.Row(elem_id="buttons"):
+                    draw = gr.Button("Draw", variant="primary", elem_id="draw", min_width=60)
+                    anew = gr.Button("New seed", elem_id="anew", min_width=60)
+                    compare = gr.Button("Compare all", elem_id="compare", min_width=60, visible=bool(adapters))
             with gr.Column(scale=2):
-                image = gr.Image(
-                    type="pil",
-                    format="png",
-                    label="samples",
-                    buttons=["download", "fullscreen"],
-                    visible=False,
-                    elem_id="picture",
-                )
-                words = gr.Textbox(label="samples", lines=8, visible=False, elem_id="words")
-                files = gr.File(label="download", visible=False, elem_id="files")
-
-        fields = [number, seed, beside, *weights, *shown]
+                samples = gr.HTML(shown.note("“Draw” shows samples here."), elem_id="samples", apply_default_css=False)
+                apart = gr.HTML(visible=False, elem_id="apart", apply_default_css=False)
+                download = gr.File(label="download", visible=False, interactive=False, elem_id="files")
+                with gr.Accordion("Quality on data", open=False, elem_id="quality"):
+                    data = gr.Textbox(label="data", info=_DATA, placeholder="its own data", elem_id="data")
+                    measure = gr.Button("Measure", elem_id="measure")
+                    figures = gr.HTML(shown.note(_MEASURED), elem_id="figures", apply_default_css=False)
 
         def drawn(number: float, seed: float | None, beside: list[str], *rest: Any) -> tuple[Any, Any, Any]:
             given, raw = rest[: len(weights)], rest[len(weights) :]
-            try:
+            with _said(gr):
                 values = {one.name: value_of(one, content) for one, content in zip(options, raw, strict=True)}
-                chosen = dict(zip(session.adapters, map(float, given), strict=True))
-                found = session.draw(int(number), int(seed or 0), values, chosen, beside or [])
-            except ZooError as error:
-                raise gr.Error(one_line(error), print_exception=False) from error
-            seen, said = picture(found), text(found)
+                chosen = dict(zip(adapters, map(float, given), strict=True))
+                begun = _seed(seed)
+                found = session.draw(int(number), begun, values, chosen, beside or [])
+                paths = shown.written(found, begun, _fresh(folder))
+            table = shown.apart_table(found)
             return (
-                gr.update(value=seen, visible=seen is not None),
-                gr.update(value=said, visible=said is not None),
-                gr.update(value=_written(found, folder), visible=True),
+                shown.side_by_side(found),
+                gr.update(value=table or "", visible=table is not None),
+                gr.update(value=paths, visible=True),
             )
 
-        outputs = [image, words, files]
-        draw.click(drawn, fields, outputs)
-        anew.click(lambda: secrets.randbelow(SEEDS), None, seed).then(drawn, fields, outputs)
-        sliders = [one for one, option in zip(shown, options, strict=True) if is_slider(option)]
+        def measured(source: str, beside: list[str], *given: float) -> str:
+            with _said(gr):
+                chosen = dict(zip(adapters, map(float, given), strict=True))
+                return shown.measured(session.measure(chosen, beside or [], source.strip() or None))
+
+        inputs, outputs = [number, seed, beside, *weights, *fields], [samples, apart, download]
+        every: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+        draw.click(drawn, inputs, outputs, **every)
+        anew.click(lambda: secrets.randbelow(SEEDS), None, seed).then(drawn, inputs, outputs, **every)
+        compare.click(lambda: [BASE, *adapters], None, beside).then(drawn, inputs, outputs, **every)
+        measure.click(measured, [data, beside, *weights], figures, **every)
+        sliders = [one for one, option in zip(fields, options, strict=True) if is_slider(option)]
         for slider in (*weights, *sliders):
-            slider.release(drawn, fields, outputs)
+            slider.release(drawn, inputs, outputs, trigger_mode="always_last", **every)
     return blocks
 
 
@@ -115,15 +130,15 @@ def open_page(session: Session, ready: Callable[[str], None], *, port: int = 0, 
     with tempfile.TemporaryDirectory(prefix="zoo-play-") as folder:
         blocks = page(session, Path(folder))
         try:
-            _, address, _ = blocks.queue(default_concurrency_limit=1, max_size=16).launch(
+            _, address, _ = blocks.queue(max_size=16).launch(
                 server_name="127.0.0.1",
                 server_port=port or None,
                 inbrowser=browser,
                 prevent_thread_lock=True,
                 quiet=True,
                 show_error=True,
-                theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-                css=_STYLE,
+                theme=_theme(gr),
+                css=files("zoo.playground").joinpath("style.css").read_text("utf-8"),
             )
         except OSError as error:
             raise ZooError(f"cannot serve the page on port {port}: {error}; give another --port, or 0") from error
@@ -131,19 +146,56 @@ def open_page(session: Session, ready: Callable[[str], None], *, port: int = 0, 
         blocks.block_thread()
 
 
+_DATA = "a name such as letters:serif, a folder or a file; empty: what the model's plugin has"
+_MEASURED = "“Measure” evaluates the ways that are chosen beside the samples, each on the same examples."
+
+
+def _theme(gr: Any) -> Any:
+    """Return a theme whose fonts are on every machine, and whose helps can be read."""
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+    )
+
+
 def _lead(session: Session) -> str:
-    facts = repr(session.model).removeprefix("zoo.Model(").removesuffix(")").split(", ", 1)[1]
+    facts = repr(session.model).removeprefix("zoo.Model(").removesuffix(")").split(", active=")[0].split(", ", 1)[1]
     if session.options is None:
         return f"{facts}. Its plugin declares no options: samples and seed are all that can be chosen here."
     return f"{facts}."
 
 
-def _written(drawn: list[Drawn], folder: Path) -> list[str]:
-    """Write each way's samples into files, and return their paths."""
-    return [
-        str(one.samples.save(folder / f"{index}-{one.label.replace(' ', '-')}{one.samples.suffixes[0]}"))
-        for index, one in enumerate(drawn)
-    ]
+@contextmanager
+def _said(gr: Any) -> Iterator[None]:
+    """Say on the page what is wrong, as text: the page would take what is quoted in it for HTML."""
+    try:
+        yield
+    except ZooError as error:
+        said = escape(one_line(error, _LONGEST))
+        raise gr.Error(said, duration=30, title="This cannot be", print_exception=False) from error
+
+
+def _seed(given: float | None) -> int:
+    if given is None:
+        return 0
+    if given != int(given) or not 0 <= given < SEEDS:
+        raise ZooError(f"seed: expected a whole number from 0 to {SEEDS - 1}, got {given:g}")
+    return int(given)
+
+
+def _fresh(folder: Path) -> Path:
+    """Return a new folder in this one, for the files of one draw; those of long ago are deleted."""
+    for old in folder.iterdir():
+        if time.time() - old.stat().st_mtime > KEPT:
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def _gradio() -> Any:

@@ -1,27 +1,38 @@
-"""What the page does: draw samples under weighted adapters, beside the base and beside each adapter alone."""
+"""What the page does: draw samples, and measure, under weighted adapters, beside the base and each adapter alone."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from zoo.comparison.quality import Quality, kept
 from zoo.plugin import hooks
-from zoo.samples import Samples, sheet
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from zoo.model import Model
     from zoo.plugin.options import Option
+    from zoo.samples import Samples
 
 BASE = "base"
-TUNED = "with adapters"
 DRAWN = "samples"  # of a model that has no adapters
 MOST = 64  # samples at once
 SEEDS = 2**31
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to use the model.
+
+    Attributes:
+        label: what the page calls it: "base", "serif", "serif × 0.5 + bold × 1".
+        weights: adapter → its weight; empty for the base.
+    """
+
+    label: str
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,20 @@ class Session:
         """The adapters' names."""
         return tuple(self.model.adapters)
 
+    def ways(self, weights: Mapping[str, float] | None = None, beside: Sequence[str] = ()) -> list[Way]:
+        """Return which ways to use the model are asked for, each once.
+
+        Args:
+            weights: of each adapter; one of weight 0 is not used.
+            beside: what else: "base", or adapters, each alone with its full weight.
+        """
+        used = {name: weight for name, weight in (weights or {}).items() if weight}
+        found = [Way(BASE)] if BASE in beside else []
+        found += [Way(name, {name: 1.0}) for name in beside if name != BASE]
+        if used and used not in [one.weights for one in found]:
+            found.append(Way(_mixed(used), used))
+        return found or [Way(BASE if self.adapters else DRAWN)]
+
     def draw(
         self,
         n: int,
@@ -72,26 +97,45 @@ class Session:
             n: how many of each.
             seed: of them all.
             values: the options' values; None leaves one to its default.
-            weights: of each adapter; one of weight 0 is not used.
-            beside: what else to draw: "base", or adapters, each alone with its full weight.
+            weights: as in `ways`.
+            beside: as in `ways`.
 
         Raises:
             ZooError: an option, a weight or a name cannot be. The active adapters are then, as always, those before.
         """
         options = {name: value for name, value in values.items() if value is not None}
-        used = {name: weight for name, weight in (weights or {}).items() if weight}
-        ways: list[tuple[str, dict[str, float]]] = [(BASE, {})] if BASE in beside else []
-        ways += [(name, {name: 1.0}) for name in beside if name != BASE]
-        ways += [(TUNED, used)] if used else [] if ways else [(BASE if self.adapters else DRAWN, {})]
-        found = []
         with self._turn, self._restored():
-            for label, chosen in ways:
-                if chosen:
-                    self.model.activate(*chosen, weights=list(chosen.values()))
-                else:
-                    self.model.deactivate()
-                found.append(Drawn(label, self.model.sample(n, seed=seed, **options)))
-        return found
+            return [
+                Drawn(label, self.model.sample(n, seed=seed, **options))
+                for label in self._activated(self.ways(weights, beside))
+            ]
+
+    def measure(
+        self, weights: Mapping[str, float] | None = None, beside: Sequence[str] = (), data: str | None = None
+    ) -> list[Quality]:
+        """Return the figures of one way after the other, on the same data.
+
+        Args:
+            weights: as in `ways`.
+            beside: as in `ways`.
+            data: a name, a folder or a file; None: the plugin's own.
+
+        Raises:
+            ZooError: there are no such data, or the model cannot be evaluated on them.
+        """
+        with self._turn, self._restored():
+            return [
+                Quality(label, kept(self.model.evaluate(data))) for label in self._activated(self.ways(weights, beside))
+            ]
+
+    def _activated(self, ways: Sequence[Way]) -> Iterator[str]:
+        """Yield the label of each way while its adapters are the active ones."""
+        for way in ways:
+            if way.weights:
+                self.model.activate(*way.weights, weights=list(way.weights.values()))
+            else:
+                self.model.deactivate()
+            yield way.label
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
@@ -105,39 +149,7 @@ class Session:
                 self.model.deactivate()
 
 
-def picture(drawn: Sequence[Drawn]) -> Image | None:
-    """Return all samples as one picture, a row for each way; None for samples that are none."""
-    if not all(".png" in one.samples.suffixes for one in drawn):
-        return None
-    if len(drawn) == 1:
-        return drawn[0].samples.image()
-    if all(one.samples.kind == "image" for one in drawn):
-        return sheet([(one.label, one.samples) for one in drawn])
-    return _stacked([(one.label, one.samples.image()) for one in drawn])
-
-
-def text(drawn: Sequence[Drawn]) -> str | None:
-    """Return all samples as one text, each way under its name; None for samples that have none."""
-    if not all(".txt" in one.samples.suffixes for one in drawn):
-        return None
-    if len(drawn) == 1:
-        return drawn[0].samples.text()
-    return "\n".join(f"— {one.label} —\n{one.samples.text()}" for one in drawn)
-
-
-def _stacked(rows: Sequence[tuple[str, Image]]) -> Image:
-    """Return pictures one below the other, each under its label."""
-    from PIL import Image, ImageDraw
-
-    from zoo.samples.pictures import CAPTION, caption_font, ink, paper
-
-    font = caption_font(CAPTION + 3)
-    line = CAPTION * 2 + 4
-    width = max(image.width for _, image in rows)
-    canvas = Image.new("RGB", (width, sum(image.height + line for _, image in rows)), paper("RGB"))
-    draw, top = ImageDraw.Draw(canvas), 0
-    for label, image in rows:
-        draw.text((8, top + line / 2), label, fill=ink("RGB"), font=font, anchor="lm")
-        canvas.paste(image.convert("RGB"), (0, top + line))
-        top += line + image.height
-    return canvas
+def _mixed(weights: Mapping[str, float]) -> str:
+    if list(weights.values()) == [1.0]:
+        return next(iter(weights))
+    return " + ".join(f"{name} × {weight:g}" for name, weight in weights.items())

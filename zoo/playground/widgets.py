@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from zoo.plugin.options import Option
 
 STEPS = 100  # of a slider of numbers
-LONGEST_SLIDER = 10_000  # whole numbers from its low to its high end; a field of digits beyond
+LONGEST_SLIDER = 1000  # whole numbers from its low to its high end; a field of digits beyond
+BETWEEN = "---"  # a line of its own between several texts
+_DEFAULT = "default"  # what stands in a field that is empty
 
 
 def field(option: Option) -> gradio.components.Component:
     """Return the component in which a person gives an option's value."""
     import gradio as gr
 
-    label, info = option.name.replace("_", " "), option.help
+    label, info = option.name.replace("_", " "), helped(option)
     common: dict[str, Any] = {"label": label, "info": info, "interactive": True, "elem_id": f"option-{option.name}"}
     low = option.low if option.low is not None else option.above
     if option.type in ("int", "float"):
@@ -31,22 +34,30 @@ def field(option: Option) -> gradio.components.Component:
             least = low + step if option.low is None else low  # type: ignore[operator]
             return gr.Slider(least, option.high, value=option.default, step=step, **common)
         if option.default is None:  # a field of digits cannot be empty
-            return gr.Textbox(value="", placeholder="default", **common)
-        return gr.Number(
-            value=option.default, precision=0 if whole else None, minimum=option.low, maximum=option.high, **common
-        )
+            return gr.Textbox(value="", placeholder=_DEFAULT, **common)
+        # Neither ends nor rounding of gradio's: what cannot be is said in our words, with the option's help.
+        return gr.Number(value=option.default, step=1 if whole else 0.1, **common)
     if option.type == "bool":
         return gr.Checkbox(value=option.default, **common)
     if option.type == "choice":
-        return gr.Dropdown(choices=list(option.choices), value=option.default, **common)
+        default = [(_DEFAULT, "")] if option.default is None else []
+        return gr.Dropdown(choices=[*default, *option.choices], value=option.default or "", **common)
     if option.type == "classes" and option.choices:
-        return gr.Dropdown(choices=list(option.choices), value=[], multiselect=True, **common)
+        return gr.Dropdown(choices=list(option.choices), value=option.default or [], multiselect=True, **common)
     if option.type == "images":
         common.pop("info")
         common.pop("interactive")
-        return gr.File(file_count="multiple", file_types=["image"], **{**common, "label": f"{label}: {info}"})
-    lines = 3 if option.type in ("text", "texts", "messages") else 1
-    return gr.Textbox(value=option.default or "", lines=lines, **common)
+        said = {**common, "label": f"{label}: {info}"}
+        return gr.File(file_count="multiple", file_types=["image"], height=170, **said)
+    lines = 2 if option.type in ("text", "texts", "messages") else 1
+    empty = _DEFAULT if option.default is None else None
+    return gr.Textbox(value=option.default or "", lines=lines, max_lines=20, placeholder=empty, **common)
+
+
+def helped(option: Option) -> str:
+    """Return an option's help as the page says it: None is a field that is empty, and how several texts are given."""
+    said = re.sub(r"\bNone\b", "empty", option.help)
+    return f"{said}; between several a line {BETWEEN}" if option.type == "texts" else said
 
 
 def is_slider(option: Option) -> bool:
@@ -63,12 +74,16 @@ def value_of(option: Option, raw: Any) -> Any:
     Raises:
         ZooError: it cannot be read.
     """
+    if option.type == "text" and raw == "" and option.default is not None:
+        return ""  # the default stood there, and was taken away
     if raw is None or (isinstance(raw, str | list) and not raw):
-        return option.default if option.type == "text" and raw == "" and option.default == "" else None
+        return None
     if option.type == "images":
         return [_opened(path) for path in (raw if isinstance(raw, list) else [raw])]
     if option.type in ("int", "float"):
         return _number(option, raw)
+    if option.type == "texts":
+        return _texts(raw)
     if option.type in ("numbers", "messages") or (option.type == "classes" and isinstance(raw, str)):
         return _read(raw)
     return raw
@@ -80,6 +95,13 @@ def _number(option: Option, raw: Any) -> int | float:
     except ValueError:
         raise ZooError(f"{option.name}: expected {option.expected}, got {raw!r:.200}") from None
     return int(number) if option.type == "int" and number.is_integer() else number
+
+
+def _texts(raw: str) -> str | list[str]:
+    """Return one text as it is, or those between lines of `BETWEEN`."""
+    parts = re.split(rf"^{BETWEEN}[ \t]*$", raw, flags=re.MULTILINE)
+    found = [part.removeprefix("\n").removesuffix("\n") for part in parts]
+    return raw if len(found) == 1 else [part for part in found if part]
 
 
 def _read(raw: str) -> Any:

@@ -16,16 +16,17 @@ _SHOWN = 96  # pixels: smaller pictures are enlarged to about this many
 _LONGEST = 4000  # characters of a text that are shown
 
 
-def picture(image: Image, caption: str | None = None, *, enlarge: bool = False) -> Markup:
+def picture(image: Image, caption: str | None = None, *, enlarge: bool = False, edge: int = _SHOWN) -> Markup:
     """Return a picture with its caption, held in the page itself.
 
     Args:
         image: any Pillow picture.
         caption: what stands under it.
         enlarge: whether a small one is enlarged by a whole factor and without smoothing.
+        edge: to about how many pixels.
     """
     data = base64.b64encode(encode(image)).decode()
-    factor = max(1, round(_SHOWN / max(image.size))) if enlarge else 1
+    factor = max(1, round(edge / max(image.size))) if enlarge else 1
     shown = element(
         "img",
         src=Markup(f"data:image/png;base64,{data}"),
@@ -86,19 +87,20 @@ def _captioned(samples: Samples, cells: Sequence[Markup]) -> list[Markup]:
     return [element("div", element("small", one), cell) for one, cell in zip(captions, cells, strict=False)]
 
 
-def sample_cells(samples: Samples, most: int) -> list[Markup]:
+def sample_cells(samples: Samples, most: int, edge: int = _SHOWN) -> list[Markup]:
     """Return what is shown of each sample: a picture, a text, or the most probable classes.
 
     Args:
         samples: what was drawn.
         most: of how many.
+        edge: to about how many pixels small pictures are enlarged.
     """
     if samples.kind == "text":
         return [text_block(text) for text in samples.data[:most]]
     captions = (samples.captions or [""] * len(samples))[:most]
     if samples.kind == "image":
         drawn = to_pictures(samples.data[:most])
-        return [picture(one, caption, enlarge=True) for one, caption in zip(drawn, captions, strict=True)]
+        return [picture(one, caption, enlarge=True, edge=edge) for one, caption in zip(drawn, captions, strict=True)]
     images = None if samples.images is None else to_pictures(samples.images[:most])
     return [
         element("div", None if images is None else picture(images[at], enlarge=True), _bars(row), class_="classes")
