@@ -102,4 +102,5 @@ def test_one_request_passes_many_to_another_adapter_where_one_has_room(gpt: zoo.
         assert runtime.drain(60)
     assert len(order) == 62
     assert order.index(None) <= limits.batch
-    assert limits.batch <= order.index("b") <= PASSES + 2 * limits.batch
+    # Besides those that may pass: batches that ran when it came, while it was read, and until there was a place for it.
+    assert limits.batch <= order.index("b") <= PASSES + 4 * limits.batch

@@ -134,7 +134,8 @@ def own_head(values: Mapping[str, Any]) -> Head | None:
 def sample_kinds(values: Mapping[str, Any]) -> list[str]:
     """Return of which kinds of `zoo.Samples` the answers are of a model on texts, by its config.json."""
     own = own_head(values)
-    return {"classify": ["posterior"], "multilabel": ["probabilities"]}.get(own.task if own else "", ["text"])
+    task = "" if own is None else str(own.task)
+    return {"classify": ["posterior"], "multilabel": ["probabilities"]}.get(task, ["text"])
 
 
 def task_of(module: nn.Module) -> str | None:

@@ -190,7 +190,7 @@ class KeptWeights:
             return now if view is base else view
         known = self._on_dense.get(view)
         if known is None or known[0] is not now:
-            known = self._on_dense[view] = now, view.on_base_of(now)
+            known = self._on_dense[view] = now, _on_base_of(view, now)
         return known[1]
 
     def _is_new_use(self, slot: KeptWeight) -> bool:
@@ -303,3 +303,12 @@ def _is_compiled(module: nn.Module) -> bool:
     """Return whether a part of the module is compiled: such code would keep what it was compiled with."""
     layers = module.modules()
     return any(layer._compiled_call_impl or type(layer).__name__ == "OptimizedModule" for layer in layers)
+
+
+def _on_base_of(view: ManagedWeight, other: ManagedWeight) -> ManagedWeight:
+    """Return a view's active adapters on the base of another weight of the same values."""
+    made = type(view).__new__(type(view))
+    made.__dict__.update(view.__dict__)
+    made.__dict__["_parameters"] = other._parameters
+    made.__dict__["_modules"] = {**other._modules, "updates": view._modules["updates"]}
+    return made

@@ -252,14 +252,6 @@ class ManagedWeight(nn.Module):
         view.activate(names, weights)
         return view
 
-    def on_base_of(self, other: ManagedWeight) -> ManagedWeight:
-        """Return the same active adapters on the base of another weight of the same values."""
-        view = type(self).__new__(type(self))
-        view.__dict__.update(self.__dict__)
-        view.__dict__["_parameters"] = other._parameters
-        view.__dict__["_modules"] = {**other._modules, "updates": self._modules["updates"]}
-        return view
-
     def _deactivate(self, names: tuple[str, ...]) -> None:
         """Deactivate these adapters; the others stay as they are."""
         self.activate(tuple(name for name in self.active if name not in names), self.weights)
