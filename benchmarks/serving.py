@@ -1,6 +1,7 @@
 """Many clients of one served model, each request under its own adapter, against one request at a time.
 
-    python benchmarks/serving.py [--clients 64] [--requests 200] [--adapters 8] [--tokens 24] [--json] [--quick]
+    python benchmarks/serving.py [--clients 64] [--requests 200] [--adapters 8] [--tokens 24]
+        [--rounds 8] [--many 1000] [--json] [--quick]
 
 The catalogue's gpt in 4 bit, with LoRA adapters of rank 8 that are random and not zero, so that answers differ. As many
 threads as there are clients send greedy requests with prompts of 1 to 20 words and wait for each answer. Every answer
@@ -8,6 +9,9 @@ is compared with the one that the model gives alone with the adapter. "zoo, one 
 adapter of each request, in order. "PEFT": the same requests in order by transformers' generate, the same adapters in a
 PeftModel that switches between them, the base in float32 (for which it needs less time on a CPU than in 4 bit).
 Latency: from sending to the whole answer; one at a time, all requests are there at first. torch on one thread.
+
+Memory: resident MiB of the process after each of `--rounds` times the same requests to one runtime; and while `--many`
+names of adapters are asked for one after the other, a new one each time, of which four are held.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +108,40 @@ def together(model: zoo.Model, places: dict[str, str], works: list[Work], client
     }
 
 
+def kept(model: zoo.Model, places: dict[str, str], works: list[Work], clients: int, rounds: int) -> list[float]:
+    """Return the resident MiB after each round of the same requests to one runtime."""
+    sizes = []
+    with (
+        Runtime(model, places, Limits(batch=clients, adapters=len(places))) as runtime,
+        ThreadPoolExecutor(clients) as pool,
+    ):
+        for _ in range(rounds):
+            list(pool.map(lambda work: runtime.submit(work).result(600), works))
+            sizes.append(resident())
+    return sizes
+
+
+def one_after_the_other(model: zoo.Model, place: str, count: int) -> dict[str, Any]:
+    """Return time and memory while `count` names of adapters are asked for, each once."""
+    names = {f"n{number}": place for number in range(count)}
+    times, sizes = [], []
+    with Runtime(model, names, Limits(adapters=4)) as runtime:
+        for name in names:
+            begun = time.perf_counter()
+            runtime.submit(Work({"prompt": "the", "max_new_tokens": 1}, adapter=name)).result(600)
+            times.append(time.perf_counter() - begun)
+            sizes.append(resident())
+        evictions = runtime.facts()["evictions"]
+    marks = sorted({min(count, mark) for mark in (20, 100, 250, 500, count)})
+    return {
+        "adapters": count,
+        "evictions": evictions,
+        "median": statistics.median(times),
+        "p99": sorted(times)[min(count - 1, int(0.99 * count))],
+        "rss": {str(mark): sizes[mark - 1] for mark in marks},
+    }
+
+
 def in_turn(works: list[Work], answer: Callable[[Work], str]) -> dict[str, Any]:
     """Return the answers to requests that are all there at once and answered one after the other."""
     answer(works[0])
@@ -178,14 +217,16 @@ def resident() -> float:
     return float(psutil.Process().memory_info().rss / 2**20)
 
 
-def run(clients: int, count: int, adapters: int, tokens: int) -> dict[str, Any]:
-    """Return the figures of the three ways, without the answers, and how many answers are equal."""
+def run(clients: int, count: int, adapters: int, tokens: int, rounds: int, many: int) -> dict[str, Any]:
+    """Return the figures of the three ways, without the answers, how many answers are equal, and memory in use."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         places = save_adapters(Path(folder), adapters)
         works = requests(count, list(places), tokens)
         model = zoo.load("gpt", bits=4)
         found = {"zoo, together": together(model, places, works, clients)}
+        sizes = kept(model, places, works, clients, rounds)
+        loaded = one_after_the_other(model, next(iter(places.values())), many)
         for name, place in places.items():
             model.add_adapter(name, place, active=False)
         found["zoo, one at a time"] = in_turn(works, alone(model))
@@ -201,6 +242,8 @@ def run(clients: int, count: int, adapters: int, tokens: int) -> dict[str, Any]:
         "lost": sum(one is None for one in first),
         "different answers": len(set(second)),
         "ways": found,
+        "rss after each round": sizes,
+        "one adapter after the other": loaded,
     }
 
 
@@ -211,12 +254,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--many", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     if given.quick:
-        given.clients, given.requests, given.adapters, given.tokens = 4, 6, 2, 4
-    found = run(given.clients, given.requests, given.adapters, given.tokens)
+        given.clients, given.requests, given.adapters, given.tokens, given.rounds, given.many = 4, 6, 2, 4, 2, 6
+    found = run(given.clients, given.requests, given.adapters, given.tokens, given.rounds, given.many)
     if given.json:
         print(json.dumps(found, indent=2))
         return
@@ -228,6 +273,13 @@ def main() -> None:
     print("| | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
     for name, one in found["ways"].items():
         print(f"| {name} | " + " | ".join(f"{one[column]:.2f}" for column in columns) + " |")
+    print("resident MiB after each round: " + ", ".join(f"{size:.0f}" for size in found["rss after each round"]))
+    loaded = found["one adapter after the other"]
+    print(
+        f"{loaded['adapters']} adapters one after the other: median {loaded['median'] * 1000:.1f} ms, "
+        f"p99 {loaded['p99'] * 1000:.1f} ms, {loaded['evictions']} evicted; resident MiB "
+        + ", ".join(f"{size:.0f} after {mark}" for mark, size in loaded["rss"].items())
+    )
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ def test_serving() -> None:
     assert found["equal"] == found["requests"]
     assert found["lost"] == 0
     assert found["ways"]["zoo, together"]["p99"] > 0
+    assert len(found["rss after each round"]) == 2
+    assert found["one adapter after the other"]["evictions"] == 2
 
 
 def test_experts() -> None:
