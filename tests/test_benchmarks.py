@@ -102,6 +102,13 @@ def test_serving() -> None:
     assert found["one adapter after the other"]["evictions"] == 2
 
 
+def test_serving_http() -> None:
+    found = figures("serving_http.py")
+    assert found["equal"] == [found["requests"]] * 2
+    assert found["lost"] == 0
+    assert set(found["one adapter after the other"]["rss"]) == {"4"}
+
+
 def test_experts() -> None:
     found = figures("experts.py")["figures"]["64"]
     for name in ("plain, frozen", "zoo LoRA", "zoo 8-bit", "zoo 4-bit", "zoo 4-bit LoRA"):

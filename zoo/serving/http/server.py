@@ -70,8 +70,9 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
             f"listening on {host} lets other machines ask, which needs a token: put one of at least 16 signs into a "
             f"file and give --token-file FILE, or set {TOKEN}; or listen on this machine alone, --host 127.0.0.1"
         )
-    made = socket.socket(family, socket.SOCK_STREAM)
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the head and the body of an answer are two writes
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
         made.listen(128)
