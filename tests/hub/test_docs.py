@@ -19,7 +19,9 @@ STEPS = re.compile(r"\b(steps[= ])\d+")
 def follow(page: Path) -> int:
     """Run the blocks of Python and of commands of a page, and return how many there are."""
     ran = 0
-    for kind, text in re.findall(r"^```(python|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for kind, text in re.findall(
+        r"^```(python|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
         text = STEPS.sub(r"\g<1>1", text)
         if kind == "python":
             exec(compile(text, str(page), "exec"), {"__name__": "__main__"})

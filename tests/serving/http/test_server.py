@@ -42,10 +42,13 @@ def server(adapter: Path) -> Iterator[tuple[str, Runtime]]:
 
 
 def test_an_answer_in_two_writes_does_not_wait_for_an_acknowledgement() -> None:
-    with listen("127.0.0.1", 0, None) as opened:
-        with socket.create_connection(opened.getsockname()), opened.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert accepted.proto == socket.IPPROTO_TCP  # what asyncio goes by
+    with (
+        listen("127.0.0.1", 0, None) as opened,
+        socket.create_connection(opened.getsockname()),
+        opened.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert accepted.proto == socket.IPPROTO_TCP  # what asyncio goes by
 
 
 def test_openais_client_as_it_is(server: tuple[str, Runtime]) -> None:
