@@ -61,6 +61,9 @@ _HOME = {
     "entries": "zoo.catalog.registry",
     "list": "zoo.catalog.listing",
     "Samples": "zoo.samples.samples",
+    "SampleKind": "zoo.samples.kind",
+    "Shown": "zoo.samples.kind",
+    "Clip": "zoo.samples.kind",
     "Option": "zoo.plugin.options",
     "SampleRequest": "zoo.plugin.requests",
     "BatchRequest": "zoo.plugin.requests",
@@ -169,7 +172,10 @@ if TYPE_CHECKING:
     from zoo.plugin.requests import EvaluationRequest as EvaluationRequest
     from zoo.plugin.requests import SampleRequest as SampleRequest
     from zoo.plugin.table import hooks as hooks
+    from zoo.samples import Clip as Clip
+    from zoo.samples import SampleKind as SampleKind
     from zoo.samples import Samples as Samples
+    from zoo.samples import Shown as Shown
     from zoo.tuning.callbacks import Callback as Callback
     from zoo.tuning.callbacks import TuneState as TuneState
     from zoo.tuning.result import TuneResult as TuneResult

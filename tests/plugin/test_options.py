@@ -116,13 +116,6 @@ def test_answers_that_are_no_kinds_of_samples(site, answer):
         hooks.sample_kinds(entry("wrong"))
 
 
-def test_kinds_of_samples_are_those_that_there_are():
-    from zoo.plugin.hooks_of_use import KINDS
-    from zoo.samples.samples import KINDS as made
-
-    assert set(KINDS) == set(made)
-
-
 @pytest.mark.parametrize(
     ("problem", "architecture", "kinds"),
     [

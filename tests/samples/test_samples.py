@@ -154,7 +154,7 @@ def test_texts_are_saved_as_they_are(tmp_path):
     assert Samples(["a", "b"], "text").text().startswith("=== 1 ===\na\n")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("image", "x.txt"), ("image", "x"), ("text", "x.png"), ("text", "x.py")])
+@pytest.mark.parametrize(("kind", "name"), [("image", "x.txt"), ("text", "x.png"), ("text", "x.py")])
 def test_a_name_of_another_kind_is_an_error(tmp_path, kind, name):
     samples = Samples(torch.rand(1, 1, 4, 4) if kind == "image" else ["x"], kind)
     with pytest.raises(OutputError, match="expected a name in"):
@@ -249,29 +249,6 @@ def test_the_old_name_of_topk_warns():
     with pytest.warns(DeprecationWarning, match=r"Samples\.likeliest is now Samples\.topk") as caught:
         assert samples.likeliest(1) == samples.topk(1)
     assert caught[0].filename == __file__
-
-
-def test_a_kind_is_an_entry_in_one_table(tmp_path, monkeypatch):
-    """Everything but `kind.py` and the table takes a kind from its functions; what it lacks is refused."""
-    from zoo.samples import samples as module
-    from zoo.samples.kind import Kind
-
-    numbers = Kind(
-        "number",
-        (".txt",),
-        check=lambda data, labels: (list(data), None),
-        details=lambda data: "",
-        rich=lambda samples: "numbers",
-        text=lambda samples: " ".join(map(str, samples.data)),
-    )
-    monkeypatch.setitem(module.KINDS, "number", numbers)
-    samples = Samples([1, 2], "number")
-    assert repr(samples) == "<Samples: 2 numbers>"
-    assert samples.save(tmp_path / "a.txt").read_text(encoding="utf-8") == "1 2"
-    assert shown(samples) == "numbers\n"
-    assert samples._repr_png_() is samples._repr_html_() is samples.pictures() is samples.json() is None
-    with pytest.raises(ZooError, match="kind 'image'"):
-        samples.image()
 
 
 def test_a_posterior_is_saved_as_a_table_a_picture_or_a_text(tmp_path):

@@ -80,6 +80,7 @@ def run(
 
     import zoo
     from zoo.catalog import registry
+    from zoo.reports import only_pictures
     from zoo.storage.atomic import write_json
 
     started = time.perf_counter()
@@ -115,7 +116,7 @@ def run(
     _check_equal(difference, adapter, exact=model.device.type == "cpu")
     console.print(Text(f"the same samples again: the largest difference is {difference:g}"))
 
-    if after[1].kind != "image" or console.color_system:
+    if not only_pictures(after[1]) or console.color_system:
         console.print(after[1])
     seconds = time.perf_counter() - started
     facts = _facts(name, plan, footprints, before[0], after[0], result, difference, seconds)
@@ -160,9 +161,10 @@ def held_out(model: Model, data: str, samples: Samples) -> Samples | None:
     in order of class; for texts the first paragraphs.
     """
     from zoo.samples import Samples
+    from zoo.samples.texts import TEXTS
 
     if samples.pictures() is None:
-        if samples.kind != "text":
+        if samples.kind != TEXTS.name:
             return None
         from zoo.data.text import text_data
 
@@ -192,7 +194,7 @@ def _sampled(model: Model, plan: Demo, seed: int) -> Samples:
 
 
 def _write_samples(out: Path, model: Model, plan: Demo, before: Samples, after: Samples) -> Path:
-    """Write one picture with a row each, or one text with a section each, for before, after and data."""
+    """Write one picture with a row each, one text with a section each, or a folder each: before, after and data."""
     from zoo.samples import encode, sheet
     from zoo.storage.atomic import write_bytes, write_text
 
@@ -202,15 +204,19 @@ def _write_samples(out: Path, model: Model, plan: Demo, before: Samples, after: 
         path = out / "samples.png"
         write_bytes(path, encode(sheet(rows)))
         return path
-    path = out / "samples.txt"
-    bar = "#" * 20
-    write_text(path, "\n".join(f"{bar} {label} {bar}\n\n{samples.text()}" for label, samples in rows))
-    return path
+    if ".txt" in after.suffixes:
+        path = out / "samples.txt"
+        bar = "#" * 20
+        write_text(path, "\n".join(f"{bar} {label} {bar}\n\n{samples.text()}" for label, samples in rows))
+        return path
+    for label, samples in rows:
+        samples.save(out / "samples" / label)
+    return out / "samples"
 
 
 def _difference(first: Samples, second: Samples) -> float:
-    """Return the largest difference of two pictures' or class probabilities' values; for texts 0 or 1."""
-    if first.kind == "text":
+    """Return the largest difference of the values of samples that are Tensors; of texts 0 or 1."""
+    if isinstance(first.data, list):
         return float(list(first) != list(second))
     return float((first.data.double() - second.data.double()).abs().max())
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("-n", "count", type=click.IntRange(min=1), default=1, show_default=True, help="How many.")
 @click.option("--seed", type=int, help="The same seed draws the same samples.")
 @click.option("--lora", metavar="WHERE", help="A saved adapter: a folder or a Hub repository.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file to write [images: NAME.png].")
+@click.option("--out", help="The file to write, or a folder for a file of each [images: NAME.png].")
 @click.option("-o", "--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of the model's own.")
 @click.option("--stream", is_flag=True, help="Print one text as it comes.")
 @cache_option
@@ -48,14 +48,14 @@ def sample(
     count: int,
     seed: int | None,
     lora: str | None,
-    out: Path | None,
+    out: str | None,
     options: tuple[str, ...],
     stream: bool,
     cache: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
-    """Draw samples: text and class posteriors to stdout, images to a PNG."""
+    """Draw samples: text and class posteriors to stdout, images to a PNG, others to a file of their kind."""
     if stream and (count > 1 or out is not None or as_json):
         raise click.UsageError("--stream prints one text: leave out -n, --out and --json, or --stream")
     chosen = parse_options(options)
@@ -73,7 +73,9 @@ def sample(
     if out is None and ".txt" not in samples.suffixes:
         from zoo.loading.run_files import file_name
 
-        out = Path(f"{file_name(name)}.png")
+        usual = samples.suffixes[0]
+        alone = usual not in samples.sample_kind.single or len(samples) == 1
+        out = f"{file_name(name)}{usual}" if alone else f"{file_name(name)}-samples/"
     saved = samples.save(out) if out is not None else None
     facts: dict[str, Any] = {"name": name, "n": len(samples), "seed": seed, "kind": samples.kind}
     if as_json:

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from zoo.comparison.grid import BASE, FULL, LORA
-from zoo.reports import Markup, Page, element, sample_cells
+from zoo.reports import Markup, Page, element, only_pictures, sample_cells
 from zoo.samples import Samples
 
 if TYPE_CHECKING:
@@ -105,6 +105,6 @@ def _store(names: Sequence[str], samples: Sequence[Samples], count: int) -> Mark
 
 def _captioned(samples: Samples, at: int, cell: Markup) -> Markup:
     """Return a sample with its caption, which pictures have already."""
-    if samples.kind == "image" or not samples.captions:
+    if only_pictures(samples) or not samples.captions:
         return cell
     return element("div", element("p", samples.captions[at], class_="none"), cell)

@@ -9,6 +9,7 @@ from typing import Any
 from zoo.comparison.cell import SAMPLES
 from zoo.comparison.grid import Plan, Way
 from zoo.comparison.quality import Quality
+from zoo.loading.resolve import resolve
 from zoo.metrics import Difference
 from zoo.runs import kept_samples
 from zoo.samples import Samples
@@ -23,12 +24,14 @@ class Cell:
         folder: where its samples are.
         measured: what `zoo.comparison.cell.measure` returned.
         error: why it could not be measured; "" if it was.
+        name: the model's, as `zoo.load` takes it.
     """
 
     way: Way
     folder: Path
     measured: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    name: str = ""
 
     @property
     def quality(self) -> Quality:
@@ -47,7 +50,7 @@ class Cell:
     @property
     def samples(self) -> Samples | None:
         """What it drew."""
-        return kept_samples.kept(self.folder / SAMPLES)
+        return kept_samples.kept(self.folder / SAMPLES, lambda: resolve(self.name, download=False))
 
     def against(self, other: Cell) -> tuple[str, Difference] | None:
         """Return the first figure whose values of each example both have, and its difference in pairs."""

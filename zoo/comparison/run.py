@@ -114,12 +114,13 @@ def _cells(plan: Plan, way: Way, out: Path, merged: bool, told: Callable[[Way, s
         error = _measure(plan, way, folders[way], merged)
         told(way, error or "done")
         if error:
-            return [Cell(one, folder, error=error) for one, folder in folders.items()]
+            return [Cell(one, folder, error=error, name=plan.name) for one, folder in folders.items()]
         kept = {one: _kept(folder, {**wanted, "way": vars(one)}) for one, folder in folders.items()}
     else:
         told(way, "kept")
     return [
-        Cell(one, folders[one], found or {}, "" if found else "its results are damaged") for one, found in kept.items()
+        Cell(one, folders[one], found or {}, "" if found else "its results are damaged", plan.name)
+        for one, found in kept.items()
     ]
 
 

@@ -36,6 +36,7 @@ class Item:
         peft: whether PEFT can load it.
         texts: samples that are texts.
         sheet: whether there is a picture of samples beside it.
+        clips: the files of samples beside it that are neither.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Item:
     peft: bool
     texts: Sequence[str] = ()
     sheet: bool = False
+    clips: Sequence[str] = ()
 
     def path(self, file: str) -> str:
         """Return the path of one of its files in the repository."""
@@ -102,7 +104,7 @@ def body(items: Sequence[Item], facts: Facts) -> str:
     for item in items:
         if len(items) > 1:
             parts.append(f"## {inline(item.name)}")
-        parts += [_sentence(item), *_samples(item)]
+        parts += [_sentence(item), *samples_of(item)]
     parts += ["## Load with zoo", block(_with_zoo(items, facts), "python")]
     loadable = [item for item in items if item.peft]
     if loadable:
@@ -142,10 +144,12 @@ def _sentence(item: Item) -> str:
     return f"A {title} adapter{sizes}{scope}, for {shown}."
 
 
-def _samples(item: Item) -> list[str]:
-    if item.sheet:
-        return [f"![Samples]({item.path(SHEET)})"]
-    return [block(text[:2000]) for text in item.texts[:3]]
+def samples_of(item: Item) -> list[str]:
+    """Return what a card shows of samples: a picture, the files of what is neither picture nor text, or some texts."""
+    parts = [f"![Samples]({item.path(SHEET)})"] if item.sheet else []
+    links = [f"[{name}]({item.path(name)})" for name in item.clips]
+    parts += [f"Samples: {', '.join(links)}"] if links else []
+    return parts or [block(text[:2000]) for text in item.texts[:3]]
 
 
 def _with_zoo(items: Sequence[Item], facts: Facts) -> str:

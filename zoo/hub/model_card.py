@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo.catalog.names import is_repository
-from zoo.hub.card import SHEET, Facts, Item, license_of, training_and_metrics
+from zoo.hub.card import Facts, Item, license_of, samples_of, training_and_metrics
 from zoo.hub.markup import block, inline, table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Whole:
         files: the files' names.
         texts: samples that are texts.
         sheet: whether there is a picture of samples.
+        clips: the files of samples that are neither.
     """
 
     base: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Whole:
     files: tuple[str, ...]
     texts: tuple[str, ...] = ()
     sheet: bool = False
+    clips: tuple[str, ...] = ()
 
 
 def metadata(whole: Whole, facts: Facts) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def body(whole: Whole, facts: Facts) -> str:
     """Return the card's text."""
     inside = ", with " + ", ".join(map(inline, whole.records)) + " merged into it" if whole.records else ""
     parts = [f"# {facts.repository.split('/')[1]}", f"{inline(whole.base.get('name'))}{inside}."]
-    parts += [f"![Samples]({SHEET})"] if whole.sheet else [block(text[:2000]) for text in whole.texts[:3]]
+    parts += samples_of(Item("", "", {}, {}, False, whole.texts, whole.sheet, whole.clips))
     branch = f"@{facts.branch}" if facts.branch else ""
     place = json.dumps(f"{facts.repository}{branch}")
     parts += ["## Load with zoo", block(f"import zoo\n\nmodel = zoo.load({place})\nmodel.sample(4)", "python")]

@@ -103,14 +103,21 @@ def sent(
     return done
 
 
-def shown(drawn: Samples | None, place: Path) -> list[str]:
-    """Write the picture of samples that a card shows into a folder, or return them as texts."""
+def shown(drawn: Samples | None, place: Path) -> dict[str, Any]:
+    """Write what a card shows of samples into a folder: their picture, or the files of what is no text; see `Item`."""
     if drawn is None or not len(drawn):
-        return []
-    if Path(SHEET).suffix in drawn.suffixes:
+        return {}
+    seen = drawn.shown()
+    sheet = Path(SHEET).suffix in drawn.suffixes
+    if sheet:
         drawn.save(place / SHEET)
-        return []
-    return [str(text) for text in drawn]
+    if not sheet and all(one.text is not None for one in seen):
+        return {"texts": tuple(str(one.text) for one in seen)}
+    clips: list[str] = []
+    if not sheet or any(one.clip is not None for one in seen):
+        folder = drawn.save(place / Path(SHEET).stem)
+        clips = sorted(path.relative_to(place).as_posix() for path in folder.iterdir())
+    return {"sheet": sheet, "clips": tuple(clips)}
 
 
 def draw_for_card(model: LoadedModel, prepare: Callable[[], object] = lambda: None) -> Samples | None:
@@ -124,15 +131,13 @@ def draw_for_card(model: LoadedModel, prepare: Callable[[], object] = lambda: No
 
 
 def _item(name: str, folder: str, place: Path, drawn: Samples | None) -> Item:
-    texts = shown(drawn, place)
     return Item(
         name,
         folder,
         read_json(place / MANIFEST),
         read_json(place / ADAPTER_CONFIG),
         _for_peft(place / ADAPTER_TENSORS),
-        texts,
-        (place / SHEET).is_file(),
+        **shown(drawn, place),
     )
 
 

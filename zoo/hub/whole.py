@@ -11,7 +11,6 @@ from zoo.bounded.json_text import parse_json
 from zoo.errors import AdapterError, HubError
 from zoo.formats import native
 from zoo.hub import markup, model_card
-from zoo.hub.card import SHEET
 from zoo.hub.model_card import Whole
 from zoo.hub.publish import PushResult
 from zoo.hub.push import (
@@ -78,7 +77,7 @@ def push_model(
 
 def _described(model: LoadedModel, adapters: AdapterSet, root: Path, packed: bool, drawn: Samples | None) -> Whole:
     """Return what the card says, and write the picture of samples that it shows."""
-    texts = shown(drawn, root)
+    seen = shown(drawn, root)
     inside = [*adapters.merged, *(name for name in adapters.weights if name not in adapters.merged)]
     return Whole(
         base={"name": last_part(model.entry.name), "weights": model.entry.weights, "revision": model.entry.revision},
@@ -88,8 +87,7 @@ def _described(model: LoadedModel, adapters: AdapterSet, root: Path, packed: boo
         packed=packed,
         footprint=footprint(model.module),
         files=tuple(sorted(path.name for path in root.iterdir() if path.is_file())),
-        texts=tuple(texts),
-        sheet=(root / SHEET).is_file(),
+        **seen,
     )
 
 

@@ -10,11 +10,10 @@ from zoo.comparison.outputs import apart
 from zoo.comparison.quality import Quality
 from zoo.comparison.tables import differences, qualities
 from zoo.playground.session import BASE, DRAWN, MOST, Drawn
-from zoo.reports import Interval, Markup, element, sample_cells, table
+from zoo.reports import Interval, Markup, element, only_pictures, sample_cells, table
 
 FEW = 8  # pictures of a way that are shown large
 _LARGE, _SMALL = 160, 96  # pixels of a small picture's edge, enlarged
-_TABLE = ".csv"  # of class probabilities, beside their picture
 
 
 def side_by_side(drawn: Sequence[Drawn]) -> Markup:
@@ -22,7 +21,7 @@ def side_by_side(drawn: Sequence[Drawn]) -> Markup:
 
     Everything wraps where a window is narrow.
     """
-    if all(one.samples.kind == "image" for one in drawn):
+    if all(only_pictures(one.samples) for one in drawn):
         return _shown(*(_pictures(one, named=len(drawn) > 1) for one in drawn))
     cells = [sample_cells(one.samples, MOST) for one in drawn]
     captions = [one.samples.captions or [] for one in drawn]
@@ -75,9 +74,15 @@ def written(drawn: Sequence[Drawn], seed: int, folder: Path) -> list[str]:
     paths: list[Path] = []
     for number, one in enumerate(drawn, start=1):
         words = re.sub(r"[^\w.-]+", "-", one.label.replace("×", "x")).strip("-.")[:60]
-        tables = [suffix for suffix in one.samples.suffixes[1:] if suffix == _TABLE]
-        stem = f"{number}-{words or DRAWN}-seed{seed}"
-        paths += [one.samples.save(folder / f"{stem}{suffix}") for suffix in (one.samples.suffixes[0], *tables)]
+        kind, place = one.samples.sample_kind, folder / f"{number}-{words or DRAWN}-seed{seed}"
+        suffixes = dict.fromkeys((one.samples.suffixes[0], *kind.files))
+        if kind.single:
+            paths += sorted(one.samples.save(f"{place}/").iterdir())
+        paths += [
+            one.samples.save(Path(f"{place}{suffix}"))
+            for suffix in suffixes
+            if suffix not in kind.single or len(one.samples) == 1
+        ]
     return [str(path) for path in paths]
 
 

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from zoo.plugin.engines import Engine
     from zoo.plugin.forward_pass import ForwardPass
     from zoo.plugin.requests import SampleRequest
-    from zoo.samples import Samples
+    from zoo.samples import SampleKind, Samples
 
-KINDS = ("image", "text", "posterior", "probabilities")  # of samples: those of zoo.samples, which imports more
 _OPTIONS: WeakKeyDictionary[nn.Module, tuple[Option, ...] | None] = WeakKeyDictionary()
 
 
@@ -44,13 +43,25 @@ def sample_options(entry: Entry) -> tuple[Option, ...] | None:
     return options
 
 
-def sample_kinds(entry: Entry) -> tuple[str, ...] | None:
+def sample_kinds(entry: Entry) -> tuple[SampleKind, ...] | None:
     """Return the kinds that an architecture's samples may be of; None if it does not say."""
+    from zoo.samples import SampleKind
+    from zoo.samples.samples import KINDS
+
     found, _ = first("sample_kinds", (entry.plugin,), entry=entry)
     if found is None:
         return None
-    right = isinstance(found, list | tuple) and bool(found) and all(one in KINDS for one in found)
-    return tuple(checked(found, right, entry, "sample_kinds", f"a list of some of {', '.join(KINDS)}"))
+    right = isinstance(found, list | tuple) and bool(found)
+    wanted = f"a list of some of {', '.join(KINDS)}, or of zoo.SampleKind"
+    known = [
+        KINDS.get(one) if isinstance(one, str) else one for one in checked(found, right, entry, "sample_kinds", wanted)
+    ]
+    kinds = [one for one in known if isinstance(one, SampleKind)]
+    checked(found, len(kinds) == len(known), entry, "sample_kinds", wanted)
+    twice = next((one.name for one in kinds if KINDS.get(one.name, one) is not one), None)
+    if twice is not None:
+        raise broke(entry, "sample_kinds", "kinds with names of their own", f"{twice!r}, which zoo has")
+    return tuple(kinds)
 
 
 def options_of(model: LoadedModel) -> tuple[Option, ...] | None:

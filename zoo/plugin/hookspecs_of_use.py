@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo.plugin.forward_pass import ForwardPass
     from zoo.plugin.options import Option
     from zoo.plugin.requests import SampleRequest
-    from zoo.samples import Samples
+    from zoo.samples import SampleKind, Samples
 
 
 @hookspec(firstresult=True)
@@ -36,12 +36,13 @@ def sample_options(entry: Entry) -> Sequence[Option] | None:
 
 
 @hookspec(firstresult=True)
-def sample_kinds(entry: Entry) -> Sequence[str] | None:
-    """Return of which kinds the samples may be (optional).
+def sample_kinds(entry: Entry) -> Sequence[str | SampleKind] | None:
+    """Return of which kinds the samples may be (optional; not for kinds of a plugin's own).
 
     Gets the entry, whose files may be absent. Returns what `zoo.Samples` may have as its kind: "image", "text",
-    "posterior" or "probabilities". `zoo serve` asks, to know its endpoints before anything is drawn; without it the
-    first samples say so. Called without loading the model: import nothing heavy::
+    "posterior", "probabilities", or a `zoo.SampleKind`. `zoo serve` asks, to know its endpoints before anything is
+    drawn; a run that goes on asks, to read the samples that it has kept. Without it the first samples show `zoo serve`
+    their kind, which has to be one of zoo's. Called without loading the model: import nothing heavy::
 
         return ["posterior"] if entry.config.get("num_labels") else ["image"]
     """

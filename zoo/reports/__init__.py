@@ -10,7 +10,7 @@ Imports: `zoo.samples`, `zoo.storage` and below. Start with `page.py`.
 from __future__ import annotations
 
 from zoo.reports.charts import Point, Series, curves, points
-from zoo.reports.figures import picture, sample_cells, samples_table, text_block
+from zoo.reports.figures import only_pictures, picture, sample_cells, samples_table, text_block
 from zoo.reports.markup import Markup, element
 from zoo.reports.numbers import Interval, byte_size, duration, number
 from zoo.reports.page import Page
@@ -28,6 +28,7 @@ __all__ = [
     "element",
     "facts",
     "number",
+    "only_pictures",
     "picture",
     "points",
     "sample_cells",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zoo.reports.markup import Markup, element
-from zoo.samples import Samples, encode, to_pictures
+from zoo.samples import Clip, Samples, Shown, data_address, encode, to_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +53,7 @@ def samples_table(ways: Sequence[tuple[str, Samples]], most: int = 16) -> Markup
     ways = [(name, samples) for name, samples in ways if len(samples)]
     if not ways:
         return element("p", "There are no samples.", class_="none")
-    across = all(samples.kind == "image" for _, samples in ways)
+    across = all(only_pictures(samples) for _, samples in ways)
     columns = [(name, sample_cells(samples, most)) for name, samples in ways]
     if across:
         rows = [
@@ -88,24 +88,49 @@ def _captioned(samples: Samples, cells: Sequence[Markup]) -> list[Markup]:
 
 
 def sample_cells(samples: Samples, most: int, edge: int = _SHOWN) -> list[Markup]:
-    """Return what is shown of each sample: a picture, a text, or the most probable classes.
+    """Return what is shown of each sample: a picture, a text, the most probable classes, a clip that plays.
 
     Args:
         samples: what was drawn.
         most: of how many.
         edge: to about how many pixels small pictures are enlarged.
     """
-    if samples.kind == "text":
-        return [text_block(text) for text in samples.data[:most]]
-    captions = (samples.captions or [""] * len(samples))[:most]
-    if samples.kind == "image":
-        drawn = to_pictures(samples.data[:most])
-        return [picture(one, caption, enlarge=True, edge=edge) for one, caption in zip(drawn, captions, strict=True)]
-    images = None if samples.images is None else to_pictures(samples.images[:most])
-    return [
-        element("div", None if images is None else picture(images[at], enlarge=True), _bars(row), class_="classes")
-        for at, row in enumerate(samples.topk()[:most])
-    ]
+    shown = samples[:most].shown()
+    if only_pictures(samples):
+        captions = (samples.captions or [""] * len(samples))[:most]
+        return [_drawn(one, caption, edge) for one, caption in zip(shown, captions, strict=True)]
+    return [_cell(one, edge) for one in shown]
+
+
+def only_pictures(samples: Samples) -> bool:
+    """Return whether a picture is all that is shown of each sample."""
+    return all(one.picture is not None and (one.text, one.classes, one.clip) == (None,) * 3 for one in samples.shown())
+
+
+def _cell(shown: Shown, edge: int) -> Markup:
+    parts = [] if shown.picture is None else [_drawn(shown, None, edge if shown.classes is None else _SHOWN)]
+    parts += [] if shown.classes is None else [_bars(shown.classes)]
+    parts += [] if shown.clip is None else [_player(shown.clip)]
+    parts += [] if shown.text is None else [text_block(shown.text)]
+    return parts[0] if len(parts) == 1 and shown.classes is None else element("div", *parts, class_="classes")
+
+
+def _drawn(shown: Shown, caption: str | None, edge: int) -> Markup:
+    assert shown.picture is not None
+    return picture(to_pictures(shown.picture[None])[0], caption, enlarge=True, edge=edge)
+
+
+def _player(clip: Clip) -> Markup:
+    """Return what plays a clip that the page itself holds."""
+    address = Markup(data_address(clip.data, clip.media_type))
+    kind = clip.media_type.partition("/")[0]
+    if kind == "image":
+        played = element("img", src=address, alt=clip.about, width=160)
+    elif kind in ("audio", "video"):
+        played = element(kind, src=address, controls=True)
+    else:
+        played = element("a", f"{clip.media_type}, {len(clip.data):,} bytes", href=address, download="")
+    return element("figure", played, element("figcaption", clip.about) if clip.about else None, class_="picture")
 
 
 def _bars(row: Sequence[tuple[str, float]]) -> Markup:

@@ -60,7 +60,7 @@ class Page:
     def html(self) -> str:
         """Return the whole page. Nothing in it loads anything: its own policy forbids that too."""
         style = files("zoo.reports").joinpath("style.css").read_text("utf-8")
-        allowed = ["default-src 'none'", "img-src data:", f"style-src {_digest(style)}"]
+        allowed = ["default-src 'none'", "img-src data:", "media-src data:", f"style-src {_digest(style)}"]
         allowed += [f"script-src {_digest(self.script)}"] if self.script else []
         head = [
             element("meta", charset="utf-8"),

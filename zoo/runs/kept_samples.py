@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from zoo.bounded.json_text import read_object
 from zoo.errors import ZooError
+from zoo.plugin import hooks
 from zoo.samples import Samples
+from zoo.samples.samples import KINDS
 from zoo.storage.atomic import save_tensors, write_json
+
+if TYPE_CHECKING:
+    from zoo.catalog.entry import Entry
 
 
 def keep(samples: Samples, path: Path) -> None:
@@ -28,8 +34,13 @@ def keep(samples: Samples, path: Path) -> None:
     write_json(path.with_suffix(".json"), {**told, "texts": None if "data" in tensors else list(samples.data)})
 
 
-def kept(path: Path) -> Samples | None:
-    """Return what `keep` wrote; None where it is missing or damaged."""
+def kept(path: Path, entry: Callable[[], Entry] | None = None) -> Samples | None:
+    """Return what `keep` wrote; None where it is missing or damaged.
+
+    Args:
+        path: as `keep` got it.
+        entry: returns the entry of the model, whose plugin may have a kind of its own.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -39,6 +50,9 @@ def kept(path: Path) -> Samples | None:
         tensors = load_file(other) if other.is_file() else {}
         data = tensors.get("data", told["texts"])
         more = {"labels": told["labels"], "images": tensors.get("images"), "top": told["top"]}
-        return Samples(data, told["kind"], told["captions"], **more)
-    except (OSError, SafetensorError, ZooError, LookupError, TypeError, ValueError):
+        kind = told["kind"]
+        if kind not in KINDS and entry is not None:
+            kind = next(one for one in hooks.sample_kinds(entry()) or () if one.name == kind)
+        return Samples(data, kind, told["captions"], **more)
+    except (OSError, SafetensorError, ZooError, LookupError, TypeError, ValueError, StopIteration):
         return None

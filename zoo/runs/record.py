@@ -59,7 +59,7 @@ class RunRecord:
             return
         folder = self.out / BEFORE
         if step:
-            found = kept_samples.kept(folder / "samples")
+            found = kept_samples.kept(folder / "samples", lambda: self.model.entry)
             self.before = "those from before the first step are lost" if found is None else found
             self.figures = report.kept_figures(folder / "figures.json")
             return

@@ -11,7 +11,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, printable
-from zoo.samples.kind import Content, Kind, Row
+from zoo.samples.kind import Content, Distances, Row, SampleKind, Shown
 from zoo.samples.pictures import SUFFIXES, to_pictures
 
 if TYPE_CHECKING:
@@ -111,9 +111,20 @@ def _names(samples: Content) -> list[str]:
     return samples.captions or [str(index + 1) for index in range(len(samples.data))]
 
 
-def _pictures(samples: Content) -> tuple[Tensor, list[str]] | None:
-    lines = [f"{label} {value:.0%}" for ((label, value),) in _topk(samples, 1)]
-    return None if samples.images is None else (samples.images, lines)
+def _show(samples: Content) -> list[Shown]:
+    images = [None] * len(samples.data) if samples.images is None else samples.images
+    rows = _topk(samples, samples.top)
+    return [Shown(picture=image, classes=row) for image, row in zip(images, rows, strict=True)]
+
+
+def _shares_apart(first: Content, second: Content) -> Distances:
+    distances = (first.data.float() - second.data.float()).cpu().abs()
+    return "share of the probability on another class", (distances.sum(1) / 2).tolist()
+
+
+def _values_apart(first: Content, second: Content) -> Distances:
+    distances = (first.data.float() - second.data.float()).cpu().abs()
+    return "mean difference of a probability", distances.mean(1).tolist()
 
 
 def _text(samples: Content) -> str:
@@ -152,19 +163,25 @@ def _rich(samples: Content) -> Table:
     return table
 
 
-CLASSES = Kind(
+CLASSES = SampleKind(
     "posterior",
-    (*SUFFIXES, ".csv", ".txt"),
+    show=_show,
+    files={".csv": _csv},
     check=_check,
     details=lambda data: f" over {data.shape[1]} classes",
-    rich=_rich,
-    pictures=_pictures,
-    image=lambda samples, columns: _bars(_topk(samples, samples.top), samples.images, samples.captions, columns),
-    text=_text,
-    csv=_csv,
+    apart=_shares_apart,
     json=lambda samples: [dict(row) for row in _topk(samples, samples.top)],
     topk=_topk,
+    endings=(*SUFFIXES, ".csv", ".txt"),
+    image=lambda samples, columns: _bars(_topk(samples, samples.top), samples.images, samples.captions, columns),
+    text=_text,
+    rich=_rich,
 )
 
 # Of several classes at once: each has a probability by itself.
-PROBABILITIES = replace(CLASSES, name="probabilities", check=lambda data, labels: _check(data, labels, adding_up=False))
+PROBABILITIES = replace(
+    CLASSES,
+    name="probabilities",
+    check=lambda data, labels: _check(data, labels, adding_up=False),
+    apart=_values_apart,
+)

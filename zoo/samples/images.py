@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from zoo.samples.kind import Kind
-from zoo.samples.pictures import SUFFIXES, Pixels, checked_images, grid
+from zoo.samples.kind import Content, Distances, SampleKind, Shown
+from zoo.samples.pictures import checked_images
 
-IMAGES = Kind(
+
+def _apart(first: Content, second: Content) -> Distances:
+    distances = (first.data.float() - second.data.float()).cpu().abs().flatten(1)
+    return "mean difference of pixels (0 to 1)", distances.mean(1).tolist()
+
+
+IMAGES = SampleKind(
     "image",
-    SUFFIXES,
+    show=lambda samples: [Shown(picture=one) for one in samples.data],
     check=lambda data, labels: (checked_images(data), None),
     details=lambda data: f" of {'x'.join(map(str, data.shape[1:]))}",
-    rich=lambda samples: Pixels(grid(samples.data, captions=None, cell=1)),
-    pictures=lambda samples: (samples.data, samples.captions),
-    image=lambda samples, columns: grid(samples.data, columns=columns, captions=samples.captions),
+    apart=_apart,
 )

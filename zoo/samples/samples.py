@@ -1,8 +1,8 @@
-"""`zoo.Samples`: pictures, texts or class probabilities drawn from a model, which can be saved and displayed."""
+"""`zoo.Samples`: pictures, texts, class probabilities or a kind of a plugin's own, which are saved and displayed."""
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import OutputError, ZooError
 from zoo.samples.classes import CLASSES, PROBABILITIES
 from zoo.samples.images import IMAGES
-from zoo.samples.kind import Kind, Row
-from zoo.samples.pictures import CAPTION, CELL, SUFFIXES, caption_font, checked_images, encode, grid, ink, paper
+from zoo.samples.kind import Row, SampleKind, Shown
+from zoo.samples.pictures import SUFFIXES, checked_images, encode, grid, to_pictures
+from zoo.samples.showing import html_of, pictures_of, rich_of, text_of
 from zoo.samples.texts import TEXTS
 
 if TYPE_CHECKING:
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (IMAGES, TEXTS, CLASSES, PROBABILITIES)}
-_ACROSS = 16  # most pictures in a line of a sheet
+KINDS: dict[str, SampleKind] = {kind.name: kind for kind in (IMAGES, TEXTS, CLASSES, PROBABILITIES)}
+_OF_TEXTS = (".txt", ".md")
 
 
 class Samples:
-    """Samples of a model. Iteration yields the items: Tensors `[c, h, w]`, strings, or Tensors `[k]`.
+    """Samples of a model. Iteration yields the items: Tensors `[c, h, w]`, strings, Tensors `[k]`, or those of a kind.
 
     Args:
         data: kind "image": float Tensor `[n, c, h, w]` in [0, 1], c = 1, 3 or 4. Kind "text": list of n strings. Kind
             "posterior": float Tensor `[n, k]`, in each row the probabilities of k classes, which add up to 1;
-            "probabilities": the same of k classes that do not exclude each other.
-        kind: "image", "text", "posterior" or "probabilities".
+            "probabilities": the same of k classes that do not exclude each other. Another kind: as its `check` says.
+        kind: "image", "text", "posterior", "probabilities", or a `zoo.SampleKind`.
         captions: one line per sample, shown under it, or None.
         labels: of class probabilities: the names of the classes (default: their numbers).
         images: of class probabilities: the classified pictures `[n, c, h, w]` in [0, 1], if there are any.
@@ -43,26 +44,38 @@ class Samples:
     def __init__(
         self,
         data: Tensor | Sequence[str],
-        kind: str,
+        kind: str | SampleKind,
         captions: Sequence[str] | None = None,
         *,
         labels: Sequence[str] | None = None,
         images: Tensor | None = None,
         top: int = 5,
     ) -> None:
-        if kind not in KINDS:
-            raise ZooError(f"expected samples of kind {' or '.join(map(repr, KINDS))}, got {kind!r}")
+        if not isinstance(kind, SampleKind) and kind not in KINDS:
+            raise ZooError(
+                f"expected samples of kind {' or '.join(map(repr, KINDS))} or a zoo.SampleKind, got {kind!r}"
+            )
+        self.sample_kind = kind if isinstance(kind, SampleKind) else KINDS[kind]
         self.data: Any
         self.labels: list[str] | None
         self.images = None if images is None else checked_images(images)
         self.top = top
-        self.data, self.labels = KINDS[kind].check(data, labels)
+        self.data, self.labels = self.sample_kind.check(data, labels)
         if self.images is not None and len(self.images) != len(self.data):
             raise ZooError(f"expected one picture for each of {len(self.data)} samples, got {len(self.images)}")
-        self.kind = kind
         self.captions = None if captions is None else [str(caption) for caption in captions]
         if self.captions is not None and len(self.captions) != len(self.data):
             raise ZooError(f"expected one caption for each of {len(self.data)} samples, got {len(self.captions)}")
+        self._shown: list[Shown] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name of their kind."""
+        return self.sample_kind.name
+
+    def __reduce__(self) -> Any:
+        own = self.sample_kind if KINDS.get(self.kind) is not self.sample_kind else self.kind
+        return _made, (self.data, own, self.captions, self.labels, self.images, self.top)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -80,7 +93,7 @@ class Samples:
         numbers = [chosen] if isinstance(chosen, int) else list(chosen)
         return Samples(
             [self.data[number] for number in numbers] if isinstance(self.data, list) else self.data[numbers],
-            self.kind,
+            self.sample_kind,
             None if self.captions is None else [self.captions[number] for number in numbers],
             labels=self.labels,
             images=None if self.images is None else self.images[numbers],
@@ -112,7 +125,7 @@ class Samples:
         texts = isinstance(first.data, list)
         return cls(
             [text for part in parts for text in part.data] if texts else torch.cat([part.data for part in parts]),
-            first.kind,
+            first.sample_kind,
             None if first.captions is None else [caption for part in parts for caption in part.captions or ()],
             labels=first.labels,
             images=None if first.images is None else torch.cat([part.images for part in parts]),  # type: ignore[misc]
@@ -121,16 +134,36 @@ class Samples:
 
     def __repr__(self) -> str:
         plural = "" if len(self) == 1 else "s"
-        return f"<Samples: {len(self)} {self.kind}{plural}{self._kind.details(self.data)}>"
+        return f"<Samples: {len(self)} {self.kind}{plural}{self.sample_kind.details(self.data)}>"
 
-    @property
-    def _kind(self) -> Kind:
-        return KINDS[self.kind]
+    def shown(self) -> list[Shown]:
+        """Return what is shown of each sample.
+
+        Raises:
+            ZooError: the kind shows something of more or fewer samples than there are.
+        """
+        if self._shown is None:
+            found = list(self.sample_kind.show(self)) if len(self) else []
+            if len(found) != len(self):
+                raise ZooError(f"samples of kind {self.kind!r}: {len(found)} are shown of {len(self)}")
+            self._shown = found
+        return self._shown
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The file name suffixes that `save` accepts, the usual one first."""
-        return self._kind.suffixes
+        if self.sample_kind.endings:
+            return self.sample_kind.endings
+        pictures = SUFFIXES if self._draws() else ()
+        texts = _OF_TEXTS if self.sample_kind.text or self._tells() else ()
+        return tuple(dict.fromkeys((*self.sample_kind.files, *pictures, *texts)))
+
+    def _draws(self) -> bool:
+        """Whether there is a picture of every sample; also of none of a kind that has pictures always."""
+        return bool(self.sample_kind.image) or all(one.picture is not None for one in self.shown())
+
+    def _tells(self) -> bool:
+        return bool(self.sample_kind.text) or all(one.text is not None for one in self.shown())
 
     def topk(self, top: int | None = None) -> list[Row]:
         """Return the most probable classes of each sample, (label, probability), best first.
@@ -141,9 +174,9 @@ class Samples:
         Raises:
             ZooError: these are no class probabilities.
         """
-        if self._kind.topk is None:
+        if self.sample_kind.topk is None:
             raise ZooError(f"expected samples of kind 'posterior', these are {self.kind!r}")
-        return self._kind.topk(self, top or self.top)
+        return self.sample_kind.topk(self, top or self.top)
 
     def likeliest(self, top: int | None = None) -> list[Row]:
         """Return `topk(top)`: the old name, until version 0.3."""
@@ -154,7 +187,7 @@ class Samples:
 
     def pictures(self) -> tuple[Tensor, list[str] | None] | None:
         """Return the pictures to show, `[n, c, h, w]`, and a line for each: its caption or most probable class."""
-        return self._kind.pictures(self) if self._kind.pictures else None
+        return pictures_of(self.shown(), self.captions)
 
     def image(self, columns: int | None = None) -> Image:
         """Return all samples as one picture.
@@ -166,11 +199,15 @@ class Samples:
             columns: samples per row; default near-square.
 
         Raises:
-            ZooError: these are texts, or there is nothing to show.
+            ZooError: there is no picture of them, or nothing to show.
         """
-        if self._kind.image is None:
-            raise ZooError(f"expected samples of kind 'image', these are {self.kind!r}: print or save them as .txt")
-        return self._kind.image(self, columns)
+        if self.sample_kind.image is not None:
+            return self.sample_kind.image(self, columns)
+        if not len(self):
+            raise ZooError("expected at least one sample, got none")
+        if (found := self.pictures()) is None:
+            raise self._lacks("picture")
+        return grid(found[0], columns=columns, captions=self.captions)
 
     def text(self) -> str:
         """Return all samples as one text.
@@ -179,85 +216,95 @@ class Samples:
         with its most probable classes.
 
         Raises:
-            ZooError: these are pictures.
+            ZooError: there is no text of them.
         """
-        if self._kind.text is None:
-            raise ZooError(f"expected samples of kind 'text', these are {self.kind!r}: use .image(), or save as .png")
-        return self._kind.text(self)
+        found = self.sample_kind.text(self) if self.sample_kind.text else text_of(self.shown(), self.captions)
+        if found is None:
+            raise self._lacks("text")
+        return found
+
+    def _lacks(self, what: str) -> ZooError:
+        known = ", ".join(self.suffixes)
+        use = "use .image(), or " if self._draws() else "use .text(), or " if self._tells() else ""
+        return ZooError(f"there is no {what} of samples of kind {self.kind!r}: {use}save them as {known}")
 
     def json(self) -> list[Any] | None:
-        """Return the samples as JSON values: texts, or the most probable classes; None for pictures."""
-        return self._kind.json(self) if self._kind.json else None
+        """Return the samples as JSON values: texts, or the most probable classes; None for what has no such form."""
+        if self.sample_kind.json is not None:
+            return self.sample_kind.json(self)
+        return list(self.data) if isinstance(self.data, list) else None
 
-    def save(self, path: str | Path, *, columns: int | None = None) -> Path:
-        """Write the samples to a file, whole or not at all, and return its path.
-
-        Pictures are saved as one grid (.png, .jpg, .webp), texts as one file (.txt, .md), class probabilities as a
-        picture or a text of the most probable classes, or all of them as a table (.csv).
+    def content(self, suffix: str, *, columns: int | None = None) -> bytes:
+        """Return the samples as the content of a file.
 
         Args:
-            path: the file.
+            suffix: one of `suffixes`.
+            columns: samples per row of a picture; default near-square.
+
+        Raises:
+            OutputError: there is no such file of them, or one holds one sample and there are more.
+        """
+        suffix = suffix.lower()
+        if suffix not in self.suffixes:
+            known = ", ".join(self.suffixes)
+            raise OutputError(f"cannot save {self.kind} samples as {suffix}: expected a name in {known}")
+        if suffix in self.sample_kind.single and len(self) != 1:
+            raise OutputError(
+                f"a {suffix} file holds one sample, these are {len(self)}: give a folder, which gets a file of each"
+            )
+        if suffix in self.sample_kind.files:
+            made = self.sample_kind.files[suffix](self)
+            return made.encode() if isinstance(made, str) else bytes(made)
+        return encode(self.image(columns), suffix) if suffix in SUFFIXES else self.text().encode()
+
+    def each(self) -> list[bytes]:
+        """Return the content of a file of each sample, with the first of `suffixes`; pictures as large as they are."""
+        suffix = self.suffixes[0]
+        if suffix in SUFFIXES and self.sample_kind.image is None:
+            pictures = self.pictures()
+            return [encode(one, suffix) for one in to_pictures(pictures[0])] if pictures else []
+        return [self[number].content(suffix) for number in range(len(self))]
+
+    def save(self, path: str | Path, *, columns: int | None = None) -> Path:
+        """Write the samples to a file or a folder, whole or not at all, and return its path.
+
+        Pictures are saved as one grid (.png, .jpg, .webp), texts as one file (.txt, .md), class probabilities as a
+        picture or a text of the most probable classes, or all of them as a table (.csv). A folder gets a file of each
+        sample with the first of `suffixes`, `1.png` and on; others in it stay.
+
+        Args:
+            path: the file; a folder is one that is there, or a name without an ending or with "/" at its end.
             columns: samples per row of a picture; default near-square.
 
         Raises:
             OutputError: the name ends in something else, or the file cannot be written.
         """
-        from zoo.storage.atomic import write_bytes, write_text
+        from zoo.storage.atomic import staged_folder, write_bytes
 
+        is_folder = os.fspath(path).endswith(("/", os.sep)) or Path(path).is_dir() or not Path(path).suffix
         path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix not in self.suffixes:
-            known = ", ".join(self.suffixes)
-            raise OutputError(f"cannot save {self.kind} samples as {path}: expected a name in {known}")
-        if suffix in SUFFIXES:
-            write_bytes(path, encode(self.image(columns), suffix))
-        else:
-            write_text(path, self._kind.csv(self) if self._kind.csv and suffix == ".csv" else self.text())
+        if not is_folder:
+            write_bytes(path, self.content(path.suffix, columns=columns))
+            return path
+        contents, width = self.each(), len(str(len(self)))
+        with staged_folder(path) as folder:
+            for number, content in enumerate(contents, start=1):
+                (folder / f"{number:0{width}}{self.suffixes[0]}").write_bytes(content)
         return path
 
     def _repr_png_(self) -> bytes | None:
-        return encode(self.image()) if self._kind.image and len(self) else None
+        return encode(self.image()) if len(self) and self._draws() else None
 
     def _repr_html_(self) -> str | None:
-        return self._kind.html(self) if self._kind.html else None
+        return html_of(self.shown(), self.captions)
 
     def __rich__(self) -> RenderableType:
         from rich.text import Text
 
-        return self._kind.rich(self) if len(self) else Text(repr(self))
+        if not len(self):
+            return Text(repr(self))
+        return self.sample_kind.rich(self) if self.sample_kind.rich else rich_of(self.shown(), self.captions)
 
 
-def sheet(rows: Sequence[tuple[str, Samples | Tensor]], *, cell: int = CELL) -> Image:
-    """Return one picture with a labelled row for each (label, pictures), e.g. "before", "after" and "data".
-
-    Args:
-        rows: labels with `Samples` or Tensors `[n, c, h, w]` in [0, 1]. They may differ in length, size and channels;
-            one of more than 16 pictures is broken into lines of equal length.
-        cell: smaller pictures are enlarged to about this many pixels.
-
-    Raises:
-        ZooError: there are no rows, or one without pictures.
-    """
-    from PIL import Image as PIL
-    from PIL import ImageDraw
-
-    if not rows:
-        raise ZooError("expected at least one row, got none")
-    strips = []
-    for _, row in rows:
-        shown = row.pictures() if isinstance(row, Samples) else (row, None)
-        if shown is None:
-            raise ZooError("expected rows of pictures, got samples that have none")
-        images, captions = shown
-        lines = math.ceil(len(images) / _ACROSS)
-        columns = math.ceil(len(images) / max(1, lines))
-        strips.append(grid(images, columns=max(1, columns), captions=captions, cell=cell).convert("RGB"))
-    font = caption_font(CAPTION + 3)
-    margin = math.ceil(max(font.getlength(label) for label, _ in rows)) + 16
-    canvas = PIL.new("RGB", (margin + max(s.width for s in strips), sum(s.height for s in strips)), paper("RGB"))
-    draw, top = ImageDraw.Draw(canvas), 0
-    for (label, _), strip in zip(rows, strips, strict=True):
-        draw.text((8, top + strip.height / 2), label, fill=ink("RGB"), font=font, anchor="lm")
-        canvas.paste(strip, (margin, top))
-        top += strip.height
-    return canvas
+def _made(data: Any, kind: str | SampleKind, captions: Any, labels: Any, images: Any, top: int) -> Samples:
+    return Samples(data, kind, captions, labels=labels, images=images, top=top)

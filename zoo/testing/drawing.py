@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from zoo.errors import PluginError, ZooError
+from zoo.runs.kept_samples import keep, kept
 from zoo.testing.compare import same
 from zoo.testing.failures import CheckFailed, require
 from zoo.testing.promise import promise
@@ -67,12 +68,23 @@ def unknown_options_are_refused(subject: PluginUnderTest) -> None:
     raise CheckFailed("no_such_option=1 was swallowed")
 
 
-@promise("sample", "samples that can be written to a file", "return zoo.Samples(data, kind) as its docstring says")
+@promise(
+    "sample",
+    "samples that can be written to a file, and kept and read again",
+    "return zoo.Samples(data, kind) as its docstring says; name a kind of your own in sample_kinds",
+)
 def samples_can_be_saved(subject: PluginUnderTest) -> None:
-    suffix = ".txt" if ".txt" in subject.samples.suffixes else ".png"
-    path = subject.new_folder().with_suffix(suffix)
-    subject.samples.save(path)
-    require(path.stat().st_size, "an empty file")
+    drawn = subject.samples
+    require(drawn.suffixes, f"no file can hold samples of kind {drawn.kind!r}")
+    for suffix in {drawn.suffixes[0], *drawn.sample_kind.files}:
+        some = drawn[:1] if suffix in drawn.sample_kind.single else drawn
+        path = some.save(subject.new_folder().with_suffix(suffix))
+        require(path.stat().st_size, f"an empty {suffix} file")
+    folder = drawn.save(subject.new_folder())
+    require(len(list(folder.iterdir())) == len(drawn), "a folder has not a file of each")
+    keep(drawn, path := subject.new_folder().with_suffix(".kept"))
+    again = kept(path, subject.entry)
+    require(again is not None and same(again.data, drawn.data), f"samples of kind {drawn.kind!r} are not read again")
 
 
 @promise(

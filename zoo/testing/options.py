@@ -43,8 +43,8 @@ def defaults_are_the_defaults(subject: PluginUnderTest) -> None:
 def samples_are_of_the_kinds(subject: PluginUnderTest) -> None:
     kinds = hooks.sample_kinds(subject.entry())
     require(kinds == hooks.sample_kinds(subject.entry()), "other kinds at the second call")
-    drawn = subject.samples.kind
-    require(kinds is None or drawn in kinds, f"samples of kind {drawn!r}, and it names {', '.join(kinds or ())}")
+    drawn, names = subject.samples.kind, [one.name for one in kinds or ()]
+    require(kinds is None or drawn in names, f"samples of kind {drawn!r}, and it names {', '.join(names)}")
 
 
 def _declared(subject: PluginUnderTest) -> tuple[Option, ...]:

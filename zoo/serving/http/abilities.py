@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from zoo.serving.runtime import Runtime
 
 CLASSES = ("posterior", "probabilities")  # the kinds of samples that say what something is
-TEXT, IMAGE = "text", "image"
 _FILES = tuple(name for name in OF_FILES if name != "images")  # pictures may come in the request itself
 
 
@@ -79,6 +78,6 @@ def abilities_of(runtime: Runtime) -> Abilities:
         options={option.name: option for option in known if option.type not in _FILES},
         refused=tuple(option.name for option in known if option.type in _FILES),
         declares=declared is not None,
-        kinds=hooks.sample_kinds(entry) or (),
+        kinds=tuple(kind.name for kind in hooks.sample_kinds(entry) or ()),
         embeds=entry.plugin is not None and "embed" in hooks.implemented(entry.plugin),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,10 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from zoo.errors import OutputError
+from zoo.samples.files import media_type
 from zoo.serving.http import answers
-from zoo.serving.http.abilities import CLASSES, IMAGE, TEXT
+from zoo.serving.http.abilities import CLASSES
 from zoo.serving.http.errors import Refusal, no_ability
 from zoo.serving.http.options import count, schema, taken
 from zoo.serving.http.reading import BoundedRoute
@@ -23,7 +24,7 @@ from zoo.serving.work import Done, Work
 if TYPE_CHECKING:
     from zoo.samples import Samples
 
-PNG = "image/png"
+JSON = "application/json"
 
 
 class SampleBody(BaseModel):
@@ -47,12 +48,14 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(route_class=BoundedRoute)
 
     async def sample(body: Any, request: Request) -> Response:
-        """Draw samples. With `Accept: image/png` pictures come as one PNG: one of them as it is, several as a grid."""
+        """Draw samples. With `Accept` and the type of a file of them, such as `image/png`, that file is the answer.
+
+        One picture comes as it is, several as a grid.
+        """
         done = await _drawn(service, body, request)
-        if PNG in request.headers.get("accept", ""):
-            if done.samples.kind == TEXT:
-                raise Refusal(406, "these samples are texts: ask for application/json", code="not_acceptable")
-            return Response(await asyncio.to_thread(_one_png, done.samples), media_type=PNG)
+        if (chosen := _chosen(request.headers.get("accept", ""), done.samples)) is not None:
+            content = await asyncio.to_thread(_content, done.samples, chosen)
+            return Response(content, media_type=media_type(done.samples, chosen))
         said = await asyncio.to_thread(_described, done.samples)
         return JSONResponse({**service.head("samples", "smpl", _model(body)), "seed": body.seed, **said})
 
@@ -99,26 +102,39 @@ async def _drawn(service: Service, body: Any, request: Request) -> Done:
     return await answers.result(service, request, Work(options, n=body.n, seed=body.seed, adapter=adapter))
 
 
+def _chosen(accept: str, samples: Samples) -> str | None:
+    """Return the ending of the file that is asked for; None for JSON, where it is asked for before, or nothing is.
+
+    Raises:
+        Refusal: there is no such file of these samples.
+    """
+    known = {media_type(samples, suffix): suffix for suffix in reversed(samples.suffixes)}
+    asked = [one.partition(";")[0].strip().lower() for one in accept.split(",") if one.strip()]
+    for one in asked:
+        if one in (JSON, "application/*", "*/*"):
+            return None
+        if one in known:
+            return known[one]
+    if not asked:
+        return None
+    have = ", ".join((JSON, *reversed(known)))
+    raise Refusal(406, f"there are no such samples of kind {samples.kind!r}: ask for {have}", code="not_acceptable")
+
+
+def _content(samples: Samples, suffix: str) -> bytes:
+    if len(samples) == 1 and suffix == samples.suffixes[0]:
+        return samples.each()[0]
+    try:
+        return samples.content(suffix)
+    except OutputError as error:
+        raise Refusal(406, str(error), code="not_acceptable") from None
+
+
 def _described(samples: Samples) -> dict[str, Any]:
-    """Return samples as JSON: texts, classes with their probabilities, or pictures as PNG in base64."""
-    values: list[Any] | None = samples.json()
-    if samples.kind == IMAGE or values is None:
-        from zoo.samples import to_pictures
-
-        values = [base64.b64encode(_png(picture)).decode() for picture in to_pictures(samples.data)]
-        return {"kind": samples.kind, "format": PNG, "samples": values, "captions": samples.captions}
-    return {"kind": samples.kind, "samples": values, "captions": samples.captions}
-
-
-def _one_png(samples: Samples) -> bytes:
-    from zoo.samples import to_pictures
-
-    if samples.kind == IMAGE and len(samples) == 1:
-        return _png(to_pictures(samples.data)[0])
-    return _png(samples.image())
-
-
-def _png(picture: Any) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return out.getvalue()
+    """Return samples as JSON: texts, classes with their probabilities, or a file of each in base64."""
+    head: dict[str, Any] = {"kind": samples.kind}
+    values = samples.json()
+    if values is None:
+        head["format"] = media_type(samples, samples.suffixes[0])
+        values = [base64.b64encode(content).decode() for content in samples.each()]
+    return {**head, "samples": values, "captions": samples.captions}
