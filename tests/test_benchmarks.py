@@ -109,6 +109,12 @@ def test_serving_http() -> None:
     assert set(found["one adapter after the other"]["rss"]) == {"4"}
 
 
+def test_first_token() -> None:
+    found = figures("first_token.py")
+    assert all(one["longest gap"] > 0 for one in found["beside"].values())
+    assert found["all begun"].keys() == {"one request", "equal requests", "different requests"}
+
+
 def test_experts() -> None:
     found = figures("experts.py")["figures"]["64"]
     for name in ("plain, frozen", "zoo LoRA", "zoo 8-bit", "zoo 4-bit", "zoo 4-bit LoRA"):

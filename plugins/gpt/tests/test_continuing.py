@@ -12,6 +12,7 @@ from zoo.integrations.transformers import tokenizer_of
 from zoo.plugin import hooks
 from zoo.plugin.engines import Ended
 from zoo.plugin.requests import SampleRequest
+from zoo_gpt import continuing
 from zoo_gpt.pieces import Pieces
 
 from .conftest import Make
@@ -47,13 +48,84 @@ def test_texts_in_one_batch_are_those_of_each_alone(make: Make, kind: str) -> No
                 found[event.key] = event
         if number == 3:
             engine.drop(0)
-    while len(found) < 4:
-        found |= {event.key: event for event in engine.step() if isinstance(event, Ended)}
-    assert sorted(found) == [1, 2, 3, 4]
+    found |= done_of(engine)
+    assert sorted(found.keys() - {0}) == [1, 2, 3, 4]  # the first one may have ended before it is dropped
     for number, done in found.items():
         request, name = requests[number]
         model.activate(*[name] if name else [])
         assert done.samples.data == model.sample(1, seed=request.seed, **request.options).data, number
+
+
+def done_of(engine: Any) -> dict[int, Any]:
+    found: dict[int, Any] = {}
+    for _ in range(99):
+        found |= {event.key: event for event in engine.step() if isinstance(event, Ended)}
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mixtral", "bloom", "opt"])
+def test_long_prompts_are_read_in_pieces_beside_the_others(
+    make: Make, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuing, "READ_BESIDE", 4)
+    model = tuned(make, kind)
+    engine = hooks.engine(model, 8)
+    read: list[tuple[int, ...]] = []  # of each call
+    handle = model.module.register_forward_pre_hook(
+        lambda module, args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    requests = [
+        (SampleRequest(1, 1, {"prompt": "ab", "max_new_tokens": 12}), "a"),
+        (SampleRequest(2, 2, {"prompt": "abcdefghij" * 2, "max_new_tokens": 3}), "b"),
+        (SampleRequest(2, 3, {"prompt": "cd", "max_new_tokens": 3}), None),
+    ]
+    for number, (request, name) in enumerate(requests):
+        engine.admit(number, engine.prepare(hooks.declared(model, request)), name)
+        list(engine.step())
+    found = done_of(engine)
+    handle.remove()
+    assert max(count for _, count in read) == 4
+    assert sum(count == 4 for _, count in read) == 5, "the long prompt is read once for both samples"
+    assert sorted(found) == [0, 1, 2]
+    for number, done in found.items():
+        request, name = requests[number]
+        model.activate(*[name] if name else [])
+        assert done.samples.data == model.sample(request.n, seed=request.seed, **request.options).data, number
+
+
+def test_equal_prompts_are_read_once_and_those_of_other_adapters_by_themselves(make: Make) -> None:
+    model = tuned(make, "llama")
+    engine = hooks.engine(model, 16)
+    for name in "ab":
+        engine.admit(name, engine.prepare(hooks.declared(model, SampleRequest(1, 0, {"prompt": "a"}))), name)
+    list(engine.step())  # in which it is tried whether both can be one run
+    for name in "ab":
+        engine.drop(name)
+    rows: list[int] = []
+    handle = model.module.register_forward_pre_hook(
+        lambda module, args, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    requests = [(SampleRequest(1 + n % 3, n, {"prompt": "abcabc", "max_new_tokens": 2}), "ab"[n % 2]) for n in range(5)]
+    for number, (request, name) in enumerate(requests):
+        engine.admit(number, engine.prepare(hooks.declared(model, request)), name)
+    list(engine.step())
+    handle.remove()
+    assert max(rows) == 2  # beside tries of each adapter by itself
+    found = done_of(engine)
+    for number, (request, name) in enumerate(requests):
+        model.activate(name)
+        assert found[number].samples.data == model.sample(request.n, seed=request.seed, **request.options).data
+
+
+def test_a_request_is_dropped_while_its_prompt_is_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuing, "READ_AT_ONCE", 4)
+    engine = hooks.engine(tuned(make, "llama"), 4)
+    for number in range(2):
+        request = SampleRequest(1, 1, {"prompt": "abcdefghij", "max_new_tokens": 2})
+        engine.admit(number, engine.prepare(hooks.declared(engine._model, request)), None)
+    assert not list(engine.step())
+    engine.drop(0)
+    assert sorted(done_of(engine)) == [1]
 
 
 def test_what_has_no_such_cache_is_drawn_as_a_whole(make: Make) -> None:

@@ -22,7 +22,8 @@ from .sampling import Asked, asked, ends
 if TYPE_CHECKING:
     from zoo import Model, SampleRequest
 
-READ_AT_ONCE = 4096  # tokens of new prompts in one step, with their padding; at least one prompt
+READ_AT_ONCE = 4096  # tokens of new prompts in one step, with their padding
+READ_BESIDE = 256  # the same while other texts are continued, which wait for it; as many of one longer prompt, too
 
 
 def engine(model: Model, room: int) -> Continuing | None:
@@ -71,6 +72,17 @@ class _Talk:
         return self.rows[-self.n :]
 
 
+@dataclass(eq=False)
+class _Prompt:
+    """What is read of a request before its texts begin, once for all of them."""
+
+    talk: _Talk
+    rows: list[_Row]
+    ids: list[int]
+    at: int = 0  # tokens that are read
+    read: RowsCache | None = None
+
+
 class Continuing:
     """The engine of `zoo.plugin.engines`.
 
@@ -84,7 +96,7 @@ class Continuing:
         self._model, self._room, self._reader = model, room, reader
         self._tokenizer = tokenizer_of(model.entry)
         self._ends = set(ends(self._tokenizer, model.module.generation_config) or ())  # type: ignore[attr-defined]
-        self._waiting: list[_Row] = []  # not read yet
+        self._waiting: list[_Prompt] = []  # not read yet, or not all of it
         self._rows: list[_Row] = []  # as in `_cache`
         self._cache: RowsCache | None = None
 
@@ -115,6 +127,8 @@ class Continuing:
         """Read new prompts, add a token to every text, and yield what is new."""
         with torch.no_grad():
             logits, rows = self._logits()
+        if not rows:  # a long prompt is not read to its end
+            return iter(())
         chosen = self._chosen(logits, rows)
         events: list[Said | Ended] = []
         for row, token in zip(rows, chosen, strict=True):
@@ -127,7 +141,7 @@ class Continuing:
 
     def drop(self, key: Hashable) -> None:
         """Forget a request."""
-        self._waiting = [row for row in self._waiting if row.talk.key != key]
+        self._waiting = [prompt for prompt in self._waiting if prompt.talk.key != key]
         self._only([row for row in self._rows if row.talk.key != key])
 
     def _begin(self, talk: _Talk) -> None:
@@ -136,7 +150,7 @@ class Continuing:
         for _ in range(talk.n):
             pieces = Pieces(self._tokenizer, ids, talk.stop, talk.asked.answers)
             talk.rows.append(_Row(talk, len(talk.rows), pieces, limit))
-        self._waiting += talk.now()
+        self._waiting.append(_Prompt(talk, talk.now(), ids))
 
     def _logits(self) -> tuple[torch.Tensor, list[_Row]]:
         """Return what follows each text [b, v], those of `_waiting` that were read now behind the others."""
@@ -144,27 +158,57 @@ class Continuing:
         if self._rows:
             assert self._cache is not None
             adapters = [row.talk.adapter for row in self._rows]
-            logits, self._cache = self._reader.go_on(self._cache, [row.last for row in self._rows], adapters)
+            logits, self._cache = self._reader.go_on(self._cache, [[row.last] for row in self._rows], adapters)
             parts.append(logits)
-        new = self._readable()
-        if new:
-            logits, read = self._reader.begin([row.pieces.ids for row in new], [row.talk.adapter for row in new])
+        most = READ_BESIDE if self._rows else READ_AT_ONCE
+        for logits, read, rows in (*self._read_whole(most), *self._read_piece(most)):
             parts.append(logits)
             self._cache = read if self._cache is None else self._cache.joined(read)
-            self._rows = self._rows + new
-            self._waiting = [row for row in self._waiting if row not in new]
+            self._rows = self._rows + rows
         return torch.cat(parts) if parts else torch.zeros(0, 1), self._rows
 
-    def _readable(self) -> list[_Row]:
-        """Return waiting rows to read now: the next prompts that are not too much together, all rows of each."""
-        new: list[_Row] = []
+    def _read_whole(self, most: int) -> Iterator[tuple[torch.Tensor, RowsCache, list[_Row]]]:
+        """Read the next short prompts together, at most so many tokens; those that are equal once."""
+        chosen: dict[tuple[Hashable, ...], list[_Prompt]] = {}
         longest = 0
-        for row in self._waiting:
-            longest = max(longest, len(row.pieces.ids))
-            if new and row.talk is not new[-1].talk and longest * (len(new) + row.talk.n) > READ_AT_ONCE:
+        for prompt in [one for one in self._waiting if one.read is None and len(one.ids) <= most]:
+            longest = max(longest, len(prompt.ids))
+            key = (repr(prompt.talk.adapter), *prompt.ids)
+            if longest * len({*chosen, key}) > most:
                 break
-            new.append(row)
-        return sorted(new, key=lambda row: repr(row.talk.adapter))
+            chosen.setdefault(key, []).append(prompt)
+        if not chosen:
+            return
+        groups = [chosen[key] for key in sorted(chosen, key=lambda key: str(key[0]))]
+        logits, read = self._reader.begin([one[0].ids for one in groups], [one[0].talk.adapter for one in groups])
+        yield self._each_row(logits, read, groups)
+
+    def _read_piece(self, most: int) -> Iterator[tuple[torch.Tensor, RowsCache, list[_Row]]]:
+        """Read so many tokens of the first long prompt, which is there when all are read."""
+        prompt = next((one for one in self._waiting if len(one.ids) > most or one.read is not None), None)
+        if prompt is None:
+            return
+        piece = prompt.ids[prompt.at : prompt.at + most]
+        adapters = [prompt.talk.adapter]
+        if prompt.read is None:
+            logits, prompt.read = self._reader.begin([piece], adapters)
+        else:
+            logits, prompt.read = self._reader.go_on(prompt.read, [piece], adapters)
+        prompt.at += len(piece)
+        if prompt.at == len(prompt.ids):
+            yield self._each_row(logits, prompt.read, [[prompt]])
+
+    def _each_row(
+        self, logits: torch.Tensor, read: RowsCache, groups: list[list[_Prompt]]
+    ) -> tuple[torch.Tensor, RowsCache, list[_Row]]:
+        """Return what was read of each group of equal prompts for each row of theirs, which are no longer waiting."""
+        rows = [(at, row) for at, group in enumerate(groups) for prompt in group for row in prompt.rows]
+        places = [at for at, _ in rows]
+        gone = {id(prompt) for group in groups for prompt in group}
+        self._waiting = [prompt for prompt in self._waiting if id(prompt) not in gone]
+        if places != list(range(len(groups))):
+            logits, read = logits[places], read.only(places)
+        return logits, read, [row for _, row in rows]
 
     def _chosen(self, logits: torch.Tensor, rows: list[_Row]) -> list[int]:
         """Return the next token of each text; a request's are drawn together, those that have ended too, as alone."""

@@ -82,17 +82,18 @@ class Reader:
 
         return self._under(adapters, passing)
 
-    def go_on(self, cache: RowsCache, tokens: Sequence[int], adapters: Sequence[Any]) -> tuple[Tensor, RowsCache]:
-        """Add a token to each text; returns the logits of what follows, [b, v]."""
-        inputs = torch.tensor(tokens, device=self._model.device)[:, None]  # [b, 1]
-        positions = cache.mask.sum(1, keepdim=True)
-        mask = functional.pad(cache.mask, (0, 1), value=1)
+    def go_on(self, cache: RowsCache, tokens: Sequence[list[int]], adapters: Sequence[Any]) -> tuple[Tensor, RowsCache]:
+        """Add tokens to each text, to all equally many; returns the logits of what follows, [b, v]."""
+        inputs = torch.tensor(tokens, device=self._model.device)  # [b, t]
+        count = inputs.shape[1]
+        positions = cache.mask.sum(1, keepdim=True) + torch.arange(count, device=inputs.device)
+        mask = functional.pad(cache.mask, (0, count), value=1)
 
         def passing(rows: list[int]) -> tuple[Tensor, RowsCache]:
             if len(rows) == len(tokens):
                 return self._run(inputs, RowsCache(cache.layers, mask), positions)
             some = cache.only(rows)
-            longer = functional.pad(some.mask, (0, 1), value=1)
+            longer = functional.pad(some.mask, (0, count), value=1)
             return self._run(inputs[rows], RowsCache(some.layers, longer), positions[rows])
 
         return self._under(adapters, passing)
@@ -129,7 +130,8 @@ class Reader:
     def keeps_apart(self) -> bool:
         """Return whether texts in one batch are continued as if each were alone, which is tried with small ones.
 
-        Models without such a cache (recurrent ones), and those that count padding, fail.
+        Models without such a cache (recurrent ones), and those that count padding or read a text in pieces otherwise
+        than as a whole, fail.
         """
         if self._model.module not in _kept_apart:
             _kept_apart[self._model.module] = self._tried()
@@ -144,16 +146,17 @@ class Reader:
         try:
             alone, _ = self.begin([[*short, 1, 2]], [None])
             cache = self.begin([short], [None])[1].joined(self.begin([long], [None])[1])
-            _, cache = self.go_on(cache, [1, 1], [None, None])
-            joined = self.go_on(cache, [2, 1], [None, None])[0][:1]
-            left, _ = self.go_on(cache.only([0]), [2], [None])
+            _, cache = self.go_on(cache, [[1], [1]], [None, None])
+            joined = self.go_on(cache, [[2], [1]], [None, None])[0][:1]
+            left, _ = self.go_on(cache.only([0]), [[2]], [None])
             _, cache = self.begin([long, short], [None, None])
-            _, cache = self.go_on(cache.only([1]), [1], [None])
-            padded, _ = self.go_on(cache, [2], [None])
+            _, cache = self.go_on(cache.only([1]), [[1]], [None])
+            padded, _ = self.go_on(cache, [[2]], [None])
+            pieces, _ = self.go_on(self.begin([short[:2]], [None])[1], [[*short[2:], 1, 2]], [None])
         except Exception:  # whatever a module raises that cannot do it
             return False
         allowed = _CLOSE * float(alone.max() - alone.min())
-        return all(float((other - alone).abs().max()) <= allowed for other in (joined, left, padded))
+        return all(float((other - alone).abs().max()) <= allowed for other in (joined, left, padded, pieces))
 
 
 def _library_cache(before: RowsCache) -> Any:
