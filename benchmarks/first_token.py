@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from zoo_gpt import continuing
 
 import zoo
 from zoo.plugin import hooks
 from zoo.plugin.engines import Engine, Said
 from zoo.plugin.requests import SampleRequest
+from zoo_gpt import continuing
 
 WHOLE = 10**9
 ROUNDS = 3
