@@ -56,9 +56,8 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
                 if options[first:]:
                     with gr.Accordion("More options", open=False):
                         fields += [field(option) for option in options[first:]]
-                with gr.Row():
-                    number = gr.Slider(1, MOST, NUMBER, step=1, label="samples (n)", elem_id="number")
-                    seed = gr.Number(0, label="seed", elem_id="seed")
+                number = gr.Slider(1, MOST, NUMBER, step=1, label="samples (n)", elem_id="number")
+                seed = gr.Number(0, label="seed", info="equal seeds draw equal samples", elem_id="seed")
                 weights = [
                     gr.Slider(-STRONGEST, STRONGEST, 1.0, step=0.05, label=f"adapter {one}", elem_id=f"adapter-{index}")
                     for index, one in enumerate(adapters)

@@ -61,7 +61,7 @@ def field(option: Option) -> gradio.components.Component:
 def helped(option: Option) -> str:
     """Return an option's help as the page says it, and how several are given."""
     more = {
-        "texts": f"; several have a line {BETWEEN} between them",
+        "texts": f"; a line {BETWEEN} stands between two",
         "images": "; each gives one sample" if option.each else "",
         "numbers": "; several as [1, 2]",
     }
