@@ -42,7 +42,7 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
     """
     gr = _gradio()
     from zoo.playground import shown
-    from zoo.playground.widgets import field, is_slider, value_of, whole
+    from zoo.playground.widgets import field, is_slider, slider, value_of, whole
 
     options = session.options or ()
     first = len(options) if len(options) <= FIRST + 1 else FIRST
@@ -56,11 +56,11 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
                 if options[first:]:
                     with gr.Accordion("More options", open=False):
                         fields += [field(option) for option in options[first:]]
-                number = gr.Slider(1, MOST, NUMBER, step=1, label="samples (n)", elem_id="number")
+                number = slider(1, MOST, value=NUMBER, step=1, label="samples (n)", elem_id="number")
                 seed = gr.Number(0, label="seed", info="equal seeds draw equal samples", elem_id="seed")
                 weights = [
-                    gr.Slider(-STRONGEST, STRONGEST, 1.0, step=0.05, label=f"adapter {one}", elem_id=f"adapter-{index}")
-                    for index, one in enumerate(adapters)
+                    slider(-STRONGEST, STRONGEST, value=1.0, step=0.05, label=f"adapter {one}", elem_id=f"adapter-{at}")
+                    for at, one in enumerate(adapters)
                 ]
                 beside = gr.CheckboxGroup(
                     [BASE, *adapters],
@@ -114,8 +114,8 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
         compare.click(lambda: [BASE, *adapters], None, beside).then(drawn, inputs, outputs, **here)
         measure.click(measured, [data, beside, *weights], figures, **every)
         sliders = [one for one, option in zip(fields, options, strict=True) if is_slider(option)]
-        for slider in (*weights, *sliders):
-            slider.release(drawn, inputs, outputs, trigger_mode="always_last", **here)
+        for moved in (*weights, *sliders):
+            moved.release(drawn, inputs, outputs, trigger_mode="always_last", **here)
     return blocks
 
 

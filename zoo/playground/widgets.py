@@ -34,7 +34,7 @@ def field(option: Option) -> gradio.components.Component:
         if is_slider(option):
             step = 1 if whole else (option.high - low) / STEPS  # type: ignore[operator]
             least = low + step if option.low is None else low  # type: ignore[operator]
-            return gr.Slider(least, option.high, value=option.default, step=step, **common)
+            return slider(least, option.high, value=option.default, step=step, **common)
         if option.default is None:  # a field of digits cannot be empty
             return gr.Textbox(value="", placeholder=_DEFAULT, **common)
         # Neither ends nor rounding of gradio's: what cannot be is said in our words, with the option's help.
@@ -56,6 +56,15 @@ def field(option: Option) -> gradio.components.Component:
     lines = 2 if option.type in ("text", "texts", "messages") else 1
     empty = _DEFAULT if option.default is None else None
     return gr.Textbox(value=option.default or "", lines=lines, max_lines=20, placeholder=empty, **common)
+
+
+def slider(low: float, high: float | None, **more: Any) -> gradio.Slider:
+    """Return a slider whose box gives what was typed: what cannot be is said in our words, not in gradio's."""
+    import gradio as gr
+
+    made = gr.Slider(low, high, **more)
+    made.preprocess = lambda payload: payload
+    return made
 
 
 def helped(option: Option) -> str:
@@ -101,6 +110,8 @@ def value_of(option: Option, raw: Any) -> Any:
     """
     if option.type == "text" and raw == "" and option.default is not None:
         return ""  # the default stood there, and was taken away
+    if raw is None and option.type in ("int", "float") and option.default is not None:
+        raise ZooError(f"{option.name}: expected {option.expected}, got nothing; it is: {option.help}.")
     if raw is None or (isinstance(raw, str | list) and not raw):
         return None
     if option.type == "images":
