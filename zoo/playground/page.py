@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from importlib.resources import files
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, one_line
 from zoo.playground.session import BASE, MOST, SEEDS, Session
+from zoo.playground.widgets import plain
 
 if TYPE_CHECKING:
     import gradio
@@ -41,7 +42,7 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
     """
     gr = _gradio()
     from zoo.playground import shown
-    from zoo.playground.widgets import field, is_slider, value_of
+    from zoo.playground.widgets import field, is_slider, slider, value_of, whole
 
     options = session.options or ()
     first = len(options) if len(options) <= FIRST + 1 else FIRST
@@ -50,22 +51,21 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
     with gr.Blocks(title=f"zoo play {name}", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"## {name}\n{_lead(session)}")
         with gr.Row():
-            with gr.Column(scale=1):
+            with gr.Column(scale=1, elem_id="chosen"):
                 fields = [field(option) for option in options[:first]]
                 if options[first:]:
                     with gr.Accordion("More options", open=False):
                         fields += [field(option) for option in options[first:]]
-                with gr.Row():
-                    number = gr.Slider(1, MOST, NUMBER, step=1, label="samples", elem_id="number")
-                    seed = gr.Number(0, label="seed", elem_id="seed")
+                number = slider(1, MOST, value=NUMBER, step=1, label="samples (n)", elem_id="number")
+                seed = gr.Number(0, label="seed", info="equal seeds draw equal samples", elem_id="seed")
                 weights = [
-                    gr.Slider(-STRONGEST, STRONGEST, 1.0, step=0.05, label=f"adapter {one}", elem_id=f"adapter-{index}")
-                    for index, one in enumerate(adapters)
+                    slider(-STRONGEST, STRONGEST, value=1.0, step=0.05, label=f"adapter {one}", elem_id=f"adapter-{at}")
+                    for at, one in enumerate(adapters)
                 ]
                 beside = gr.CheckboxGroup(
                     [BASE, *adapters],
                     value=[BASE] if adapters else [],
-                    label="beside it, with the same seed",
+                    label="beside it, from the same seed",
                     visible=bool(adapters),
                     elem_id="beside",
                 )
@@ -82,13 +82,15 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
                     measure = gr.Button("Measure", elem_id="measure")
                     figures = gr.HTML(shown.note(_MEASURED), elem_id="figures", apply_default_css=False)
 
-        def drawn(number: float, seed: float | None, beside: list[str], *rest: Any) -> tuple[Any, Any, Any]:
+        def drawn(
+            told: Any = gr.Progress(), number: Any = NUMBER, seed: Any = 0, beside: Any = (), *rest: Any
+        ) -> tuple[Any, Any, Any]:
             given, raw = rest[: len(weights)], rest[len(weights) :]
             with _said(gr):
                 values = {one.name: value_of(one, content) for one, content in zip(options, raw, strict=True)}
-                chosen = dict(zip(adapters, map(float, given), strict=True))
-                begun = _seed(seed)
-                found = session.draw(int(number), begun, values, chosen, beside or [])
+                begun = whole("seed", seed, 0, SEEDS - 1)
+                count = whole("samples", number, 1, MOST)
+                found = session.draw(count, begun, values, _weights(adapters, given), beside or [], _told(told))
                 paths = shown.written(found, begun, _fresh(folder))
             table = shown.apart_table(found)
             return (
@@ -97,20 +99,23 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
                 gr.update(value=paths, visible=True),
             )
 
-        def measured(source: str, beside: list[str], *given: float) -> str:
+        def measured(told: Any = gr.Progress(), source: str = "", beside: Any = (), *given: Any) -> str:
             with _said(gr):
-                chosen = dict(zip(adapters, map(float, given), strict=True))
-                return shown.measured(session.measure(chosen, beside or [], source.strip() or None))
+                chosen = _weights(adapters, given)
+                return shown.measured(session.measure(chosen, beside or [], source.strip() or None, _told(told)))
 
         inputs, outputs = [number, seed, beside, *weights, *fields], [samples, apart, download]
         every: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-        draw.click(drawn, inputs, outputs, **every)
-        anew.click(lambda: secrets.randbelow(SEEDS), None, seed).then(drawn, inputs, outputs, **every)
-        compare.click(lambda: [BASE, *adapters], None, beside).then(drawn, inputs, outputs, **every)
+        here: dict[str, Any] = {**every, "show_progress_on": samples}
+        for button in (draw, anew, compare):
+            button.click(None, js=_SEEN)
+        draw.click(drawn, inputs, outputs, **here)
+        anew.click(lambda: secrets.randbelow(SEEDS), None, seed).then(drawn, inputs, outputs, **here)
+        compare.click(lambda: [BASE, *adapters], None, beside).then(drawn, inputs, outputs, **here)
         measure.click(measured, [data, beside, *weights], figures, **every)
         sliders = [one for one, option in zip(fields, options, strict=True) if is_slider(option)]
-        for slider in (*weights, *sliders):
-            slider.release(drawn, inputs, outputs, trigger_mode="always_last", **every)
+        for moved in (*weights, *sliders):
+            moved.release(drawn, inputs, outputs, trigger_mode="always_last", **here)
     return blocks
 
 
@@ -147,6 +152,11 @@ def open_page(session: Session, ready: Callable[[str], None], *, port: int = 0, 
 
 
 _DATA = "a name such as letters:serif, a folder or a file; empty: what the model's plugin has"
+# Where the fields stand above the samples, a button leads to what it draws.
+_SEEN = """() => {
+  const samples = document.querySelector("#samples"), top = samples.getBoundingClientRect().top;
+  if (top < 0 || top > innerHeight - 240) samples.scrollIntoView({ behavior: "smooth", block: "start" });
+}"""
 _MEASURED = "“Measure” evaluates the ways that are chosen beside the samples, each on the same examples."
 
 
@@ -166,10 +176,13 @@ def _theme(gr: Any) -> Any:
 
 
 def _lead(session: Session) -> str:
-    facts = repr(session.model).removeprefix("zoo.Model(").removesuffix(")").split(", active=")[0].split(", ", 1)[1]
+    model = session.model
+    words = [f"`{type(model.module).__name__}`"]
+    words += [f"{model.scheme.argument} bit"] if model.scheme else []
+    said = f"{', '.join(words)}, on {model.device}, computes in {str(model.dtype).removeprefix('torch.')}."
     if session.options is None:
-        return f"{facts}. Its plugin declares no options: samples and seed are all that can be chosen here."
-    return f"{facts}."
+        return f"{said} Its plugin declares no options: samples and seed are all that can be chosen here."
+    return said
 
 
 @contextmanager
@@ -178,16 +191,31 @@ def _said(gr: Any) -> Iterator[None]:
     try:
         yield
     except ZooError as error:
-        said = escape(one_line(error, _LONGEST))
+        said = escape(plain(one_line(error, _LONGEST)))
         raise gr.Error(said, duration=30, title="This cannot be", print_exception=False) from error
 
 
-def _seed(given: float | None) -> int:
-    if given is None:
-        return 0
-    if given != int(given) or not 0 <= given < SEEDS:
-        raise ZooError(f"seed: expected a whole number from 0 to {SEEDS - 1}, got {given:g}")
-    return int(given)
+def _weights(adapters: Sequence[str], given: Sequence[float | None]) -> dict[str, float]:
+    """Return each adapter's weight.
+
+    Raises:
+        ZooError: one is not between the slider's ends.
+    """
+    for name, weight in zip(adapters, given, strict=True):
+        if weight is None or not -STRONGEST <= weight <= STRONGEST:
+            got = "nothing" if weight is None else f"{weight:g}"
+            raise ZooError(f"adapter {name}: expected a number from {-STRONGEST:g} to {STRONGEST:g}, got {got}")
+    return dict(zip(adapters, map(float, given), strict=True))  # type: ignore[arg-type]
+
+
+def _told(progress: Any) -> Callable[[str, int, int], None]:
+    """Return what says on the page which way it is at; of one there is only the time that it takes."""
+
+    def tell(label: str, number: int, total: int) -> None:
+        if total > 1:
+            progress((number, total), desc=label, unit="ways")
+
+    return tell
 
 
 def _fresh(folder: Path) -> Path:

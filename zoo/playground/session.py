@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zoo.samples import Samples
 
 BASE = "base"
+Tell = Callable[[str, int, int], None]  # a way's label, its number from 0, of how many
 DRAWN = "samples"  # of a model that has no adapters
 MOST = 64  # samples at once
 SEEDS = 2**31
@@ -90,28 +91,37 @@ class Session:
         values: Mapping[str, Any],
         weights: Mapping[str, float] | None = None,
         beside: Sequence[str] = (),
+        tell: Tell | None = None,
     ) -> list[Drawn]:
         """Return samples of the same seed, of one way to use the model after the other.
 
         Args:
-            n: how many of each.
+            n: how many of each; where pictures are given of which each is a sample's, there are as many as these.
             seed: of them all.
             values: the options' values; None leaves one to its default.
             weights: as in `ways`.
             beside: as in `ways`.
+            tell: is called before each way.
 
         Raises:
             ZooError: an option, a weight or a name cannot be. The active adapters are then, as always, those before.
         """
         options = {name: value for name, value in values.items() if value is not None}
+        for option in self.options or ():
+            if option.type == "images" and option.each and option.name in options:
+                n = len(options[option.name])
         with self._turn, self._restored():
             return [
                 Drawn(label, self.model.sample(n, seed=seed, **options))
-                for label in self._activated(self.ways(weights, beside))
+                for label in self._activated(self.ways(weights, beside), tell)
             ]
 
     def measure(
-        self, weights: Mapping[str, float] | None = None, beside: Sequence[str] = (), data: str | None = None
+        self,
+        weights: Mapping[str, float] | None = None,
+        beside: Sequence[str] = (),
+        data: str | None = None,
+        tell: Tell | None = None,
     ) -> list[Quality]:
         """Return the figures of one way after the other, on the same data.
 
@@ -119,18 +129,22 @@ class Session:
             weights: as in `ways`.
             beside: as in `ways`.
             data: a name, a folder or a file; None: the plugin's own.
+            tell: is called before each way.
 
         Raises:
             ZooError: there are no such data, or the model cannot be evaluated on them.
         """
         with self._turn, self._restored():
             return [
-                Quality(label, kept(self.model.evaluate(data))) for label in self._activated(self.ways(weights, beside))
+                Quality(label, kept(self.model.evaluate(data)))
+                for label in self._activated(self.ways(weights, beside), tell)
             ]
 
-    def _activated(self, ways: Sequence[Way]) -> Iterator[str]:
+    def _activated(self, ways: Sequence[Way], tell: Tell | None) -> Iterator[str]:
         """Yield the label of each way while its adapters are the active ones."""
-        for way in ways:
+        for number, way in enumerate(ways):
+            if tell is not None:
+                tell(way.label, number, len(ways))
             if way.weights:
                 self.model.activate(*way.weights, weights=list(way.weights.values()))
             else:

@@ -13,6 +13,7 @@ from zoo.playground.session import BASE, DRAWN, MOST, Drawn
 from zoo.reports import Interval, Markup, element, only_pictures, sample_cells, table
 
 FEW = 8  # pictures of a way that are shown large
+_BESIDE = 3  # ways in a row at most, where there is room
 _LARGE, _SMALL = 160, 96  # pixels of a small picture's edge, enlarged
 
 
@@ -39,7 +40,9 @@ def side_by_side(drawn: Sequence[Drawn]) -> Markup:
             for one, own, said in zip(drawn, cells, captions, strict=True)
         ]
         above = captions[0][at] if shared and at < len(captions[0]) else str(at + 1)
-        lines.append(element("section", element("h4", above), element("div", *beside, class_="ways")))
+        columns = -(-len(drawn) // -(-len(drawn) // _BESIDE))  # of equal length
+        row = element("div", *beside, class_="ways", style=f"--columns: {columns}")
+        lines.append(element("section", element("h4", above), row))
     return _shown(*lines)
 
 
@@ -55,7 +58,7 @@ def apart_table(drawn: Sequence[Drawn]) -> Markup | None:
             what = found.what
     if not rows:
         return None
-    caption = f"Apart from “{reference.label}” at the same seed: {what}; mean, and from the least to the most"
+    caption = f"How far from “{reference.label}” at the same seed: {what}. Mean, and from the least to the most."
     return _shown(table(["way", "apart", "equal samples"], rows, caption=caption))
 
 

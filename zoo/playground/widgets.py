@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STEPS = 100  # of a slider of numbers
 LONGEST_SLIDER = 1000  # whole numbers from its low to its high end; a field of digits beyond
 BETWEEN = "---"  # a line of its own between several texts
+_ANSWERS = ("yes", "no")
+_NONE = re.compile(r"(?<!['\w])None(?!['\w])")
 _DEFAULT = "default"  # what stands in a field that is empty
 
 
@@ -32,11 +34,13 @@ def field(option: Option) -> gradio.components.Component:
         if is_slider(option):
             step = 1 if whole else (option.high - low) / STEPS  # type: ignore[operator]
             least = low + step if option.low is None else low  # type: ignore[operator]
-            return gr.Slider(least, option.high, value=option.default, step=step, **common)
+            return slider(least, option.high, value=option.default, step=step, **common)
         if option.default is None:  # a field of digits cannot be empty
             return gr.Textbox(value="", placeholder=_DEFAULT, **common)
         # Neither ends nor rounding of gradio's: what cannot be is said in our words, with the option's help.
         return gr.Number(value=option.default, step=1 if whole else 0.1, **common)
+    if option.type == "bool" and option.default is None:  # a box has no third state
+        return gr.Dropdown(choices=[(_DEFAULT, ""), *_ANSWERS], value="", **common)
     if option.type == "bool":
         return gr.Checkbox(value=option.default, **common)
     if option.type == "choice":
@@ -54,10 +58,40 @@ def field(option: Option) -> gradio.components.Component:
     return gr.Textbox(value=option.default or "", lines=lines, max_lines=20, placeholder=empty, **common)
 
 
+def slider(low: float, high: float | None, **more: Any) -> gradio.Slider:
+    """Return a slider whose box gives what was typed: what cannot be is said in our words, not in gradio's."""
+    import gradio as gr
+
+    made = gr.Slider(low, high, **more)
+    made.preprocess = lambda payload: payload
+    return made
+
+
 def helped(option: Option) -> str:
-    """Return an option's help as the page says it: None is a field that is empty, and how several texts are given."""
-    said = re.sub(r"\bNone\b", "empty", option.help)
-    return f"{said}; between several a line {BETWEEN}" if option.type == "texts" else said
+    """Return an option's help as the page says it, and how several are given."""
+    more = {
+        "texts": f"; a line {BETWEEN} stands between two",
+        "images": "; each gives one sample" if option.each else "",
+        "numbers": "; several as [1, 2]",
+    }
+    return plain(option.help) + more.get(option.type, "")
+
+
+def plain(text: str) -> str:
+    """Return words about an option as the page says them: what is None elsewhere is a field that is empty."""
+    return _NONE.sub("empty", text)
+
+
+def whole(name: str, raw: float | None, low: int, high: int) -> int:
+    """Return the whole number in a field.
+
+    Raises:
+        ZooError: there is none, or it is not between both ends.
+    """
+    if raw is None or raw % 1 != 0 or not low <= raw <= high:
+        got = "nothing" if raw is None else f"{raw:g}"
+        raise ZooError(f"{name}: expected a whole number from {low} to {high}, got {got}")
+    return int(raw)
 
 
 def is_slider(option: Option) -> bool:
@@ -76,6 +110,8 @@ def value_of(option: Option, raw: Any) -> Any:
     """
     if option.type == "text" and raw == "" and option.default is not None:
         return ""  # the default stood there, and was taken away
+    if raw is None and option.type in ("int", "float") and option.default is not None:
+        raise ZooError(f"{option.name}: expected {option.expected}, got nothing; it is: {option.help}.")
     if raw is None or (isinstance(raw, str | list) and not raw):
         return None
     if option.type == "images":
@@ -83,7 +119,9 @@ def value_of(option: Option, raw: Any) -> Any:
     if option.type in ("int", "float"):
         return _number(option, raw)
     if option.type == "texts":
-        return _texts(raw)
+        return _texts(option.name, raw)
+    if option.type == "bool" and isinstance(raw, str):
+        return raw == _ANSWERS[0]
     if option.type in ("numbers", "messages") or (option.type == "classes" and isinstance(raw, str)):
         return _read(raw)
     return raw
@@ -97,10 +135,16 @@ def _number(option: Option, raw: Any) -> int | float:
     return int(number) if option.type == "int" and number.is_integer() else number
 
 
-def _texts(raw: str) -> str | list[str]:
-    """Return one text as it is, or those between lines of `BETWEEN`."""
+def _texts(name: str, raw: str) -> str | list[str]:
+    """Return one text as it is, or those between lines of `BETWEEN`.
+
+    Raises:
+        ZooError: there is nothing but such lines.
+    """
     parts = re.split(rf"^{BETWEEN}[ \t]*$", raw, flags=re.MULTILINE)
     found = [part.removeprefix("\n").removesuffix("\n") for part in parts]
+    if len(found) > 1 and not any(found):
+        raise ZooError(f"{name}: expected texts with a line {BETWEEN} between them, got no text")
     return raw if len(found) == 1 else [part for part in found if part]
 
 
