@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import zoo
 
@@ -64,9 +65,9 @@ def browser_at(address: str) -> Iterator[tuple[Any, list[str]]]:
 
 
 def changed(page: Any, before: str | None) -> str:
-    """Return the samples' HTML once it is another one that has pictures."""
-    seen = "const seen = document.querySelector('#samples')"
-    other = f"old => {{ {seen}; return seen.querySelector('img') && seen.innerHTML !== old && seen.innerHTML }}"
+    """Return what is shown, without what gradio puts over it, once it is another that has pictures."""
+    seen = "const seen = document.querySelector('#samples .zoo-shown')"
+    other = f"old => {{ {seen}; return seen?.querySelector('img') && seen.innerHTML !== old && seen.innerHTML }}"
     return page.wait_for_function(other, arg=before).json_value()
 
 
@@ -153,9 +154,10 @@ def test_what_cannot_be_is_said_on_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome here")
-def test_a_broken_picture_is_said_and_the_page_goes_on(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
+def test_a_picture_gives_one_sample_and_a_broken_one_is_said(tmp_path: Path) -> None:
+    broken, picture = tmp_path / "broken.png", tmp_path / "picture.png"
     broken.write_bytes(b"no picture")
+    Image.new("L", (40, 30), 200).save(picture)
     with playing("vit") as address, browser_at(address) as (page, _):
         page.locator("#option-images input[type=file]").set_input_files(str(broken))
         page.get_by_text("broken.png").wait_for()
@@ -163,4 +165,31 @@ def test_a_broken_picture_is_said_and_the_page_goes_on(tmp_path: Path) -> None:
         page.locator(".toast-body", has_text="broken.png").wait_for()
         page.locator("#option-images").get_by_label("Clear").click()
         page.click("#draw")
-        changed(page, None)
+        four = changed(page, None)
+        assert page.locator("#samples section").count() == 4
+        page.locator("#option-images input[type=file]").set_input_files(str(picture))
+        page.get_by_text("picture.png").wait_for()
+        page.click("#draw")
+        changed(page, four)
+        assert page.locator("#samples section").count() == 1
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome here")
+def test_a_narrow_window_has_all_of_the_page_and_leads_to_what_is_drawn(adapters: str) -> None:
+    with playing("vae", "--adapters", adapters) as address, browser_at(address) as (page, _):
+        page.set_viewport_size({"width": 400, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        for number, name in enumerate(("serif", "bold")):
+            box = page.locator(f"#adapter-{number} input[type=number]")
+            box.fill("9")
+            page.click("#draw")
+            page.get_by_text(f"adapter {name}: expected a number from -2 to 2, got 9").wait_for()
+            box.fill("0.5")
+        page.evaluate("scrollTo(0, 0)")
+        page.click("#compare")
+        page.locator("#samples h4").nth(3).wait_for()
+        page.locator("#apart tbody tr").nth(2).wait_for()
+        page.wait_for_function("document.querySelector('#samples').getBoundingClientRect().top < innerHeight - 200")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        inside = "[...document.querySelectorAll('#samples img')].every(one => one.getBoundingClientRect().right <= 400)"
+        assert page.evaluate(inside)

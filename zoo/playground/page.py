@@ -83,7 +83,11 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
                     figures = gr.HTML(shown.note(_MEASURED), elem_id="figures", apply_default_css=False)
 
         def drawn(
-            told: Any = gr.Progress(), number: Any = NUMBER, seed: Any = 0, beside: Any = (), *rest: Any
+            told: Any = gr.Progress(),  # noqa: B008 - where gradio looks for it
+            number: Any = NUMBER,
+            seed: Any = 0,
+            beside: Any = (),
+            *rest: Any,
         ) -> tuple[Any, Any, Any]:
             given, raw = rest[: len(weights)], rest[len(weights) :]
             with _said(gr):
@@ -99,7 +103,12 @@ def page(session: Session, folder: Path) -> gradio.Blocks:
                 gr.update(value=paths, visible=True),
             )
 
-        def measured(told: Any = gr.Progress(), source: str = "", beside: Any = (), *given: Any) -> str:
+        def measured(
+            told: Any = gr.Progress(),  # noqa: B008
+            source: str = "",
+            beside: Any = (),
+            *given: Any,
+        ) -> str:
             with _said(gr):
                 chosen = _weights(adapters, given)
                 return shown.measured(session.measure(chosen, beside or [], source.strip() or None, _told(told)))

@@ -33,8 +33,9 @@ def field(option: Option) -> gradio.components.Component:
         whole = option.type == "int"
         if is_slider(option):
             step = 1 if whole else (option.high - low) / STEPS  # type: ignore[operator]
-            least = low + step if option.low is None else low  # type: ignore[operator]
-            return slider(least, option.high, value=option.default, step=step, **common)
+            least: Any = low + step if option.low is None else low  # type: ignore[operator]
+            highest: Any = option.high
+            return slider(least, highest, value=option.default, step=step, **common)
         if option.default is None:  # a field of digits cannot be empty
             return gr.Textbox(value="", placeholder=_DEFAULT, **common)
         # Neither ends nor rounding of gradio's: what cannot be is said in our words, with the option's help.
